@@ -1,0 +1,1 @@
+"""Running supernet training, searches and retraining on Ray."""

@@ -1,0 +1,151 @@
+"""Job specifications: what one run does and which resources it takes. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from nas.config import SearchConfig, SpaceConfig, SupernetConfig
+from nas.space import SearchSpace
+from slicemamba.architecture import Architecture
+from slicemamba.config import Config, DataConfig, ModelConfig, TrainConfig, override, read_yaml, validate
+from slicemamba.errors import InputError
+
+
+class ResourcesConfig(Config):
+    """What a run takes from the Ray cluster. Where that cluster is, is never part of a job: see ``RAY_ADDRESS``.
+
+    Attributes:
+        train_workers: Ray Train workers; the global batch is divided among them.
+        search_workers: candidates evaluated at the same time; as many as the cluster has room for when null.
+        cpus_per_worker, gpus_per_worker: of each worker of either kind; fractions of a GPU share it.
+    """
+
+    train_workers: PositiveInt = 1
+    search_workers: PositiveInt | None = None
+    cpus_per_worker: PositiveFloat = 1.0
+    gpus_per_worker: NonNegativeFloat = 0.0
+
+
+class _Job(Config):
+    """What every kind of job has."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)] = "search"
+    labels: dict[str, str] = {}
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    space: SpaceConfig = SpaceConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @property
+    def search_space(self) -> SearchSpace:
+        return SearchSpace(self.space.choices, self.model.depths)
+
+    def _check_batch(self, field: str, batch_size: int) -> None:
+        if batch_size % self.resources.train_workers:
+            raise ValueError(
+                f"{field}.batch_size ({batch_size}) must be a multiple of resources.train_workers "
+                f"({self.resources.train_workers}), so that workers take equal shares"
+            )
+
+
+class SupernetJob(_Job):
+    """Trains the supernet."""
+
+    kind: Literal["supernet"] = "supernet"
+    supernet: SupernetConfig = SupernetConfig()
+
+    @model_validator(mode="after")
+    def _batch(self) -> SupernetJob:
+        self._check_batch("supernet", self.supernet.batch_size)
+        return self
+
+
+class SearchJob(_Job):
+    """Trains the supernet, searches, retrains the winner (unless ``retrain`` is null) and evaluates it on test."""
+
+    kind: Literal["search"] = "search"
+    supernet: SupernetConfig = SupernetConfig()
+    search: SearchConfig = SearchConfig()
+    retrain: TrainConfig | None = TrainConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> SearchJob:
+        self._check_batch("supernet", self.supernet.batch_size)
+        if self.retrain is not None:
+            self._check_batch("retrain", self.retrain.batch_size)
+        if self.search.num_trials > self.search_space.size:
+            raise ValueError(
+                f"search.num_trials ({self.search.num_trials}) exceeds the {self.search_space.size} architectures of the "
+                "space, and none is evaluated twice; lower it or widen space.choices"
+            )
+        return self
+
+
+class RetrainJob(_Job):
+    """Trains one architecture from scratch and evaluates it on test."""
+
+    kind: Literal["retrain"] = "retrain"
+    architecture: str
+    retrain: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _of_this_network(self) -> RetrainJob:
+        self._check_batch("retrain", self.retrain.batch_size)
+        depths = Architecture.parse(self.architecture).depths
+        if depths != self.model.depths:
+            raise ValueError(f"architecture has stages of depths {depths}, model has {self.model.depths}")
+        return self
+
+
+Job = SupernetJob | SearchJob | RetrainJob
+JobSpec = Annotated[Job, Field(discriminator="kind")]
+
+_KINDS: dict[str, type[_Job]] = {"supernet": SupernetJob, "search": SearchJob, "retrain": RetrainJob}
+
+
+def parse_job(values: Mapping[str, Any], *, source: str = "job") -> Job:
+    """Checks a mapping against the schema of its ``kind`` (``search`` when absent). Raises InputError."""
+    kind = values.get("kind", "search")
+    if kind not in _KINDS:
+        raise InputError(f"{source}: kind must be one of {', '.join(_KINDS)}; got {kind!r}", pointer="/kind")
+    job: Job = validate(_KINDS[kind], values, source=source)
+    return job
+
+
+def load_job(path: Path, overrides: list[str] | None = None, **fields: Any) -> Job:
+    """Reads a job from a YAML or JSON file; ``overrides`` are ``a.b=value``, ``fields`` replace top-level ones."""
+    return parse_job({**override(read_yaml(path), overrides or []), **fields}, source=str(path))
+
+
+def config_hash(config: Config | Mapping[str, Any]) -> str:
+    """A short hash of a configuration's JSON; the same values give the same hash everywhere."""
+    values = config.model_dump(mode="json") if isinstance(config, Config) else config
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the fields in which two configurations differ, with both values."""
+    found = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += differing_fields(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {before!r} before, {after!r} now")
+    return found
+
+
+def refuse_mixing(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) -> None:
+    """Raises InputError with the differing fields when a run folder holds a run of another configuration."""
+    fields = differing_fields(old, new)
+    if fields:
+        raise InputError(
+            f"{where} holds a run with another configuration; take a new folder, or the same configuration to resume",
+            details=fields,
+        )

@@ -1,0 +1,121 @@
+"""The folder of one run: what the driver writes and everyone else reads. Imports neither torch nor Ray.
+
+    <run>/
+      config.json      the job, with the data set's folder resolved
+      status.json      phase, progress, error; replaced whole at each change
+      events.jsonl     one event a line, only ever appended
+      search.journal   the study (Optuna journal): studies "search" and "random"
+      supernet/        weights.safetensors, config.json, history.json of the trained supernet
+      retrained/       the same of the retrained winner
+      result.json      Pareto frontier, comparison, test scores; written last
+      *.png, predictions/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
+PHASES = ("supernet", "search", "random", "retrain", "evaluate")
+
+
+class Progress(BaseModel):
+    """How far a phase is: ``done`` of ``total`` epochs, trials or images, with its latest figures."""
+
+    model_config = ConfigDict(frozen=True)
+
+    done: int
+    total: int
+    unit: str
+    metrics: dict[str, float] = {}
+
+
+class RunStatus(BaseModel):
+    """What the driver says of itself. A hint beside it: Ray's job status, which knows of killed drivers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: RunState
+    phase: str | None = None
+    progress: dict[str, Progress] = {}
+    error: str | None = None
+    pid: int | None = None
+    updated_at: datetime
+
+
+class RunFolder:
+    """Paths, status and events of one run.
+
+    Args:
+        path: the run's folder; made when first written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().resolve()
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def study_path(self) -> Path:
+        return self.path / "search.journal"
+
+    @property
+    def result_path(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def events_path(self) -> Path:
+        return self.path / "events.jsonl"
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
+        """Writes a file whole or not at all: a reader never sees half of it, a crash never leaves half."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(target)
+        return target
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The file's content, None where it does not exist."""
+        try:
+            values: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return values
+
+    def write_status(self, status: RunStatus) -> None:
+        self.write_json("status.json", status.model_dump(mode="json"))
+
+    def read_status(self) -> RunStatus | None:
+        values = self.read_json("status.json")
+        return None if values is None else RunStatus.model_validate(values)
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        """Appends an event. One ``write`` of one line, so that lines of several processes do not mix."""
+        event = {"time": datetime.now(timezone.utc).isoformat(), "event": kind, **fields}
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.events_path.open("ab", buffering=0) as file:
+            file.write((json.dumps(event) + "\n").encode())
+
+    def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(offset after it, event) of each complete line from the byte ``offset`` on."""
+        try:
+            with self.events_path.open("rb") as file:
+                file.seek(offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return
+                    offset += len(line)
+                    yield offset, json.loads(line)
+        except FileNotFoundError:
+            return

@@ -1,0 +1,68 @@
+"""The search space: which slice sizes each block may take, with the seeded moves that searchers are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from slicemamba.architecture import Architecture, SliceSize, format_slice_size
+from slicemamba.errors import InputError
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """``choices`` for each block of stages of the given ``depths``. Genes are indices into ``choices``, a block each."""
+
+    choices: tuple[SliceSize, ...]
+    depths: tuple[int, ...]
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(self.depths)
+
+    @property
+    def size(self) -> int:
+        """Number of architectures in the space (4²² for the published one)."""
+        return int(len(self.choices) ** self.num_blocks)
+
+    def decode(self, genes: list[int]) -> Architecture:
+        return Architecture.from_blocks([self.choices[gene] for gene in genes], self.depths)
+
+    def encode(self, architecture: Architecture) -> list[int]:
+        """Choice index of each block. Raises InputError where the architecture is not of this space."""
+        self.check(architecture)
+        return [self.choices.index(size) for size in architecture.blocks()]
+
+    def check(self, architecture: Architecture) -> None:
+        """Raises InputError that names the block whose slice size, or the stages whose depths, are not of this space."""
+        if architecture.depths != self.depths:
+            raise InputError(
+                f"architecture must have stages of depths {self.depths}, as the network has; got {architecture.depths}"
+            )
+        for i, size in enumerate(architecture.blocks(), 1):
+            if size not in self.choices:
+                raise InputError(
+                    f"block {i} has slice size {format_slice_size(size)}, which is not among the choices "
+                    + ", ".join(map(format_slice_size, self.choices))
+                )
+
+    def fixed(self) -> list[Architecture]:
+        """The architectures with one slice size in all blocks, in the order of ``choices``."""
+        return [Architecture.uniform(size, self.depths) for size in self.choices]
+
+    def sample(self, rng: np.random.Generator) -> Architecture:
+        """A uniformly drawn architecture."""
+        return self.decode(rng.integers(len(self.choices), size=self.num_blocks).tolist())
+
+    def mutate(self, parent: Architecture, probability: float, rng: np.random.Generator) -> Architecture:
+        """Redraws each gene with the given probability (it may draw the value it had, as published)."""
+        genes = np.array(self.encode(parent))
+        redraw = rng.random(self.num_blocks) < probability
+        drawn = rng.integers(len(self.choices), size=self.num_blocks)
+        return self.decode(np.where(redraw, drawn, genes).tolist())
+
+    def crossover(self, first: Architecture, second: Architecture, rng: np.random.Generator) -> Architecture:
+        """Uniform crossover: each gene from one parent or the other with equal chance."""
+        from_first = rng.random(self.num_blocks) < 0.5
+        return self.decode(np.where(from_first, self.encode(first), self.encode(second)).tolist())

@@ -1,0 +1,217 @@
+"""The trial store: the one truth about which architectures were evaluated and what came out.
+
+Kept in an Optuna storage (a journal file by default, a database by URL), so that Optuna's own tools can read it. The storage
+is used directly, without ``Study.ask``: a trial is written whole in one operation when it starts and once more when it ends, so
+a killed process leaves a RUNNING trial and nothing half-written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
+from pydantic import BaseModel, ConfigDict
+
+from nas.objectives import OBJECTIVES, loss_matrix
+from nas.pareto import pareto_mask
+from nas.space import SearchSpace
+from slicemamba.architecture import Architecture, format_slice_size
+from slicemamba.errors import InputError
+
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class TrialState(str, Enum):
+    """RUNNING trials of a dead process are evaluated again; INFEASIBLE ones gave values that are not finite."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    PRUNED = "PRUNED"
+    INFEASIBLE = "INFEASIBLE"
+    FAILED = "FAILED"
+
+
+class Trial(BaseModel):
+    """One evaluated (or still running) architecture.
+
+    Attributes:
+        number: place in the study, from 0. origin: ``fixed`` or the searcher's name.
+        metrics: everything measured; the objectives are among them.
+        asked_after: how many trials had ended when this one was asked for. ended_as: how many when it ended.
+            Together they tell the order of events, which is all that is needed to bring a searcher back to its state.
+        seconds: wall time of the evaluation in its worker.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    state: TrialState
+    architecture: str
+    origin: str
+    metrics: dict[str, float] = {}
+    error: str | None = None
+    asked_after: int
+    ended_as: int | None = None
+    seconds: float | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.ended_as is not None
+
+
+def open_storage(location: str | Path) -> BaseStorage:
+    """A journal file for a path, a database for an SQLAlchemy URL."""
+    if isinstance(location, str) and "://" in location:
+        return RDBStorage(location)
+    path = Path(location)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+class Study:
+    """Trials of one search.
+
+    Args:
+        location: path of the journal file, or a database URL.
+        name: the study's name in that storage.
+        space, objectives, origin: of the search; kept with the study, and a study made with others is refused.
+
+    Raises:
+        InputError: the storage holds a study of this name with another space, objectives or searcher.
+    """
+
+    def __init__(self, location: str | Path, name: str, space: SearchSpace, objectives: tuple[str, ...], searcher: str):
+        self.space = space
+        self.objectives = objectives
+        self._storage = open_storage(location)
+        self._distributions = {
+            f"block_{i:02d}": CategoricalDistribution([format_slice_size(size) for size in space.choices])
+            for i in range(1, space.num_blocks + 1)
+        }
+        meta = {
+            "objectives": list(objectives),
+            "choices": [format_slice_size(size) for size in space.choices],
+            "depths": list(space.depths),
+            "searcher": searcher,
+        }
+        self._study_id = self._open(name, meta)
+
+    def _open(self, name: str, meta: dict[str, Any]) -> int:
+        directions = [
+            StudyDirection.MAXIMIZE if OBJECTIVES[o].direction == "maximize" else StudyDirection.MINIMIZE
+            for o in self.objectives
+        ]
+        try:
+            study_id = self._storage.create_new_study(directions, name)
+            self._storage.set_study_user_attr(study_id, "search", meta)
+        except DuplicatedStudyError:
+            study_id = self._storage.get_study_id_from_name(name)
+        found = self._storage.get_study_user_attrs(study_id).get("search")
+        if found is None:  # killed between the two writes above
+            self._storage.set_study_user_attr(study_id, "search", meta)
+        elif found != meta:
+            differing = [f"{key}: {found.get(key)!r} before, {meta[key]!r} now" for key in meta if found.get(key) != meta[key]]
+            raise InputError(
+                f"study {name!r} exists with other settings; give the search a new folder or the same settings",
+                details=differing,
+            )
+        return study_id
+
+    def start(self, architecture: Architecture, *, origin: str, asked_after: int) -> Trial:
+        """Writes a RUNNING trial."""
+        template = create_trial(
+            state=OptunaState.RUNNING,
+            params=dict(zip(self._distributions, map(format_slice_size, architecture.blocks()), strict=True)),
+            distributions=dict(self._distributions),
+            user_attrs={"architecture": str(architecture), "origin": origin, "asked_after": asked_after},
+        )
+        trial_id = self._storage.create_new_trial(self._study_id, template)
+        return to_trial(self._storage.get_trial(trial_id))
+
+    def complete(self, number: int, metrics: Mapping[str, float], *, ended_as: int, seconds: float | None) -> Trial:
+        """Ends a trial with its metrics; INFEASIBLE when an objective is not finite."""
+        bad = [name for name in self.objectives if not math.isfinite(metrics[name])]
+        if bad:
+            reason = ", ".join(f"{name} = {metrics[name]}" for name in bad)
+            return self.fail(number, f"not finite: {reason}", ended_as=ended_as, infeasible=True)
+        outcome = {"metrics": dict(metrics), "ended_as": ended_as, "seconds": seconds}
+        values = [metrics[name] for name in self.objectives]
+        return self._end(number, OptunaState.COMPLETE, outcome, values)
+
+    def fail(self, number: int, reason: str, *, ended_as: int, infeasible: bool = False) -> Trial:
+        """Ends a trial without values."""
+        state = TrialState.INFEASIBLE if infeasible else TrialState.FAILED
+        outcome = {"state": state.value, "error": reason, "ended_as": ended_as}
+        return self._end(number, OptunaState.FAIL, outcome, None)
+
+    def _end(self, number: int, state: OptunaState, outcome: dict[str, Any], values: list[float] | None) -> Trial:
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        self._storage.set_trial_user_attr(trial_id, "outcome", outcome)
+        self._storage.set_trial_state_values(trial_id, state, values)
+        return to_trial(self._storage.get_trial(trial_id))
+
+    def trials(self) -> list[Trial]:
+        """All trials by number."""
+        return read_trials(self._storage, self._study_id)
+
+
+def read_trials(storage: BaseStorage, study_id: int) -> list[Trial]:
+    return [to_trial(frozen) for frozen in storage.get_all_trials(study_id, deepcopy=False)]
+
+
+def find_trials(storage: BaseStorage, name: str) -> list[Trial]:
+    """Trials of the study of this name, read only; an empty list where the search has not made it yet."""
+    try:
+        return read_trials(storage, storage.get_study_id_from_name(name))
+    except KeyError:
+        return []
+
+
+def to_trial(frozen: FrozenTrial) -> Trial:
+    """Our view of an Optuna trial."""
+    attrs = frozen.user_attrs
+    outcome = attrs.get("outcome", {}) if frozen.state.is_finished() else {}
+    states = {OptunaState.WAITING: TrialState.PENDING, OptunaState.RUNNING: TrialState.RUNNING}
+    states |= {OptunaState.COMPLETE: TrialState.COMPLETED, OptunaState.PRUNED: TrialState.PRUNED}
+    return Trial(
+        number=frozen.number,
+        state=states.get(frozen.state) or TrialState(outcome.get("state", "FAILED")),
+        architecture=attrs["architecture"],
+        origin=attrs["origin"],
+        metrics=outcome.get("metrics", {}),
+        error=outcome.get("error"),
+        asked_after=attrs["asked_after"],
+        ended_as=outcome.get("ended_as"),
+        seconds=outcome.get("seconds"),
+        started_at=_utc(frozen.datetime_start),
+        ended_at=_utc(frozen.datetime_complete),
+    )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(timezone.utc)
+
+
+def pareto_front(trials: list[Trial], objectives: tuple[str, ...]) -> list[Trial]:
+    """The completed trials that no other dominates, best first in the first objective, then the next."""
+    completed = [trial for trial in trials if trial.state is TrialState.COMPLETED]
+    losses = loss_matrix([trial.metrics for trial in completed], objectives)
+    mask = pareto_mask(losses)
+    front = [(tuple(row), trial) for row, trial, keep in zip(losses, completed, mask, strict=True) if keep]
+    return [trial for _, trial in sorted(front, key=lambda pair: (pair[0], pair[1].number))]

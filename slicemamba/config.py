@@ -1,0 +1,187 @@
+"""Configurations of data, network and training, and how they are read from YAML.
+
+The same JSON is the YAML file, the REST body, the database row and the ``config.json`` beside each checkpoint.
+This module imports neither torch nor Ray, so that the API and ``slicemamba --help`` start without them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
+
+from slicemamba.errors import InputError
+
+T = TypeVar("T")
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Config(BaseModel):
+    """Frozen, and an unknown field is an error: a misspelt option never passes in silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SyntheticConfig(Config):
+    """The embedded synthetic lesion set: textured skin, irregular blobs, hair; made on the spot from a seed."""
+
+    num_train: PositiveInt = 96
+    num_val: PositiveInt = 24
+    num_search: PositiveInt = 24
+    num_test: PositiveInt = 32
+    seed: int = 0
+
+
+class DataConfig(Config):
+    """A data set.
+
+    Attributes:
+        name: ``synthetic``, or the data set's name in results; without ``root`` it is looked up by this name.
+        root: folder with ``train``, ``val``, ``test`` and optionally ``search``, each holding ``images`` and ``masks``.
+        image_size: (height, width) in pixels to which images and masks are resized.
+        num_classes: 1 for binary masks (logits of one channel); more for label masks, background included.
+        search_fraction: share of train held out as search split when the folder has none. Never taken from val or test.
+        split_seed: seed of that split.
+        synthetic: the synthetic set's sizes and seed; used with ``name: synthetic`` only.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "synthetic"
+    root: Path | None = None
+    image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]] = (256, 256)
+    num_classes: PositiveInt = 1
+    search_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    split_seed: int = 0
+    synthetic: SyntheticConfig = SyntheticConfig()
+
+    @model_validator(mode="after")
+    def _two_classes_is_one(self) -> DataConfig:
+        if self.num_classes == 2:
+            raise ValueError("num_classes 2 is ambiguous: use 1 for binary masks, 3 or more for label masks")
+        return self
+
+
+class ModelConfig(Config):
+    """The network (METHOD: The network). Defaults are the published ones, 35.80 M parameters at ``embed_dim`` 96.
+
+    Attributes:
+        embed_dim: C, channels after patch embedding; stage i of the encoder has C·2^i.
+        encoder_depths, decoder_depths: S³ blocks a stage. The decoder has as many stages as the encoder.
+        d_state: N, states of the selective scan. expand: d_inner = expand · channels. d_conv: depthwise kernel width.
+        drop_path_rate: largest stochastic depth rate, linear over the encoder and reversed over the decoder.
+    """
+
+    embed_dim: PositiveInt = 96
+    encoder_depths: tuple[PositiveInt, ...] = (2, 2, 9, 2)
+    decoder_depths: tuple[PositiveInt, ...] = (2, 2, 2, 1)
+    d_state: PositiveInt = 16
+    expand: PositiveInt = 2
+    d_conv: PositiveInt = 3
+    drop_path_rate: Fraction = 0.2
+
+    @model_validator(mode="after")
+    def _mirror(self) -> ModelConfig:
+        if len(self.encoder_depths) != len(self.decoder_depths) or not self.encoder_depths:
+            raise ValueError(
+                f"encoder_depths and decoder_depths need the same number of stages, at least one; "
+                f"got {len(self.encoder_depths)} and {len(self.decoder_depths)}"
+            )
+        if self.d_conv % 2 == 0:
+            raise ValueError(f"d_conv must be odd, so that the map keeps its size; got {self.d_conv}")
+        return self
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Blocks of all stages, encoder first."""
+        return self.encoder_depths + self.decoder_depths
+
+
+class TrainConfig(Config):
+    """Training of one network (METHOD: Adaptive Slicing Search, Training). Defaults are the published ones.
+
+    Attributes:
+        batch_size: global batch; with several workers each takes an equal share.
+        learning_rate, weight_decay: AdamW. t_max, min_learning_rate: cosine annealing, in epochs.
+        clip_grad_norm: largest gradient norm; none when null.
+        augment: random flips and rotations.
+        validate_every: epochs between two validations; the last epoch is always validated.
+    """
+
+    epochs: PositiveInt = 300
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    t_max: PositiveInt = 50
+    min_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
+    clip_grad_norm: PositiveFloat | None = None
+    augment: bool = True
+    flip_probability: Probability = 0.5
+    rotate_probability: Probability = 0.5
+    validate_every: PositiveInt = 1
+    seed: int = 0
+
+
+def describe_errors(error: ValidationError) -> list[tuple[str, str]]:
+    """(JSON pointer, sentence) of each finding of a pydantic error."""
+    found = []
+    for item in error.errors(include_url=False):
+        pointer = "".join(f"/{part}" for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown field; remove it or correct its spelling"
+        elif item["type"] != "value_error" and "input" in item and not isinstance(item["input"], (dict, list)):
+            message = f"{message}; got {item['input']!r}"
+        found.append((pointer, message))
+    return found
+
+
+def validate(schema: Any, values: object, *, source: str) -> Any:
+    """Checks ``values`` against a pydantic model or annotated union.
+
+    Raises:
+        InputError: names each offending field with what was expected and what came.
+    """
+    try:
+        return TypeAdapter(schema).validate_python(values)
+    except ValidationError as error:
+        findings = describe_errors(error)
+        raise InputError(
+            f"{source} is not a valid configuration",
+            pointer=findings[0][0],
+            details=[f"{pointer or '/'}: {message}" for pointer, message in findings],
+        ) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML (or JSON) mapping; InputError says which line could not be read."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"config file {path} does not exist; give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"config file {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"config file {path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"config file {path} must hold a mapping of options; got {type(values).__name__}")
+    return values
+
+
+def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Applies ``a.b=value`` assignments (values in YAML) to nested options and returns a new mapping."""
+    result: dict[str, Any] = json.loads(json.dumps(values))
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key:
+            raise InputError(f"an override must look like 'train.epochs=10'; got {assignment!r}")
+        *parents, last = key.split(".")
+        node = result
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InputError(f"override {assignment!r}: {parent!r} holds a value, not options")
+        node[last] = yaml.safe_load(text)
+    return result

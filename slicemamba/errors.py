@@ -1,0 +1,31 @@
+"""The one error class for bad input: what was expected, what came, and how to mend it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Bad input from a user (a config, a data set, a file). The CLI prints it and exits 2, the API answers 422.
+
+    Args:
+        message: one sentence that says what was expected, what came and how to mend it.
+        pointer: JSON pointer to the offending field, where there is one (``/data/name``).
+        details: further findings, one a line (for example the names of the offending files).
+    """
+
+    def __init__(self, message: str, *, pointer: str | None = None, details: list[str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.pointer = pointer
+        self.details = details or []
+
+    def __str__(self) -> str:
+        return "\n  - ".join([self.message, *self.details])
+
+
+def name_some(items: list[str] | list[Path], limit: int = 5) -> str:
+    """``a, b, c and 7 more``: names enough to find the fault, without pages of them."""
+    shown = ", ".join(str(item) for item in items[:limit])
+    more = len(items) - limit
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,0 +1,72 @@
+"""Which scan runs: a registry of backends, whether each can run here, and the choice between them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+
+from slicemamba.ops import cpu
+
+USABLE = "usable"
+ENVIRONMENT_VARIABLE = "SLICEMAMBA_SCAN"
+_ALWAYS = ("cpu", "cuda", "mps", "xpu", "meta")
+
+
+def _always() -> str:
+    return USABLE
+
+
+def _absent(extra: str) -> Callable[[], str]:
+    return lambda: f"not available in this version; unset {ENVIRONMENT_VARIABLE} or set it to torch ({extra})"
+
+
+# name -> (says "usable" or why not, with the mend; device types it runs on), the fastest first
+_REGISTRY: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
+    "triton": (_absent("it will need: pip install triton"), ("cuda",)),
+    "mamba_ssm": (_absent("it will need: pip install mamba-ssm"), ("cuda",)),
+    "native": (cpu.status, ("cpu",)),
+    "torch": (_always, _ALWAYS),
+    "reference": (_always, _ALWAYS),
+}
+_NEVER_AUTOMATIC = ("reference",)
+
+
+def available_backends() -> dict[str, str]:
+    """Name of every backend -> "usable", or the reason it is not, with the line that mends it."""
+    return {name: status() for name, (status, _) in _REGISTRY.items()}
+
+
+def choose_backend(device: torch.device | str) -> str:
+    """The fastest usable backend for a device, or the one that SLICEMAMBA_SCAN names.
+
+    Raises:
+        RuntimeError: SLICEMAMBA_SCAN names a backend that is unknown, not usable here, or not for this device.
+    """
+    kind = device.type if isinstance(device, torch.device) else torch.device(device).type
+    forced = os.environ.get(ENVIRONMENT_VARIABLE)
+    if forced:
+        return _forced(forced, kind)
+    if kind == "cpu":
+        cpu.warn_once_if_missing()
+    for name, (status, kinds) in _REGISTRY.items():
+        if name not in _NEVER_AUTOMATIC and kind in kinds and status() == USABLE:
+            return name
+    return "torch"
+
+
+def _forced(name: str, kind: str) -> str:
+    if name not in _REGISTRY:
+        raise RuntimeError(
+            f"{ENVIRONMENT_VARIABLE} expects one of {', '.join(_REGISTRY)}, got {name!r}; set it to one of these or unset it."
+        )
+    status, kinds = _REGISTRY[name]
+    reason = status()
+    if reason != USABLE:
+        raise RuntimeError(f"{ENVIRONMENT_VARIABLE}={name} expects the {name} backend to be usable, but it is {reason}.")
+    if kind not in kinds:
+        raise RuntimeError(
+            f"{ENVIRONMENT_VARIABLE}={name} expects tensors on {' or '.join(kinds)}, got {kind}; move them or unset it."
+        )
+    return name

@@ -1,0 +1,210 @@
+"""The torch backend: the scan in plain torch on any device, in chunks, with its gradients written out.
+
+Shapes: u, delta, y (B, K, L, Dm); A (K, Dm, N); B, C (B, K, L, N); states (B, K, Dm, N).
+
+Inside a segment the sequence is cut in chunks that all advance together, one step at a time, each from a zero state and
+with the running product of its decays; a short second loop then carries the true state from chunk to chunk. Products of
+decays lie in [0, 1] and nothing is divided by them, so long sequences and large steps cannot overflow.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from slicemamba.ops.slicing import scan_orders
+
+_CHUNK = 16
+_SEGMENT_ELEMENTS = 1 << 22  # bounds the (B, K, segment, Dm, N) temporaries
+
+
+class ScanGradients(NamedTuple):
+    """Gradients of :func:`scan`, each in the shape of its input."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+
+
+def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """y_t = C_t · h_t with h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t; no gradient is recorded."""
+    y = torch.empty_like(u)
+    state = _zero_state(u, A)
+    for part in _segments(u, A):
+        decay, states = _segment_states(u[:, :, part], delta[:, :, part], A, B[:, :, part], state)
+        y[:, :, part] = (states * C[:, :, part, None]).sum(-1)
+        state = states[:, :, -1]
+    return y
+
+
+def scan_backward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, grad_y: Tensor) -> ScanGradients:
+    """Gradients of :func:`scan`: states are computed anew a segment at a time, then the adjoint runs right to left."""
+    grads = ScanGradients(*(torch.zeros_like(tensor) for tensor in (u, delta, A, B, C)))
+    parts = _segments(u, A)
+    starts = [_zero_state(u, A)]
+    for part in parts[:-1]:
+        _, states = _segment_states(u[:, :, part], delta[:, :, part], A, B[:, :, part], starts[-1])
+        starts.append(states[:, :, -1].clone())
+    adjoint = _zero_state(u, A)  # exp(delta_{t+1} A) dh_{t+1}, carried from the segment to the right
+    for part, start in zip(reversed(parts), reversed(starts), strict=True):
+        adjoint = _segment_backward(
+            u[:, :, part],
+            delta[:, :, part],
+            A,
+            B[:, :, part],
+            C[:, :, part],
+            grad_y[:, :, part],
+            start,
+            adjoint,
+            ScanGradients(*(g if g is grads.A else g[:, :, part] for g in grads)),
+        )
+    return grads
+
+
+def _segment_backward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    grad_y: Tensor,
+    start: Tensor,
+    adjoint: Tensor,
+    out: ScanGradients,
+) -> Tensor:
+    """Fill ``out`` (views of the whole gradients) for one segment; return the adjoint for the segment to the left."""
+    decay, states = _segment_states(u, delta, A, B, start)
+    previous = torch.cat([start[:, :, None], states[:, :, :-1]], dim=2)
+    # dh_t = C_t dy_t + decay_{t+1} dh_{t+1}: the same recurrence on the reversed sequence, decays shifted by one.
+    shifted = torch.cat([torch.ones_like(decay[:, :, :1]), decay[:, :, 1:].flip(2)], dim=2)
+    grad_h = _recur(shifted, (grad_y[..., None] * C[..., None, :]).flip(2), adjoint).flip(2)
+    through_decay = grad_h * decay * previous
+    grad_input = (grad_h * B[..., None, :]).sum(-1)  # with respect to delta_t u_t
+    out.u.copy_(grad_input * delta)
+    out.delta.copy_(grad_input * u + (through_decay * A[:, None]).sum(-1))
+    out.A.add_(torch.einsum("bkldn,bkld->kdn", through_decay, delta))
+    out.B.copy_(torch.einsum("bkldn,bkld->bkln", grad_h, delta * u))
+    out.C.copy_(torch.einsum("bkldn,bkld->bkln", states, grad_y))
+    return decay[:, :, 0] * grad_h[:, :, 0]
+
+
+def _segment_states(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Decays and states (B, K, S, Dm, N) of one segment, from the state before it."""
+    decay = torch.exp(delta[..., None] * A[:, None])
+    return decay, _recur(decay, (delta * u)[..., None] * B[..., None, :], start)
+
+
+def _recur(decay: Tensor, inputs: Tensor, start: Tensor) -> Tensor:
+    """h_t = decay_t h_{t-1} + inputs_t along dimension 2, all places at once, h before the first place being ``start``."""
+    length = decay.shape[2]
+    pad = (0, 0, 0, 0, 0, -length % _CHUNK)
+    product = F.pad(decay, pad, value=1.0).unflatten(2, (-1, _CHUNK)).clone()
+    h = F.pad(inputs, pad).unflatten(2, (-1, _CHUNK)).clone()
+    for t in range(1, _CHUNK):
+        h[:, :, :, t].addcmul_(product[:, :, :, t], h[:, :, :, t - 1])
+        product[:, :, :, t].mul_(product[:, :, :, t - 1])
+    state = start
+    for chunk in range(h.shape[2]):
+        h[:, :, chunk].addcmul_(product[:, :, chunk], state[:, :, None])
+        state = h[:, :, chunk, -1]
+    return h.flatten(2, 3)[:, :, :length]
+
+
+def _zero_state(u: Tensor, A: Tensor) -> Tensor:
+    return u.new_zeros(u.shape[0], *A.shape)
+
+
+def _segments(u: Tensor, A: Tensor) -> list[slice]:
+    """Cut the sequence so that one (B, K, segment, Dm, N) temporary stays small; 16 chunks are the best compromise."""
+    per_chunk = u.shape[0] * A.numel() * _CHUNK
+    size = _CHUNK * max(1, min(_CHUNK, _SEGMENT_ELEMENTS // max(per_chunk, 1)))
+    return [slice(first, first + size) for first in range(0, u.shape[2], size)]
+
+
+class _Directions(NamedTuple):
+    """What the scan reads, gathered in the orders of the four directions."""
+
+    order: Tensor  # (4, L)
+    x: Tensor  # (B, 4, L, Dm)
+    dt: Tensor  # (B, 4, L, R)
+    raw_delta: Tensor  # (B, 4, L, Dm), before softplus
+    A: Tensor  # (4, Dm, N)
+    B: Tensor  # (B, 4, L, N)
+    C: Tensor  # (B, 4, L, N)
+
+
+def _project(
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A_log: Tensor,
+    slice_size: tuple[int, int],
+) -> _Directions:
+    batch, height, width, channels = x.shape
+    order = scan_orders(height, width, slice_size).to(x.device)
+    flat = x.reshape(batch, height * width, channels)
+    # The projection is pointwise, so it is made once, before the order is applied.
+    projected = (flat @ x_proj_weight.flatten(0, 1).mT).unflatten(2, x_proj_weight.shape[:2])
+    projected = torch.stack([projected[:, order[k], k] for k in range(4)], dim=1)
+    states = A_log.shape[1]
+    dt, B, C = projected.split([dt_proj_weight.shape[2], states, states], dim=-1)
+    raw_delta = dt @ dt_proj_weight.mT + dt_proj_bias[:, None]
+    A = -torch.exp(A_log).view(4, channels, states)
+    return _Directions(order, flat[:, order], dt, raw_delta, A, B, C)
+
+
+def slice_scan(
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    slice_size: tuple[int, int],
+) -> Tensor:
+    """Forward of the slice scan, (B, H, W, Dm) to the same; all tensors in one floating dtype."""
+    d = _project(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, slice_size)
+    y = scan(d.x, F.softplus(d.raw_delta), d.A, d.B, d.C)
+    total = x.flatten(1, 2) * D.view(4, -1).sum(0)
+    return _merge(total, y, d.order).view(x.shape)
+
+
+def slice_scan_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    slice_size: tuple[int, int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`slice_scan` for x and the five parameters, in the order of its arguments."""
+    d = _project(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, slice_size)
+    grad_flat = grad_y.reshape(x.shape[0], -1, x.shape[3])
+    g = scan_backward(d.x, F.softplus(d.raw_delta), d.A, d.B, d.C, grad_flat[:, d.order])
+    grad_raw = g.delta * torch.sigmoid(d.raw_delta)
+    grad_projected = torch.cat([grad_raw @ dt_proj_weight, g.B, g.C], dim=-1)
+    grad_x = _merge(grad_flat * D.view(4, -1).sum(0), g.u + grad_projected @ x_proj_weight, d.order)
+    grad_D = (grad_flat * x.flatten(1, 2)).sum((0, 1))  # the same for every direction
+    return (
+        grad_x.view(x.shape),
+        torch.einsum("bklj,bkld->kjd", grad_projected, d.x),
+        torch.einsum("bkld,bklr->kdr", grad_raw, d.dt),
+        grad_raw.sum((0, 2)),
+        (g.A * d.A).flatten(0, 1),  # A = -exp(A_log), so dA/dA_log = A
+        grad_D.repeat(4),
+    )
+
+
+def _merge(total: Tensor, parts: Tensor, order: Tensor) -> Tensor:
+    """Add the four directions (B, 4, L, Dm) to ``total`` (B, L, Dm), each put back into row-major order."""
+    for k in range(4):
+        total[:, order[k]] += parts[:, k]
+    return total
