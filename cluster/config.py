@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from nas.config import SearchConfig, SpaceConfig, SupernetConfig
 from nas.space import SearchSpace
@@ -17,19 +17,30 @@ from slicemamba.config import Config, DataConfig, ModelConfig, TrainConfig, over
 from slicemamba.errors import InputError
 
 
-class ResourcesConfig(Config):
-    """What a run takes from the Ray cluster. Where that cluster is, is never part of a job: see ``RAY_ADDRESS``.
+class TrainWorkers(Config):
+    """Ray Train workers: the global batch is divided among them. ``cpus`` is the number of threads of each."""
 
-    Attributes:
-        train_workers: Ray Train workers; the global batch is divided among them.
-        search_workers: candidates evaluated at the same time; as many as the cluster has room for when null.
-        cpus_per_worker, gpus_per_worker: of each worker of either kind; fractions of a GPU share it.
+    num_workers: PositiveInt = 1
+    cpus: PositiveInt = 1
+    gpus: NonNegativeFloat = 0.0
+
+
+class SearchWorkers(Config):
+    """Workers that evaluate candidates, one candidate each at a time; as many as the cluster has room for when null.
+
+    Fractions of a GPU let several workers share one.
     """
 
-    train_workers: PositiveInt = 1
-    search_workers: PositiveInt | None = None
-    cpus_per_worker: PositiveFloat = 1.0
-    gpus_per_worker: NonNegativeFloat = 0.0
+    num_workers: PositiveInt | None = None
+    cpus: PositiveInt = 1
+    gpus: NonNegativeFloat = 0.0
+
+
+class ResourcesConfig(Config):
+    """What a run takes from the Ray cluster. Where that cluster is, is never part of a job: see ``RAY_ADDRESS``."""
+
+    train: TrainWorkers = TrainWorkers()
+    search: SearchWorkers = SearchWorkers()
 
 
 class _Job(Config):
@@ -47,10 +58,10 @@ class _Job(Config):
         return SearchSpace(self.space.choices, self.model.depths)
 
     def _check_batch(self, field: str, batch_size: int) -> None:
-        if batch_size % self.resources.train_workers:
+        if batch_size % self.resources.train.num_workers:
             raise ValueError(
-                f"{field}.batch_size ({batch_size}) must be a multiple of resources.train_workers "
-                f"({self.resources.train_workers}), so that workers take equal shares"
+                f"{field}.batch_size ({batch_size}) must be a multiple of resources.train.num_workers "
+                f"({self.resources.train.num_workers}), so that workers take equal shares"
             )
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
-PHASES = ("supernet", "search", "random", "retrain", "evaluate")
+PHASES = ("check", "supernet", "search", "random", "retrain", "evaluate")
 
 
 class Progress(BaseModel):

@@ -89,6 +89,8 @@ class ModelConfig(Config):
                 f"encoder_depths and decoder_depths need the same number of stages, at least one; "
                 f"got {len(self.encoder_depths)} and {len(self.decoder_depths)}"
             )
+        if self.embed_dim % 4:
+            raise ValueError(f"embed_dim must be a multiple of 4, as the head divides it by 4; got {self.embed_dim}")
         if self.d_conv % 2 == 0:
             raise ValueError(f"d_conv must be odd, so that the map keeps its size; got {self.d_conv}")
         return self

@@ -1,0 +1,74 @@
+"""What runs as a Ray job: ``python -m cluster.entrypoint --config job.yaml`` or, from the API, ``--run-dir <folder>``.
+
+    ray job submit --working-dir . -- python -m cluster.entrypoint --config configs/kvasir.yaml --run-dir /shared/runs/kvasir
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from cluster.config import load_job
+from cluster.driver import run_job
+from cluster.run_folder import RunFolder, RunStatus
+from slicemamba.errors import InputError
+
+_LINE_SECONDS = 5.0
+
+
+class ProgressLines:
+    """Prints progress as lines a person can read in a job's log: each new phase, and every few seconds where it is."""
+
+    def __init__(self) -> None:
+        self._shown: tuple[str | None, int] = (None, -1)
+        self._last = 0.0
+
+    def __call__(self, status: RunStatus) -> None:
+        now = time.monotonic()
+        progress = status.progress.get(status.phase or "")
+        current = (status.phase, progress.done if progress else -1)
+        new_phase = status.phase != self._shown[0]
+        ended = progress is not None and progress.done == progress.total
+        if current == self._shown or not (new_phase or ended or now - self._last >= _LINE_SECONDS):
+            return
+        self._shown, self._last = current, now
+        text = f"[{status.phase or 'start'}]"
+        if progress is not None:
+            figures = "  ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+            text += f" {progress.done}/{progress.total} {progress.unit}  {figures}"
+        print(text, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 failed, 2 bad input."""
+    parser = argparse.ArgumentParser(prog="python -m cluster.entrypoint", description="Run a job on Ray.")
+    parser.add_argument("--config", type=Path, help="job as YAML; default: <run-dir>/config.json")
+    parser.add_argument("--run-dir", type=Path, help="folder of the run; default: runs/<name of the config file>")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override an option")
+    parser.add_argument("--address", help="Ray address; default: RAY_ADDRESS, else this machine")
+    options = parser.parse_args(arguments)
+    if options.config is None and options.run_dir is None:
+        parser.error("give --config, --run-dir, or both")
+    signal.signal(signal.SIGTERM, _stop)
+    folder = options.run_dir or Path("runs") / options.config.stem
+    try:
+        run = RunFolder(folder)
+        job = load_job(options.config or run.config_path, options.set)
+        run_job(job, run, address=options.address, on_status=ProgressLines())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"done: {run.result_path}")
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,189 @@
+"""Training on Ray Train: the supernet and the retrained winner, by the same loop.
+
+A run with the same folder and phase goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from cluster.config import Job, RetrainJob, SearchJob, parse_job
+from cluster.run_folder import RunFolder
+from nas.evaluator import mean_scores
+from nas.space import SearchSpace
+from slicemamba.architecture import Architecture
+from slicemamba.config import TrainConfig
+from slicemamba.data.base import SegmentationData, load_split
+from slicemamba.evaluation.evaluate import evaluate
+from slicemamba.models.checkpoints import save_network
+from slicemamba.models.supernet import Supernet
+from slicemamba.models.unet import SliceMambaUNet
+from slicemamba.training.trainer import EpochReport, State, fit, generator_for
+
+_STATE = "state.pt"
+_SCORE = "val_dice"
+_PROGRESS_SECONDS = 0.5
+
+
+def train_supernet(job: Job, run: RunFolder, cache_dir: Path) -> Path:
+    """Trains the supernet; returns the folder of the best epoch's weights, ``<run>/supernet``."""
+    return _train(job, run, cache_dir, phase="supernet", architecture=None)
+
+
+def retrain(job: SearchJob | RetrainJob, architecture: Architecture, run: RunFolder, cache_dir: Path) -> Path:
+    """Trains one architecture from scratch; returns the folder of the best epoch's weights, ``<run>/retrained``."""
+    return _train(job, run, cache_dir, phase="retrain", architecture=architecture)
+
+
+def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architecture: Architecture | None) -> Path:
+    workers = job.resources.train
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "job": job.model_dump(mode="json"),
+            "run": str(run.path),
+            "cache": str(cache_dir),
+            "phase": phase,
+            "architecture": None if architecture is None else str(architecture),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=workers.num_workers,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=phase,
+            storage_path=str(run.path / "ray"),
+            failure_config=FailureConfig(max_failures=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=_SCORE),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    result = trainer.fit()
+    best = result.get_best_checkpoint(_SCORE, "max")
+    assert best is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
+    network = _build(job, architecture)
+    with best.as_directory() as folder:
+        network.load_state_dict(torch.load(Path(folder) / _STATE, weights_only=True, map_location="cpu")["network"])
+    target = run.path / ("supernet" if architecture is None else "retrained")
+    save_network(target, network, job.data)
+    return target
+
+
+def _build(job: Job, architecture: Architecture | None) -> Supernet | SliceMambaUNet:
+    if architecture is not None:
+        return SliceMambaUNet(job.model, job.data.num_classes, architecture)
+    return Supernet(job.model, job.data.num_classes, job.space.choices, job.space.weight_sharing)
+
+
+def validation_architectures(space: SearchSpace, num_random: int, seed: int) -> list[Architecture]:
+    """The architectures a supernet is validated on: the fixed slicings, and some drawn once from the seed."""
+    rng = generator_for(seed, "path")
+    return space.fixed() + [space.sample(rng) for _ in range(num_random)]
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    job = parse_job(config["job"])
+    architecture = None if config["architecture"] is None else Architecture.parse(config["architecture"])
+    settings = _settings(job, architecture)
+    device = ray.train.torch.get_device()
+    torch.manual_seed(settings.seed)
+    network = _build(job, architecture).to(device)
+    data = load_split(job.data, "train", Path(config["cache"]))
+    val = load_split(job.data, "val", Path(config["cache"]))
+    reporter = _Reporter(RunFolder(Path(config["run"])), config["phase"], settings)
+
+    def draw(rng: Any) -> Architecture:
+        return job.search_space.sample(rng)
+
+    fit(
+        network,
+        data,
+        settings,
+        validate=_validator(job, network, val, settings),
+        on_epoch=reporter.on_epoch,
+        on_step=reporter.on_step,
+        draw=draw if architecture is None else None,
+        state=_resume(),
+    )
+
+
+def _settings(job: Job, architecture: Architecture | None) -> TrainConfig:
+    if architecture is None:
+        assert not isinstance(job, RetrainJob)
+        return job.supernet
+    assert isinstance(job, (SearchJob, RetrainJob))
+    assert job.retrain is not None
+    return job.retrain
+
+
+def _validator(
+    job: Job, network: Supernet | SliceMambaUNet, val: SegmentationData, settings: TrainConfig
+) -> Callable[[], dict[str, float]]:
+    device = next(network.parameters()).device
+    if isinstance(network, Supernet):
+        assert not isinstance(job, RetrainJob)
+        fixed = validation_architectures(job.search_space, job.supernet.num_val_architectures, settings.seed)
+        return lambda: mean_scores(network, fixed, val, settings.batch_size)
+
+    def scores() -> dict[str, float]:
+        scored = evaluate(network, val, batch_size=settings.batch_size, device=device, with_hd95=False)
+        return {name: scored.metrics[name] for name in ("dice", "miou")}
+
+    return scores
+
+
+def _resume() -> State | None:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        state: State = torch.load(Path(folder) / _STATE, weights_only=True, map_location="cpu")
+    return state
+
+
+class _Reporter:
+    """Sends progress to the run's events (first worker only) and checkpoints to Ray Train."""
+
+    def __init__(self, run: RunFolder, phase: str, settings: TrainConfig) -> None:
+        self._run = run
+        self._phase = phase
+        self._epochs = settings.epochs
+        self._is_first = ray.train.get_context().get_world_rank() == 0
+        self._metrics: dict[str, float] = {}
+        self._epochs_done: int | None = None
+        self._last = 0.0
+
+    def on_step(self, step: int, steps: int, loss: float) -> None:
+        now = time.monotonic()
+        if self._is_first and self._epochs_done is not None and now - self._last >= _PROGRESS_SECONDS:
+            self._last = now
+            self._progress(self._epochs_done * steps + step, self._epochs * steps, {**self._metrics, "loss": loss})
+
+    def on_epoch(self, report: EpochReport, state: Callable[[], State]) -> None:
+        self._epochs_done = report.epoch
+        if self._is_first:
+            self._metrics |= {k: v for k, v in report.flat().items() if k in ("loss", "val_dice", "val_miou")}
+            self._run.emit("epoch", phase=self._phase, **report.flat())
+            self._progress(report.step, report.step // report.epoch * report.epochs, self._metrics)
+        if not report.validation:
+            return
+        if not self._is_first:
+            ray.train.report(report.flat())
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(state(), Path(folder) / _STATE)
+            ray.train.report(report.flat(), checkpoint=Checkpoint.from_directory(folder))
+
+    def _progress(self, done: int, total: int, metrics: dict[str, float]) -> None:
+        self._run.emit("progress", phase=self._phase, done=done, total=total, unit="steps", metrics=metrics)

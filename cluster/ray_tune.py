@@ -1,0 +1,177 @@
+"""The search on Ray Tune: a pool of reused actors evaluates what the session hands out.
+
+The study is the truth and Tune the workforce: a resumed search starts a fresh Tuner on a session that knows all ended
+trials, so nothing of Tune's own state has to survive.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import torch
+from ray import tune
+from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.search import Searcher as TuneSearcher
+
+from cluster.config import SearchJob, parse_job
+from cluster.run_folder import RunFolder
+from nas.evaluator import Evaluator
+from nas.search import SearchSession
+from nas.study import Trial
+from slicemamba.architecture import Architecture
+from slicemamba.data.base import load_split
+from slicemamba.errors import InputError
+from slicemamba.models.checkpoints import NetworkCard, read_card, read_state
+from slicemamba.models.supernet import Supernet
+
+Weights = dict[str, npt.NDArray[Any]]
+
+
+class SlicingTrial(tune.Trainable):  # type: ignore[misc]
+    """One evaluating worker. It keeps supernet and images, and gets a new slicing by ``reset_config``."""
+
+    def setup(
+        self, config: dict[str, Any], *, weights: Weights, card: str, job: dict[str, Any], cache_dir: str
+    ) -> None:
+        spec = parse_job(job)
+        assert isinstance(spec, SearchJob)
+        device = torch.device("cuda" if spec.resources.search.gpus and torch.cuda.is_available() else "cpu")
+        supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(device)
+        self._evaluate = Evaluator(supernet, load_split(spec.data, "search", Path(cache_dir)), spec.search)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The new slicing is in ``self.config``; nothing else changes."""
+        return True
+
+    def step(self) -> dict[str, Any]:
+        started = time.perf_counter()
+        try:
+            metrics = self._evaluate(Architecture.parse(self.config["architecture"]))
+        except RuntimeError as error:  # out of memory and the like are the candidate's fault, not the worker's
+            return {"failure": f"{type(error).__name__}: {error}", tune.result.DONE: True}
+        return {"metrics": metrics, "seconds": time.perf_counter() - started, tune.result.DONE: True}
+
+    def __repr__(self) -> str:
+        return f"trial {self.config['number']} {self.config['architecture']}"
+
+
+def _supernet(card: NetworkCard, weights: Weights) -> Supernet:
+    """The supernet on the weights in Ray's object store themselves, not on a copy."""
+    with torch.device("meta"):
+        supernet = card.build()
+    assert isinstance(supernet, Supernet)
+    with warnings.catch_warnings():  # the store's arrays are read-only, and evaluation writes to none
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        state = {key: torch.from_numpy(value) for key, value in weights.items()}
+    supernet.load_state_dict(state, assign=True)
+    return supernet.requires_grad_(False)
+
+
+class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
+    """Tune's view of a session."""
+
+    def __init__(self, session: SearchSession, on_trial: Callable[[Trial], None]) -> None:
+        super().__init__()
+        self._session = session
+        self._on_trial = on_trial
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        trial = self._session.ask()
+        if trial is None:
+            return TuneSearcher.FINISHED if self._session.finished else None
+        self._numbers[trial_id] = trial.number
+        return {"number": trial.number, "architecture": trial.architecture}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        number = self._numbers.pop(trial_id, None)
+        if number is None:
+            return
+        result = result or {}
+        # Tune hands results over with nested keys joined by "/".
+        metrics = {key.removeprefix("metrics/"): result[key] for key in result if key.startswith("metrics/")}
+        if metrics:
+            self._on_trial(self._session.tell(number, metrics, result["seconds"]))
+        else:
+            reason = result.get("failure", "the worker died while evaluating it; see Ray's logs")
+            self._on_trial(self._session.fail(number, str(reason)))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study holds it all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+def search(
+    job: SearchJob,
+    session: SearchSession,
+    supernet_dir: Path,
+    run: RunFolder,
+    cache_dir: Path,
+    *,
+    name: str,
+    on_trial: Callable[[Trial], None],
+) -> None:
+    """Runs a session to its end on Ray.
+
+    Args:
+        job: the job. session: of the study to fill. supernet_dir: the trained supernet.
+        name: of the Tune experiment. on_trial: called in this process with each ended trial.
+    """
+    if session.finished:
+        return
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns that trials left no result files: none are wanted
+    workers = job.resources.search
+    weights = {key: value.numpy() for key, value in read_state(supernet_dir / "weights.safetensors").items()}
+    trainable = tune.with_parameters(
+        SlicingTrial,
+        weights=weights,
+        card=read_card(supernet_dir).model_dump_json(),
+        job=job.model_dump(mode="json"),
+        cache_dir=str(cache_dir),
+    )
+    Tuner(
+        tune.with_resources(trainable, {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})),
+        tune_config=TuneConfig(
+            search_alg=_SessionSearcher(session, on_trial),
+            num_samples=-1,
+            max_concurrent_trials=num_search_workers(job),
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"trial-{trial.config.get('number', 0):05d}",
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(run.path / "ray"),
+            verbose=0,
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+        ),
+    ).fit()
+
+
+def num_search_workers(job: SearchJob) -> int:
+    """Candidates evaluated at the same time: as configured, or as many as the cluster has room for.
+
+    Raises:
+        InputError: not even one fits.
+    """
+    workers, total = job.resources.search, ray.cluster_resources()
+    room = total.get("CPU", 0) // workers.cpus
+    if workers.gpus:
+        room = min(room, np.floor(total.get("GPU", 0) / workers.gpus))
+    if room < 1:
+        raise InputError(
+            f"a search worker takes {workers.cpus} CPUs and {workers.gpus:g} GPUs, but the Ray cluster has "
+            f"{total.get('CPU', 0):g} and {total.get('GPU', 0):g}; lower resources.search or add nodes",
+            pointer="/resources/search",
+        )
+    return min(workers.num_workers or int(room), int(room))

@@ -1,0 +1,139 @@
+"""The last phase of a run: evaluation on the test split, comparison, figures, and what goes into ``result.json``."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from cluster.config import Job, RetrainJob, SearchJob, SupernetJob
+from cluster.run_folder import RunFolder
+from nas.report import plot_pareto, plot_slicing
+from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
+from slicemamba.architecture import Architecture, format_slice_size
+from slicemamba.data.base import load_split
+from slicemamba.evaluation.evaluate import evaluate, trivial_baselines
+from slicemamba.evaluation.figures import save_predictions
+from slicemamba.evaluation.metrics import METRICS_VERSION
+from slicemamba.models.checkpoints import load_network
+from slicemamba.models.unet import SliceMambaUNet
+
+_SPLITS = ("search", "test")
+_PACKAGES = ("slicemamba-nas", "torch", "ray", "optuna", "numpy", "medpy")
+
+
+def supernet(job: SupernetJob, run: RunFolder) -> dict[str, Any]:
+    """Result of a supernet job."""
+    return _header(job) | {"supernet": _history(run, "supernet")}
+
+
+def retrained(job: RetrainJob, run: RunFolder, network: Path, cache_dir: Path) -> dict[str, Any]:
+    """Result of a retrain job."""
+    return _header(job) | _scores(job, run, network, cache_dir)
+
+
+def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Path) -> dict[str, Any]:
+    """Result of a search: frontier, the best against the fixed slicings and random search, and scores on test."""
+    objectives = job.search.objectives
+    storage = open_storage(run.study_path)
+    trials, random = find_trials(storage, "search"), find_trials(storage, "random")
+    front = pareto_front(trials, objectives)
+    plot_pareto(run.path / "pareto.png", trials, objectives, random=random)
+    plot_slicing(run.path / "slicing.png", front, job.search_space)
+    result = _header(job) | {
+        "objectives": list(objectives),
+        "supernet": _history(run, "supernet"),
+        "trials": dict(Counter(trial.state.value for trial in trials)),
+        "best": _row(front[0]),
+        "pareto": [_row(trial) for trial in front],
+        "fixed": {_slicing(trial): _row(trial) for trial in _completed(trials) if trial.origin == "fixed"},
+        "random": None,
+        "evaluation_seconds": sum(trial.seconds or 0.0 for trial in [*trials, *random]),
+    }
+    if random:
+        random_front = pareto_front(random, objectives)
+        result["random"] = {"best": _row(random_front[0]), "pareto": [_row(trial) for trial in random_front]}
+    return result | ({} if network is None else _scores(job, run, network, cache_dir))
+
+
+def _header(job: Job) -> dict[str, Any]:
+    return {
+        "kind": job.kind,
+        "name": job.name,
+        "data": job.data.name,
+        "metrics_version": METRICS_VERSION,
+        "environment": _environment(),
+    }
+
+
+def _environment() -> dict[str, Any]:
+    """Versions and hardware, so that a figure can be traced to where it came from."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # run from a working directory, as ``ray job submit --working-dir .`` does
+            versions[package] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "cluster": {name: total for name, total in ray.cluster_resources().items() if name in ("CPU", "GPU", "memory")},
+    }
+
+
+def _history(run: RunFolder, phase: str) -> dict[str, Any]:
+    """Epoch reports of a training phase; of an epoch run twice, because the run was killed, the later one."""
+    epochs = {e["epoch"]: e for _, e in run.events() if e["event"] == "epoch" and e["phase"] == phase}
+    rows = [{key: value for key, value in epochs[n].items() if key not in ("event", "phase")} for n in sorted(epochs)]
+    validated = [row for row in rows if "val_dice" in row]
+    best = max(validated, key=lambda row: row["val_dice"], default=None)
+    return {"best_epoch": best, "epochs": rows}
+
+
+def _completed(trials: Iterable[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.state is TrialState.COMPLETED]
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    return {"number": trial.number, "architecture": trial.architecture, "metrics": trial.metrics}
+
+
+def _slicing(trial: Trial) -> str:
+    return format_slice_size(next(Architecture.parse(trial.architecture).blocks()))
+
+
+def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir: Path) -> dict[str, Any]:
+    """Evaluates the retrained network on search and test, beside what trivial predictions score there."""
+    run.emit("phase", phase="evaluate")
+    network = load_network(folder)
+    assert isinstance(network, SliceMambaUNet)
+    assert job.retrain is not None
+    scores, trivial = {}, {}
+    for split in _SPLITS:
+        data = load_split(job.data, split, cache_dir)
+        scored = evaluate(
+            network,
+            data,
+            batch_size=job.retrain.batch_size,
+            device=torch.device("cpu"),
+            on_progress=lambda done, total: run.emit(
+                "progress", phase="evaluate", done=done, total=total, unit="images", metrics={}
+            ),
+        )
+        scores[split] = scored.metrics
+        trivial[split] = trivial_baselines(data)
+        if split == "test":
+            save_predictions(run.path / "predictions", data, scored)
+    return {
+        "retrained": {"architecture": str(network.architecture), "scores": scores, **_history(run, "retrain")},
+        "trivial": trivial,
+    }
+
+

@@ -1,0 +1,85 @@
+"""Keeps a run's status.json up to date from its events, wherever in the cluster these were written."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import Any
+
+from cluster.run_folder import Progress, RunFolder, RunState, RunStatus
+
+_POLL_SECONDS = 0.5
+
+
+class StatusWriter:
+    """Follows the run's events in a thread and folds them into its status, which also serves as a sign of life.
+
+    Used as a context manager around the run; its end writes the final state.
+
+    Args:
+        run: the run's folder.
+        on_change: called in that thread with each new status.
+    """
+
+    def __init__(self, run: RunFolder, on_change: Callable[[RunStatus], None] | None = None) -> None:
+        self._run = run
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="status", daemon=True)
+        self._offset = run.events_path.stat().st_size if run.events_path.exists() else 0
+        before = run.read_status()
+        self._progress: dict[str, Progress] = dict(before.progress) if before else {}
+        self._phase: str | None = None
+
+    def __enter__(self) -> StatusWriter:
+        self._write("RUNNING", None)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if error is None:
+            self._write("SUCCEEDED", None)
+        elif isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self._write("CANCELLED", "stopped; run it again to go on from here")
+        else:
+            self._write("FAILED", str(error) or type(error).__name__)
+
+    def _follow(self) -> None:
+        while True:
+            last_round = self._stop.wait(_POLL_SECONDS)
+            for offset, event in self._run.events(self._offset):
+                self._offset = offset
+                self._fold(event)
+            self._write("RUNNING", None)
+            if last_round:
+                return
+
+    def _fold(self, event: dict[str, Any]) -> None:
+        if event["event"] == "phase":
+            self._phase = event["phase"]
+        elif event["event"] == "progress":
+            self._phase = event["phase"]
+            fields = {key: event[key] for key in ("done", "total", "unit", "metrics")}
+            self._progress = {**self._progress, event["phase"]: Progress(**fields)}
+
+    def _write(self, state: RunState, error: str | None) -> None:
+        status = RunStatus(
+            state=state,
+            phase=self._phase,
+            progress=self._progress,
+            error=error,
+            pid=os.getpid(),
+            updated_at=datetime.now(timezone.utc),
+        )
+        with self._lock:
+            self._run.write_status(status)
+        if self._on_change is not None:
+            self._on_change(status)

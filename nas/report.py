@@ -1,0 +1,115 @@
+"""Figures of a search: the Pareto frontier, and which slicing each block has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from nas.objectives import OBJECTIVES, loss_matrix
+from nas.pareto import pareto_mask
+from nas.space import SearchSpace
+from nas.study import Trial, TrialState
+from slicemamba.architecture import Architecture, format_slice_size
+
+FRONT, TRIALS, RANDOM, FIXED = "#d55e00", "#0072b2", "#999999", "#009e73"
+
+
+
+def plot_pareto(path: Path, trials: Sequence[Trial], objectives: Sequence[str], *, random: Sequence[Trial] = ()) -> None:
+    """Writes a picture of all completed trials, a panel for each further objective against the first.
+
+    The frontier over all objectives is marked in each panel; a member may look dominated there, being better in an
+    objective that the panel does not show. The line joins what is optimal in the panel's two objectives.
+
+    Args:
+        path: PNG to write.
+        trials: of the search. random: of the random search at equal budget, if there was one.
+    """
+    done = [trial for trial in trials if trial.state is TrialState.COMPLETED]
+    others = [trial for trial in random if trial.state is TrialState.COMPLETED]
+    first, *rest = objectives
+    figure = Figure(figsize=(5.6 * max(1, len(rest)), 4.6), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, max(1, len(rest))))
+    on_front = pareto_mask(loss_matrix([trial.metrics for trial in done], objectives))
+    for axes, other in zip(panels, rest or ["number"], strict=True):
+        _panel(axes, done, on_front, others, other, first)
+    panels[0].legend(loc="best", fontsize=8, framealpha=0.9)
+    figure.suptitle(f"{len(done)} slicings evaluated, {int(on_front.sum())} Pareto-optimal")
+    figure.savefig(path, dpi=150)
+
+
+def _panel(
+    axes: Axes, trials: list[Trial], on_front: np.ndarray, random: list[Trial], x: str, y: str  # type: ignore[type-arg]
+) -> None:
+    def values(of: Sequence[Trial], name: str) -> list[float]:
+        return [float(trial.number) if name == "number" else trial.metrics[name] for trial in of]
+
+    front = [trial for trial, on in zip(trials, on_front, strict=True) if on]
+    fixed = [trial for trial in trials if trial.origin == "fixed"]
+    if random:
+        axes.scatter(values(random, x), values(random, y), s=16, c=RANDOM, marker="x", lw=1, label="random search")
+    axes.scatter(values(trials, x), values(trials, y), s=18, c=TRIALS, alpha=0.55, lw=0, label="search")
+    if fixed:
+        axes.scatter(values(fixed, x), values(fixed, y), s=52, c=FIXED, marker="s", label="fixed slicing", zorder=3)
+    for trial in fixed:
+        label = format_slice_size(next(Architecture.parse(trial.architecture).blocks()))
+        axes.annotate(label, (values([trial], x)[0], values([trial], y)[0]), xytext=(6, 5), textcoords="offset points", fontsize=8)
+    if x != "number" and front:
+        _join(axes, front, x, y)
+    axes.scatter(values(front, x), values(front, y), s=46, fc="none", ec=FRONT, lw=1.6, label="Pareto-optimal", zorder=4)
+    best = sorted(front, key=lambda trial: loss_matrix([trial.metrics], [y])[0, 0])[:1]
+    axes.scatter(values(best, x), values(best, y), s=150, c=FRONT, marker="*", label="best", zorder=5)
+    axes.set_xlabel("trial" if x == "number" else _title(x))
+    axes.set_ylabel(_title(y))
+    axes.grid(alpha=0.25)
+
+
+def _join(axes: Axes, front: list[Trial], x: str, y: str) -> None:
+    """The staircase through what is optimal in x and y alone."""
+    two = [t for t, on in zip(front, pareto_mask(loss_matrix([t.metrics for t in front], [x, y])), strict=True) if on]
+    points = sorted((trial.metrics[x], trial.metrics[y]) for trial in two)
+    minimised = OBJECTIVES[x].direction == "minimize"
+    axes.step(*zip(*points, strict=True), where="post" if minimised else "pre", c=FRONT, lw=1, alpha=0.7, zorder=2)
+
+
+def _title(name: str) -> str:
+    objective = OBJECTIVES[name]
+    better = "higher is better" if objective.direction == "maximize" else "lower is better"
+    unit = "" if objective.unit in ("0…1", "count") else f" [{objective.unit}]"
+    return f"{objective.title}{unit} – {better}"
+
+
+def plot_slicing(path: Path, front: Sequence[Trial], space: SearchSpace) -> None:
+    """Writes a picture of blocks × choices: the best trial's slicing, over each choice's share in the frontier.
+
+    Args:
+        path: PNG to write.
+        front: Pareto-optimal trials, the best first; at least one.
+        space: the search space.
+    """
+    genes = np.array([space.encode(Architecture.parse(trial.architecture)) for trial in front])
+    share = np.stack([(genes == choice).mean(axis=0) for choice in range(len(space.choices))])
+    figure = Figure(figsize=(0.46 * space.num_blocks + 2.4, 0.52 * len(space.choices) + 1.9), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for block, choice in enumerate(genes[0]):
+        axes.add_patch(Rectangle((block - 0.5, choice - 0.5), 1, 1, fill=False, ec=FRONT, lw=2.4))
+    edges = np.cumsum(space.depths)
+    for edge in edges[:-1]:
+        axes.axvline(edge - 0.5, c="black", lw=0.8)
+    num_stages = len(space.depths) // 2
+    for i, (end, depth) in enumerate(zip(edges, space.depths, strict=True)):
+        name = f"encoder {i + 1}" if i < num_stages else f"decoder {i + 1 - num_stages}"
+        axes.text(end - depth / 2 - 0.5, -0.62, name, ha="center", va="bottom", fontsize=7, rotation=0 if depth > 2 else 30)
+    axes.set_yticks(range(len(space.choices)), [format_slice_size(size) for size in space.choices])
+    axes.set_xticks(range(space.num_blocks), [str(i) for i in range(1, space.num_blocks + 1)], fontsize=8)
+    axes.set_xlabel("block")
+    axes.set_ylabel("slice size")
+    axes.set_title("Slicing of the best (framed)", pad=34)
+    figure.colorbar(image, ax=axes, label=f"share of the {len(front)} Pareto-optimal", fraction=0.03, pad=0.02)
+    figure.savefig(path, dpi=150)

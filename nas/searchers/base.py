@@ -1,0 +1,53 @@
+"""The contract of searchers, and the draw of a fresh architecture that all of them need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
+
+from nas.space import SearchSpace
+from slicemamba.architecture import Architecture
+
+Metrics = Mapping[str, float]
+
+
+class Searcher(Protocol):
+    """Proposes architectures and learns from their metrics.
+
+    The same sequence of calls gives the same proposals; that is how an interrupted search gets its searcher back.
+    """
+
+    def ask(self, known: Collection[Architecture]) -> Architecture | None:
+        """An architecture that is not in ``known``, or None when the searcher first must hear of running ones.
+
+        A call that returns None changes nothing. There is an architecture outside ``known``: the caller sees to that.
+        """
+
+    def tell(self, architecture: Architecture, metrics: Metrics | None) -> None:
+        """What an architecture scored; None when its evaluation failed. It need not come from ``ask``."""
+
+
+def draw_fresh(
+    draw: Callable[[], Architecture], known: Collection[Architecture], attempts: int
+) -> Architecture | None:
+    """The first of ``attempts`` draws that is not in ``known``."""
+    for _ in range(attempts):
+        architecture = draw()
+        if architecture not in known:
+            return architecture
+    return None
+
+
+def first_unknown(start: Architecture, known: Collection[Architecture], space: SearchSpace) -> Architecture:
+    """The next architecture outside ``known`` when counting up from ``start``: ends even when hardly any is left."""
+    base = len(space.choices)
+    genes = space.encode(start)
+    for _ in range(len(known) + 1):
+        architecture = space.decode(genes)
+        if architecture not in known:
+            return architecture
+        for i in range(len(genes)):
+            genes[i] = (genes[i] + 1) % base
+            if genes[i]:
+                break
+    raise ValueError(f"all {space.size} architectures of the space are known")

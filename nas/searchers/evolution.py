@@ -1,0 +1,67 @@
+"""The published evolution, generation by generation (METHOD: Adaptive Slicing Search; SPOS, arXiv 1904.00420, algorithm 1).
+
+A generation is drawn as a whole from the best of all architectures so far, so its content does not depend on the order
+in which the one before was evaluated: on any number of workers, a search with one seed proposes the same architectures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+
+from nas.config import SearchConfig
+from nas.objectives import losses
+from nas.searchers.base import Metrics, draw_fresh, first_unknown
+from nas.space import SearchSpace
+from slicemamba.architecture import Architecture
+
+_ATTEMPTS_PER_PLACE = 10
+
+
+class EvolutionSearcher:
+    """Parents are the best by the first objective, ties broken by the next; offspring by mutation and crossover."""
+
+    def __init__(self, space: SearchSpace, config: SearchConfig) -> None:
+        self._space = space
+        self._config = config
+        self._rng = np.random.default_rng(config.seed)
+        self._scores: dict[Architecture, tuple[float, ...]] = {}
+        self._queue: list[Architecture] = []
+        self._awaited: set[Architecture] = set()
+
+    def ask(self, known: Collection[Architecture]) -> Architecture | None:
+        if not self._queue:
+            if self._awaited:
+                return None
+            self._queue = self._next_generation(set(known))
+            self._awaited = set(self._queue)
+        return self._queue.pop(0)
+
+    def tell(self, architecture: Architecture, metrics: Metrics | None) -> None:
+        self._awaited.discard(architecture)
+        if metrics is not None:
+            self._scores[architecture] = losses(metrics, self._config.objectives)
+
+    def _next_generation(self, known: set[Architecture]) -> list[Architecture]:
+        config, space, rng = self._config, self._space, self._rng
+        # The text form breaks remaining ties, so that the order of evaluation cannot.
+        ranked = sorted(self._scores, key=lambda architecture: (self._scores[architecture], str(architecture)))
+        parents = ranked[: config.num_parents]
+        generation: list[Architecture] = []
+
+        def breed(count: int, draw: Callable[[], Architecture]) -> None:
+            for _ in range(count):
+                child = draw_fresh(draw, known, _ATTEMPTS_PER_PLACE)
+                if child is not None:
+                    known.add(child)
+                    generation.append(child)
+
+        def pick() -> Architecture:
+            return parents[int(rng.integers(len(parents)))]
+
+        if parents:
+            breed(config.num_mutations, lambda: space.mutate(pick(), config.mutation_probability, rng))
+            breed(config.num_crossovers, lambda: space.crossover(pick(), pick(), rng))
+        breed(config.population_size - len(generation), lambda: space.sample(rng))
+        return generation or [first_unknown(space.sample(rng), known, space)]

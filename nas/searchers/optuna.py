@@ -1,0 +1,86 @@
+"""Optuna's NSGA-II and TPE as searchers.
+
+The sampler works on a study in memory. Optuna does not keep a sampler from proposing the same point twice; here a
+repetition is told again with the values it had, and never leaves this class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.trial import Trial, TrialState, create_trial
+
+from nas.config import SearchConfig
+from nas.objectives import losses
+from nas.searchers.base import Metrics, first_unknown
+from nas.space import SearchSpace
+from slicemamba.architecture import Architecture
+
+_ATTEMPTS = 20
+
+
+class OptunaSearcher:
+    """``config.searcher`` is ``nsga2`` or ``tpe``; all objectives are optimised at once."""
+
+    def __init__(self, space: SearchSpace, config: SearchConfig) -> None:
+        self._space = space
+        self._objectives = config.objectives
+        self._study = optuna.create_study(
+            sampler=_make_sampler(config), directions=["minimize"] * len(config.objectives)
+        )
+        self._distributions = {
+            f"block_{i:02d}": CategoricalDistribution(list(range(len(space.choices)))) for i in range(space.num_blocks)
+        }
+        self._rng = np.random.default_rng(config.seed)
+        self._running: dict[Architecture, Trial] = {}
+        self._values: dict[Architecture, tuple[float, ...]] = {}
+
+    def ask(self, known: Collection[Architecture]) -> Architecture | None:
+        for _ in range(_ATTEMPTS):
+            trial = self._study.ask(dict(self._distributions))
+            architecture = self._space.decode([trial.params[name] for name in self._distributions])
+            if architecture not in known:
+                self._running[architecture] = trial
+                return architecture
+            values = self._values.get(architecture)
+            self._study.tell(trial, values, state=TrialState.FAIL if values is None else None)
+        return self._unknown_near_the_best(known)
+
+    def _unknown_near_the_best(self, known: Collection[Architecture]) -> Architecture:
+        """The sampler has settled: its neighbours' turn."""
+        best = min(self._values, key=lambda a: (self._values[a], str(a)), default=None)
+        start = self._space.sample(self._rng) if best is None else self._space.mutate(best, 0.1, self._rng)
+        architecture = first_unknown(start, known, self._space)
+        self._study.enqueue_trial(self._params(architecture))
+        self._running[architecture] = self._study.ask(dict(self._distributions))
+        return architecture
+
+    def tell(self, architecture: Architecture, metrics: Metrics | None) -> None:
+        trial = self._running.pop(architecture, None)
+        if metrics is None:
+            if trial is not None:
+                self._study.tell(trial, state=TrialState.FAIL)
+            return
+        values = losses(metrics, self._objectives)
+        self._values[architecture] = values
+        if trial is not None:
+            self._study.tell(trial, values)
+        else:
+            self._study.add_trial(
+                create_trial(
+                    params=self._params(architecture), distributions=dict(self._distributions), values=list(values)
+                )
+            )
+
+    def _params(self, architecture: Architecture) -> dict[str, int]:
+        return dict(zip(self._distributions, self._space.encode(architecture), strict=True))
+
+
+def _make_sampler(config: SearchConfig) -> BaseSampler:
+    if config.searcher == "nsga2":
+        return NSGAIISampler(population_size=config.population_size, seed=config.seed)
+    return TPESampler(seed=config.seed, multivariate=True, constant_liar=True)

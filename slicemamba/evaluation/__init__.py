@@ -1,0 +1,1 @@
+"""Metrics, evaluation of a split, prediction on files, and figures."""

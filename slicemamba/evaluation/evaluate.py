@@ -1,0 +1,88 @@
+"""Evaluation of a whole split: deterministic, without augmentation, no image left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from slicemamba.data.base import SegmentationData
+from slicemamba.data.transforms import to_input
+from slicemamba.evaluation.metrics import confusion, mean_hd95, summarize, to_labels
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a network did on a split.
+
+    Attributes:
+        metrics: see docs/metrics.md; NaN throughout when a logit was not finite.
+        counts: (N, K, 4) pixel counts of each image.
+        labels: (N, H, W) uint8 predicted classes.
+    """
+
+    metrics: dict[str, float]
+    counts: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.uint8]
+
+
+def batches(data: SegmentationData, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """(images (B, 3, H, W), masks (B, H, W)) of the whole split in its order; the last batch may be smaller."""
+    for start in range(0, len(data), batch_size):
+        part = slice(start, start + batch_size)
+        yield to_input(data.images[part]).to(device), torch.from_numpy(np.array(data.masks[part])).to(device)
+
+
+@torch.inference_mode()
+def evaluate(
+    forward: Forward,
+    data: SegmentationData,
+    *,
+    batch_size: int,
+    device: torch.device,
+    with_hd95: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Runs ``forward`` over a split and scores it.
+
+    Args:
+        forward: (B, 3, H, W) → logits (B, num_classes, H, W); a network in eval mode.
+        data: the split.
+        batch_size: images a forward pass; changes no score.
+        device: where ``forward`` runs and pixels are counted.
+        with_hd95: measure HD95 too, which runs on the CPU, an image at a time.
+        on_progress: called as (images done, images in all).
+    """
+    counts, labels, finite = [], [], True
+    for images, masks in batches(data, batch_size, device):
+        logits = forward(images)
+        finite = finite and bool(torch.isfinite(logits).all())
+        predicted = to_labels(logits, data.num_classes)
+        counts.append(confusion(predicted, masks, data.num_classes))
+        labels.append(predicted.to(torch.uint8).cpu())
+        if on_progress is not None:
+            on_progress(sum(map(len, labels)), len(data))
+    all_counts, all_labels = torch.cat(counts), torch.cat(labels).numpy()
+    metrics = summarize(all_counts)
+    if with_hd95:
+        metrics["hd95"] = mean_hd95(all_labels, data.masks, data.num_classes)
+    if not finite:
+        metrics = dict.fromkeys(metrics, float("nan"))
+    return Evaluation(metrics, all_counts.cpu().numpy(), all_labels)
+
+
+def trivial_baselines(data: SegmentationData) -> dict[str, dict[str, float]]:
+    """Scores of predicting background everywhere and foreground (class 1) everywhere: what any result must beat."""
+    masks = torch.from_numpy(np.array(data.masks))
+    scores = {}
+    for name, label in (("all background", 0), ("all foreground", 1)):
+        predicted = torch.full_like(masks, label)
+        scores[name] = summarize(confusion(predicted, masks, data.num_classes))
+        scores[name]["hd95"] = mean_hd95(predicted.numpy(), data.masks, data.num_classes)
+    return scores

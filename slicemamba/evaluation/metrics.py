@@ -1,0 +1,183 @@
+"""Segmentation metrics, contract version 1 (docs/metrics.md): counts on the device, scores from counts, HD95.
+
+Shapes: B images of H×W pixels, K classes counted. Binary tasks (``num_classes`` 1) count the foreground alone, K = 1;
+label tasks count every class with the background first, K = ``num_classes``. Scores are over foreground classes.
+
+Empty masks: where neither prediction nor target marks a pixel, the two agree: Dice, IoU 1 and HD95 0. Where one of
+them alone is empty, Dice and IoU are 0 and HD95 is the image's diagonal. The same rule holds for pooled scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from medpy.metric.binary import hd95 as medpy_hd95
+from numpy.typing import NDArray
+from torch import Tensor
+
+METRICS_VERSION = 1
+"""Raised when the same prediction would score otherwise; kept beside every stored score."""
+
+
+def to_labels(prediction: Tensor, num_classes: int) -> Tensor:
+    """Class of each pixel.
+
+    Args:
+        prediction: logits, floating point, (B, 1, H, W) when ``num_classes`` is 1 and (B, num_classes, H, W)
+            otherwise; or labels, integer or bool, (B, H, W), which are returned as they are.
+        num_classes: as in DataConfig.
+
+    Returns:
+        (B, H, W): bool for binary logits (sigmoid above 0.5, that is logit > 0), else the largest logit's class.
+        Where all logits are NaN, the class is background.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if not prediction.is_floating_point():
+        if prediction.ndim != 3:
+            raise ValueError(f"labels must have shape (B, H, W); got {tuple(prediction.shape)}")
+        return prediction
+    if prediction.ndim != 4 or prediction.shape[1] != num_classes:
+        raise ValueError(f"logits must have shape (B, {num_classes}, H, W); got {tuple(prediction.shape)}")
+    return prediction[:, 0] > 0 if num_classes == 1 else prediction.argmax(dim=1)
+
+
+def confusion(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Pixel counts of each image and class, on the tensors' device.
+
+    Counts of several batches are joined by ``torch.cat``; so the counts of a split are (N, K, 4).
+
+    Args:
+        prediction: logits or labels, as in ``to_labels``.
+        target: (B, H, W) labels, integer or bool; 0 is background.
+        num_classes: as in DataConfig; with 1, every label but 0 is foreground.
+
+    Returns:
+        (B, K, 4) int64: true positives, false positives, false negatives, true negatives.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+    labels = to_labels(prediction, num_classes)
+    if labels.shape != target.shape:
+        raise ValueError(
+            f"prediction and target must cover the same pixels; got {tuple(labels.shape)}, {tuple(target.shape)}"
+        )
+    if num_classes == 1:
+        return _count(labels != 0, target != 0).unsqueeze(1)
+    return torch.stack([_count(labels == label, target == label) for label in range(num_classes)], dim=1)
+
+
+def _count(predicted: Tensor, actual: Tensor) -> Tensor:
+    """(B, H, W) bool, twice → (B, 4)."""
+    both, either = (predicted & actual), (predicted | actual)
+    counts = [both, predicted & ~actual, actual & ~predicted, ~either]
+    return torch.stack([count.sum(dim=(1, 2)) for count in counts], dim=1)
+
+
+def summarize(counts: Tensor) -> dict[str, float]:
+    """Scores in 0…1 of a whole split.
+
+    Args:
+        counts: (N, K, 4) of all images of the split, from ``confusion``.
+
+    Returns:
+        Pooled over all pixels of the split: ``miou`` and ``dice`` (mean over foreground classes), ``accuracy`` (share
+        of pixels with the right class), ``specificity`` and ``sensitivity`` (mean over foreground classes; 1 where
+        there is nothing to get wrong). Mean over images: ``dice_per_image``, ``miou_per_image``.
+
+    Raises:
+        ValueError: no image, or another shape.
+    """
+    if counts.ndim != 3 or counts.shape[2] != 4 or 0 in counts.shape:
+        raise ValueError(f"counts must have shape (N, K, 4) with N and K at least 1; got {tuple(counts.shape)}")
+    exact = counts.detach().cpu().to(torch.float64)
+    accuracy = _accuracy(exact.sum(dim=0))
+    each = exact if exact.shape[1] == 1 else exact[:, 1:]
+    tp, fp, fn, tn = each.sum(dim=0).unbind(dim=-1)
+    dice_per_image, iou_per_image = _overlap(each)
+    dice, iou = _overlap(each.sum(dim=0))
+    return {
+        "miou": iou.mean().item(),
+        "dice": dice.mean().item(),
+        "accuracy": accuracy,
+        "specificity": _ratio(tn, tn + fp).mean().item(),
+        "sensitivity": _ratio(tp, tp + fn).mean().item(),
+        "dice_per_image": dice_per_image.mean().item(),
+        "miou_per_image": iou_per_image.mean().item(),
+    }
+
+
+def _accuracy(pooled: Tensor) -> float:
+    """(K, 4) → share of pixels with the right class; with all classes counted, each pixel has one true positive."""
+    tp, _, _, tn = pooled.unbind(dim=-1)
+    right = tp.sum() + tn.sum() if len(pooled) == 1 else tp.sum()
+    return (right / pooled[0].sum()).item()
+
+
+def _overlap(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Dice and IoU, (…) each, of counts (…, 4)."""
+    tp, fp, fn, _ = counts.unbind(dim=-1)
+    return _ratio(2 * tp, 2 * tp + fp + fn), _ratio(tp, tp + fp + fn)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, and 1 where whole is 0: nothing was there to get wrong."""
+    return torch.where(whole > 0, part / whole.clamp(min=1), torch.ones_like(whole))
+
+
+def hd95(prediction: NDArray[Any], target: NDArray[Any], spacing: Sequence[float] = (1.0, 1.0)) -> float:
+    """95th percentile of the distances between two outlines, both ways, by medpy; the empty-mask rule applies.
+
+    Args:
+        prediction, target: (H, W), or (D, H, W) for volumes; everything but 0 is foreground.
+        spacing: size of a pixel along each axis, for example in mm; the result has the same unit.
+    """
+    predicted, actual = np.asarray(prediction) != 0, np.asarray(target) != 0
+    if predicted.shape != actual.shape or len(spacing) != predicted.ndim:
+        raise ValueError(
+            f"prediction, target and spacing must fit together; got {predicted.shape}, {actual.shape}, {spacing}"
+        )
+    if not predicted.any() or not actual.any():
+        diagonal = np.linalg.norm(np.multiply(predicted.shape, spacing))
+        return 0.0 if predicted.any() == actual.any() else float(diagonal)
+    box = _bounding_box(predicted | actual)
+    return float(medpy_hd95(predicted[box], actual[box], voxelspacing=tuple(spacing)))
+
+
+def _bounding_box(marked: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Outlines lie inside it and medpy takes what is outside for background, so the distances stay the same."""
+    corners = np.nonzero(marked)
+    return tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in corners)
+
+
+def mean_hd95(
+    predictions: NDArray[Any], targets: NDArray[Any], num_classes: int, spacing: Sequence[float] = (1.0, 1.0)
+) -> float:
+    """Mean of ``hd95`` over images and foreground classes.
+
+    Args:
+        predictions, targets: (N, H, W) labels; with ``num_classes`` 1 everything but 0 is foreground.
+        num_classes: as in DataConfig.
+        spacing: as in ``hd95``; (1, 1) gives pixels of the evaluated size.
+    """
+    if len(predictions) == 0 or len(predictions) != len(targets):
+        raise ValueError(f"as many predictions as targets, at least one; got {len(predictions)} and {len(targets)}")
+    distances = [
+        hd95(predicted, actual, spacing)
+        for prediction, target in zip(predictions, targets, strict=True)
+        for predicted, actual in _foregrounds(prediction, target, num_classes)
+    ]
+    return float(np.mean(distances))
+
+
+def _foregrounds(
+    prediction: NDArray[Any], target: NDArray[Any], num_classes: int
+) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    if num_classes == 1:
+        return [(prediction != 0, target != 0)]
+    return [(prediction == label, target == label) for label in range(1, num_classes)]

@@ -1,0 +1,1 @@
+"""The network, the supernet that holds all its slicings, and their checkpoints."""

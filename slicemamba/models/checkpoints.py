@@ -1,0 +1,143 @@
+"""Networks on disk: our own folders (safetensors and JSON) and files of the published layout.
+
+Nothing is unpickled: published ``.pth`` files are read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from slicemamba.architecture import Architecture, format_slice_size, parse_slice_size
+from slicemamba.config import Config, DataConfig, ModelConfig
+from slicemamba.errors import InputError, name_some
+from slicemamba.models.supernet import Supernet
+from slicemamba.models.unet import SliceMambaUNet
+
+WEIGHTS, CARD = "weights.safetensors", "config.json"
+_WRAPPERS = ("model_state_dict", "state_dict", "model")  # keys under which published files keep the state
+
+
+class NetworkCard(Config):
+    """What must be known to build a saved network again, and the data it was trained on.
+
+    Exactly one of ``architecture`` (a plain network) and ``choices`` (a supernet) is set.
+    """
+
+    format: Literal[1] = 1
+    model: ModelConfig
+    num_classes: Annotated[int, Field(ge=1)]
+    architecture: str | None = None
+    choices: tuple[str, ...] | None = None
+    weight_sharing: Literal["separate", "shared"] | None = None
+    data: DataConfig | None = None
+
+    def build(self) -> SliceMambaUNet | Supernet:
+        """The network with fresh weights."""
+        if self.architecture is not None:
+            return SliceMambaUNet(self.model, self.num_classes, Architecture.parse(self.architecture))
+        sizes = [parse_slice_size(choice) for choice in self.choices or ()]
+        return Supernet(self.model, self.num_classes, sizes, self.weight_sharing or "separate")
+
+
+def card_of(network: SliceMambaUNet | Supernet, data: DataConfig | None = None) -> NetworkCard:
+    """The card of a network in memory."""
+    shape = {"model": network.config, "num_classes": network.num_classes, "data": data}
+    if isinstance(network, SliceMambaUNet):
+        return NetworkCard(**shape, architecture=str(network.architecture))
+    choices = tuple(map(format_slice_size, network.choices))
+    return NetworkCard(**shape, choices=choices, weight_sharing=network.weight_sharing)
+
+
+def save_network(folder: Path, network: SliceMambaUNet | Supernet, data: DataConfig | None = None) -> None:
+    """Writes ``weights.safetensors`` and ``config.json``; the card last, so a folder with a card is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    temporary = folder / f".{WEIGHTS}"
+    save_file(state, temporary)
+    temporary.replace(folder / WEIGHTS)
+    (folder / CARD).write_text(card_of(network, data).model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_card(folder: Path) -> NetworkCard:
+    """Reads ``config.json`` of a saved network. Raises InputError where it is absent or not of this form."""
+    try:
+        return NetworkCard.model_validate_json((folder / CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} is not a saved network: it has no {CARD}; give a folder such as <run>/retrained"
+        ) from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise InputError(f"{folder / CARD} is not the card of a saved network: {error}") from None
+
+
+def load_network(folder: Path) -> SliceMambaUNet | Supernet:
+    """Builds a saved network and loads its weights, on the CPU and in eval mode.
+
+    Raises:
+        InputError: the folder holds no network, or its weights are broken or do not fit its card.
+    """
+    network = read_card(folder).build()
+    load_state(network, read_state(folder / WEIGHTS), source=str(folder / WEIGHTS))
+    return network.eval()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state of a ``.safetensors`` file, or of a ``.pth`` file as the published scripts write them.
+
+    A wrapping dictionary (``model``, ``state_dict``, …) is opened, and the prefix ``module.`` of DataParallel removed.
+
+    Raises:
+        InputError: the file is absent, broken, or holds something else than tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"weights {path} do not exist; give the path of a .safetensors or .pth file") from None
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise InputError(f"weights {path} cannot be read: {error}") from None
+    for wrapper in _WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"weights {path} must hold a dictionary of tensors")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def save_published(path: Path, network: nn.Module) -> None:
+    """Writes the state as the published scripts read it: ``torch.save`` of the plain dictionary."""
+    torch.save(network.state_dict(), path)
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Loads a state that must fit exactly.
+
+    Raises:
+        InputError: names the keys that are missing, left over, or of another shape.
+    """
+    own = network.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unknown = sorted(state.keys() - own.keys())
+    other = [
+        f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the network"
+        for key in sorted(own.keys() & state.keys())
+        if state[key].shape != own[key].shape
+    ]
+    if missing or unknown or other:
+        details = [f"missing: {name_some(missing)}"] if missing else []
+        details += [f"not of this network: {name_some(unknown)}"] if unknown else []
+        raise InputError(
+            f"{source} does not fit the network; check embed_dim, depths, choices and num_classes",
+            details=details + other[:5],
+        )
+    network.load_state_dict(dict(state))
