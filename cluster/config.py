@@ -47,7 +47,7 @@ class _Job(Config):
     """What every kind of job has."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)] = "search"
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = Field(default_factory=dict)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     space: SpaceConfig = SpaceConfig()
@@ -78,7 +78,7 @@ class SupernetJob(_Job):
 
 
 class SearchJob(_Job):
-    """Trains the supernet, searches, retrains the winner (unless ``retrain`` is null) and evaluates it on test."""
+    """Trains the supernet, searches, retrains the winner (unless ``retrain`` is null), evaluates it on test."""
 
     kind: Literal["search"] = "search"
     supernet: SupernetConfig = SupernetConfig()
@@ -92,8 +92,8 @@ class SearchJob(_Job):
             self._check_batch("retrain", self.retrain.batch_size)
         if self.search.num_trials > self.search_space.size:
             raise ValueError(
-                f"search.num_trials ({self.search.num_trials}) exceeds the {self.search_space.size} architectures of the "
-                "space, and none is evaluated twice; lower it or widen space.choices"
+                f"search.num_trials ({self.search.num_trials}) exceeds the {self.search_space.size} architectures of "
+                "the space, and none is evaluated twice; lower it or widen space.choices"
             )
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from urllib.parse import urlsplit
 from slicemamba.errors import InputError
 
 _CONNECT_SECONDS = 5.0
-# Set before Ray is imported: no usage reports, prompt reports from training, no log files a trial.
+# For Ray's processes and ours: no usage reports; training reports taken at once, and training shown in the dashboard;
+# no log files a trial, as the study holds it all; OpenMP threads that sleep while they wait, without which two
+# processes on the same cores slow each other down several times over.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -20,7 +23,9 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
+_INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for drivers it has started itself
 
 
 def check_address(address: str) -> None:
@@ -60,11 +65,21 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
+    # A job has the environment it was submitted with, and Ray refuses a second one.
+    runtime_env = None if address == "local" or _INSIDE_A_JOB in os.environ else {"env_vars": ENVIRONMENT}
     try:
-        ray.init(address=address, logging_level="warning", log_to_driver=True, include_dashboard=None)
+        ray.init(address=address, logging_level=logging.WARNING, runtime_env=runtime_env)
     except ConnectionError as error:
         raise InputError(f"no Ray cluster can be reached at {address!r}: {error}") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def cluster_resources() -> dict[str, float]:
+    """What all nodes of the connected cluster offer: CPU, GPU, memory (bytes) and more."""
+    import ray
+
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return total

@@ -8,7 +8,6 @@ Killed at any point and started again on the same folder, a run goes on from the
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,16 +22,12 @@ from nas.search import SearchSession
 from nas.searchers import make_searcher
 from nas.study import Study, Trial, TrialState, pareto_front
 from slicemamba.architecture import Architecture
+from slicemamba.data.cache import default_cache_dir
 from slicemamba.data.catalog import resolve_root
 from slicemamba.data.checks import check_dataset
 from slicemamba.errors import InputError
 
 SEARCH, RANDOM = "search", "random"
-
-
-def default_cache_dir() -> Path:
-    """Where decoded images are kept: SLICEMAMBA_CACHE, else ``~/.cache/slicemamba``."""
-    return Path(os.environ.get("SLICEMAMBA_CACHE") or Path.home() / ".cache" / "slicemamba").expanduser()
 
 
 def run_job(
@@ -59,7 +54,7 @@ def run_job(
         refuse_mixing(before, values, run.path)
     with _only_driver(run), StatusWriter(run, on_status):
         run.emit("phase", phase="check")
-        check_dataset(job.data)
+        check_dataset(job.data, cache_dir=default_cache_dir())
         run.write_json("config.json", values)
         with ray_cluster(address):
             result = _phases(job, run, default_cache_dir())
@@ -84,18 +79,26 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
     from cluster import ray_train, results
 
     if isinstance(job, RetrainJob):
-        network = _once(run, "retrain", "retrained", lambda: ray_train.retrain(job, Architecture.parse(job.architecture), run, cache_dir))
-        return results.retrained(job, run, network, cache_dir)
+        given = Architecture.parse(job.architecture)
+        folder = _once(run, "retrain", "retrained", lambda: ray_train.retrain(job, given, run, cache_dir))
+        return results.retrained(job, run, folder, cache_dir)
     supernet = _once(run, "supernet", "supernet", lambda: ray_train.train_supernet(job, run, cache_dir))
     if isinstance(job, SupernetJob):
         return results.supernet(job, run)
     study = _search(job, run, cache_dir, supernet, SEARCH, job.search)
     if job.search.random_baseline:
-        _search(job, run, cache_dir, supernet, RANDOM, job.search.model_copy(update={"searcher": "random", "evaluate_fixed": False}))
+        _search(
+            job,
+            run,
+            cache_dir,
+            supernet,
+            RANDOM,
+            job.search.model_copy(update={"searcher": "random", "evaluate_fixed": False}),
+        )
     front = pareto_front(study.trials(), study.objectives)
     if not front:
         raise InputError("no candidate could be evaluated; the trials' errors are in the study and the logs")
-    network = None
+    network: Path | None = None
     if job.retrain is not None:
         winner = Architecture.parse(front[0].architecture)
         network = _once(run, "retrain", "retrained", lambda: ray_train.retrain(job, winner, run, cache_dir))

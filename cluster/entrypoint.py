@@ -1,6 +1,6 @@
 """What runs as a Ray job: ``python -m cluster.entrypoint --config job.yaml`` or, from the API, ``--run-dir <folder>``.
 
-    ray job submit --working-dir . -- python -m cluster.entrypoint --config configs/kvasir.yaml --run-dir /shared/runs/kvasir
+ray job submit --working-dir . -- python -m cluster.entrypoint --config configs/kvasir.yaml --run-dir /runs/kvasir
 """
 
 from __future__ import annotations
@@ -8,39 +8,17 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from rich.console import Console
+
 from cluster.config import load_job
 from cluster.driver import run_job
-from cluster.run_folder import RunFolder, RunStatus
+from cluster.progress import progress_view, show_status
+from cluster.run_folder import RunFolder
 from slicemamba.errors import InputError
-
-_LINE_SECONDS = 5.0
-
-
-class ProgressLines:
-    """Prints progress as lines a person can read in a job's log: each new phase, and every few seconds where it is."""
-
-    def __init__(self) -> None:
-        self._shown: tuple[str | None, int] = (None, -1)
-        self._last = 0.0
-
-    def __call__(self, status: RunStatus) -> None:
-        now = time.monotonic()
-        progress = status.progress.get(status.phase or "")
-        current = (status.phase, progress.done if progress else -1)
-        new_phase = status.phase != self._shown[0]
-        ended = progress is not None and progress.done == progress.total
-        if current == self._shown or not (new_phase or ended or now - self._last >= _LINE_SECONDS):
-            return
-        self._shown, self._last = current, now
-        text = f"[{status.phase or 'start'}]"
-        if progress is not None:
-            figures = "  ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
-            text += f" {progress.done}/{progress.total} {progress.unit}  {figures}"
-        print(text, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = RunFolder(folder)
         job = load_job(options.config or run.config_path, options.set)
-        run_job(job, run, address=options.address, on_status=ProgressLines())
+        with progress_view(Console()) as view:
+            run_job(job, run, address=options.address, on_status=partial(show_status, view))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -62,10 +62,10 @@ def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architectur
         ),
         run_config=RunConfig(
             name=phase,
-            storage_path=str(run.path / "ray"),
+            storage_path=str(run.path / ".ray"),
             failure_config=FailureConfig(max_failures=3),
             checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=_SCORE),
-            logging_config=LoggingConfig(log_level="WARNING"),
+            logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # mypy sees the older class
         ),
     )
     result = trainer.fit()

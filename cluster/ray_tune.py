@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import ray
 import torch
 from ray import tune
 from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.search import Searcher as TuneSearcher
 
 from cluster.config import SearchJob, parse_job
+from cluster.connect import cluster_resources
 from cluster.run_folder import RunFolder
 from nas.evaluator import Evaluator
 from nas.search import SearchSession
@@ -38,7 +38,7 @@ Weights = dict[str, npt.NDArray[Any]]
 class SlicingTrial(tune.Trainable):  # type: ignore[misc]
     """One evaluating worker. It keeps supernet and images, and gets a new slicing by ``reset_config``."""
 
-    def setup(
+    def setup(  # type: ignore[override]
         self, config: dict[str, Any], *, weights: Weights, card: str, job: dict[str, Any], cache_dir: str
     ) -> None:
         spec = parse_job(job)
@@ -84,7 +84,7 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
         self._on_trial = on_trial
         self._numbers: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         trial = self._session.ask()
         if trial is None:
             return TuneSearcher.FINISHED if self._session.finished else None
@@ -151,7 +151,7 @@ def search(
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(run.path / "ray"),
+            storage_path=str(run.path / ".ray"),
             verbose=0,
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
         ),
@@ -164,7 +164,7 @@ def num_search_workers(job: SearchJob) -> int:
     Raises:
         InputError: not even one fits.
     """
-    workers, total = job.resources.search, ray.cluster_resources()
+    workers, total = job.resources.search, cluster_resources()
     room = total.get("CPU", 0) // workers.cpus
     if workers.gpus:
         room = min(room, np.floor(total.get("GPU", 0) / workers.gpus))

@@ -9,10 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
 from cluster.config import Job, RetrainJob, SearchJob, SupernetJob
+from cluster.connect import cluster_resources
 from cluster.run_folder import RunFolder
 from nas.report import plot_pareto, plot_slicing
 from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
@@ -84,7 +84,7 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,
-        "cluster": {name: total for name, total in ray.cluster_resources().items() if name in ("CPU", "GPU", "memory")},
+        "cluster": {name: total for name, total in cluster_resources().items() if name in ("CPU", "GPU", "memory")},
     }
 
 
@@ -135,5 +135,3 @@ def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir
         "retrained": {"architecture": str(network.architecture), "scores": scores, **_history(run, "retrain")},
         "trivial": trivial,
     }
-
-

@@ -1,14 +1,15 @@
 """The folder of one run: what the driver writes and everyone else reads. Imports neither torch nor Ray.
 
-    <run>/
-      config.json      the job, with the data set's folder resolved
-      status.json      phase, progress, error; replaced whole at each change
-      events.jsonl     one event a line, only ever appended
-      search.journal   the study (Optuna journal): studies "search" and "random"
-      supernet/        weights.safetensors, config.json, history.json of the trained supernet
-      retrained/       the same of the retrained winner
-      result.json      Pareto frontier, comparison, test scores; written last
-      *.png, predictions/
+<run>/
+  config.json      the job, with the data set's folder resolved
+  status.json      phase, progress, error; replaced whole at each change
+  events.jsonl     one event a line, only ever appended
+  search.journal   the study (Optuna journal): studies "search" and "random"
+  .ray/            checkpoints and other state of Ray Train and Tune
+  supernet/        weights.safetensors, config.json, history.json of the trained supernet
+  retrained/       the same of the retrained winner
+  result.json      Pareto frontier, comparison, test scores; written last
+  *.png, predictions/
 """
 
 from __future__ import annotations

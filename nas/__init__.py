@@ -1,1 +1,1 @@
-"""Architecture search over slicings: space, objectives, searchers, trial store. Knows neither Ray nor the web service."""
+"""Search over slicings: space, objectives, searchers, trial store. Knows neither Ray nor the web service."""

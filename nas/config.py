@@ -67,15 +67,15 @@ class SearchConfig(Config):
 
     Attributes:
         searcher: ``evolution`` (published), Optuna's ``nsga2`` or ``tpe``, or ``random``.
-        objectives: what is optimised; ``evolution`` ranks by the first and breaks ties by the next. The Pareto frontier is
-            taken over all of them.
+        objectives: what is optimised; ``evolution`` ranks by the first and breaks ties by the next. The Pareto
+            frontier is taken over all of them.
         num_trials: architectures to evaluate, the fixed slicings included. No architecture is evaluated twice.
         population_size, num_parents, num_mutations, num_crossovers, mutation_probability: of ``evolution``;
             ``population_size`` is that of ``nsga2`` too.
         evaluate_fixed: evaluate the slicings that give all blocks one size first.
         random_baseline: after the search, evaluate as many random architectures, to tell what the search was worth.
         batch_size: images a forward pass of the evaluation.
-        latency_repeats: timed forward passes of one image; the median is reported.
+        latency_repeats: timed forward passes of one image; the shortest is reported.
     """
 
     searcher: SearcherName = "evolution"
@@ -89,7 +89,7 @@ class SearchConfig(Config):
     evaluate_fixed: bool = True
     random_baseline: bool = False
     batch_size: PositiveInt = 16
-    latency_repeats: PositiveInt = 5
+    latency_repeats: PositiveInt = 10
     seed: int = 0
 
     @model_validator(mode="after")
@@ -97,7 +97,9 @@ class SearchConfig(Config):
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
             raise ValueError("objectives need at least one name, none of them twice")
         if self.num_parents > self.population_size:
-            raise ValueError(f"num_parents ({self.num_parents}) must not exceed population_size ({self.population_size})")
+            raise ValueError(
+                f"num_parents ({self.num_parents}) must not exceed population_size ({self.population_size})"
+            )
         if self.num_mutations + self.num_crossovers > self.population_size:
             raise ValueError(
                 f"num_mutations + num_crossovers ({self.num_mutations + self.num_crossovers}) must not exceed "

@@ -19,8 +19,9 @@ from slicemamba.architecture import Architecture, format_slice_size
 FRONT, TRIALS, RANDOM, FIXED = "#d55e00", "#0072b2", "#999999", "#009e73"
 
 
-
-def plot_pareto(path: Path, trials: Sequence[Trial], objectives: Sequence[str], *, random: Sequence[Trial] = ()) -> None:
+def plot_pareto(
+    path: Path, trials: Sequence[Trial], objectives: Sequence[str], *, random: Sequence[Trial] = ()
+) -> None:
     """Writes a picture of all completed trials, a panel for each further objective against the first.
 
     The frontier over all objectives is marked in each panel; a member may look dominated there, being better in an
@@ -44,7 +45,12 @@ def plot_pareto(path: Path, trials: Sequence[Trial], objectives: Sequence[str], 
 
 
 def _panel(
-    axes: Axes, trials: list[Trial], on_front: np.ndarray, random: list[Trial], x: str, y: str  # type: ignore[type-arg]
+    axes: Axes,
+    trials: list[Trial],
+    on_front: np.ndarray,
+    random: list[Trial],
+    x: str,
+    y: str,  # type: ignore[type-arg]
 ) -> None:
     def values(of: Sequence[Trial], name: str) -> list[float]:
         return [float(trial.number) if name == "number" else trial.metrics[name] for trial in of]
@@ -58,10 +64,14 @@ def _panel(
         axes.scatter(values(fixed, x), values(fixed, y), s=52, c=FIXED, marker="s", label="fixed slicing", zorder=3)
     for trial in fixed:
         label = format_slice_size(next(Architecture.parse(trial.architecture).blocks()))
-        axes.annotate(label, (values([trial], x)[0], values([trial], y)[0]), xytext=(6, 5), textcoords="offset points", fontsize=8)
+        axes.annotate(
+            label, (values([trial], x)[0], values([trial], y)[0]), xytext=(6, 5), textcoords="offset points", fontsize=8
+        )
     if x != "number" and front:
         _join(axes, front, x, y)
-    axes.scatter(values(front, x), values(front, y), s=46, fc="none", ec=FRONT, lw=1.6, label="Pareto-optimal", zorder=4)
+    axes.scatter(
+        values(front, x), values(front, y), s=46, fc="none", ec=FRONT, lw=1.6, label="Pareto-optimal", zorder=4
+    )
     best = sorted(front, key=lambda trial: loss_matrix([trial.metrics], [y])[0, 0])[:1]
     axes.scatter(values(best, x), values(best, y), s=150, c=FRONT, marker="*", label="best", zorder=5)
     axes.set_xlabel("trial" if x == "number" else _title(x))
@@ -104,12 +114,12 @@ def plot_slicing(path: Path, front: Sequence[Trial], space: SearchSpace) -> None
         axes.axvline(edge - 0.5, c="black", lw=0.8)
     num_stages = len(space.depths) // 2
     for i, (end, depth) in enumerate(zip(edges, space.depths, strict=True)):
-        name = f"encoder {i + 1}" if i < num_stages else f"decoder {i + 1 - num_stages}"
-        axes.text(end - depth / 2 - 0.5, -0.62, name, ha="center", va="bottom", fontsize=7, rotation=0 if depth > 2 else 30)
+        name = f"enc {i + 1}" if i < num_stages else f"dec {i + 1 - num_stages}"
+        axes.text(end - depth / 2 - 0.5, -0.62, name, ha="center", va="bottom", fontsize=8)
     axes.set_yticks(range(len(space.choices)), [format_slice_size(size) for size in space.choices])
     axes.set_xticks(range(space.num_blocks), [str(i) for i in range(1, space.num_blocks + 1)], fontsize=8)
     axes.set_xlabel("block")
     axes.set_ylabel("slice size")
-    axes.set_title("Slicing of the best (framed)", pad=34)
+    axes.set_title("Slicing of the best (framed)", pad=22)
     figure.colorbar(image, ax=axes, label=f"share of the {len(front)} Pareto-optimal", fraction=0.03, pad=0.02)
     figure.savefig(path, dpi=150)

@@ -35,7 +35,13 @@ class SearchSession:
     """
 
     def __init__(
-        self, study: Study, searcher: Searcher, *, origin: str, num_trials: int, enqueue: list[Architecture] | None = None
+        self,
+        study: Study,
+        searcher: Searcher,
+        *,
+        origin: str,
+        num_trials: int,
+        enqueue: list[Architecture] | None = None,
     ) -> None:
         self._study = study
         self._searcher = searcher
@@ -117,9 +123,7 @@ class SearchSession:
         return [trial for trial in trials if not trial.ended]
 
 
-def run_search(
-    session: SearchSession, evaluate: Evaluate, on_trial: Callable[[Trial], None] | None = None
-) -> None:
+def run_search(session: SearchSession, evaluate: Evaluate, on_trial: Callable[[Trial], None] | None = None) -> None:
     """Runs a search to its end in this process, one candidate after the other."""
     while (trial := session.ask()) is not None:
         started = time.perf_counter()

@@ -12,7 +12,7 @@ from slicemamba.errors import InputError
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """``choices`` for each block of stages of the given ``depths``. Genes are indices into ``choices``, a block each."""
+    """``choices`` for each block of stages of the given ``depths``. Genes are indices into ``choices``, one a block."""
 
     choices: tuple[SliceSize, ...]
     depths: tuple[int, ...]
@@ -35,7 +35,7 @@ class SearchSpace:
         return [self.choices.index(size) for size in architecture.blocks()]
 
     def check(self, architecture: Architecture) -> None:
-        """Raises InputError that names the block whose slice size, or the stages whose depths, are not of this space."""
+        """Raises InputError that names the block whose slice size, or the stages whose depths, are not of it."""
         if architecture.depths != self.depths:
             raise InputError(
                 f"architecture must have stages of depths {self.depths}, as the network has; got {architecture.depths}"

@@ -1,8 +1,8 @@
 """The trial store: the one truth about which architectures were evaluated and what came out.
 
-Kept in an Optuna storage (a journal file by default, a database by URL), so that Optuna's own tools can read it. The storage
-is used directly, without ``Study.ask``: a trial is written whole in one operation when it starts and once more when it ends, so
-a killed process leaves a RUNNING trial and nothing half-written.
+Kept in an Optuna storage (a journal file by default, a database by URL), so that Optuna's own tools can read it. The
+storage is used directly, without ``Study.ask``: a trial is written whole in one operation when it starts and once more
+when it ends, so a killed process leaves a RUNNING trial and nothing half-written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from nas.pareto import pareto_mask
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture, format_slice_size
 from slicemamba.errors import InputError
-
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -126,7 +125,9 @@ class Study:
         if found is None:  # killed between the two writes above
             self._storage.set_study_user_attr(study_id, "search", meta)
         elif found != meta:
-            differing = [f"{key}: {found.get(key)!r} before, {meta[key]!r} now" for key in meta if found.get(key) != meta[key]]
+            differing = [
+                f"{key}: {found.get(key)!r} before, {meta[key]!r} now" for key in meta if found.get(key) != meta[key]
+            ]
             raise InputError(
                 f"study {name!r} exists with other settings; give the search a new folder or the same settings",
                 details=differing,

@@ -1,8 +1,8 @@
 """An architecture: the slice size of each block, as a frozen value with one stable text form.
 
-The text form, ``s1:2x2,4x4|s2:2x2,2x2|…|s8:2x4``, is the same in the study, over REST, in files and on the command line:
-stages in the order the image passes them (encoder first, then decoder), and in each stage the blocks' slice sizes ``MxN``
-(M rows of a horizontal slice, N columns of a vertical one).
+The text form, ``s1:2x2,4x4|s2:2x2,2x2|…|s8:2x4``, is the same in the study, over REST, in files and on the command
+line: stages in the order the image passes them (encoder first, then decoder), and in each stage the blocks' slice sizes
+``MxN`` (M rows of a horizontal slice, N columns of a vertical one).
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class Architecture:
         """
         flat = [(int(m), int(n)) for m, n in blocks]
         if len(flat) != sum(depths):
-            raise InputError(f"expected {sum(depths)} slice sizes for stages of depths {tuple(depths)}; got {len(flat)}")
+            raise InputError(
+                f"expected {sum(depths)} slice sizes for stages of depths {tuple(depths)}; got {len(flat)}"
+            )
         remaining = iter(flat)
         return cls(tuple(tuple(next(remaining) for _ in range(depth)) for depth in depths))
 

@@ -6,12 +6,21 @@ This module imports neither torch nor Ray, so that the API and ``slicemamba --he
 
 from __future__ import annotations
 
-import json
+import copy
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from slicemamba.errors import InputError
 
@@ -23,7 +32,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class Config(BaseModel):
     """Frozen, and an unknown field is an error: a misspelt option never passes in silence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has neither
 
 
 class SyntheticConfig(Config):
@@ -130,7 +139,7 @@ def describe_errors(error: ValidationError) -> list[tuple[str, str]]:
     """(JSON pointer, sentence) of each finding of a pydantic error."""
     found = []
     for item in error.errors(include_url=False):
-        pointer = "".join(f"/{part}" for part in item["loc"])
+        pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown field; remove it or correct its spelling"
@@ -174,7 +183,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """Applies ``a.b=value`` assignments (values in YAML) to nested options and returns a new mapping."""
-    result: dict[str, Any] = json.loads(json.dumps(values))
+    result = copy.deepcopy(values)
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not key:
@@ -185,5 +194,8 @@ def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise InputError(f"override {assignment!r}: {parent!r} holds a value, not options")
-        node[last] = yaml.safe_load(text)
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"override {assignment!r}: the value is not valid YAML: {error}") from None
     return result

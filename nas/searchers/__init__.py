@@ -1,4 +1,4 @@
-"""Searchers: what proposes the next architecture. All are seeded and pure: what they propose follows from what they were told."""
+"""Searchers propose the next architecture. All are seeded: what they propose follows from what they were told."""
 
 from __future__ import annotations
 

@@ -27,9 +27,7 @@ class Searcher(Protocol):
         """What an architecture scored; None when its evaluation failed. It need not come from ``ask``."""
 
 
-def draw_fresh(
-    draw: Callable[[], Architecture], known: Collection[Architecture], attempts: int
-) -> Architecture | None:
+def draw_fresh(draw: Callable[[], Architecture], known: Collection[Architecture], attempts: int) -> Architecture | None:
     """The first of ``attempts`` draws that is not in ``known``."""
     for _ in range(attempts):
         architecture = draw()

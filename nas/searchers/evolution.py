@@ -1,4 +1,4 @@
-"""The published evolution, generation by generation (METHOD: Adaptive Slicing Search; SPOS, arXiv 1904.00420, algorithm 1).
+"""The published evolution, generation by generation (SliceMamba, section III; SPOS, arXiv 1904.00420, algorithm 1).
 
 A generation is drawn as a whole from the best of all architectures so far, so its content does not depend on the order
 in which the one before was evaluated: on any number of workers, a search with one seed proposes the same architectures.

@@ -67,7 +67,10 @@ def comparison(image: Pixels, truth: Pixels, prediction: Pixels) -> Pixels:
     drawn[_outline(prediction)] = PREDICTION_COLOUR
     gap = np.full((len(image), _GAP, 3), 255, np.uint8)
     top = max(1, int(truth.max()), int(prediction.max()))
-    masks = [np.repeat((labels.astype(np.uint16) * 255 // top).astype(np.uint8)[..., None], 3, 2) for labels in (truth, prediction)]
+    masks = [
+        np.repeat((labels.astype(np.uint16) * 255 // top).astype(np.uint8)[..., None], 3, 2)
+        for labels in (truth, prediction)
+    ]
     return np.concatenate([drawn, gap, masks[0], gap, masks[1]], axis=1)
 
 

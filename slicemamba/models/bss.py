@@ -1,7 +1,7 @@
 """Bidirectional Slicing and Scanning (BSS), and the S³ block around it (SliceMamba, arXiv 2407.08481, section III).
 
 The slice size is an argument of ``forward``: it changes the order of the scan alone, so one set of weights serves any.
-Letters: B batch, H×W map, C block channels, D = expand·C inner channels, R = ceil(C/16) rank of Δ, N states, K = 4 directions.
+Letters: B batch, H×W map, C block channels, D = expand·C inner channels, R = ceil(C/16) rank of Δ, N states.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NUM_DIRECTIONS = 4
 
 
 class BSS(nn.Module):
-    """Gated mixer: depthwise convolution, then four selective scans over the sliced map. (B, H, W, C) → the same shape."""
+    """Gated mixer: depthwise convolution, then four selective scans over the sliced map. Keeps (B, H, W, C)."""
 
     def __init__(self, dim: int, *, d_state: int = 16, expand: int = 2, d_conv: int = 3) -> None:
         super().__init__()

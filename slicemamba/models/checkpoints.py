@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -40,6 +40,12 @@ class NetworkCard(Config):
     weight_sharing: Literal["separate", "shared"] | None = None
     data: DataConfig | None = None
 
+    @model_validator(mode="after")
+    def _one_kind(self) -> NetworkCard:
+        if (self.architecture is None) == (self.choices is None):
+            raise ValueError("a card has either an architecture (a network) or choices (a supernet)")
+        return self
+
     def build(self) -> SliceMambaUNet | Supernet:
         """The network with fresh weights."""
         if self.architecture is not None:
@@ -50,11 +56,11 @@ class NetworkCard(Config):
 
 def card_of(network: SliceMambaUNet | Supernet, data: DataConfig | None = None) -> NetworkCard:
     """The card of a network in memory."""
-    shape = {"model": network.config, "num_classes": network.num_classes, "data": data}
+    card = NetworkCard(model=network.config, num_classes=network.num_classes, data=data)
     if isinstance(network, SliceMambaUNet):
-        return NetworkCard(**shape, architecture=str(network.architecture))
+        return card.model_copy(update={"architecture": str(network.architecture)})
     choices = tuple(map(format_slice_size, network.choices))
-    return NetworkCard(**shape, choices=choices, weight_sharing=network.weight_sharing)
+    return card.model_copy(update={"choices": choices, "weight_sharing": network.weight_sharing})
 
 
 def save_network(folder: Path, network: SliceMambaUNet | Supernet, data: DataConfig | None = None) -> None:
@@ -71,7 +77,7 @@ def read_card(folder: Path) -> NetworkCard:
     """Reads ``config.json`` of a saved network. Raises InputError where it is absent or not of this form."""
     try:
         return NetworkCard.model_validate_json((folder / CARD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{folder} is not a saved network: it has no {CARD}; give a folder such as <run>/retrained"
         ) from None

@@ -22,7 +22,11 @@ def num_parameters(network: nn.Module) -> int:
 
 @register_flop_formula(torch.ops.slicemamba.slice_scan)  # type: ignore[untyped-decorator]
 def slice_scan_flops(
-    x_shape: tuple[int, int, int, int], x_proj_shape: tuple[int, int, int], dt_proj_shape: tuple[int, int, int], *_: Any, **__: Any
+    x_shape: tuple[int, int, int, int],
+    x_proj_shape: tuple[int, int, int],
+    dt_proj_shape: tuple[int, int, int],
+    *_: Any,
+    **__: Any,
 ) -> int:
     """FLOPs of one slice scan, a multiply-add counted as two.
 
@@ -30,7 +34,7 @@ def slice_scan_flops(
     state for the recurrence, as is usual for the selective scan (VMamba, arXiv 2401.10166, appendix).
     """
     batch, height, width, d_inner = x_shape
-    directions, projected, _ = x_proj_shape
+    directions, projected = x_proj_shape[:2]
     dt_rank = dt_proj_shape[2]
     d_state = (projected - dt_rank) // 2
     a_position = 2 * d_inner * projected + 2 * dt_rank * d_inner + 9 * d_inner * d_state

@@ -105,7 +105,7 @@ class SliceUNet(nn.Module):
         """
         if architecture.depths != self.config.depths:
             raise InputError(
-                f"architecture must have stages of depths {self.config.depths}, as the network; got {architecture.depths}"
+                f"architecture must have stages of depths {self.config.depths}; got {architecture.depths}"
             )
         x = self.patch_embed(self._prepare(image))
         encoder, decoder = architecture.stages[: len(self.layers)], architecture.stages[len(self.layers) :]
@@ -145,9 +145,7 @@ def block_factory(config: ModelConfig) -> Callable[[int, float], S3Block]:
     """Makes S³ blocks of the configuration's settings."""
 
     def make(dim: int, drop_path: float) -> S3Block:
-        return S3Block(
-            dim, drop_path=drop_path, d_state=config.d_state, expand=config.expand, d_conv=config.d_conv
-        )
+        return S3Block(dim, drop_path=drop_path, d_state=config.d_state, expand=config.expand, d_conv=config.d_conv)
 
     return make
 

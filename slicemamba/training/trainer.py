@@ -29,7 +29,7 @@ State = dict[str, Any]
 _STREAMS = {"order": 0, "augment": 1, "drop_path": 2, "path": 3}
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDivergedError(RuntimeError):
     """The loss is not finite."""
 
 
@@ -75,7 +75,7 @@ def fit(
     """Trains ``network`` in place.
 
     Args:
-        network: on its device. Called as ``network(image)``, or ``network(image, architecture)`` when ``draw`` is given.
+        network: on its device. Called as ``network(image)``, or ``network(image, architecture)`` with ``draw``.
         data: the training split.
         validate: measures the network; called with it in eval mode, on every process.
         on_epoch: receives each epoch's report and a function that gives the state to checkpoint.
@@ -84,7 +84,7 @@ def fit(
         on_step: receives (step of the epoch from 1, steps an epoch, loss) after each step.
 
     Raises:
-        TrainingDiverged: the loss of a step is not finite; the message names the step and its images.
+        TrainingDivergedError: the loss of a step is not finite; the message names the step and its images.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.t_max, config.min_learning_rate)
@@ -150,7 +150,7 @@ def _step(
     value = float(loss.detach())
     if not math.isfinite(value):
         names = ", ".join(data.names[i] for i in indices[:5])
-        raise TrainingDiverged(
+        raise TrainingDivergedError(
             f"the loss is {value} at step {step} (images {names}, …"
             + (f", architecture {architecture}" if architecture else "")
             + "); lower the learning rate or set clip_grad_norm"
@@ -213,7 +213,7 @@ def average_gradients(network: nn.Module) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    pieces = flat.split([gradient.numel() for gradient in gradients])
+    pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
     for gradient, piece in zip(gradients, pieces, strict=True):
         gradient.copy_(piece.view_as(gradient))
 

@@ -1,0 +1,124 @@
+"""The demonstration: a Ray head, the service, a search over REST from start to result; then all is stopped again."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+from rich.console import Console
+
+from api.client import Client
+from api.states import SearchState
+from api.watch import watch
+from cluster.local import ray_head, started, tail
+from cluster.summary import print_summary
+from slicemamba.config import DataConfig
+from slicemamba.data.checks import check_dataset
+from slicemamba.errors import InputError
+
+_START_SECONDS = 60.0
+
+# Small enough for a few minutes on two cores. One set of weights for all choices learns several times faster than one
+# each, which is what makes so short a training worth searching in.
+JOB: dict[str, Any] = {
+    "name": "demo",
+    "model": {"embed_dim": 16, "drop_path_rate": 0.0},
+    "space": {"weight_sharing": "shared"},
+    "supernet": {"epochs": 40, "batch_size": 8, "learning_rate": 2e-3, "t_max": 40, "validate_every": 10,
+                 "num_val_architectures": 2},
+    "search": {"searcher": "nsga2", "objectives": ["dice", "hd95", "latency_ms"], "num_trials": 40,
+               "population_size": 12, "num_parents": 4, "num_mutations": 4, "num_crossovers": 4,
+               "random_baseline": True},
+    "retrain": {"epochs": 40, "batch_size": 8, "learning_rate": 2e-3, "t_max": 40, "validate_every": 5},
+}  # fmt: skip
+SYNTHETIC: dict[str, Any] = {
+    "name": "synthetic",
+    "image_size": [64, 64],
+    "synthetic": {"num_train": 64, "num_val": 16, "num_search": 16, "num_test": 24},
+}
+
+
+def run_demo(out: Path, folder: Path | None, console: Console) -> int:
+    """Runs the demonstration; the results are left in ``out``.
+
+    Args:
+        out: made anew; one from an earlier demonstration is replaced.
+        folder: a data set in the ISIC layout; the synthetic set when None.
+        console: for progress and tables.
+
+    Returns:
+        Exit code: 0 when the search succeeded, else 1.
+
+    Raises:
+        InputError: a fault of the data, or ``out`` holds something else; before anything is started.
+    """
+    data = SYNTHETIC if folder is None else {"name": folder.resolve().name, "image_size": [64, 64]}
+    root = None if folder is None else folder.resolve().parent
+    _check(data, folder)
+    _empty(out)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    job = JOB | {"data": data, "resources": {"train": {"cpus": min(cores, 8)}}}
+    console.print(f"Starting Ray on {cores} cores ...")
+    with ray_head(num_cpus=cores, log=out / "logs" / "ray.log") as head:
+        console.print(f"Ray dashboard: {head.dashboard} (token in its clients' environment)")
+        command = [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--runs-dir", str(out / "runs")]
+        command += ["--ray-address", head.dashboard] + (["--data", str(root)] if root else [])
+        log = out / "logs" / "api.log"
+        with started(command, environment=head.environment, log=log) as service:
+            url = _wait_for_url(service, log)
+            console.print(f"Service: {url} (API at {url}/docs)")
+            return _search(url, job, out, console)
+
+
+def _check(data: dict[str, Any], folder: Path | None) -> None:
+    if folder is None:
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give one that holds train, val and test (docs/data.md)")
+    check_dataset(DataConfig(name=data["name"], root=folder))
+
+
+def _empty(out: Path) -> None:
+    """Replaces an earlier demonstration, which its ``logs`` folder tells, and nothing else."""
+    if out.exists() and any(out.iterdir()):
+        if not (out / "logs" / "ray.log").is_file():
+            raise InputError(f"{out} holds files that are not of a demonstration; choose another folder with --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _wait_for_url(service: Popen[bytes], log: Path) -> str:
+    """The address that the service has taken, from its first line."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and service.poll() is None:
+        found = re.search(r"serving on (http://\S+)", tail(log, 100))
+        if found:
+            return found[1]
+        time.sleep(0.1)
+    raise InputError(f"the service did not start; the end of {log}:\n{tail(log)}")
+
+
+def _search(url: str, job: dict[str, Any], out: Path, console: Console) -> int:
+    with Client(url) as client:
+        search = client.submit(job)
+        ended = False
+        try:
+            search = watch(client, search.id, console)
+            ended = True
+        finally:
+            if not ended:
+                client.cancel(search.id)
+        (out / "logs" / "driver.log").write_text(client.logs(search.id, tail=100_000), encoding="utf-8")
+        if search.state is not SearchState.SUCCEEDED:
+            console.print(f"[red]{search.state.value}[/]: {search.error}\nLogs: {out / 'logs'}")
+            return 1
+        client.download(search.id, out)
+        print_summary(console, client.result(search.id))
+    console.print(f"Results in {out}: pareto.png, slicing.png, predictions/, result.json")
+    return 0

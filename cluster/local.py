@@ -1,0 +1,137 @@
+"""Processes started here and stopped here: a Ray head of one's own, beside whatever else runs on the machine.
+
+``ray stop`` would end every Ray on the host, so only the process tree that was started is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from cluster.connect import ENVIRONMENT
+from slicemamba.errors import InputError
+
+_START_SECONDS = 120.0
+_STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class RayHead:
+    """Addresses of a running head, and the variables that its clients need."""
+
+    dashboard: str
+    gcs: str
+    environment: dict[str, str]
+
+
+@contextlib.contextmanager
+def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[RayHead]:
+    """Starts a Ray head that listens on this machine alone, and stops it at the end.
+
+    Its token is random and only in its clients' environment, so nobody else can submit jobs to it.
+
+    Args:
+        num_cpus, num_gpus: what it offers; more than there are is allowed, for tests.
+        log: where its output goes.
+
+    Raises:
+        InputError: it did not come up; the message holds the end of its log.
+    """
+    from cluster.jobs import check_cluster
+
+    gcs, dashboard, client, agent = free_ports(4)
+    environment = {
+        **os.environ,
+        **ENVIRONMENT,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+    # A short name, as the paths of the sockets in it are limited to 107 characters.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+        command += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+        command += [
+            f"--dashboard-agent-listen-port={agent}",
+            "--node-ip-address=127.0.0.1",
+            "--dashboard-host=127.0.0.1",
+        ]
+        command += [f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", f"--temp-dir={folder}"]
+        address = f"http://127.0.0.1:{dashboard}"
+        with started(command, environment=environment, log=log) as process, _variables(environment):
+            deadline = time.monotonic() + _START_SECONDS
+            while True:
+                try:
+                    check_cluster(address)
+                    break
+                except InputError:
+                    if process.poll() is not None or time.monotonic() > deadline:
+                        raise InputError(f"Ray did not start; the end of {log}:\n{tail(log)}") from None
+                    time.sleep(0.3)
+            yield RayHead(address, f"127.0.0.1:{gcs}", environment)
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], *, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a command with its output in ``log``; ends it and all its descendants at the end."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            stop_tree(process.pid)
+            process.wait()
+
+
+def stop_tree(pid: int) -> None:
+    """Ends a process and its descendants: asks first, and kills what has not gone in time."""
+    try:
+        root = psutil.Process(pid)
+        family = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root.terminate()
+    _, alive = psutil.wait_procs(family, timeout=_STOP_SECONDS)
+    for member in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(alive, timeout=_STOP_SECONDS)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now; all different."""
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [listener.getsockname()[1] for listener in listeners]
+
+
+def tail(log: Path, lines: int = 20) -> str:
+    """The last lines of a log."""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+@contextlib.contextmanager
+def _variables(environment: dict[str, str]) -> Iterator[None]:
+    """Sets variables in this process too, for the clients in it, and restores them."""
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,60 @@
+"""The result of a search as tables in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nas.objectives import OBJECTIVES
+
+
+def print_summary(console: Console, result: Mapping[str, Any]) -> None:
+    """Prints the frontier, the best against fixed slicings and random search, and the scores on test.
+
+    Args:
+        console: where to. result: what ``result.json`` of a search holds.
+    """
+    objectives: list[str] = result["objectives"]
+    console.print(_frontier(result["pareto"], objectives))
+    console.print(_comparison(result, objectives))
+    if "retrained" in result:
+        console.print(_test_scores(result))
+
+
+def _header(objectives: Sequence[str]) -> list[str]:
+    arrows = {"maximize": "↑", "minimize": "↓"}
+    return [f"{OBJECTIVES[name].title} {arrows[OBJECTIVES[name].direction]}" for name in objectives]
+
+
+def _cells(metrics: Mapping[str, float], objectives: Sequence[str]) -> list[str]:
+    return [f"{metrics[name]:.4f}" if OBJECTIVES[name].unit == "0…1" else f"{metrics[name]:.4g}" for name in objectives]
+
+
+def _frontier(front: list[dict[str, Any]], objectives: list[str]) -> Table:
+    table = Table("trial", *_header(objectives), title="Pareto-optimal slicings (supernet weights, search split)")
+    table.add_column("slicing", overflow="fold")  # in full, to be copied
+    for row in front:
+        table.add_row(str(row["number"]), *_cells(row["metrics"], objectives), row["architecture"])
+    return table
+
+
+def _comparison(result: Mapping[str, Any], objectives: list[str]) -> Table:
+    table = Table("", *_header(objectives), title="The best found, beside what it must beat")
+    table.add_row("[bold]best of the search[/]", *_cells(result["best"]["metrics"], objectives))
+    for size, row in result["fixed"].items():
+        table.add_row(f"fixed slicing {size}", *_cells(row["metrics"], objectives))
+    if result["random"] is not None:
+        table.add_row("best of random search", *_cells(result["random"]["best"]["metrics"], objectives))
+    return table
+
+
+def _test_scores(result: Mapping[str, Any]) -> Table:
+    names = ["dice", "miou", "hd95", "sensitivity", "specificity"]
+    table = Table("test split", *_header(names), title="The best, retrained from scratch")
+    table.add_row("[bold]retrained[/]", *_cells(result["retrained"]["scores"]["test"], names))
+    for name, scores in result["trivial"]["test"].items():
+        table.add_row(name, *_cells(scores, names))
+    return table

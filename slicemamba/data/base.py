@@ -1,0 +1,93 @@
+"""A split of a data set in memory-mapped arrays, whatever it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slicemamba.config import DataConfig
+from slicemamba.data.cache import Source, cached_arrays
+from slicemamba.data.catalog import SYNTHETIC, resolve_root
+from slicemamba.data.isic import fingerprint_files
+from slicemamba.data.parallel import Progress
+from slicemamba.data.reading import read_pair, resize_image, resize_mask
+from slicemamba.data.splits import check_split_name, split_pairs
+from slicemamba.data.synthetic import GENERATOR_VERSION, draw_lesion, split_size
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationData:
+    """One split, decoded and resized.
+
+    Attributes:
+        images: (N, H, W, 3) uint8 RGB, memory-mapped for reading.
+        masks: (N, H, W) uint8 class indices; 0 and 1 when ``num_classes`` is 1.
+        names: N file names without extension, in the arrays' order.
+        split: train, val, search or test.
+        num_classes: as in DataConfig.
+    """
+
+    images: Pixels
+    masks: Pixels
+    names: tuple[str, ...]
+    split: str
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def load_split(
+    config: DataConfig, split: str, cache_dir: Path, on_progress: Progress | None = None
+) -> SegmentationData:
+    """Loads a split, decoding it on the first call only.
+
+    To hand a split to other processes, hand over ``config`` and ``cache_dir``: they map the same file, whereas a
+    pickled memory map becomes a full copy.
+
+    Args:
+        config: the data set; a name without root is looked up in SLICEMAMBA_DATA.
+        split: train, val, search or test.
+        cache_dir: where decoded arrays are kept; shared by all data sets and processes.
+        on_progress: called as (done, total) while decoding; not called when the arrays are there already.
+
+    Raises:
+        InputError: unknown set or split, a faulty file, or a cache folder that cannot be written.
+    """
+    check_split_name(split)
+    config = resolve_root(config)
+    source = _synthetic_source(config, split) if config.name == SYNTHETIC else _folder_source(config, split)
+    images, masks = cached_arrays(cache_dir, source, config.image_size, on_progress)
+    return SegmentationData(images, masks, source.names, split, config.num_classes)
+
+
+def _synthetic_source(config: DataConfig, split: str) -> Source:
+    seed = config.synthetic.seed
+    return Source(
+        label=f"{SYNTHETIC}-{split}",
+        identity={"generator": GENERATOR_VERSION, "seed": seed, "split": split},
+        names=tuple(f"{split}_{index:05d}" for index in range(split_size(config.synthetic, split))),
+        read=lambda index: draw_lesion(seed, split, index, config.image_size),
+    )
+
+
+def _folder_source(config: DataConfig, split: str) -> Source:
+    assert config.root is not None  # resolve_root has set it
+    pairs = split_pairs(config.root, config)[split]
+
+    def read(index: int) -> tuple[Pixels, Pixels]:
+        image, mask = read_pair(pairs[index], config.num_classes)
+        return resize_image(image, config.image_size), resize_mask(mask, config.image_size)
+
+    files = [path for pair in pairs for path in (pair.image, pair.mask)]
+    return Source(
+        label=f"{config.name}-{split}",
+        identity={"files": fingerprint_files(files), "num_classes": config.num_classes},
+        names=tuple(pair.name for pair in pairs),
+        read=read,
+    )

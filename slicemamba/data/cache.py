@@ -1,0 +1,154 @@
+"""Decoded, resized splits as memory-mapped arrays: decoded once, not each epoch, candidate or process.
+
+A cache entry is a folder with ``images.npy`` and ``masks.npy``. It is built beside its place and moved there in one
+step, so a reader sees all of it or nothing, and processes that build the same entry at once do not disturb each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from slicemamba.data.parallel import Progress, run_parallel
+from slicemamba.errors import InputError
+
+Pixels = NDArray[np.uint8]
+CACHE_VERSION = 1
+"""Raised when the stored arrays would come out differently, so that older entries are not used."""
+
+ATTEMPTS = 5
+ABANDONED_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a split is made of.
+
+    Attributes:
+        label: start of the entry's folder name, for people.
+        identity: everything the pixels depend on besides the size; JSON values only.
+        names: one name an image.
+        read: index → image (H, W, 3) and mask (H, W), both uint8 and of the final size.
+    """
+
+    label: str
+    identity: dict[str, Any]
+    names: tuple[str, ...]
+    read: Callable[[int], tuple[Pixels, Pixels]]
+
+
+def default_cache_dir() -> Path:
+    """Where decoded splits are kept: SLICEMAMBA_CACHE, else ``~/.cache/slicemamba``."""
+    return Path(os.environ.get("SLICEMAMBA_CACHE") or "~/.cache/slicemamba").expanduser()
+
+
+def entry_folder(cache_dir: Path, source: Source, size: tuple[int, int]) -> Path:
+    """Where the arrays of a source lie at ``size`` = (height, width)."""
+    content = {"version": CACHE_VERSION, "size": list(size), "names": source.names, **source.identity}
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return cache_dir / f"{source.label}-{key[:20]}"
+
+
+def cached_arrays(
+    cache_dir: Path, source: Source, size: tuple[int, int], on_progress: Progress | None = None
+) -> tuple[Pixels, Pixels]:
+    """Images (N, H, W, 3) and masks (N, H, W) of a source, memory-mapped for reading; built when not there.
+
+    An entry that is incomplete, cut short or of another shape is built anew.
+
+    Raises:
+        InputError: a source file cannot be used, or the cache folder cannot be written.
+    """
+    folder = entry_folder(cache_dir, source, size)
+    for _ in range(ATTEMPTS):  # another process may replace a damaged entry between our build and our opening
+        arrays = _open(folder, len(source.names), size)
+        if arrays is not None:
+            return arrays
+        try:
+            _build(folder, source, size, on_progress)
+        except OSError as error:
+            raise InputError(
+                f"cache folder {cache_dir} cannot be written ({error}); free space or choose another"
+            ) from error
+    raise RuntimeError(f"cache entry {folder} is replaced by something unusable again and again")
+
+
+def _open(folder: Path, count: int, size: tuple[int, int]) -> tuple[Pixels, Pixels] | None:
+    """The entry's arrays, or None when they are missing or damaged (np.load compares header and file length)."""
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    right_shape = images.shape == (count, *size, 3) and masks.shape == (count, *size)
+    return (images, masks) if right_shape and images.dtype == masks.dtype == np.uint8 else None
+
+
+def _build(folder: Path, source: Source, size: tuple[int, int], on_progress: Progress | None) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
+    workplace = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
+    workplace.mkdir()
+    try:
+        _fill(workplace, source, size, on_progress)
+        _publish(workplace, folder, len(source.names), size)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _fill(workplace: Path, source: Source, size: tuple[int, int], on_progress: Progress | None) -> None:
+    count = len(source.names)
+    images = _create(workplace / "images.npy", (count, *size, 3))
+    masks = _create(workplace / "masks.npy", (count, *size))
+
+    def store(index: int) -> None:
+        images[index], masks[index] = source.read(index)
+
+    run_parallel(store, count, on_progress)
+    images.flush()
+    masks.flush()
+
+
+def _create(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
+    array: np.memmap[Any, np.dtype[np.uint8]] = open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # without reserved space, writing to a map on a full disk kills the process
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _publish(workplace: Path, folder: Path, count: int, size: tuple[int, int]) -> None:
+    """Moves a finished entry to its place, unless another process has put a good one there."""
+    if _open(folder, count, size) is not None:
+        return
+    if folder.exists():  # damaged: renamed first, as readers must never see a half-removed entry
+        aside = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    try:
+        workplace.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what builds of this entry left behind when they were killed."""
+    for path in folder.parent.glob(f"{folder.name}.tmp-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)

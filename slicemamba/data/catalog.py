@@ -1,0 +1,80 @@
+"""Which data sets are known by name, and where they lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from slicemamba.config import DataConfig
+from slicemamba.data.reading import MAX_CLASSES
+from slicemamba.errors import InputError
+
+SYNTHETIC = "synthetic"
+DATA_ROOT_VARIABLE = "SLICEMAMBA_DATA"
+
+
+def data_root_from_environment() -> Path | None:
+    """The folder of named data sets, from SLICEMAMBA_DATA; None when that is not set."""
+    value = os.environ.get(DATA_ROOT_VARIABLE)
+    return Path(value).expanduser() if value else None
+
+
+def list_datasets(data_root: Path | None = None) -> list[str]:
+    """Names that a config may use without ``root``: ``synthetic``, and subfolders that hold ``train/images``.
+
+    Args:
+        data_root: folder of data sets; SLICEMAMBA_DATA when None.
+    """
+    root = data_root or data_root_from_environment()
+    if root is None or not root.is_dir():
+        return [SYNTHETIC]
+    return [SYNTHETIC, *sorted(path.parent.parent.name for path in root.glob("*/train/images") if path.is_dir())]
+
+
+def resolve_root(config: DataConfig, data_root: Path | None = None) -> DataConfig:
+    """The config with an absolute ``root``, which holds on other processes too; synthetic data needs none.
+
+    Args:
+        config: as given by the user.
+        data_root: folder in which a name without ``root`` is looked up; SLICEMAMBA_DATA when None.
+
+    Raises:
+        InputError: the name is unknown (the known ones are listed), or the options do not fit together.
+    """
+    _check_options(config)
+    if config.name == SYNTHETIC:
+        return config
+    root = config.root or _look_up(config.name, data_root or data_root_from_environment())
+    return config.model_copy(update={"root": root.expanduser().resolve()})
+
+
+def _look_up(name: str, data_root: Path | None) -> Path:
+    known = list_datasets(data_root)
+    if data_root is not None and name in known:
+        return data_root / name
+    where = f"in {data_root}" if data_root else f"as {DATA_ROOT_VARIABLE} is not set"
+    raise InputError(
+        f"data set {name!r} is not known {where}; known: {', '.join(known)}. "
+        "Use one of these, or give the folder of your own set as root",
+        pointer="/data/name",
+    )
+
+
+def _check_options(config: DataConfig) -> None:
+    if config.num_classes > MAX_CLASSES:
+        raise InputError(
+            f"num_classes must be at most {MAX_CLASSES}; got {config.num_classes}", pointer="/data/num_classes"
+        )
+    if config.name != SYNTHETIC:
+        return
+    if config.root is not None:
+        raise InputError(
+            f"name {SYNTHETIC!r} is the embedded set and takes no root; "
+            f"give the set in {config.root} a name of its own, or remove root",
+            pointer="/data/name",
+        )
+    if config.num_classes != 1:
+        raise InputError(
+            f"the synthetic set has binary masks and needs num_classes 1; got {config.num_classes}",
+            pointer="/data/num_classes",
+        )

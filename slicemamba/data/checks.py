@@ -1,0 +1,213 @@
+"""Checks of a data set before anything is trained on it. Imports neither torch nor Ray.
+
+Every file is really decoded, and all that is wrong is told in one error that names the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from slicemamba.config import DataConfig
+from slicemamba.data.catalog import SYNTHETIC, list_datasets, resolve_root
+from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
+from slicemamba.data.isic import Pair, find_pairs, fingerprint_files
+from slicemamba.data.parallel import Progress, run_parallel
+from slicemamba.data.reading import Pixels, check_same_size, read_image, read_mask
+from slicemamba.data.reports import DatasetReport, recall, remember
+from slicemamba.data.splits import SPLITS, match_splits
+from slicemamba.data.synthetic import GENERATOR_VERSION, draw_mask, split_size
+from slicemamba.errors import name_some
+
+__all__ = ["DatasetReport", "Pair", "check_dataset", "find_pairs", "list_datasets", "resolve_root"]
+
+CHECKS_VERSION = 1
+"""Raised when the checks change, so that remembered reports of older ones are not used."""
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What one pair gave: all fields, or findings alone when it is faulty."""
+
+    findings: tuple[Finding, ...] = ()
+    size: tuple[int, int] = (0, 0)
+    digest: str = ""
+    class_shares: tuple[float, ...] = ()
+
+    @property
+    def foreground(self) -> float:
+        return sum(self.class_shares[1:])
+
+
+def check_dataset(
+    config: DataConfig, *, cache_dir: Path | None = None, on_progress: Progress | None = None
+) -> DatasetReport:
+    """Decodes every image and mask and reports on the set.
+
+    An empty mask is legal, as a picture may show nothing to mark; it is a warning. A split whose masks are all empty
+    is an error.
+
+    Args:
+        config: the data set; a name without root is looked up in SLICEMAMBA_DATA.
+        cache_dir: where the report is remembered, so that an unchanged set is not decoded again; None: it is not.
+        on_progress: called as (done, total) in pictures.
+
+    Raises:
+        InputError: everything that is wrong, by kind, with file names (docs/data.md lists the kinds).
+    """
+    config = resolve_root(config)
+    if config.name == SYNTHETIC:
+        return _synthetic_report(config)
+    assert config.root is not None  # resolve_root has set it
+    splits, findings = match_splits(config.root, config)
+    fingerprint = _fingerprint(config, splits)
+    remembered = None if findings else recall(cache_dir, fingerprint)
+    if remembered is not None:
+        return remembered
+    facts = _read_all(config, splits, on_progress)
+    findings += [finding for found in facts.values() for one in found for finding in one.findings]
+    findings += _all_empty(facts) + _shared(splits, facts)
+    raise_findings(findings, subject=f"data set {config.name!r} in {config.root}")
+    report = _report(config, splits, facts, fingerprint)
+    remember(cache_dir, report)
+    return report
+
+
+def _read_all(
+    config: DataConfig, splits: dict[str, list[Pair]], on_progress: Progress | None
+) -> dict[str, list[_Facts]]:
+    pairs = [(split, pair) for split in splits for pair in splits[split]]
+    results = run_parallel(lambda index: _examine(pairs[index][1], config.num_classes), len(pairs), on_progress)
+    facts: dict[str, list[_Facts]] = {split: [] for split in splits}
+    for (split, _), found in zip(pairs, results, strict=True):
+        facts[split].append(found)
+    return facts
+
+
+def _examine(pair: Pair, num_classes: int) -> _Facts:
+    """Image and mask are judged apart, so that two broken files are both told."""
+    image = _attempt(lambda: read_image(pair.image))
+    mask = _attempt(lambda: read_mask(pair.mask, num_classes))
+    if isinstance(image, Finding) or isinstance(mask, Finding):
+        return _Facts(tuple(one for one in (image, mask) if isinstance(one, Finding)))
+    try:
+        check_same_size(pair, image, mask)
+    except BadFileError as error:
+        return _Facts((error.finding,))
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
+    digest.update(repr(image.shape).encode())
+    shares = np.bincount(mask.ravel(), minlength=max(2, num_classes)) / mask.size
+    return _Facts((), (image.shape[0], image.shape[1]), digest.hexdigest(), tuple(shares.tolist()))
+
+
+def _attempt(read: Callable[[], Pixels]) -> Pixels | Finding:
+    try:
+        return read()
+    except BadFileError as error:
+        return error.finding
+
+
+def _all_empty(facts: dict[str, list[_Facts]]) -> list[Finding]:
+    sound = {split: [one for one in found if not one.findings] for split, found in facts.items()}
+    return [
+        Finding(Fault.ALL_EMPTY, f"{split}/masks ({len(found)} masks)")
+        for split, found in sound.items()
+        if found and all(one.foreground == 0 for one in found)
+    ]
+
+
+def _by_content(splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]]) -> list[list[tuple[str, Path]]]:
+    """Groups of (split, image) whose decoded pixels are equal."""
+    groups: dict[str, list[tuple[str, Path]]] = defaultdict(list)
+    for split, pairs in splits.items():
+        for pair, found in zip(pairs, facts[split], strict=True):
+            if not found.findings:
+                groups[found.digest].append((split, pair.image))
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _shared(splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]]) -> list[Finding]:
+    """One finding for each further split an image is in."""
+    findings = []
+    for group in _by_content(splits, facts):
+        for (first_split, first), (second_split, second) in pairwise(group):
+            if first_split != second_split:
+                note = f" ({first_split} and {second_split})" if "search" in (first_split, second_split) else ""
+                findings.append(Finding(Fault.SHARED, f"{short_path(first)} = {short_path(second)}{note}"))
+    return findings
+
+
+def _report(
+    config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]], fingerprint: str
+) -> DatasetReport:
+    sizes = [one.size for found in facts.values() for one in found]
+    heights, widths = zip(*sizes, strict=True)
+    return DatasetReport(
+        name=config.name,
+        num_images={split: len(splits[split]) for split in SPLITS},
+        smallest_size=(min(heights), min(widths)),
+        largest_size=(max(heights), max(widths)),
+        foreground_share={split: float(np.mean([one.foreground for one in facts[split]])) for split in SPLITS},
+        warnings=tuple(_warnings(config, splits, facts)),
+        fingerprint=fingerprint,
+    )
+
+
+def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]]) -> list[str]:
+    found = []
+    for split in SPLITS:
+        rows = list(zip(splits[split], facts[split], strict=True))
+        for share, what in ((0, "mark no pixel"), (1, "mark every pixel")):
+            names = [short_path(pair.mask) for pair, one in rows if round(one.foreground, 9) == share]
+            if names:
+                found.append(f"{len(names)} of {len(rows)} {split} masks {what}: {name_some(names)}")
+    twins = [
+        f"{short_path(first)} = {short_path(second)}"
+        for group in _by_content(splits, facts)
+        for (_, first), (_, second) in pairwise(group)
+    ]
+    if twins:
+        found.append(f"{len(twins)} images are in a split twice: {name_some(twins)}")
+    unseen = _unseen_classes(config, facts["train"])
+    if unseen:
+        found.append(f"no train mask holds class {name_some(unseen)}; the network cannot learn it")
+    return found
+
+
+def _unseen_classes(config: DataConfig, train: list[_Facts]) -> list[str]:
+    shares = np.sum([one.class_shares for one in train], axis=0)
+    return [str(label) for label in range(1, config.num_classes) if shares[label] == 0]
+
+
+def _synthetic_report(config: DataConfig) -> DatasetReport:
+    """Nothing can be wrong with files that are not there; only the masks are drawn, for their share."""
+    shares = {}
+    for split in SPLITS:
+        count = split_size(config.synthetic, split)
+        masks = (draw_mask(config.synthetic.seed, split, index, config.image_size) for index in range(count))
+        shares[split] = float(np.mean([mask.mean() for mask in masks]))
+    return DatasetReport(
+        name=config.name,
+        num_images={split: split_size(config.synthetic, split) for split in SPLITS},
+        smallest_size=config.image_size,
+        largest_size=config.image_size,
+        foreground_share=shares,
+        fingerprint=_digest({"generator": GENERATOR_VERSION, "config": config.model_dump(mode="json")}),
+    )
+
+
+def _fingerprint(config: DataConfig, splits: dict[str, list[Pair]]) -> str:
+    files = [path for pairs in splits.values() for pair in pairs for path in (pair.image, pair.mask)]
+    options = config.model_dump(mode="json", include={"name", "root", "num_classes", "search_fraction", "split_seed"})
+    return _digest({"version": CHECKS_VERSION, "files": fingerprint_files(files), "options": options})
+
+
+def _digest(content: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

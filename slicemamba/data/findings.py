@@ -1,0 +1,81 @@
+"""What can be wrong with a data set, and how the faults of many files become one readable error."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from slicemamba.errors import InputError, name_some
+
+
+class Fault(Enum):
+    """A kind of fault: what it is, and what to do about it."""
+
+    NO_IMAGES = ("split without images", "put the split's images into its images folder")
+    NO_MASK = (
+        "image without a mask",
+        "add a mask named like the image, with or without one of the known suffixes, or remove the image",
+    )
+    NO_IMAGE = ("mask without an image", "add the image, correct the mask's name or remove the mask")
+    TWO_MASKS = ("image with several masks", "keep one mask an image")
+    TWO_IMAGES = ("several images of one name", "rename or remove all but one, as masks are matched by name")
+    BROKEN = ("file that cannot be read as a picture", "replace it by an intact file")
+    SIZE = ("mask of another size than its image", "export both at the same size")
+    COLOUR_MASK = ("mask in colour", "save masks with one channel that holds the class of each pixel")
+    NOT_BINARY = (
+        "mask that is not binary",
+        "threshold it and save it as PNG with the values 0 and 255 (JPEG and smooth scaling make values between), "
+        "or set num_classes if these are class labels",
+    )
+    LABELS = (
+        "mask with labels out of range",
+        "use the labels 0 (background) to num_classes - 1, or correct num_classes",
+    )
+    ALL_EMPTY = ("split in which no mask marks any pixel", "check that the masks were exported correctly")
+    SHARED = ("image that is in two splits", "keep it in one split, or scores will be too good")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault of one file, said in a few words that start with the file's name."""
+
+    fault: Fault
+    item: str
+
+
+class BadFileError(InputError):
+    """A file that cannot be used as it is; carries the finding, so that a check can collect many."""
+
+    def __init__(self, fault: Fault, item: str) -> None:
+        what, mend = fault.value
+        super().__init__(f"{what}: {item}; {mend}", pointer="/data")
+        self.finding = Finding(fault, item)
+
+
+def short_path(path: Path) -> str:
+    """``train/images/a.jpg``: the part of a path that tells files of one data set apart."""
+    return Path(*path.parts[-3:]).as_posix()
+
+
+def describe_findings(findings: Iterable[Finding]) -> list[str]:
+    """One line for each kind of fault, with the number of files and the names of the first five."""
+    by_fault: dict[Fault, list[str]] = defaultdict(list)
+    for finding in findings:
+        by_fault[finding.fault].append(finding.item)
+    order = list(Fault)
+    lines = []
+    for fault in sorted(by_fault, key=order.index):
+        what, mend = fault.value
+        items = by_fault[fault]
+        lines.append(f"{len(items)} × {what}: {name_some(items)}. Mend: {mend}.")
+    return lines
+
+
+def raise_findings(findings: list[Finding], *, subject: str) -> None:
+    """Raises one InputError for all findings; returns when there are none."""
+    if findings:
+        count = f"{len(findings)} fault" + ("s" if len(findings) > 1 else "")
+        raise InputError(f"{subject} has {count}", pointer="/data", details=describe_findings(findings))

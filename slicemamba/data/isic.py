@@ -1,0 +1,143 @@
+"""The folder layout ``<root>/<split>/{images,masks}`` (ISIC, and any set brought into the same form).
+
+Image and mask belong together by the name without extension; the mask's name may carry one of ``MASK_SUFFIXES``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
+from slicemamba.errors import InputError
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+MASK_SUFFIXES = ("_segmentation", "_mask", "-mask", "_seg", "_gt", "_he")
+"""Known endings of mask names, compared without regard to case; a mask may also be named exactly like its image."""
+
+EXPECTED_TREE = "expected <root>/{train,val,test}/{images,masks}, and optionally <root>/search/{images,masks}"
+
+
+@dataclass(frozen=True, order=True)
+class Pair:
+    """An image and its mask. ``name`` is the image's file name without extension."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+def find_pairs(root: Path, split: str) -> list[Pair]:
+    """Pairs of one split, sorted by name. Only names are looked at; files are not opened.
+
+    Raises:
+        InputError: the folders are missing, the split is empty, or images and masks do not match one to one.
+    """
+    pairs, findings = match_pairs(root, split)
+    raise_findings(findings, subject=f"split {split!r} in {root}")
+    return pairs
+
+
+def match_pairs(root: Path, split: str) -> tuple[list[Pair], list[Finding]]:
+    """Like ``find_pairs``, but hands the findings back, so that those of all splits can be told together."""
+    folder = root / split
+    images, findings = _images_by_name(_picture_files(folder / "images"))
+    masks, orphans = _masks_by_image(_picture_files(folder / "masks"), images)
+    if not images:
+        findings.append(Finding(Fault.NO_IMAGES, f"{split} (accepted: {', '.join(IMAGE_EXTENSIONS)})"))
+    findings += [Finding(Fault.NO_IMAGE, short_path(path)) for path in orphans]
+    pairs = []
+    for name, image in sorted(images.items()):
+        found = masks.get(name, [])
+        if not found:
+            findings.append(Finding(Fault.NO_MASK, short_path(image)))
+        elif len(found) > 1:
+            names = " and ".join(path.name for path in found)
+            findings.append(Finding(Fault.TWO_MASKS, f"{short_path(image)} ({names})"))
+        else:
+            pairs.append(Pair(name, image, found[0]))
+    return pairs, findings
+
+
+def has_split(root: Path, split: str) -> bool:
+    """True when the split's folder is there, whatever it holds."""
+    return (root / split).is_dir()
+
+
+def check_layout(root: Path, required: Iterable[str]) -> None:
+    """Raises InputError unless ``root`` is a folder that holds ``images`` and ``masks`` for each required split."""
+    if not root.exists():
+        raise InputError(f"data folder {root} does not exist; {EXPECTED_TREE}", pointer="/data/root")
+    if not root.is_dir():
+        raise InputError(f"data root {root} is not a folder; {EXPECTED_TREE}", pointer="/data/root")
+    wanted = [f"{split}/{part}" for split in required for part in ("images", "masks")]
+    faults = [f"missing: {folder}" for folder in wanted if not (root / folder).is_dir()]
+    faults += [f"may not be read: {folder}" for folder in wanted if not _is_open(root / folder)]
+    if faults:
+        holds = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+        raise InputError(
+            f"data folder {root} is not laid out as {EXPECTED_TREE}; it holds {holds}",
+            pointer="/data/root",
+            details=faults,
+        )
+
+
+def _is_open(folder: Path) -> bool:
+    return not folder.is_dir() or os.access(folder, os.R_OK | os.X_OK)
+
+
+def fingerprint_files(paths: Iterable[Path]) -> str:
+    """Hash of path, size and time of change of each file: tells cheaply whether anything changed.
+
+    A file rewritten with the same size and the same time in nanoseconds is not noticed.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        status = path.stat()
+        digest.update(f"{path.as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _picture_files(folder: Path) -> list[Path]:
+    """Picture files in a folder, hidden ones left out (file managers leave some behind)."""
+    if not folder.is_dir():
+        return []
+    entries = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_EXTENSIONS)
+    return sorted(path for path in entries if path.is_file() and not path.name.startswith("."))
+
+
+def _images_by_name(files: list[Path]) -> tuple[dict[str, Path], list[Finding]]:
+    images: dict[str, Path] = {}
+    findings = []
+    for path in files:
+        if path.stem in images:
+            findings.append(Finding(Fault.TWO_IMAGES, f"{short_path(path)} and {images[path.stem].name}"))
+        images.setdefault(path.stem, path)
+    return images, findings
+
+
+def _masks_by_image(files: list[Path], images: dict[str, Path]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Masks of each image name, and masks that belong to no image."""
+    masks: dict[str, list[Path]] = defaultdict(list)
+    orphans = []
+    for path in files:
+        name = _image_name(path.stem, images)
+        if name is None:
+            orphans.append(path)
+        else:
+            masks[name].append(path)
+    return masks, orphans
+
+
+def _image_name(stem: str, images: dict[str, Path]) -> str | None:
+    """The image a mask belongs to: the exact name first, as an image's own name may end in ``_seg``."""
+    if stem in images:
+        return stem
+    for suffix in MASK_SUFFIXES:
+        if stem.lower().endswith(suffix) and stem[: -len(suffix)] in images:
+            return stem[: -len(suffix)]
+    return None

@@ -1,0 +1,58 @@
+"""The report on a data set that has passed the checks, and how it is remembered for an unchanged set."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from slicemamba.config import Config
+from slicemamba.errors import InputError
+
+
+class DatasetReport(Config):
+    """What a data set holds, once it has passed the checks.
+
+    Attributes:
+        name: as in DataConfig.
+        num_images: images in each split; search counts those held out of train when there is no search folder.
+        smallest_size, largest_size: (height, width) in pixels, each side on its own, over all splits.
+        foreground_share: share of marked pixels, 0…1, the mean over the images of each split.
+        warnings: what is legal but worth a look.
+        fingerprint: changes when any file or an option that matters to the checks changes.
+    """
+
+    name: str
+    num_images: dict[str, int]
+    smallest_size: tuple[int, int]
+    largest_size: tuple[int, int]
+    foreground_share: dict[str, float]
+    warnings: tuple[str, ...] = ()
+    fingerprint: str
+
+
+def recall(cache_dir: Path | None, fingerprint: str) -> DatasetReport | None:
+    """The report kept under a fingerprint, or None when there is none or it cannot be read."""
+    if cache_dir is None:
+        return None
+    try:
+        return DatasetReport.model_validate_json((cache_dir / f"check-{fingerprint[:20]}.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def remember(cache_dir: Path | None, report: DatasetReport) -> None:
+    """Keeps a report for ``recall``; raises InputError when the folder cannot be written."""
+    if cache_dir is None:
+        return
+    path = cache_dir / f"check-{report.fingerprint[:20]}.json"
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(report.model_dump_json())
+        unfinished.replace(path)  # in one step: another process reads all or nothing
+    except OSError as error:
+        raise InputError(
+            f"cache folder {cache_dir} cannot be written ({error}); free space or choose another"
+        ) from error

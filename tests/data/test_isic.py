@@ -1,0 +1,75 @@
+"""Matching of images and masks by name, and the folder layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slicemamba.data.isic import find_pairs
+from slicemamba.errors import InputError
+
+
+def touch(root: Path, *names: str) -> None:
+    for part in ("images", "masks"):
+        (root / "train" / part).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (root / "train" / name).touch()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "a.png",
+        "a_segmentation.PNG",
+        "a_Segmentation.png",
+        "a_mask.bmp",
+        "a-mask.tif",
+        "a_seg.tiff",
+        "a_gt.png",
+        "a_HE.png",
+    ],
+)
+def test_known_mask_names(tmp_path: Path, mask: str) -> None:
+    touch(tmp_path, "images/a.JPG", f"masks/{mask}")
+    [pair] = find_pairs(tmp_path, "train")
+    assert (pair.name, pair.image.name, pair.mask.name) == ("a", "a.JPG", mask)
+
+
+def test_sorted_and_other_files_ignored(tmp_path: Path) -> None:
+    touch(tmp_path, "images/b.png", "images/a.jpg", "masks/a.png", "masks/b.png")
+    touch(tmp_path, "images/.DS_Store", "images/._a.jpg", "images/notes.txt", "masks/Thumbs.db")
+    assert [pair.name for pair in find_pairs(tmp_path, "train")] == ["a", "b"]
+
+
+def test_exact_name_comes_before_suffix(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.png", "images/a_seg.png", "masks/a.png", "masks/a_seg.png")
+    assert [pair.mask.name for pair in find_pairs(tmp_path, "train")] == ["a.png", "a_seg.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["images/a.jpg"], ["image without a mask", "train/images/a.jpg"]),
+        (["images/a.jpg", "masks/a.png", "masks/b.png"], ["mask without an image", "train/masks/b.png"]),
+        (["images/a.jpg", "masks/a.png", "masks/a_mask.png"], ["several masks", "a.png and a_mask.png"]),
+        (["images/a.jpg", "images/a.png", "masks/a.png"], ["several images of one name", "a.jpg", "a.png"]),
+        ([], ["split without images", ".jpeg"]),
+        (["images/a.gif"], ["split without images"]),
+    ],
+)
+def test_names_that_do_not_match(tmp_path: Path, names: list[str], expected: list[str]) -> None:
+    touch(tmp_path, *names)
+    with pytest.raises(InputError) as caught:
+        find_pairs(tmp_path, "train")
+    for words in expected:
+        assert words in str(caught.value)
+
+
+def test_many_missing_masks_are_one_short_line(tmp_path: Path) -> None:
+    touch(tmp_path, *[f"images/{index:03d}.jpg" for index in range(50)])
+    with pytest.raises(InputError) as caught:
+        find_pairs(tmp_path, "train")
+    [line] = caught.value.details
+    assert "50 × image without a mask" in line
+    assert "and 45 more" in line
