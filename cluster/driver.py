@@ -66,7 +66,7 @@ def run_job(
 def _only_driver(run: RunFolder) -> Iterator[None]:
     """One run has one driver: a second one in the same folder is refused. The lock dies with its process."""
     run.path.mkdir(parents=True, exist_ok=True)
-    with (run.path / "driver.lock").open("w") as file:
+    with (run.path / ".driver.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from cluster.run_folder import PHASES, RunStatus
 
 _LINE_SECONDS = 5.0
-_TITLES = {
+TITLES = {
     "check": "Check data",
     "supernet": "Train supernet",
     "search": "Search",
@@ -68,7 +68,7 @@ def progress_view(console: Console) -> Iterator[View]:
 def show_status(view: View, status: RunStatus) -> None:
     """Shows what a driver says of itself."""
     if status.phase:
-        view.say(f"[bold]{_TITLES.get(status.phase, status.phase)}[/]")
+        view.say(f"[bold]{TITLES.get(status.phase, status.phase)}[/]")
     view.show(status.progress)
     if status.error and status.state != "RUNNING":
         view.say(f"{status.state}: {escape(status.error)}")
@@ -91,7 +91,7 @@ class _Bars:
     def show(self, progress: Mapping[str, PhaseProgress]) -> None:
         for phase, item in _begun(progress):
             if phase not in self._tasks:
-                self._tasks[phase] = self._bars.add_task(_TITLES[phase], unit="", figures="")
+                self._tasks[phase] = self._bars.add_task(TITLES[phase], unit="", figures="")
             self._bars.update(
                 self._tasks[phase], completed=item.done, total=item.total, unit=item.unit, figures=_figures(item)
             )
@@ -116,7 +116,7 @@ class _Lines:
             due = time.monotonic() - self._shown_at >= _LINE_SECONDS or item.done >= item.total
             if self._shown.get(phase) != item.done and (due or phase not in self._shown):
                 self._shown[phase], self._shown_at = item.done, time.monotonic()
-                line = f"{_TITLES[phase]}: {item.done}/{item.total} {item.unit}  {_figures(item)}"
+                line = f"{TITLES[phase]}: {item.done}/{item.total} {item.unit}  {_figures(item)}"
                 self._console.print(line.rstrip(), highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:

@@ -56,11 +56,16 @@ class NetworkCard(Config):
 
 def card_of(network: SliceMambaUNet | Supernet, data: DataConfig | None = None) -> NetworkCard:
     """The card of a network in memory."""
-    card = NetworkCard(model=network.config, num_classes=network.num_classes, data=data)
+    config, num_classes = network.config, network.num_classes
     if isinstance(network, SliceMambaUNet):
-        return card.model_copy(update={"architecture": str(network.architecture)})
-    choices = tuple(map(format_slice_size, network.choices))
-    return card.model_copy(update={"choices": choices, "weight_sharing": network.weight_sharing})
+        return NetworkCard(model=config, num_classes=num_classes, architecture=str(network.architecture), data=data)
+    return NetworkCard(
+        model=config,
+        num_classes=num_classes,
+        choices=tuple(map(format_slice_size, network.choices)),
+        weight_sharing=network.weight_sharing,
+        data=data,
+    )
 
 
 def save_network(folder: Path, network: SliceMambaUNet | Supernet, data: DataConfig | None = None) -> None:

@@ -105,7 +105,8 @@ class SliceUNet(nn.Module):
         """
         if architecture.depths != self.config.depths:
             raise InputError(
-                f"architecture must have stages of depths {self.config.depths}; got {architecture.depths}"
+                f"architecture must have stages of depths {self.config.depths}, as the network; "
+                f"got {architecture.depths}"
             )
         x = self.patch_embed(self._prepare(image))
         encoder, decoder = architecture.stages[: len(self.layers)], architecture.stages[len(self.layers) :]

@@ -1,0 +1,1 @@
+"""The service: searches over REST, their database, the client and the command line."""

@@ -1,0 +1,53 @@
+"""What routes are given: the app's parts, and page tokens."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from threading import Event
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from api.problems import bad_parameter
+from api.reconciler import Jobs, Reconciler
+from api.service import SearchService
+from api.settings import Settings
+from api.studies import Studies
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one app. ``closing`` is set when the server is about to stop, to end streams that would go on."""
+
+    settings: Settings
+    service: SearchService
+    studies: Studies
+    reconciler: Reconciler
+    jobs: Jobs
+    closing: Event
+
+
+def parts_of(request: Request) -> Parts:
+    return cast(Parts, request.app.state.parts)
+
+
+AppParts = Annotated[Parts, Depends(parts_of)]
+
+
+def page_token(place: str | int) -> str:
+    """Opaque, so that clients do not come to rely on what is in it."""
+    return base64.urlsafe_b64encode(str(place).encode()).decode().rstrip("=")
+
+
+def read_page_token(token: str) -> str:
+    """The place where the page begins. Raises ProblemError (422)."""
+    try:
+        return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        raise bad_token() from None
+
+
+def bad_token() -> Exception:
+    return bad_parameter("page_token", "must be the next_page_token of the page before; leave it out to begin anew")

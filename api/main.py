@@ -1,0 +1,74 @@
+"""The FastAPI app: parts put together, nothing more. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from threading import Event
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from fastapi.openapi.utils import get_openapi
+
+from api import problems
+from api.db import open_database
+from api.deps import Parts
+from api.reconciler import Jobs, Reconciler
+from api.routes import artifacts, searches, server, streams, trials
+from api.service import SearchService
+from api.settings import Settings
+from api.studies import Studies
+from cluster import jobs as ray_jobs
+from slicemamba import __version__
+
+DESCRIPTION = (
+    "Submit a search over REST and get a Pareto frontier of slicings for your data set. "
+    "Errors are problem+json (RFC 9457)."
+)
+
+
+def create_app(settings: Settings, jobs: Jobs = ray_jobs) -> FastAPI:
+    """The app with its database opened. Its reconciler runs from start-up to shut-down.
+
+    Args:
+        settings: of the service.
+        jobs: how jobs reach Ray; another one for tests.
+
+    Raises:
+        InputError: the run database cannot be opened.
+    """
+    parts = _assemble(settings, jobs)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        parts.reconciler.start()
+        yield
+        await run_in_threadpool(parts.reconciler.stop)
+
+    app = FastAPI(title="SliceMamba NAS", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    app.state.parts = parts
+    for module in (searches, trials, artifacts, streams, server):
+        app.include_router(module.router)
+    problems.install(app)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _assemble(settings: Settings, jobs: Jobs) -> Parts:
+    wake = Event()
+    service = SearchService(open_database(settings.database), settings, wake)
+    return Parts(settings, service, Studies(), Reconciler(service, jobs, settings, wake), jobs, Event())
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, with errors under the media type they are really sent with."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        for operation in (op for path in document["paths"].values() for op in path.values()):
+            for status, response in operation["responses"].items():
+                content = response.get("content", {})
+                if status[0] in "45" and "application/json" in content:
+                    content[problems.MEDIA_TYPE] = content.pop("application/json")
+        app.openapi_schema = document
+    return app.openapi_schema

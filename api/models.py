@@ -1,0 +1,104 @@
+"""Tables of the run database."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeDecorator
+
+from api.states import SearchState
+
+
+def utc_now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in UTC. SQLite forgets the zone, so it is taken off and put on again here."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(timezone.utc).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=timezone.utc)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Search(Base):
+    """One search.
+
+    Attributes:
+        id: sortable by time; the name of the run folder too.
+        spec: the job, with the data set's folder resolved; written to the run folder as ``config.json``.
+        attempt: 1, or 2 after its Ray job vanished and was submitted again.
+        left_status_at: time of the status the attempt before left behind; what is not newer is not this attempt's.
+        job_status: Ray's own word, shown beside the state.
+        message: what is going on right now, where the state alone does not tell.
+        error: why it failed.
+        request_hash: of the request's body, to tell a repeated request from another one with the same key.
+        changed_at: last change of state. updated_at: last change of anything.
+    """
+
+    __tablename__ = "searches"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    state: Mapped[str] = mapped_column(String(16), index=True, default=SearchState.QUEUED.value)
+    phase: Mapped[str | None] = mapped_column(String(32))
+    progress: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    message: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Text)
+    attempt: Mapped[int] = mapped_column(default=1)
+    left_status_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    job_status: Mapped[str | None] = mapped_column(String(16))
+    idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
+    request_hash: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    changed_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    label_rows: Mapped[list[Label]] = relationship(cascade="all, delete-orphan", lazy="selectin")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {row.key: row.value for row in self.label_rows}
+
+    @property
+    def job_id(self) -> str:
+        """The submission id in Ray: a repeated attempt needs another one."""
+        return self.id if self.attempt == 1 else f"{self.id}-{self.attempt}"
+
+
+class Label(Base):
+    """A label of a search, in a table of its own so that a filter works alike on every database."""
+
+    __tablename__ = "labels"
+    __table_args__ = (Index("ix_labels_key_value", "key", "value"),)
+
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class StateChange(Base):
+    """One change of state, written in the same transaction as the change. ``old_state`` is null for the first."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"), index=True)
+    time: Mapped[datetime] = mapped_column(UtcDateTime)
+    old_state: Mapped[str | None] = mapped_column(String(16))
+    new_state: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str | None] = mapped_column(Text)

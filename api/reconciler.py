@@ -1,0 +1,202 @@
+"""The thread that makes searches go on: it compares database, run folder and Ray, and acts on the difference.
+
+It keeps nothing in memory, so that after a restart, or beside another process, it goes on with what it finds.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from threading import Event, Thread
+from typing import Protocol
+
+from api.decisions import UNREACHABLE, Sight, Step, decide
+from api.models import Search, utc_now
+from api.plain import finite
+from api.service import SearchService
+from api.settings import Settings
+from api.states import SearchState
+from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
+
+logger = logging.getLogger(__name__)
+
+LOG_TAIL_LINES = 20
+_MAX_MOVES = 4  # from STARTING to the end are two; more would be a fault
+
+
+class Jobs(Protocol):
+    """What the service needs of Ray; ``cluster.jobs`` has it."""
+
+    def check_cluster(self, address: str) -> None: ...
+    def submit_run(self, address: str, submission_id: str, run_dir: Path) -> None: ...
+    def job_state(self, address: str, submission_id: str) -> JobState | None: ...
+    def stop_run(self, address: str, submission_id: str) -> None: ...
+    def job_logs(self, address: str, submission_id: str) -> str | None: ...
+
+
+class Reconciler:
+    """Looks after all searches that have not ended.
+
+    Args:
+        service: of the searches. jobs: of the cluster.
+        settings: how often to look, and where Ray is.
+        wake: makes it look at once.
+    """
+
+    def __init__(self, service: SearchService, jobs: Jobs, settings: Settings, wake: Event) -> None:
+        self._service = service
+        self._jobs = jobs
+        self._settings = settings
+        self._wake = wake
+        self._stopping = Event()
+        self._thread: Thread | None = None
+        self._cluster_down = False  # learnt once a round: each timeout would delay all other searches
+
+    def start(self) -> None:
+        self._stopping.clear()
+        self._thread = Thread(target=self._run, name="reconciler", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns when the round in progress has ended."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.run_once()
+            except Exception:  # the database is away; it may come back
+                logger.exception("searches could not be listed")
+            self._wake.wait(self._settings.reconcile_seconds)
+            self._wake.clear()
+
+    def run_once(self) -> None:
+        """One round. A fault of one search is logged and does not keep the others from going on."""
+        self._cluster_down = False
+        for search_id in self._service.active_ids():
+            try:
+                self.reconcile(search_id)
+            except Exception:
+                logger.exception("search %s could not be followed", search_id)
+
+    def reconcile(self, search_id: str) -> None:
+        """Takes one search as far as it goes right now."""
+        for _ in range(_MAX_MOVES):
+            search = self._service.find(search_id)
+            if search is None or SearchState(search.state).ended:
+                return
+            if self._act(search) != "move":
+                return
+
+    def _act(self, search: Search) -> str:
+        sight = self._look(search)
+        step = decide(sight, self._settings.stale_seconds)
+        if step.action == "submit":
+            self._submit(search)
+        elif step.action == "move":
+            self._move(search, step, sight)
+        else:
+            message = self._stop(search) if step.action == "stop" else None
+            self._service.note(search, message=message or step.message, **_columns(sight))
+        return step.action
+
+    def _stop(self, search: Search) -> str | None:
+        """None, or why the job could not be asked to stop; it is asked again in the next round."""
+        try:
+            self._jobs.stop_run(self._settings.ray_address, search.job_id)
+        except ClusterUnavailableError as error:
+            self._on_unavailable(error)
+            return UNREACHABLE
+        return None
+
+    def _look(self, search: Search) -> Sight:
+        """Ray is asked first: when it says that the job has ended, the status read after that is the last one."""
+        state = SearchState(search.state)
+        reachable, job = (True, None) if state is SearchState.QUEUED else self._ask_ray(search)
+        folder = self._service.run_folder(search.id)
+        status = folder.read_status()
+        if status is not None and search.left_status_at is not None and status.updated_at <= search.left_status_at:
+            status = None  # of the attempt before; this one has not written yet
+        return Sight(
+            state=state,
+            attempt=search.attempt,
+            reachable=reachable,
+            job=job,
+            status=status,
+            has_result=folder.result_path.exists(),
+            now=utc_now(),
+            changed_at=search.changed_at,
+        )
+
+    def _ask_ray(self, search: Search) -> tuple[bool, JobState | None]:
+        if self._cluster_down:
+            return False, None
+        try:
+            return True, self._jobs.job_state(self._settings.ray_address, search.job_id)
+        except ClusterUnavailableError as error:
+            self._on_unavailable(error)
+            return False, None
+
+    def _on_unavailable(self, error: ClusterUnavailableError) -> None:
+        logger.warning("%s", error)
+        self._cluster_down = True
+
+    def _submit(self, search: Search) -> None:
+        """Repeatable at every point: the file is written whole, and a job that exists already counts as submitted."""
+        if self._cluster_down:
+            return self._service.note(search, message=UNREACHABLE)
+        folder = self._service.run_folder(search.id)
+        folder.write_json(folder.config_path.name, search.spec)
+        try:
+            self._jobs.submit_run(self._settings.ray_address, search.job_id, folder.path)
+        except ClusterUnavailableError as error:
+            self._on_unavailable(error)
+            return self._service.note(search, message=UNREACHABLE)
+        except JobRefusedError as error:
+            self._service.move(search, SearchState.FAILED, error=f"the cluster refuses the job: {error}")
+            return None
+        if not self._service.move(search, SearchState.STARTING, f"submitted to Ray as {search.job_id}"):
+            self._stop_if_cancelled(search)
+        return None
+
+    def _stop_if_cancelled(self, search: Search) -> None:
+        """Another process may have seen no job and have written CANCELLED while this one submitted it."""
+        now = self._service.find(search.id)
+        if now is None or now.state in (SearchState.CANCELLING, SearchState.CANCELLED):
+            self._jobs.stop_run(self._settings.ray_address, search.job_id)
+
+    def _move(self, search: Search, step: Step, sight: Sight) -> None:
+        assert step.to is not None
+        values = _columns(sight)
+        if step.to is SearchState.QUEUED:
+            values["attempt"] = search.attempt + 1
+            values["left_status_at"] = sight.status.updated_at if sight.status else search.left_status_at
+        if step.error is not None:
+            values["error"] = self._explain(search, step)
+        self._service.move(search, step.to, step.message, **values)
+        logger.info("search %s: %s -> %s", search.id, search.state, step.to.value)
+
+    def _explain(self, search: Search, step: Step) -> str | None:
+        """The error, with the end of the driver's log where that is all there is to go by."""
+        if not step.with_log:
+            return step.error
+        try:
+            log = self._jobs.job_logs(self._settings.ray_address, search.job_id) or ""
+        except ClusterUnavailableError:
+            log = ""
+        tail = "\n".join(log.rstrip().splitlines()[-LOG_TAIL_LINES:])
+        return f"{step.error}; the end of its log:\n{tail}" if tail else f"{step.error}, and there is no log of it"
+
+
+def _columns(sight: Sight) -> dict[str, object]:
+    """What is copied to the row. Ray's status stays as it was while Ray cannot be asked."""
+    columns: dict[str, object] = {}
+    if sight.reachable and sight.state is not SearchState.QUEUED:
+        columns["job_status"] = sight.job.value if sight.job else None
+    if sight.status is not None:
+        columns["phase"] = sight.status.phase
+        columns["progress"] = finite(sight.status.model_dump(mode="python")["progress"])
+    return columns

@@ -1,0 +1,76 @@
+"""/v1/searches/{id}/result and /artifacts: the files of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+
+from api import schemas
+from api.deps import AppParts
+from api.plain import finite
+from api.problems import not_found
+from api.routes.searches import UNKNOWN
+from api.schemas import Problem
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {422: {"model": Problem}, **UNKNOWN}
+router = APIRouter(prefix="/v1/searches/{search_id}", tags=["results"], responses=_RESPONSES)
+
+
+@router.get("/result")
+def get_result(search_id: str, parts: AppParts) -> dict[str, Any]:
+    """The content of `result.json`: Pareto frontier, comparison with fixed and random slicings, test scores."""
+    search = parts.service.get(search_id)
+    result = parts.service.run_folder(search_id).read_json("result.json")
+    if result is None:
+        raise not_found(f"search {search_id} has no result; it is {search.state}")
+    answer: dict[str, Any] = finite(result)
+    return answer
+
+
+@router.get("/artifacts")
+def list_artifacts(search_id: str, parts: AppParts) -> schemas.ArtifactList:
+    """All files of the run."""
+    parts.service.get(search_id)
+    root = parts.service.run_folder(search_id).path
+    return schemas.ArtifactList(artifacts=[_describe(root, path) for path in _files(root)])
+
+
+@router.get("/artifacts/{path:path}", response_class=FileResponse)
+def get_artifact(search_id: str, path: str, parts: AppParts) -> FileResponse:
+    """One file; a `Range` header gives a part of it."""
+    parts.service.get(search_id)
+    found = _resolve(parts.service.run_folder(search_id).path, path)
+    if found is None:
+        raise not_found(f"search {search_id} has no artifact {path!r}; GET …/artifacts lists those there are")
+    return FileResponse(found, filename=found.name, content_disposition_type="inline")
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for path in sorted(root.rglob("*")):
+        if _resolve(root, path.relative_to(root).as_posix()) is not None:
+            yield path
+
+
+def _resolve(root: Path, name: str) -> Path | None:
+    """The regular file of this name inside ``root``; None for all else.
+
+    Links are followed before the check, so one that leads out is refused as ``..`` is. Hidden files are half-written.
+    """
+    if any(part.startswith(".") for part in Path(name).parts):
+        return None
+    try:
+        path = (root / name).resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):  # not there, a NUL in its name, a loop of links
+        return None
+    return path if path.is_relative_to(root) and path.is_file() else None
+
+
+def _describe(root: Path, path: Path) -> schemas.Artifact:
+    facts = path.stat()
+    modified = datetime.fromtimestamp(facts.st_mtime, timezone.utc)
+    return schemas.Artifact(path=path.relative_to(root).as_posix(), size_bytes=facts.st_size, modified_at=modified)

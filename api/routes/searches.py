@@ -1,0 +1,120 @@
+"""/v1/searches: submit, check, list, get, cancel, delete."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Query, Request, Response
+
+from api import schemas
+from api.deps import AppParts, Parts, bad_token, page_token, read_page_token
+from api.models import Search
+from api.problems import bad_parameter
+from api.schemas import Problem
+from api.service import Filter
+from api.specs import EXAMPLE, JobBody, public_spec
+from api.states import SearchState
+
+router = APIRouter(prefix="/v1/searches", tags=["searches"], responses={422: {"model": Problem}})
+
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such search"}}
+NOT_NOW: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "Not possible in this state"}}
+
+BodyOfJob = Annotated[JobBody, Body(openapi_examples={"small": {"summary": "A small search", "value": EXAMPLE}})]
+PageSize = Annotated[int, Query(ge=1, le=1000, description="at most this many")]
+PageToken = Annotated[str | None, Query(description="next_page_token of the page before")]
+
+
+def to_answer(parts: Parts, search: Search) -> schemas.Search:
+    summary = schemas.SearchSummary.model_validate(search)
+    history = [schemas.Change.model_validate(change) for change in parts.service.history(search.id)]
+    return schemas.Search(**dict(summary), spec=public_spec(search.spec), history=history)
+
+
+@router.post("", status_code=HTTPStatus.ACCEPTED, responses={409: {"model": Problem}})
+def submit(
+    request: Request,
+    response: Response,
+    parts: AppParts,
+    body: BodyOfJob,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> schemas.Search:
+    """Checks the job and its data set, and puts the search in the queue.
+
+    With the same `Idempotency-Key` and body, the search made before is answered with; with another body, 409.
+    """
+    search, new = parts.service.submit(body, idempotency_key)
+    response.headers["Location"] = str(request.app.url_path_for("get_search", search_id=search.id))
+    if not new:
+        response.headers["Idempotent-Replayed"] = "true"
+    return to_answer(parts, search)
+
+
+@router.post("/validate")
+def validate(parts: AppParts, body: BodyOfJob) -> schemas.Validation:
+    """Does all checks of a submission and tells what the search would take, without starting it."""
+    job, report = parts.service.check(body)
+    return schemas.Validation(
+        evaluations=job.search.num_trials * (2 if job.search.random_baseline else 1),
+        space_size=job.search_space.size,
+        data=report.model_dump(mode="json"),
+        spec=public_spec(job.model_dump(mode="json")),
+    )
+
+
+@router.get("")
+def list_searches(
+    parts: AppParts,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+    state: Annotated[list[SearchState] | None, Query(description="any of these")] = None,
+    label: Annotated[list[str] | None, Query(description="`key=value`; all of these")] = None,
+) -> schemas.SearchPage:
+    """Searches, newest first."""
+    before = _read_place(page_token) if page_token else None
+    wanted = Filter(state or (), [_read_label(text) for text in label or ()], before)
+    found, more = parts.service.page(wanted, page_size)
+    return schemas.SearchPage(
+        searches=[schemas.SearchSummary.model_validate(search) for search in found],
+        next_page_token=_token_after(found) if more else None,
+    )
+
+
+def _token_after(found: list[Search]) -> str:
+    return page_token(found[-1].id)
+
+
+def _read_place(token: str) -> str:
+    place = read_page_token(token)
+    if not place.startswith("s-"):
+        raise bad_token()
+    return place
+
+
+def _read_label(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not key or not separator:
+        raise bad_parameter("label", f"must look like key=value; got {text!r}")
+    return key, value
+
+
+@router.get("/{search_id}", responses=UNKNOWN, name="get_search")
+def get(search_id: str, parts: AppParts) -> schemas.Search:
+    """One search, with its job and its changes of state."""
+    return to_answer(parts, parts.service.get(search_id))
+
+
+@router.post("/{search_id}/cancel", status_code=HTTPStatus.ACCEPTED, responses={**UNKNOWN, **NOT_NOW})
+def cancel(search_id: str, parts: AppParts) -> schemas.Search:
+    """Asks the search to stop; it is CANCELLED soon after. What it has found so far is kept."""
+    return to_answer(parts, parts.service.cancel(search_id))
+
+
+@router.delete(
+    "/{search_id}", status_code=HTTPStatus.NO_CONTENT, response_class=Response, responses={**UNKNOWN, **NOT_NOW}
+)
+def delete(search_id: str, parts: AppParts) -> None:
+    """Removes an ended search with all its files."""
+    parts.service.delete(search_id)
+    parts.studies.forget(search_id)

@@ -1,0 +1,169 @@
+"""What the service answers with; the client reads the same models. Imports neither torch, Ray nor FastAPI."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from api.plain import finite
+from api.states import SearchState
+from nas.study import TrialState
+
+StudyName = Literal["search", "random"]
+Metrics = Annotated[dict[str, float | None], BeforeValidator(finite)]
+
+
+class _Answer(BaseModel):
+    """Fields a newer server adds do not disturb an older client."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class Finding(_Answer):
+    """One fault of a request.
+
+    Attributes:
+        pointer: JSON pointer into the body. parameter: name of the query, path or header parameter.
+        detail: what was expected, what came, and how to mend it.
+    """
+
+    pointer: str | None = None
+    parameter: str | None = None
+    detail: str
+
+
+class Problem(_Answer):
+    """What every error looks like (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[Finding] = []
+
+
+class PhaseProgress(_Answer):
+    """How far a phase is: `done` of `total` units, with its latest figures."""
+
+    done: int
+    total: int
+    unit: str
+    metrics: Metrics = {}
+
+
+class SearchSummary(_Answer):
+    """A search in a list."""
+
+    id: str
+    name: str
+    labels: dict[str, str]
+    state: SearchState
+    phase: str | None = Field(description="supernet, search, random, retrain or evaluate")
+    progress: dict[str, PhaseProgress] = Field(description="by phase, of those begun")
+    message: str | None = Field(description="what is going on, where the state alone does not tell")
+    error: str | None = Field(description="why the search failed")
+    job_id: str = Field(description="the job's id in Ray")
+    job_status: str | None = Field(description="Ray's own word on the job; a hint, the state counts")
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    updated_at: datetime
+
+
+class Change(_Answer):
+    """One change of state."""
+
+    time: datetime
+    old_state: SearchState | None
+    new_state: SearchState
+    message: str | None
+
+
+class Search(SearchSummary):
+    """A search with its job and its changes of state, oldest first."""
+
+    spec: dict[str, Any]
+    history: list[Change]
+
+
+class SearchPage(_Answer):
+    searches: list[SearchSummary]
+    next_page_token: str | None = Field(description="for the next page; null on the last")
+
+
+class Validation(_Answer):
+    """What a search would take. Nothing was started."""
+
+    valid: Literal[True] = True
+    evaluations: int = Field(description="architectures evaluated, the random baseline included")
+    space_size: int = Field(description="architectures in the search space")
+    data: dict[str, Any] = Field(description="what the data set holds")
+    spec: dict[str, Any] = Field(description="the job with all defaults filled in")
+
+
+class Trial(_Answer):
+    """One architecture: evaluated, or about to be."""
+
+    number: int
+    state: TrialState
+    architecture: str
+    origin: str = Field(description="`fixed`, or the searcher that proposed it")
+    metrics: Metrics
+    error: str | None
+    seconds: float | None
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class TrialPage(_Answer):
+    study: StudyName
+    total: int = Field(description="trials that pass the filter, on all pages")
+    trials: list[Trial]
+    next_page_token: str | None
+
+
+class Objective(_Answer):
+    name: str
+    direction: Literal["maximize", "minimize"]
+    unit: str
+    title: str
+
+
+class Pareto(_Answer):
+    """The completed trials that no other one dominates, best first in the first objective."""
+
+    study: StudyName
+    objectives: list[Objective]
+    measured: list[str] = Field(description="names that may be asked for")
+    num_completed: int
+    trials: list[Trial]
+
+
+class Artifact(_Answer):
+    path: str = Field(description="relative to …/artifacts/")
+    size_bytes: int
+    modified_at: datetime
+
+
+class ArtifactList(_Answer):
+    artifacts: list[Artifact]
+
+
+class DatasetList(_Answer):
+    datasets: list[str]
+
+
+class ObjectiveList(_Answer):
+    objectives: list[Objective]
+
+
+class Version(_Answer):
+    version: str
+    api: Literal["v1"] = "v1"
+
+
+class Health(_Answer):
+    status: Literal["ok"] = "ok"

@@ -1,0 +1,241 @@
+"""What can be done with searches. Routes and reconciler go through here; the database is touched nowhere else.
+
+Each change of a state is one transaction: the row is changed only where it still has the state it was seen in
+(so of two processes one acts), and an event row is written beside it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+from sqlalchemy import CursorResult, delete, select, text, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from api.db import Sessions
+from api.models import Label, Search, StateChange, utc_now
+from api.problems import conflict, not_found
+from api.settings import Settings
+from api.specs import check_data, read_job
+from api.states import ACTIVE, SearchState, check_transition
+from cluster.config import SearchJob, config_hash
+from cluster.run_folder import RunFolder
+from slicemamba.data.checks import DatasetReport
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as the numbers do
+
+
+def new_id() -> str:
+    """``s-`` and 26 characters that sort by time: 48 bits of milliseconds, 80 of chance (as in a ULID)."""
+    number = int(time.time() * 1000) << 80 | secrets.randbits(80)
+    return "s-" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which searches to list: any of the states (all when empty), all of the labels, ids below ``before``."""
+
+    states: Sequence[SearchState] = ()
+    labels: Sequence[tuple[str, str]] = ()
+    before: str | None = None
+
+
+class SearchService:
+    """Searches in the run database.
+
+    Args:
+        sessions: of the run database.
+        settings: where run folders and data sets are.
+        wake: set after each change the reconciler should look at.
+    """
+
+    def __init__(self, sessions: Sessions, settings: Settings, wake: Event) -> None:
+        self._sessions = sessions
+        self._settings = settings
+        self._wake = wake
+
+    def run_folder(self, search_id: str) -> RunFolder:
+        return RunFolder(self._settings.runs_path / search_id)
+
+    def check_database(self) -> None:
+        """Raises SQLAlchemyError when the database does not answer."""
+        with self._sessions() as session:
+            session.execute(text("SELECT 1"))
+
+    def check(self, body: Mapping[str, Any]) -> tuple[SearchJob, DatasetReport]:
+        """All checks of a submission, without submitting. Raises InputError."""
+        settings = self._settings
+        return check_data(read_job(body), settings.data_root, settings.runs_path / ".checks")
+
+    def submit(self, body: Mapping[str, Any], key: str | None = None) -> tuple[Search, bool]:
+        """Puts a search in the queue; the reconciler starts it.
+
+        Returns:
+            The search, and whether it is new: the same key with the same body gives the search made before.
+
+        Raises:
+            InputError: the body or its data set is not as it should be.
+            ProblemError: 409, the key was used with another body.
+        """
+        request_hash = config_hash(body)
+        if key is not None and (found := self._of_key(key, request_hash)) is not None:
+            return found, False
+        job, _ = self.check(body)
+        search = _new_search(job, key, request_hash)
+        try:
+            with self._sessions.begin() as session:
+                session.add(search)
+                session.flush()
+                session.add(_change(search.id, None, SearchState.QUEUED, None))
+        except IntegrityError:  # the same key came in at the same time, and the other was first
+            found = self._of_key(key, request_hash) if key is not None else None
+            if found is None:
+                raise
+            return found, False
+        self._wake.set()
+        return search, True
+
+    def _of_key(self, key: str, request_hash: str) -> Search | None:
+        with self._sessions() as session:
+            found = session.scalar(select(Search).where(Search.idempotency_key == key))
+        if found is not None and found.request_hash != request_hash:
+            raise conflict(
+                f"Idempotency-Key {key!r} was used for search {found.id} with another body; "
+                "repeat that body, or take a new key for a new search"
+            )
+        return found
+
+    def find(self, search_id: str) -> Search | None:
+        with self._sessions() as session:
+            return session.get(Search, search_id)
+
+    def get(self, search_id: str) -> Search:
+        """Raises ProblemError (404) for an unknown id."""
+        found = self.find(search_id)
+        if found is None:
+            raise not_found(f"there is no search {search_id!r}; GET /v1/searches lists those there are")
+        return found
+
+    def history(self, search_id: str) -> list[StateChange]:
+        """Changes of state, oldest first."""
+        query = select(StateChange).where(StateChange.search_id == search_id).order_by(StateChange.id)
+        with self._sessions() as session:
+            return list(session.scalars(query))
+
+    def page(self, wanted: Filter, size: int) -> tuple[list[Search], bool]:
+        """The newest searches that pass the filter, and whether there are more."""
+        query = select(Search).order_by(Search.id.desc()).limit(size + 1)
+        if wanted.states:
+            query = query.where(Search.state.in_([state.value for state in wanted.states]))
+        if wanted.before:
+            query = query.where(Search.id < wanted.before)
+        for key, value in wanted.labels:
+            query = query.where(Search.label_rows.any((Label.key == key) & (Label.value == value)))
+        with self._sessions() as session:
+            found = list(session.scalars(query))
+        return found[:size], len(found) > size
+
+    def active_ids(self) -> list[str]:
+        """Searches the reconciler has to look after, oldest first."""
+        query = select(Search.id).where(Search.state.in_([state.value for state in ACTIVE])).order_by(Search.id)
+        with self._sessions() as session:
+            return list(session.scalars(query))
+
+    def cancel(self, search_id: str) -> Search:
+        """Asks for the end of a search. Raises ProblemError: 404, or 409 when it has ended."""
+        while True:
+            search = self.get(search_id)
+            state = SearchState(search.state)
+            if state.ended:
+                raise conflict(f"search {search_id} is {state.value} already; there is nothing to cancel")
+            if state is SearchState.CANCELLING or self.move(search, SearchState.CANCELLING, "cancelled by request"):
+                self._wake.set()
+                return self.get(search_id)
+
+    def delete(self, search_id: str) -> None:
+        """Removes an ended search with its folder. Raises ProblemError: 404, or 409 when it has not ended.
+
+        The folder goes first: when that fails the record is still there, and the request can be repeated.
+        """
+        search = self.get(search_id)
+        if not SearchState(search.state).ended:
+            raise conflict(f"search {search_id} is {search.state}; cancel it and wait for its end before you delete it")
+        folder = self.run_folder(search_id).path
+        if folder.exists():
+            shutil.rmtree(folder)
+        with self._sessions.begin() as session:
+            for table in (StateChange, Label):
+                session.execute(delete(table).where(table.search_id == search_id))
+            session.execute(delete(Search).where(Search.id == search_id))
+
+    def move(self, search: Search, new: SearchState, message: str | None = None, **values: Any) -> bool:
+        """Changes the state, if the row still is as ``search`` was seen.
+
+        Args:
+            search: as it was read.
+            new: its next state.
+            message: why; kept with the event, and shown while the state lasts.
+            values: further columns to set.
+
+        Returns:
+            False where somebody else was faster; then nothing is changed.
+
+        Raises:
+            IllegalTransitionError: the transition is not in the table.
+        """
+        old = SearchState(search.state)
+        check_transition(old, new)
+        values |= {"state": new.value, "message": message, "changed_at": utc_now()}
+        if new is SearchState.RUNNING and search.started_at is None:
+            values["started_at"] = values["changed_at"]
+        if new.ended:
+            values["ended_at"] = values["changed_at"]
+        with self._sessions.begin() as session:
+            done = _update_as_seen(session, search, values)
+            if done:
+                session.add(_change(search.id, old, new, values.get("error") or message))
+        return done
+
+    def note(self, search: Search, **values: Any) -> None:
+        """Writes down what was seen of a search that keeps its state; nothing is written where nothing is new."""
+        fresh = {name: value for name, value in values.items() if getattr(search, name) != value}
+        if fresh:
+            with self._sessions.begin() as session:
+                _update_as_seen(session, search, fresh)
+
+
+def _update_as_seen(session: Session, search: Search, values: dict[str, Any]) -> bool:
+    same = (Search.id == search.id, Search.state == search.state, Search.attempt == search.attempt)
+    result = session.execute(update(Search).where(*same).values(**values, updated_at=utc_now()))
+    assert isinstance(result, CursorResult)
+    return result.rowcount == 1
+
+
+def _new_search(job: SearchJob, key: str | None, request_hash: str) -> Search:
+    now = utc_now()
+    return Search(
+        id=new_id(),
+        name=job.name,
+        spec=job.model_dump(mode="json"),
+        state=SearchState.QUEUED.value,
+        progress={},
+        attempt=1,
+        idempotency_key=key,
+        request_hash=request_hash,
+        created_at=now,
+        changed_at=now,
+        updated_at=now,
+        label_rows=[Label(key=name, value=value) for name, value in job.labels.items()],
+    )
+
+
+def _change(search_id: str, old: SearchState | None, new: SearchState, message: str | None) -> StateChange:
+    return StateChange(
+        search_id=search_id, time=utc_now(), old_state=old.value if old else None, new_state=new.value, message=message
+    )

@@ -1,0 +1,71 @@
+"""What the service needs to know of its place: read from ``SLICEMAMBA_*`` variables, never from a request."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveFloat
+
+from slicemamba.config import Config, validate
+
+DEFAULT_RAY_ADDRESS = "http://127.0.0.1:8265"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+VARIABLES = {
+    "database_url": "SLICEMAMBA_DATABASE_URL",
+    "runs_dir": "SLICEMAMBA_RUNS_DIR",
+    "data_root": "SLICEMAMBA_DATA",
+    "ray_address": "SLICEMAMBA_RAY_ADDRESS",
+    "host": "SLICEMAMBA_HOST",
+    "port": "SLICEMAMBA_PORT",
+    "reconcile_seconds": "SLICEMAMBA_RECONCILE_SECONDS",
+    "stale_seconds": "SLICEMAMBA_STALE_SECONDS",
+}
+
+
+class Settings(Config):
+    """Settings of one API process.
+
+    Attributes:
+        database_url: SQLAlchemy URL; a SQLite file in ``runs_dir`` when null.
+        runs_dir: holds a folder for each search; the cluster's head node must see it under the same path.
+        data_root: folder of the data sets that requests may name; the synthetic set alone when null.
+        ray_address: of the Ray job server.
+        host, port: where to listen; port 0 takes a free one.
+        reconcile_seconds: time between two looks at the running searches.
+        stale_seconds: a driver whose status is older, and whose Ray job is gone, is taken for dead.
+    """
+
+    database_url: str | None = None
+    runs_dir: Path = Path("runs")
+    data_root: Path | None = None
+    ray_address: str = DEFAULT_RAY_ADDRESS
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    reconcile_seconds: PositiveFloat = 2.0
+    stale_seconds: PositiveFloat = 60.0
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
+        """Reads the variables; what is ``given`` and not None goes before. Raises InputError that names the field."""
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {field: environ[name] for field, name in VARIABLES.items() if environ.get(name)}
+        values |= {field: value for field, value in given.items() if value is not None}
+        settings: Settings = validate(cls, values, source="the service's settings")
+        return settings
+
+    @property
+    def runs_path(self) -> Path:
+        """``runs_dir`` made absolute: the driver is started in another folder."""
+        return self.runs_dir.expanduser().resolve()
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.runs_path / 'searches.db'}"
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in _LOOPBACK

@@ -1,0 +1,129 @@
+"""From a request's body to a job that can run: schema, what a request may not hold, and the data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue, SkipJsonSchema
+from pydantic_core import CoreSchema, core_schema
+
+from cluster.config import SearchJob, parse_job
+from slicemamba.config import DataConfig
+from slicemamba.data.checks import DatasetReport, check_dataset, list_datasets, resolve_root
+from slicemamba.errors import InputError
+
+EXAMPLE: dict[str, Any] = {
+    "name": "first try",
+    "labels": {"team": "dermatology"},
+    "data": {"name": "synthetic", "image_size": [64, 64]},
+    "model": {"embed_dim": 16, "encoder_depths": [1, 1, 2], "decoder_depths": [1, 1, 1]},
+    "supernet": {"epochs": 4, "batch_size": 8},
+    "search": {"objectives": ["dice", "hd95", "latency_ms"], "num_trials": 24, "population_size": 8, "num_parents": 4,
+               "num_mutations": 4, "num_crossovers": 4},
+    "retrain": {"epochs": 8, "batch_size": 8},
+}  # fmt: skip
+
+
+class NamedData(DataConfig):
+    """A data set known to the server, by name."""
+
+    root: SkipJsonSchema[None] = None
+
+
+class SearchRequest(SearchJob):
+    """A search: trains the supernet, searches, retrains the winner (unless `retrain` is null), evaluates it on test."""
+
+    kind: Literal["search"] = "search"
+    data: NamedData = NamedData()
+
+
+class JobBody(dict[str, Any]):
+    """The body as it came. Documented with the job's schema, but checked by ``read_job``, which says how to mend it."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema())
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(SearchRequest.__pydantic_core_schema__)
+
+
+def read_job(body: Mapping[str, Any]) -> SearchJob:
+    """The search a body asks for.
+
+    Raises:
+        InputError: not a valid search, of a kind that is not served, or it holds a path.
+    """
+    kind = body.get("kind", "search")
+    if kind in ("supernet", "retrain"):
+        raise InputError(
+            f"the service runs jobs of kind 'search' only; run a {kind!r} job with the command line", pointer="/kind"
+        )
+    _check_no_root(body)
+    job = parse_job(body, source="the request")
+    assert isinstance(job, SearchJob)
+    for pointer, value in _leaves(job, ""):
+        if isinstance(value, Path):
+            raise InputError(f"{pointer} is a path, and a request may not hold one; leave it out", pointer=pointer)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{pointer} must be a finite number; got {value}", pointer=pointer)
+    return job
+
+
+def _check_no_root(body: Mapping[str, Any]) -> None:
+    """Before anything else, as the mend is another than for a misspelt field."""
+    data = body.get("data")
+    if isinstance(data, Mapping) and data.get("root") is not None:
+        raise InputError(
+            "a request names a data set by data.name and may not hold its folder; "
+            "GET /v1/datasets lists the names this server knows",
+            pointer="/data/root",
+        )
+
+
+def _leaves(value: object, pointer: str) -> Iterator[tuple[str, object]]:
+    """(pointer, value) of all fields that hold no further ones."""
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _leaves(getattr(value, name), f"{pointer}/{name}")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from _leaves(item, f"{pointer}/{i}")
+    else:
+        yield pointer, value
+
+
+def check_data(job: SearchJob, data_root: Path | None, cache_dir: Path) -> tuple[SearchJob, DatasetReport]:
+    """The job with the data set's folder put in, and what that set holds.
+
+    Args:
+        job: as asked for. data_root: the server's folder of data sets. cache_dir: remembers reports of unchanged sets.
+
+    Raises:
+        InputError: the name is unknown, or the data set has faults; they are named.
+    """
+    known = list_datasets(data_root)
+    if job.data.name not in known:
+        raise InputError(
+            f"data set {job.data.name!r} is not known to this server; known: {', '.join(known)}", pointer="/data/name"
+        )
+    try:
+        data = resolve_root(job.data, data_root)
+        report = check_dataset(data, cache_dir=cache_dir)
+    except InputError as error:
+        # The folder is none of the request's fields, so a fault of it is one of the name that led there.
+        pointer = "/data/name" if error.pointer in (None, "/data/root") else error.pointer
+        message = error.message.replace(f" in {data_root}", "") if data_root else error.message
+        raise InputError(message, pointer=pointer, details=error.details) from None
+    return job.model_copy(update={"data": data}), report
+
+
+def public_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The job as shown to clients: where data lies on the server is not their business."""
+    data = {key: value for key, value in spec["data"].items() if key != "root"}
+    return {**spec, "data": data}

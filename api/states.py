@@ -1,0 +1,54 @@
+"""States of a search and the only transitions between them; every change asks ``check_transition``."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class SearchState(str, Enum):
+    """Where a search is. PAUSED is reserved for searches that are stopped to be resumed."""
+
+    QUEUED = "QUEUED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    CANCELLING = "CANCELLING"
+    SUCCEEDED = "SUCCEEDED"
+    CANCELLED = "CANCELLED"
+    FAILED = "FAILED"
+
+    @property
+    def ended(self) -> bool:
+        return not TRANSITIONS[self]
+
+
+_S = SearchState
+
+TRANSITIONS: dict[SearchState, frozenset[SearchState]] = {
+    # FAILED: the cluster refuses the job for good.
+    _S.QUEUED: frozenset({_S.STARTING, _S.CANCELLING, _S.FAILED}),
+    # Back to QUEUED: the Ray job vanished, with its head for example, and is submitted once more.
+    # CANCELLED without CANCELLING: somebody stopped the Ray job from outside.
+    _S.STARTING: frozenset({_S.RUNNING, _S.QUEUED, _S.CANCELLING, _S.CANCELLED, _S.FAILED}),
+    _S.RUNNING: frozenset({_S.SUCCEEDED, _S.QUEUED, _S.CANCELLING, _S.CANCELLED, _S.FAILED}),
+    _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLING}),
+    # SUCCEEDED: the driver had finished before it could be stopped.
+    _S.CANCELLING: frozenset({_S.CANCELLED, _S.SUCCEEDED}),
+    _S.SUCCEEDED: frozenset(),
+    _S.CANCELLED: frozenset(),
+    _S.FAILED: frozenset(),
+}
+
+ACTIVE = tuple(state for state in SearchState if TRANSITIONS[state] and state is not _S.PAUSED)
+"""States in which the reconciler has something to do."""
+
+
+class IllegalTransitionError(Exception):
+    """A change of state that the table does not hold: a fault of the program, or of what was asked."""
+
+
+def check_transition(old: SearchState, new: SearchState) -> None:
+    """Raises IllegalTransitionError where ``new`` does not follow from ``old``."""
+    if new not in TRANSITIONS[old]:
+        allowed = ", ".join(sorted(TRANSITIONS[old])) or "none, it has ended"
+        raise IllegalTransitionError(f"a search that is {old.value} cannot become {new.value}; allowed: {allowed}")

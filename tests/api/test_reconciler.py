@@ -1,0 +1,245 @@
+"""The reconciler against a fake cluster: starts, follows, ends and heals searches."""
+
+from __future__ import annotations
+
+import json
+import logging
+from threading import Event
+
+import pytest
+from service_helpers import BODY, Bench
+
+from api.states import IllegalTransitionError, SearchState
+from cluster.config import load_job
+from cluster.jobs import JobState
+
+
+def states(bench: Bench, search_id: str) -> list[str]:
+    return [change["new_state"] for change in bench.get(search_id)["history"]]
+
+
+def test_search_from_submission_to_result(bench: Bench) -> None:
+    search_id = bench.submit()
+    bench.round()
+    assert bench.state(search_id) == "STARTING"
+    assert bench.jobs.submitted == [search_id]
+    assert load_job(bench.folder(search_id).config_path).name == "small"
+    bench.jobs.states[search_id] = JobState.RUNNING
+    bench.drive(search_id)
+    bench.round()
+    found = bench.get(search_id)
+    assert (found["state"], found["phase"], found["job_status"]) == ("RUNNING", "supernet", "RUNNING")
+    assert found["progress"]["supernet"] == {"done": 1, "total": 4, "unit": "epochs", "metrics": {"loss": 0.5}}
+    bench.folder(search_id).write_json("result.json", {"best": 0.9})
+    bench.drive(search_id, "SUCCEEDED", phase="evaluate")
+    bench.round()
+    found = bench.get(search_id)
+    assert (found["state"], found["phase"]) == ("SUCCEEDED", "evaluate")
+    assert found["started_at"] <= found["ended_at"]
+    assert states(bench, search_id) == ["QUEUED", "STARTING", "RUNNING", "SUCCEEDED"]
+    assert bench.http.get(f"/v1/searches/{search_id}/result").json() == {"best": 0.9}
+
+
+def test_driver_that_ended_between_two_looks_goes_through_running(bench: Bench) -> None:
+    search_id = bench.submit()
+    bench.round()
+    bench.folder(search_id).write_json("result.json", {})
+    bench.drive(search_id, "SUCCEEDED")
+    bench.jobs.states[search_id] = JobState.SUCCEEDED
+    bench.round()
+    assert states(bench, search_id) == ["QUEUED", "STARTING", "RUNNING", "SUCCEEDED"]
+
+
+def test_not_a_number_in_progress_is_null(bench: Bench) -> None:
+    search_id = bench.running()
+    text = json.dumps({"done": 2, "total": 4, "unit": "epochs", "metrics": {"loss": float("nan")}})
+    status = json.loads(bench.folder(search_id).path.joinpath("status.json").read_text())
+    status["progress"]["supernet"] = json.loads(text)
+    bench.folder(search_id).write_json("status.json", status)
+    bench.round()
+    assert bench.get(search_id)["progress"]["supernet"]["metrics"] == {"loss": None}
+
+
+def test_driver_error_becomes_the_searches_error(bench: Bench) -> None:
+    search_id = bench.running()
+    bench.drive(search_id, "FAILED", error="out of memory; lower search.batch_size")
+    bench.round()
+    found = bench.get(search_id)
+    assert (found["state"], found["error"]) == ("FAILED", "out of memory; lower search.batch_size")
+
+
+def test_killed_driver_fails_with_the_end_of_its_log(bench: Bench) -> None:
+    search_id = bench.running()
+    bench.jobs.states[search_id] = JobState.FAILED
+    bench.jobs.logs[search_id] = "\n".join(f"line {i}" for i in range(100))
+    bench.round()
+    found = bench.get(search_id)
+    assert found["state"] == "FAILED"
+    assert found["error"].endswith("line 99")
+    assert "line 79\n" not in found["error"]
+
+
+def test_cancel_stops_the_job(bench: Bench) -> None:
+    search_id = bench.running()
+    bench.jobs.state_after_stop = JobState.RUNNING  # it takes its time
+    bench.http.post(f"/v1/searches/{search_id}/cancel")
+    bench.round()
+    assert bench.get(search_id)["message"] == "waiting for the driver to stop"
+    bench.jobs.states[search_id] = JobState.STOPPED
+    bench.round()
+    assert bench.state(search_id) == "CANCELLED"
+    assert bench.jobs.stopped == [search_id]
+
+
+def test_search_waits_in_the_queue_while_ray_is_away(bench: Bench) -> None:
+    bench.jobs.down = True
+    search_id = bench.submit()
+    bench.round()
+    found = bench.get(search_id)
+    assert found["state"] == "QUEUED"
+    assert "cannot be reached" in found["message"]
+    bench.jobs.down = False
+    bench.round()
+    assert bench.state(search_id) == "STARTING"
+
+
+def test_running_search_is_left_alone_while_ray_is_away(bench: Bench) -> None:
+    search_id = bench.running()
+    bench.drive(search_id, age_seconds=3600)
+    bench.jobs.down = True
+    bench.round()
+    assert bench.state(search_id) == "RUNNING"
+    assert "cannot be reached" in bench.get(search_id)["message"]
+    bench.jobs.down = False
+    bench.round()
+    assert bench.get(search_id)["message"] is None
+
+
+def test_cancelling_goes_on_once_ray_is_back(bench: Bench) -> None:
+    search_id = bench.running()
+    bench.http.post(f"/v1/searches/{search_id}/cancel")
+    bench.jobs.down = True
+    bench.round()
+    assert bench.state(search_id) == "CANCELLING"
+    bench.jobs.down = False
+    bench.round()
+    bench.round()
+    assert bench.state(search_id) == "CANCELLED"
+
+
+def test_refused_job_fails(bench: Bench) -> None:
+    bench.jobs.refuse = "no such runtime environment"
+    search_id = bench.submit()
+    bench.round()
+    assert "no such runtime environment" in bench.get(search_id)["error"]
+
+
+def test_restarted_service_follows_what_it_finds(bench: Bench) -> None:
+    queued_before = bench.submit()
+    running = bench.running()
+    other = bench.restart()
+    other.drive(running, "FAILED", error="disk full")
+    other.round()
+    assert other.state(running) == "FAILED"
+    assert other.state(queued_before) == "STARTING"
+    assert sorted(bench.jobs.submitted) == sorted([queued_before, running])  # none of them twice
+
+
+def test_killed_after_submission_but_before_it_was_written_down(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_id = bench.submit()
+
+    def die(*_: object, **__: object) -> bool:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bench.parts.service), "move", die)
+        with pytest.raises(SystemExit):
+            bench.round()
+    assert bench.jobs.submitted == [search_id]
+    other = bench.restart()
+    assert other.state(search_id) == "QUEUED"
+    other.round()
+    assert other.state(search_id) == "STARTING"
+    assert set(other.jobs.states) == {search_id}
+
+
+def test_killed_between_record_and_submission(bench: Bench) -> None:
+    search_id = bench.submit()  # its reconciler never came round
+    other = bench.restart()
+    other.round()
+    assert other.jobs.submitted == [search_id]
+
+
+def test_two_processes_act_once(bench: Bench) -> None:
+    search_id = bench.running()
+    other = bench.restart()
+    seen_by_both = bench.parts.service.get(search_id)
+    assert other.parts.service.move(seen_by_both, SearchState.CANCELLING)
+    assert not bench.parts.service.move(seen_by_both, SearchState.FAILED, error="too late")
+    assert states(bench, search_id)[-1] == "CANCELLING"
+    with pytest.raises(IllegalTransitionError):
+        bench.parts.service.move(seen_by_both, SearchState.STARTING)
+
+
+def test_search_cancelled_elsewhere_while_it_was_submitted_is_stopped(bench: Bench) -> None:
+    search_id = bench.submit()
+    other = bench.restart()
+    submit = bench.jobs.submit_run
+
+    def cancel_meanwhile(*args: object) -> None:
+        other.http.post(f"/v1/searches/{search_id}/cancel")
+        other.round()
+        submit(*args)  # type: ignore[arg-type]
+
+    bench.jobs.submit_run = cancel_meanwhile  # type: ignore[method-assign, assignment]
+    bench.round()
+    assert bench.state(search_id) == "CANCELLED"
+    assert bench.jobs.stopped == [search_id]
+
+
+def test_vanished_job_is_started_once_more_and_then_fails(bench: Bench) -> None:
+    search_id = bench.running()
+    bench.drive(search_id, age_seconds=3600)
+    bench.settings = bench.settings.model_copy(update={"stale_seconds": 1e-6})
+    bench = bench.restart()
+    bench.jobs.states.clear()
+    bench.round()
+    assert bench.state(search_id) == "STARTING"
+    assert bench.jobs.submitted == [search_id, f"{search_id}-2"]
+    bench.round()
+    assert bench.state(search_id) == "STARTING"  # the status is of the attempt before
+    bench.jobs.states[f"{search_id}-2"] = JobState.RUNNING
+    bench.drive(search_id)
+    bench.round()
+    assert bench.state(search_id) == "RUNNING"
+    bench.jobs.states.clear()
+    bench.round()
+    found = bench.get(search_id)
+    assert found["state"] == "FAILED"
+    assert "second time" in found["error"]
+    assert states(bench, search_id) == ["QUEUED", "STARTING", "RUNNING", "QUEUED", "STARTING", "RUNNING", "FAILED"]
+
+
+def test_fault_of_one_search_does_not_stop_the_others(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    broken, sound = bench.running(), bench.running()
+    bench.folder(broken).path.joinpath("status.json").write_text("{")
+    bench.drive(sound, "FAILED", error="x")
+    with caplog.at_level(logging.ERROR):
+        bench.round()
+    assert broken in caplog.text
+    assert (bench.state(broken), bench.state(sound)) == ("RUNNING", "FAILED")
+
+
+def test_app_runs_the_reconciler_in_a_thread_and_wakes_it_at_once(bench: Bench) -> None:
+    bench = Bench(bench.settings.runs_dir, bench.jobs, reconcile_seconds=3600)
+    submitted = Event()
+    submit = bench.jobs.submit_run
+
+    def tell(*args: object) -> None:
+        submit(*args)  # type: ignore[arg-type]
+        submitted.set()
+
+    bench.jobs.submit_run = tell  # type: ignore[method-assign, assignment]
+    with bench.http:
+        bench.http.post("/v1/searches", json=BODY)
+        assert submitted.wait(20)

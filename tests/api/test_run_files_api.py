@@ -1,0 +1,127 @@
+"""Results, artifacts, logs and events: what is read from the run folder and from Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from service_helpers import Bench
+
+from api.sse import ServerEvent, parse_events
+
+
+def events(bench: Bench, search_id: str, after: str | None = None) -> list[ServerEvent]:
+    headers = {"Last-Event-ID": after} if after else {}
+    with bench.http.stream("GET", f"/v1/searches/{search_id}/events", headers=headers) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        return list(parse_events(response.iter_lines()))
+
+
+def test_result_is_there_when_the_search_has_ended(bench: Bench) -> None:
+    search_id = bench.running()
+    missing = bench.http.get(f"/v1/searches/{search_id}/result")
+    assert missing.status_code == 404
+    assert "RUNNING" in missing.json()["detail"]
+    bench.folder(search_id).write_json("result.json", {"hd95": float("nan")})
+    assert bench.http.get(f"/v1/searches/{search_id}/result").json() == {"hd95": None}
+
+
+def test_artifacts_are_listed_and_served_whole_or_in_part(bench: Bench) -> None:
+    search_id = bench.succeeded()
+    folder = bench.folder(search_id)
+    folder.write_json("predictions/a.json", {"x": 1})
+    (folder.path / ".result.json.123").write_text("half")
+    listed = bench.http.get(f"/v1/searches/{search_id}/artifacts").json()["artifacts"]
+    assert [item["path"] for item in listed] == ["config.json", "predictions/a.json", "result.json", "status.json"]
+    url = f"/v1/searches/{search_id}/artifacts/predictions/a.json"
+    assert bench.http.get(url).json() == {"x": 1}
+    part = bench.http.get(url, headers={"Range": "bytes=0-0"})
+    assert (part.status_code, part.text) == (206, "{")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../searches.db",
+        "%2e%2e/searches.db",
+        "..%2fsearches.db",
+        "predictions/../../searches.db",
+        "%2fetc%2fpasswd",
+        "/etc/passwd",
+        "link.txt",
+        "linked/secret.txt",
+        "loop",
+        ".hidden",
+        "predictions",
+        "a%00b",
+        "none.png",
+        "",
+    ],
+)
+def test_nothing_outside_the_run_folder_is_served(bench: Bench, tmp_path: Path, path: str) -> None:
+    search_id = bench.succeeded()
+    folder = bench.folder(search_id).path
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.txt").write_text("not for you")
+    (folder / "link.txt").symlink_to(outside / "secret.txt")
+    (folder / "linked").symlink_to(outside)
+    (folder / "loop").symlink_to("loop")
+    (folder / ".hidden").write_text("not for you")
+    (folder / "predictions").mkdir()
+    answer = bench.http.get(f"/v1/searches/{search_id}/artifacts/{path}", follow_redirects=False)
+    assert answer.status_code in (307, 404)
+    assert "not for you" not in answer.text
+    listed = bench.http.get(f"/v1/searches/{search_id}/artifacts").json()["artifacts"]
+    assert [item["path"] for item in listed] == ["config.json", "result.json", "status.json"]
+
+
+def test_logs_come_from_ray(bench: Bench) -> None:
+    search_id = bench.running()
+    url = f"/v1/searches/{search_id}/logs"
+    assert bench.http.get(url).status_code == 404
+    bench.jobs.logs[search_id] = "one\ntwo\nthree\n"
+    assert bench.http.get(url).text == "one\ntwo\nthree\n"
+    assert bench.http.get(url, params={"tail": 2}).text == "two\nthree\n"
+    bench.jobs.down = True
+    down = bench.http.get(url)
+    assert down.status_code == 503
+    assert bench.settings.ray_address not in down.text
+
+
+def test_events_end_with_the_search_and_resume_after_any_of_them(bench: Bench) -> None:
+    search_id = bench.succeeded()
+    folder = bench.folder(search_id)
+    folder.emit("phase", phase="supernet")
+    folder.emit("progress", phase="supernet", done=1, loss=float("nan"))
+    found = events(bench, search_id)
+    assert [event.kind for event in found] == ["phase", "progress", "end"]
+    assert found[1].data["loss"] is None
+    assert found[-1].data == {"state": "SUCCEEDED"}
+    assert [event.kind for event in events(bench, search_id, found[0].id)] == ["progress", "end"]
+    assert [event.kind for event in events(bench, search_id, found[1].id)] == ["end"]
+
+
+def test_half_written_event_is_left_for_later(bench: Bench) -> None:
+    search_id = bench.succeeded()
+    folder = bench.folder(search_id)
+    folder.emit("phase", phase="search")
+    with folder.events_path.open("a") as file:
+        file.write(json.dumps({"event": "late"}))
+    assert [event.kind for event in events(bench, search_id)] == ["phase", "end"]
+
+
+@pytest.mark.parametrize("place", ["3", "99999", "-1", "x", "²"])
+def test_event_id_that_was_never_given_is_refused(bench: Bench, place: str) -> None:
+    search_id = bench.succeeded()
+    bench.folder(search_id).emit("phase", phase="search")
+    answer = bench.http.get(f"/v1/searches/{search_id}/events", headers={"Last-Event-ID": place.encode()})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["parameter"] == "Last-Event-ID"
+
+
+def test_parse_events_skips_comments_and_unfinished_events() -> None:
+    lines = [": hello", "", "id: 4", "event: phase", 'data: {"a": 1}', "", "event: half", "data: {}"]
+    assert list(parse_events(lines)) == [ServerEvent("4", "phase", {"a": 1})]

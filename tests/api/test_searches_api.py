@@ -1,0 +1,210 @@
+"""Submitting, finding, cancelling and deleting searches over HTTP."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from service_helpers import BODY, Bench
+
+
+def problem(response: Any, status: int) -> dict[str, Any]:
+    """The body of an error, after a check that it is what RFC 9457 asks for."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert body["status"] == status
+    assert {"type", "title", "detail", "instance", "errors"} <= body.keys()
+    return body
+
+
+def test_submitted_search_is_queued_and_found_at_its_location(bench: Bench) -> None:
+    response = bench.http.post("/v1/searches", json={**BODY, "labels": {"team": "skin"}})
+    assert response.status_code == 202
+    search = bench.http.get(response.headers["location"]).json()
+    assert search["state"] == "QUEUED"
+    assert search["labels"] == {"team": "skin"}
+    assert search["spec"]["search"]["num_trials"] == 8
+    assert "root" not in search["spec"]["data"]
+    assert [change["new_state"] for change in search["history"]] == ["QUEUED"]
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "words"),
+    [
+        ({"kind": "retrain"}, "/kind", "'search' only"),
+        ({"kind": "nonsense"}, "/kind", "kind must be one of"),
+        ({"data": {"name": "kvasir"}}, "/data/name", "known: synthetic"),
+        ({"data": {"name": "x", "root": "/etc"}}, "/data/root", "/v1/datasets"),
+        ({"search": {"objectives": ["beauty"]}}, "/search/objectives/0", "'dice'"),
+        ({"space": {"choices": ["0x2", "2x2"]}}, "/space/choices/0", "1 or more"),
+        ({"serach": {}}, "/serach", "unknown field"),
+        ({"search": {"num_trials": 10**9}, "space": {"choices": ["1x1", "2x2"]}}, "", "none is evaluated twice"),
+    ],
+)
+def test_bad_job_is_refused_with_a_pointer(bench: Bench, change: dict[str, Any], pointer: str, words: str) -> None:
+    body = {key: value for key, value in {**BODY, **change}.items() if key != "labels"}
+    for path in ("/v1/searches", "/v1/searches/validate"):
+        found = problem(bench.http.post(path, json=body), 422)
+        assert any(pointer in (item["pointer"] or "") for item in found["errors"]), found
+        assert words in json.dumps(found, ensure_ascii=False)
+    assert bench.http.get("/v1/searches").json()["searches"] == []
+
+
+def test_infinite_number_is_refused(bench: Bench) -> None:
+    text = json.dumps({**BODY, "supernet": {"learning_rate": float("inf")}})
+    response = bench.http.post("/v1/searches", content=text, headers={"content-type": "application/json"})
+    assert problem(response, 422)["errors"][0]["pointer"] == "/supernet/learning_rate"
+
+
+def test_faulty_data_set_is_refused_by_file_name(tmp_path: Path) -> None:
+    images = tmp_path / "data" / "broken" / "train" / "images"
+    images.mkdir(parents=True)
+    (images / "a.png").write_bytes(b"this is no picture")
+    bench = Bench(tmp_path / "runs", data_root=tmp_path / "data")
+    assert bench.http.get("/v1/datasets").json() == {"datasets": ["synthetic", "broken"]}
+    found = problem(bench.http.post("/v1/searches", json={**BODY, "data": {"name": "broken"}}), 422)
+    assert found["errors"][0]["pointer"] == "/data/name"
+
+
+def test_body_that_is_no_job(bench: Bench) -> None:
+    headers = {"content-type": "application/json"}
+    assert "valid JSON" in problem(bench.http.post("/v1/searches", content="{", headers=headers), 422)["detail"]
+    assert "JSON object" in problem(bench.http.post("/v1/searches", json=[1]), 422)["detail"]
+    assert "JSON object" in problem(bench.http.post("/v1/searches"), 422)["detail"]
+
+
+def test_validate_tells_what_a_search_takes(bench: Bench) -> None:
+    search = {**BODY["search"], "random_baseline": True}
+    found = bench.http.post("/v1/searches/validate", json={**BODY, "search": search}).json()
+    assert found["evaluations"] == 16
+    assert found["space_size"] == 4**4
+    assert found["data"]["num_images"]["train"] == 4
+
+
+def test_same_key_and_body_give_the_same_search(bench: Bench) -> None:
+    first = bench.submit(**{"Idempotency-Key": "k"})
+    again = bench.http.post("/v1/searches", json=BODY, headers={"Idempotency-Key": "k"})
+    assert again.json()["id"] == first
+    assert again.headers["idempotent-replayed"] == "true"
+    other = bench.http.post("/v1/searches", json={**BODY, "name": "other"}, headers={"Idempotency-Key": "k"})
+    assert first in problem(other, 409)["detail"]
+    assert bench.submit() != bench.submit()
+
+
+def test_concurrent_submits_make_one_search_a_key(bench: Bench) -> None:
+    with ThreadPoolExecutor(50) as pool:
+        ids = list(pool.map(lambda i: bench.submit(**{"Idempotency-Key": f"key-{i % 10}"}), range(50)))
+    assert len(set(ids)) == 10
+    assert all(ids[i] == ids[i % 10] for i in range(50))
+    assert len(bench.http.get("/v1/searches").json()["searches"]) == 10
+
+
+def test_list_pages_through_all_newest_first(bench: Bench) -> None:
+    made = [bench.submit() for _ in range(5)]
+    found: list[str] = []
+    token: str | None = None
+    while True:
+        params = {"page_size": 2, **({"page_token": token} if token else {})}
+        page = bench.http.get("/v1/searches", params=params).json()
+        found += [search["id"] for search in page["searches"]]
+        token = page["next_page_token"]
+        if token is None:
+            break
+    assert sorted(found) == sorted(made)
+    assert found == sorted(found, reverse=True)
+
+
+def test_list_filters_by_state_and_label(bench: Bench) -> None:
+    skin = bench.submit({**BODY, "labels": {"team": "skin", "it's": 'a "label"=x'}})
+    gut = bench.submit({**BODY, "labels": {"team": "gut"}})
+    bench.http.post(f"/v1/searches/{gut}/cancel")
+
+    def ids(**params: Any) -> list[str]:
+        return [search["id"] for search in bench.http.get("/v1/searches", params=params).json()["searches"]]
+
+    assert ids(label="team=skin") == [skin]
+    assert ids(label=["team=skin", 'it\'s=a "label"=x']) == [skin]
+    assert ids(label=["team=skin", "team=gut"]) == []
+    assert ids(state="CANCELLING") == [gut]
+    assert set(ids(state=["CANCELLING", "QUEUED"])) == {skin, gut}
+
+
+@pytest.mark.parametrize(
+    ("params", "parameter"),
+    [
+        ({"page_token": "%%%"}, "page_token"),
+        ({"page_token": "aGVsbG8"}, "page_token"),
+        ({"page_size": 0}, "page_size"),
+        ({"state": "LOST"}, "state.0"),
+        ({"label": "team"}, "label"),
+    ],
+)
+def test_bad_list_parameter_is_named(bench: Bench, params: dict[str, Any], parameter: str) -> None:
+    found = problem(bench.http.get("/v1/searches", params=params), 422)
+    assert found["errors"][0]["parameter"] == parameter
+
+
+def test_cancelled_before_it_started(bench: Bench) -> None:
+    search_id = bench.submit()
+    assert bench.http.post(f"/v1/searches/{search_id}/cancel").json()["state"] == "CANCELLING"
+    assert bench.http.post(f"/v1/searches/{search_id}/cancel").status_code == 202
+    bench.round()
+    assert bench.state(search_id) == "CANCELLED"
+    assert bench.jobs.submitted == []
+    assert "CANCELLED already" in problem(bench.http.post(f"/v1/searches/{search_id}/cancel"), 409)["detail"]
+
+
+def test_delete_takes_ended_searches_only(bench: Bench) -> None:
+    search_id = bench.submit(**{"Idempotency-Key": "k"})
+    assert "cancel it" in problem(bench.http.delete(f"/v1/searches/{search_id}"), 409)["detail"]
+    done = bench.succeeded()
+    assert bench.http.delete(f"/v1/searches/{done}").status_code == 204
+    assert not bench.folder(done).path.exists()
+    problem(bench.http.get(f"/v1/searches/{done}"), 404)
+    assert [s["id"] for s in bench.http.get("/v1/searches").json()["searches"]] == [search_id]
+
+
+def test_unknown_places_and_methods_are_problems(bench: Bench) -> None:
+    assert "/docs" in problem(bench.http.get("/v1/nothing"), 404)["detail"]
+    assert "/v1/searches" in problem(bench.http.get("/v1/searches/s-none"), 404)["detail"]
+    found = bench.http.put("/v1/searches")
+    assert "PUT" in problem(found, 405)["detail"]
+    assert found.headers["allow"] == "GET, POST"
+    assert bench.http.put("/v1/searches/s-1/artifacts/a/b").headers["allow"] == "GET"
+
+
+def test_fault_of_the_service_is_a_problem_without_its_cause(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(type(bench.parts.service), "get", fail)
+    found = problem(bench.http.get("/v1/searches/s-1"), 500)
+    assert "secret" not in json.dumps(found)
+
+
+def test_health_and_readiness(bench: Bench) -> None:
+    assert bench.http.get("/healthz").json() == {"status": "ok"}
+    assert bench.http.get("/readyz").status_code == 200
+    bench.jobs.down = True
+    found = problem(bench.http.get("/readyz"), 503)
+    assert "Ray" in found["detail"]
+    assert bench.settings.ray_address not in json.dumps(found)
+
+
+def test_openapi_documents_job_and_problems(bench: Bench) -> None:
+    document = bench.http.get("/openapi.json").json()
+    submit = document["paths"]["/v1/searches"]["post"]
+    schemas = document["components"]["schemas"]
+    body = submit["requestBody"]["content"]["application/json"]
+    job = body["schema"]
+    data = schemas[job["properties"]["data"]["$ref"].rpartition("/")[2]]
+    assert {"search", "supernet", "retrain"} <= job["properties"].keys()
+    assert "root" not in data["properties"]
+    assert "application/problem+json" in submit["responses"]["422"]["content"]
+    assert "HTTPValidationError" not in json.dumps(document)
+    example = next(iter(body["examples"].values()))["value"]
+    assert bench.http.post("/v1/searches/validate", json=example).status_code == 200

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from api.db import open_database
+from api.settings import Settings
+from slicemamba.errors import InputError
+
+
+def test_variables_are_read_and_options_go_before() -> None:
+    environ = {"SLICEMAMBA_PORT": "9000", "SLICEMAMBA_DATA": "/data", "SLICEMAMBA_URL": "x", "SLICEMAMBA_HOST": ""}
+    settings = Settings.from_env(environ, port=9001, host=None)
+    assert (settings.port, settings.data_root, settings.host) == (9001, Path("/data"), "127.0.0.1")
+    assert settings.is_loopback
+    assert settings.database.startswith("sqlite:////")
+
+
+def test_bad_variable_is_named() -> None:
+    with pytest.raises(InputError, match="/port"):
+        Settings.from_env({"SLICEMAMBA_PORT": "many"})
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nodb://x", "sqlite:////proc/none/searches.db"])
+def test_database_that_cannot_be_opened_is_told(url: str) -> None:
+    with pytest.raises(InputError, match="database"):
+        open_database(url)

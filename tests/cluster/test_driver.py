@@ -1,0 +1,117 @@
+"""The driver as a process on a Ray of its own: killed in its search and started again, and given bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.local import stop_tree
+from cluster.run_folder import RunFolder
+from nas.study import TrialState, find_trials, open_storage
+
+NUM_TRIALS = 24
+JOB = {
+    "data": {
+        "name": "synthetic",
+        "image_size": [48, 48],
+        "synthetic": {"num_train": 8, "num_val": 2, "num_search": 2, "num_test": 2},
+    },
+    "model": {"embed_dim": 8, "encoder_depths": [1, 1], "decoder_depths": [1, 1]},
+    "supernet": {"epochs": 2, "batch_size": 4, "t_max": 2, "num_val_architectures": 0},
+    "search": {
+        "searcher": "evolution",
+        "objectives": ["dice", "miou"],
+        "num_trials": NUM_TRIALS,
+        "population_size": 6,
+        "num_parents": 2,
+        "num_mutations": 3,
+        "num_crossovers": 2,
+    },
+    "retrain": None,
+}
+
+
+def command(config: Path, run: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "cluster.entrypoint", "--config", str(config), "--run-dir", str(run), *more]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(JOB))
+    return path
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    mine = {"SLICEMAMBA_CACHE": str(tmp_path / "cache"), "RAY_AUTH_MODE": "disabled"}
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | mine
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
+    config: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    undisturbed, disturbed = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
+    subprocess.run(command(config, undisturbed.path), env=environment, check=True, stdin=subprocess.DEVNULL)
+
+    first = subprocess.Popen(command(config, disturbed.path), env=environment, stdin=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not any(event["event"] == "trial" and event["number"] >= 6 for _, event in disturbed.events()):
+        assert first.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    stop_tree(first.pid)
+    first.wait()
+    ended_before = [t for t in find_trials(open_storage(disturbed.study_path), "search") if t.ended]
+    assert 7 <= len(ended_before) < NUM_TRIALS
+    assert disturbed.read_json("result.json") is None
+
+    subprocess.run(command(config, disturbed.path), env=environment, check=True, stdin=subprocess.DEVNULL)
+    trials = find_trials(open_storage(disturbed.study_path), "search")
+    assert {t.number: t for t in trials}.items() >= {t.number: t for t in ended_before}.items()
+    assert [t.state for t in trials] == [TrialState.COMPLETED] * NUM_TRIALS
+    expected = find_trials(open_storage(undisturbed.study_path), "search")
+    assert [t.architecture for t in trials] == [t.architecture for t in expected]
+    assert [t.metrics["dice"] for t in trials] == [t.metrics["dice"] for t in expected]
+    before, after = (json.loads((run.path / "result.json").read_text()) for run in (undisturbed, disturbed))
+    assert before["best"] == after["best"]
+
+    # A finished run is not done again, and its folder takes no other configuration.
+    other = subprocess.run(
+        command(config, disturbed.path, "--set", "search.seed=1"), env=environment, capture_output=True, text=True
+    )
+    assert other.returncode == 2
+    assert "search.seed: 0 before, 1 now" in other.stderr
+    status = disturbed.read_status()
+    assert status is not None
+    assert status.state == "SUCCEEDED"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--address", "127.0.0.1:9"], "no Ray cluster answers at 127.0.0.1:9"),
+        (["--set", "data.name=unknown"], "'unknown' is not known"),
+        (["--set", "search.objectives=[speed]"], "latency_ms"),
+        (["--set", "space.choices=['0x2', '2x2']"], "both numbers 1 or more"),
+        (["--set", "search.num_trials=100000"], "exceeds the 256 architectures"),
+    ],
+)
+def test_bad_input_exits_2_with_the_mend(
+    config: Path, environment: dict[str, str], tmp_path: Path, more: list[str], says: str
+) -> None:
+    done = subprocess.run(command(config, tmp_path / "run", *more), env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
