@@ -93,13 +93,14 @@ def _ray() -> Finding:
 
 
 def _storage(folder: Path) -> Finding:
+    """Tries to write where the folder is, or will be made; leaves nothing behind."""
+    existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
+        with tempfile.NamedTemporaryFile(dir=existing):
             pass
     except OSError as error:
         return Finding(
             "storage", "fault", f"{folder} cannot be written ({error.strerror}); choose another with --storage"
         )
-    free = shutil.disk_usage(folder).free / 2**30
+    free = shutil.disk_usage(existing).free / 2**30
     return Finding("storage", "ok" if free > 10 else "note", f"{folder.resolve()}: {free:.1f} GiB free")

@@ -38,6 +38,7 @@ def available_backends() -> dict[str, str]:
     return {name: status() for name, (status, _) in _REGISTRY.items()}
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # what runs is not traced
 def choose_backend(device: torch.device | str) -> str:
     """The fastest usable backend for a device, or the one that SLICEMAMBA_SCAN names.
 
@@ -59,12 +60,12 @@ def choose_backend(device: torch.device | str) -> str:
 def _forced(name: str, kind: str) -> str:
     if name not in _REGISTRY:
         raise RuntimeError(
-            f"{ENVIRONMENT_VARIABLE} expects one of {', '.join(_REGISTRY)}, got {name!r}; set it to one of these or unset it."
+            f"{ENVIRONMENT_VARIABLE} expects one of {', '.join(_REGISTRY)}, got {name!r}; set one of them or unset it."
         )
     status, kinds = _REGISTRY[name]
     reason = status()
     if reason != USABLE:
-        raise RuntimeError(f"{ENVIRONMENT_VARIABLE}={name} expects the {name} backend to be usable, but it is {reason}.")
+        raise RuntimeError(f"{ENVIRONMENT_VARIABLE}={name} expects that backend to be usable, but it is {reason}.")
     if kind not in kinds:
         raise RuntimeError(
             f"{ENVIRONMENT_VARIABLE}={name} expects tensors on {' or '.join(kinds)}, got {kind}; move them or unset it."

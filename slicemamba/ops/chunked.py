@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from slicemamba.ops.slicing import scan_orders
 
@@ -36,7 +36,7 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     y = torch.empty_like(u)
     state = _zero_state(u, A)
     for part in _segments(u, A):
-        decay, states = _segment_states(u[:, :, part], delta[:, :, part], A, B[:, :, part], state)
+        _, states = _segment_states(u[:, :, part], delta[:, :, part], A, B[:, :, part], state)
         y[:, :, part] = (states * C[:, :, part, None]).sum(-1)
         state = states[:, :, -1]
     return y
@@ -100,11 +100,12 @@ def _segment_states(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, start: Tenso
 
 
 def _recur(decay: Tensor, inputs: Tensor, start: Tensor) -> Tensor:
-    """h_t = decay_t h_{t-1} + inputs_t along dimension 2, all places at once, h before the first place being ``start``."""
-    length = decay.shape[2]
+    """h_t = decay_t h_{t-1} + inputs_t along dimension 2, for all places at once; ``start`` is h before the first."""
+    batch, groups, length, channels, states = decay.shape
+    chunks = (batch, groups, -1, _CHUNK, channels, states)
     pad = (0, 0, 0, 0, 0, -length % _CHUNK)
-    product = F.pad(decay, pad, value=1.0).unflatten(2, (-1, _CHUNK)).clone()
-    h = F.pad(inputs, pad).unflatten(2, (-1, _CHUNK)).clone()
+    product = functional.pad(decay, pad, value=1.0).view(chunks).clone()
+    h = functional.pad(inputs, pad).view(chunks).clone()
     for t in range(1, _CHUNK):
         h[:, :, :, t].addcmul_(product[:, :, :, t], h[:, :, :, t - 1])
         product[:, :, :, t].mul_(product[:, :, :, t - 1])
@@ -112,7 +113,7 @@ def _recur(decay: Tensor, inputs: Tensor, start: Tensor) -> Tensor:
     for chunk in range(h.shape[2]):
         h[:, :, chunk].addcmul_(product[:, :, chunk], state[:, :, None])
         state = h[:, :, chunk, -1]
-    return h.flatten(2, 3)[:, :, :length]
+    return h.view(batch, groups, -1, channels, states)[:, :, :length]
 
 
 def _zero_state(u: Tensor, A: Tensor) -> Tensor:
@@ -150,10 +151,10 @@ def _project(
     order = scan_orders(height, width, slice_size).to(x.device)
     flat = x.reshape(batch, height * width, channels)
     # The projection is pointwise, so it is made once, before the order is applied.
-    projected = (flat @ x_proj_weight.flatten(0, 1).mT).unflatten(2, x_proj_weight.shape[:2])
+    projected = (flat @ x_proj_weight.flatten(0, 1).mT).view(batch, height * width, 4, -1)
     projected = torch.stack([projected[:, order[k], k] for k in range(4)], dim=1)
-    states = A_log.shape[1]
-    dt, B, C = projected.split([dt_proj_weight.shape[2], states, states], dim=-1)
+    rank, states = dt_proj_weight.shape[2], A_log.shape[1]
+    dt, B, C = projected[..., :rank], projected[..., rank : rank + states], projected[..., rank + states :]
     raw_delta = dt @ dt_proj_weight.mT + dt_proj_bias[:, None]
     A = -torch.exp(A_log).view(4, channels, states)
     return _Directions(order, flat[:, order], dt, raw_delta, A, B, C)
@@ -170,7 +171,7 @@ def slice_scan(
 ) -> Tensor:
     """Forward of the slice scan, (B, H, W, Dm) to the same; all tensors in one floating dtype."""
     d = _project(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, slice_size)
-    y = scan(d.x, F.softplus(d.raw_delta), d.A, d.B, d.C)
+    y = scan(d.x, functional.softplus(d.raw_delta), d.A, d.B, d.C)
     total = x.flatten(1, 2) * D.view(4, -1).sum(0)
     return _merge(total, y, d.order).view(x.shape)
 
@@ -188,7 +189,7 @@ def slice_scan_backward(
     """Gradients of :func:`slice_scan` for x and the five parameters, in the order of its arguments."""
     d = _project(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, slice_size)
     grad_flat = grad_y.reshape(x.shape[0], -1, x.shape[3])
-    g = scan_backward(d.x, F.softplus(d.raw_delta), d.A, d.B, d.C, grad_flat[:, d.order])
+    g = scan_backward(d.x, functional.softplus(d.raw_delta), d.A, d.B, d.C, grad_flat[:, d.order])
     grad_raw = g.delta * torch.sigmoid(d.raw_delta)
     grad_projected = torch.cat([grad_raw @ dt_proj_weight, g.B, g.C], dim=-1)
     grad_x = _merge(grad_flat * D.view(4, -1).sum(0), g.u + grad_projected @ x_proj_weight, d.order)

@@ -1,8 +1,273 @@
-"""The native CPU backend."""
+"""The native CPU backend: loads the compiled scan (``_scan.cpp``) and calls it with raw pointers, in float32.
+
+Shapes: L = H·W, J = R + 2N; projections (B, L, 4, J). ``saved`` holds the projections and then the state before every
+64th step, (B, K, tile of channels, L/64, N, channel), channels padded to 16 and states to 8.
+"""
+
 from __future__ import annotations
 
-def status() -> str:
-    return "missing"
+import ctypes
+import os
+import warnings
+from functools import lru_cache
+from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from slicemamba.ops.slicing import scan_orders
+
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+ISA_VARIABLE = "SLICEMAMBA_ISA"
+_BUILD = "with a C++ compiler at hand, build it: pip install --no-build-isolation --no-deps -e . (or install anew)"
+_CHUNK, _STATE_BLOCK, _TILE = 64, 8, 16  # as in _scan.h
+_SPLITS, _SPLIT_ROWS = 16, 256  # cuts, and least rows in one, of the sum that makes the gradient of x_proj_weight
+_PARTS = 8  # tasks that a backward pass is cut into for a single image; fixed, so that sums never depend on threads
+
+
+class _Rows(ctypes.Structure):
+    """Where the rows of a tensor lie: strides in floats for batch, direction and place."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("batch", ctypes.c_int64),
+        ("group", ctypes.c_int64),
+        ("step", ctypes.c_int64),
+    )
+
+
+class _Problem(ctypes.Structure):
+    """Mirror of ``struct Problem`` in _scan.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batches", "groups", "length", "channels", "states", "rank")),
+        *((name, ctypes.c_int64) for name in ("threads", "isa", "a_is_log")),
+        ("order", ctypes.c_void_p),
+        *((name, _Rows) for name in ("x", "y", "projected", "delta")),
+        *((name, ctypes.c_void_p) for name in ("x_weight", "dt_weight", "dt_bias", "a", "skip", "checkpoints")),
+        ("parts", ctypes.c_int64),
+        *((name, _Rows) for name in ("grad_y", "grad_x", "grad_delta", "grad_projected")),
+        ("grad_projected_size", ctypes.c_int64),
+        ("grad_x_weight", ctypes.c_void_p),
+        ("splits", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("grad_dt_weight", "grad_dt_bias", "grad_a", "grad_skip")),
+    )
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL | str:
+    """The loaded library, or a sentence that says why there is none."""
+    found = sorted(Path(__file__).parent.glob("_scan*.so"))
+    if not found:
+        return f"the compiled library slicemamba/ops/_scan is missing; {_BUILD}"
+    try:
+        _share_openmp()
+        library = ctypes.CDLL(str(found[-1]))
+        size = library.slicemamba_problem_size
+        size.restype = ctypes.c_int64
+        if size() != ctypes.sizeof(_Problem):
+            return f"{found[-1].name} is from another version of this package; {_BUILD}"
+        library.slicemamba_best_isa.restype = ctypes.c_int64
+    except (OSError, AttributeError) as error:
+        return f"{found[-1].name} could not be loaded ({error}); {_BUILD}"
+    return library
+
+
+def _share_openmp() -> None:
+    """Make the OpenMP runtime that torch has loaded visible: one pool of threads for both, not two that compete."""
+    bundled = Path(torch.__file__).parent / "lib"
+    candidates = [str(path) for pattern in ("libgomp*", "libiomp5*", "libomp*") for path in bundled.glob(pattern)]
+    for name in (*candidates, "libgomp.so.1", "libomp.so"):
+        try:
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        return
+
+
+def status() -> str:
+    """ "usable", or why the native backend is not and how to mend that."""
+    library = _library()
+    return library if isinstance(library, str) else "usable"
+
+
+@lru_cache(maxsize=1)
 def warn_once_if_missing() -> None:
-    return None
+    """Tell once a process that the much slower torch backend stands in for the native one."""
+    if status() != "usable":
+        message = f"The native scan is not usable: {status()}. The torch backend is used instead, which is much slower."
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+@lru_cache(maxsize=1)
+def instruction_sets() -> tuple[str, ...]:
+    """The instruction sets that this machine can run, the slowest first; () without the library."""
+    library = _library()
+    return () if isinstance(library, str) else INSTRUCTION_SETS[: library.slicemamba_best_isa() + 1]
+
+
+def instruction_set() -> str:
+    """The instruction set that the kernels use: the best one, or the one that SLICEMAMBA_ISA names.
+
+    Raises:
+        RuntimeError: SLICEMAMBA_ISA names one that this machine or build does not have.
+    """
+    usable = instruction_sets()
+    if not usable:
+        raise RuntimeError(f"The native scan is not usable: {status()}.")
+    name = os.environ.get(ISA_VARIABLE) or usable[-1]
+    if name not in usable:
+        raise RuntimeError(f"{ISA_VARIABLE} expects {' or '.join(usable)} here, got {name!r}; set one or unset it.")
+    return name
+
+
+def checkpoint_size(batch: int, groups: int, length: int, channels: int, states: int) -> int:
+    """Floats that the states before every chunk take."""
+    padded = _up(channels, _TILE) * _up(states, _STATE_BLOCK)
+    return batch * groups * padded * (_up(length, _CHUNK) // _CHUNK)
+
+
+def saved_size(batch: int, length: int, channels: int, states: int, width: int) -> int:
+    """Floats that :func:`slice_scan` keeps for the backward pass; ``width`` is J = R + 2N."""
+    return batch * length * 4 * width + checkpoint_size(batch, 4, length, channels, states)
+
+
+def _up(value: int, multiple: int) -> int:
+    return (value + multiple - 1) // multiple * multiple
+
+
+def _problem(batch: int, groups: int, length: int, channels: int, states: int, rank: int) -> _Problem:
+    problem = _Problem(batch, groups, length, channels, states, rank, torch.get_num_threads())
+    problem.isa = INSTRUCTION_SETS.index(instruction_set())
+    # Tasks for eight threads even with one image, one for each image from eight on; never more than there are tiles.
+    problem.parts = min(-(-_PARTS // batch), _up(channels, _TILE) // _TILE)
+    return problem
+
+
+def _call(function: str, problem: _Problem) -> None:
+    getattr(_library(), function)(ctypes.byref(problem))
+
+
+class _SliceProblem:
+    """The description of one slice scan; keeps the tensors alive that it points to."""
+
+    def __init__(self, tensors: tuple[Tensor, ...], slice_size: tuple[int, int]) -> None:
+        self.tensors = [tensor.contiguous() for tensor in tensors]
+        x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D = self.tensors
+        batch, height, width, channels = x.shape
+        length, row = height * width, 4 * x_proj_weight.shape[1]
+        self.projected_size = batch * length * row
+        self.order = scan_orders(height, width, slice_size)
+        self.strides = (length * channels, 0, channels)
+        self.projected_strides = (length * row, row // 4, row)
+        self.problem = p = _problem(batch, 4, length, channels, A_log.shape[1], dt_proj_weight.shape[2])
+        p.a_is_log = 1
+        p.x_weight = x_proj_weight.data_ptr()
+        p.order, p.a, p.skip = self.order.data_ptr(), A_log.data_ptr(), D.data_ptr()
+        p.dt_weight, p.dt_bias = dt_proj_weight.data_ptr(), dt_proj_bias.data_ptr()
+        p.x = _Rows(x.data_ptr(), *self.strides)
+
+
+def slice_scan(
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    slice_size: tuple[int, int],
+    *,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """Forward of the slice scan: y (B, H, W, Dm) and what the backward pass needs (empty unless ``save``)."""
+    s = _SliceProblem((x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D), slice_size)
+    p, size = s.problem, s.projected_size
+    saved = x.new_empty(saved_size(p.batches, p.length, p.channels, p.states, x_proj_weight.shape[1]) if save else 0)
+    projected = saved if save else x.new_empty(size)
+    p.checkpoints = saved[size:].data_ptr() if save else None
+    y = torch.empty_like(s.tensors[0])
+    p.projected = _Rows(projected.data_ptr(), *s.projected_strides)
+    p.y = _Rows(y.data_ptr(), *s.strides)
+    _call("slicemamba_scan_forward", p)
+    return y, saved
+
+
+def slice_scan_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    saved: Tensor,
+    slice_size: tuple[int, int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`slice_scan` for x and the five parameters, in the order of its arguments."""
+    s = _SliceProblem((x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D), slice_size)
+    p, size = s.problem, s.projected_size
+    grad_y = grad_y.contiguous()
+    grad_x = torch.empty_like(s.tensors[0])
+    grad_projected = x.new_empty(p.parts, size)
+    p.splits = max(1, min(_SPLITS, p.batches * p.length // _SPLIT_ROWS))
+    grad_x_weight = x.new_empty(p.splits, *x_proj_weight.shape)
+    grads = [x.new_empty(p.batches, *parameter.shape) for parameter in s.tensors[2:]]
+    p.projected = _Rows(saved.data_ptr(), *s.projected_strides)
+    p.checkpoints = saved[size:].data_ptr()
+    p.grad_y = _Rows(grad_y.data_ptr(), *s.strides)
+    p.grad_x = _Rows(grad_x.data_ptr(), *s.strides)
+    p.grad_projected = _Rows(grad_projected.data_ptr(), *s.projected_strides)
+    p.grad_projected_size, p.grad_x_weight = size, grad_x_weight.data_ptr()
+    p.grad_dt_weight, p.grad_dt_bias, p.grad_a, p.grad_skip = (grad.data_ptr() for grad in grads)
+    _call("slicemamba_scan_backward", p)
+    x_weight, dt_weight, dt_bias, a_log, skip = (grad[0].clone() for grad in (grad_x_weight, *grads))
+    return grad_x, x_weight, dt_weight, dt_bias, a_log, skip
+
+
+class _PlainProblem:
+    """The description of one plain scan: every direction has rows of its own, and the step sizes are given."""
+
+    def __init__(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
+        batch, groups, length, channels = u.shape
+        states = A.shape[2]
+        self.u, self.delta, self.A = u.contiguous(), delta.contiguous(), A.contiguous()
+        self.projected = torch.cat([B, C], dim=-1)
+        self.strides = (groups * length * channels, length * channels, channels)
+        self.projected_strides = (groups * length * 2 * states, length * 2 * states, 2 * states)
+        self.problem = p = _problem(batch, groups, length, channels, states, 0)
+        p.a = self.A.data_ptr()
+        p.x = _Rows(self.u.data_ptr(), *self.strides)
+        p.delta = _Rows(self.delta.data_ptr(), *self.strides)
+        p.projected = _Rows(self.projected.data_ptr(), *self.projected_strides)
+
+
+def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *, save: bool) -> tuple[Tensor, Tensor]:
+    """The plain scan of u (B, K, L, Dm), and the states that its backward pass starts from (empty unless ``save``)."""
+    s = _PlainProblem(u, delta, A, B, C)
+    p = s.problem
+    saved = u.new_empty(checkpoint_size(p.batches, p.groups, p.length, p.channels, p.states) if save else 0)
+    y = torch.empty_like(s.u)
+    p.checkpoints = saved.data_ptr() if save else None
+    p.y = _Rows(y.data_ptr(), *s.strides)
+    _call("slicemamba_scan_forward", p)
+    return y, saved
+
+
+def scan_backward(
+    grad_y: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`scan`, in the order of its arguments."""
+    s = _PlainProblem(u, delta, A, B, C)
+    p, grad_y = s.problem, grad_y.contiguous()
+    grad_u, grad_delta = torch.empty_like(s.u), torch.empty_like(s.delta)
+    grad_projected = u.new_empty(p.parts, *s.projected.shape)
+    grad_a = u.new_empty(p.batches, *A.shape)
+    p.checkpoints = saved.data_ptr()
+    p.grad_y = _Rows(grad_y.data_ptr(), *s.strides)
+    p.grad_x = _Rows(grad_u.data_ptr(), *s.strides)
+    p.grad_delta = _Rows(grad_delta.data_ptr(), *s.strides)
+    p.grad_projected = _Rows(grad_projected.data_ptr(), *s.projected_strides)
+    p.grad_projected_size, p.grad_a = s.projected.numel(), grad_a.data_ptr()
+    _call("slicemamba_scan_backward", p)
+    grad_B, grad_C = (part.contiguous() for part in grad_projected[0].chunk(2, dim=-1))
+    return grad_u, grad_delta, grad_a[0].clone(), grad_B, grad_C

@@ -1,4 +1,4 @@
-"""The sequential truth: one plain loop over the sequence, in any floating dtype. Slow; every other backend is held to it.
+"""The sequential truth: one plain loop over the sequence, in any floating dtype. Slow; all backends are held to it.
 
 Shapes: u, delta (B, K·Dm, L); A (K·Dm, N); B, C (B, K, N, L); x, y (B, H, W, Dm).
 """
@@ -6,10 +6,10 @@ Shapes: u, delta (B, K·Dm, L); A (K·Dm, N); B, C (B, K, N, L); x, y (B, H, W, 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
-from slicemamba.ops.slicing import AXES, slice_order, slice_order_inverse
+from slicemamba.ops.slicing import AXES, slice_order
 
 
 def selective_scan(
@@ -24,21 +24,22 @@ def selective_scan(
     delta_softplus: bool = False,
 ) -> Tensor:
     """Selective scan (S6; Gu and Dao, arXiv 2312.00752, algorithm 2) of u (B, K·Dm, L), state by state."""
-    batch, channels, length = u.shape
+    batch, _, length = u.shape
     groups = B.shape[1] if B.dim() == 4 else 1
-    B = B.reshape(batch, groups, -1, length).repeat_interleave(channels // groups, dim=1)  # (B, K·Dm, N, L)
-    C = C.reshape(batch, groups, -1, length).repeat_interleave(channels // groups, dim=1)
+    B, C = (tensor.reshape(batch, groups, 1, -1, length) for tensor in (B, C))
     if delta_bias is not None:
         delta = delta + delta_bias[:, None]
     if delta_softplus:
-        delta = F.softplus(delta)
-    h = u.new_zeros(batch, channels, A.shape[1])
+        delta = functional.softplus(delta)
+    step, inputs = (tensor.reshape(batch, groups, -1, 1, length) for tensor in (delta, delta * u))
+    A = A.reshape(groups, -1, A.shape[1])
+    h = u.new_zeros(batch, *A.shape)  # (B, K, Dm, N)
     outputs = []
-    for t in range(length):
-        decay = torch.exp(delta[:, :, t, None] * A)
-        h = decay * h + (delta[:, :, t] * u[:, :, t])[..., None] * B[..., t]
-        outputs.append((h * C[..., t]).sum(-1))
-    y = torch.stack(outputs, dim=-1)
+    # unbind, not an index at each step: the gradient of an index is a tensor of the whole length
+    for step_t, input_t, B_t, C_t in zip(*(tensor.unbind(-1) for tensor in (step, inputs, B, C)), strict=True):
+        h = torch.exp(step_t * A) * h + input_t * B_t
+        outputs.append((h * C_t).sum(-1))
+    y = torch.stack(outputs, dim=-1).reshape(u.shape)
     return y if D is None else y + D[:, None] * u
 
 
@@ -51,28 +52,26 @@ def slice_scan(
     D: Tensor,
     slice_size: tuple[int, int],
 ) -> Tensor:
-    """The four directions scanned one after the other and summed: x (B, H, W, Dm) to y (B, H, W, Dm)."""
+    """The four directions gathered, scanned, put back and summed: x (B, H, W, Dm) to y (B, H, W, Dm)."""
     batch, height, width, channels = x.shape
-    states = A_log.shape[1]
-    flat = x.reshape(batch, height * width, channels)
-    total = torch.zeros_like(flat)
-    for k in range(4):
-        axis, reverse = AXES[k // 2], k % 2 == 1
+    rank, states = dt_proj_weight.shape[2], A_log.shape[1]
+    orders = []
+    for axis in AXES:
         order = slice_order(height, width, slice_size, axis)
-        inverse = slice_order_inverse(height, width, slice_size, axis)
-        sequence = flat[:, order].flip(1) if reverse else flat[:, order]
-        projected = sequence @ x_proj_weight[k].T
-        dt, B, C = projected.split([dt_proj_weight.shape[2], states, states], dim=-1)
-        rows = slice(k * channels, (k + 1) * channels)
-        y = selective_scan(
-            sequence.mT,
-            (dt @ dt_proj_weight[k].T).mT,
-            -torch.exp(A_log[rows]),
-            B.mT,
-            C.mT,
-            D[rows],
-            delta_bias=dt_proj_bias[k],
-            delta_softplus=True,
-        ).mT
-        total = total + (y.flip(1) if reverse else y)[:, inverse]
-    return total.reshape(x.shape)
+        orders += [order, order.flip(0)]
+    flat = x.reshape(batch, height * width, channels)
+    sequences = torch.stack([flat[:, order] for order in orders], dim=1)  # (B, 4, L, Dm)
+    projected = sequences @ x_proj_weight.mT
+    dt, B, C = projected[..., :rank], projected[..., rank : rank + states], projected[..., rank + states :]
+    y = selective_scan(
+        sequences.mT.flatten(1, 2),
+        (dt @ dt_proj_weight.mT).mT.flatten(1, 2),
+        -torch.exp(A_log),
+        B.mT,
+        C.mT,
+        D,
+        delta_bias=dt_proj_bias.flatten(),
+        delta_softplus=True,
+    )
+    y = y.reshape(batch, 4, channels, -1).mT
+    return sum((y[:, k, torch.argsort(orders[k])] for k in range(4)), torch.zeros_like(flat)).reshape(x.shape)

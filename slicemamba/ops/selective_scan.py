@@ -1,16 +1,19 @@
 """The two public scans: checks, the choice of a backend, and the registration that autograd, compile and export use.
 
-Shapes: u, delta (B, K·Dm, L); A (K·Dm, N); B, C (B, K, N, L); x, y (B, H, W, Dm). K = 4 directions in slice_scan, in this
-order: horizontal slices, the same reversed, vertical slices, the same reversed (the order of published checkpoints).
+Shapes: u, delta (B, K·Dm, L); A (K·Dm, N); B, C (B, K, N, L); x, y (B, H, W, Dm). In slice_scan K = 4 directions, in
+this order: horizontal slices, the same reversed, vertical slices, the same reversed (as in published checkpoints).
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
-from slicemamba.ops import chunked, cpu, reference
+from slicemamba.ops import (
+    reference,
+    registration,  # noqa: F401  (registers torch.ops.slicemamba)
+)
 from slicemamba.ops.backends import choose_backend
 
 
@@ -45,12 +48,127 @@ def slice_scan(
         ValueError: a shape that does not fit the others.
         RuntimeError: SLICEMAMBA_SCAN names a backend that cannot run here.
     """
-    parameters = (x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
-    _check_slice_scan(x, *parameters, slice_size)
+    _check_slice_scan(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D, slice_size)
     rows, columns = slice_size
+    dtype = _compute_dtype(x)
+    tensors = [t.to(dtype) for t in (x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)]
     if choose_backend(x.device) == "reference":
-        dtype = _compute_dtype(x)
-        return reference.slice_scan(x.to(dtype), *(p.to(dtype) for p in parameters), (rows, columns)).to(x.dtype)
-    save = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters))
-    y, _ = _slice_scan(x, *parameters, rows, columns, save)
-    return y
+        wide, x_weight, dt_weight, dt_bias, a_log, skip = tensors
+        y = reference.slice_scan(wide, x_weight, dt_weight, dt_bias, a_log, skip, (rows, columns))
+    else:
+        y, _ = torch.ops.slicemamba.slice_scan(*tensors, rows, columns, _needs_gradient(*tensors))
+    return y.to(x.dtype)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+) -> Tensor:
+    """Selective scan of ready-made sequences (S6; Gu and Dao, arXiv 2312.00752, algorithm 2).
+
+    Args:
+        u: (B, K·Dm, L).
+        delta: (B, K·Dm, L), step sizes before ``delta_bias`` and ``delta_softplus``.
+        A: (K·Dm, N), negative.
+        B: (B, K, N, L), or (B, N, L) for K = 1.
+        C: as B.
+        D: skip, (K·Dm,).
+        delta_bias: (K·Dm,).
+        delta_softplus: apply softplus to the step sizes.
+
+    Returns:
+        y (B, K·Dm, L) in the dtype of u; the state is float32 (float64 for float64 input).
+
+    Raises:
+        ValueError: a shape that does not fit the others.
+        RuntimeError: SLICEMAMBA_SCAN names a backend that cannot run here.
+    """
+    _check_selective_scan(u, delta, A, B, C, D, delta_bias)
+    dtype = _compute_dtype(u)
+    wide, delta, A, B, C = (tensor.to(dtype) for tensor in (u, delta, A, B, C))
+    D, delta_bias = (None if tensor is None else tensor.to(dtype) for tensor in (D, delta_bias))
+    if choose_backend(u.device) == "reference":
+        y = reference.selective_scan(wide, delta, A, B, C, D, delta_bias=delta_bias, delta_softplus=delta_softplus)
+        return y.to(u.dtype)
+    if delta_bias is not None:
+        delta = delta + delta_bias[:, None]
+    if delta_softplus:
+        delta = functional.softplus(delta)
+    batch, _, length = u.shape
+    groups = B.shape[1] if B.dim() == 4 else 1
+    rows = [tensor.reshape(batch, groups, -1, length).mT.contiguous() for tensor in (wide, delta, B, C)]
+    A = A.reshape(groups, -1, A.shape[1])
+    y, _ = torch.ops.slicemamba.scan(rows[0], rows[1], A, rows[2], rows[3], _needs_gradient(wide, delta, A, B, C))
+    scanned: Tensor = y.mT.reshape(u.shape)
+    return (scanned if D is None else scanned + D[:, None] * wide).to(u.dtype)
+
+
+def _compute_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _needs_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} expects shape {shape} = {meaning}, got {tuple(tensor.shape)}; pass that layout.")
+
+
+def _check_slice_scan(
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    slice_size: tuple[int, int],
+) -> None:
+    if x.dim() != 4 or not x.is_floating_point() or x.numel() == 0:
+        raise ValueError(
+            f"slice_scan expects x as a non-empty floating (B, H, W, Dm), got {tuple(x.shape)} of {x.dtype}; "
+            "put the channels last."
+        )
+    if len(slice_size) != 2 or min(slice_size) < 1:
+        raise ValueError(f"slice_size expects two numbers of at least 1, got {slice_size}; pass for example (2, 4).")
+    if A_log.dim() != 2 or dt_proj_weight.dim() != 3:
+        raise ValueError(
+            f"slice_scan expects A_log (4·Dm, N) and dt_proj_weight (4, Dm, R), got {tuple(A_log.shape)} and "
+            f"{tuple(dt_proj_weight.shape)}; stack the four directions."
+        )
+    channels, states, rank = x.shape[3], A_log.shape[1], dt_proj_weight.shape[2]
+    _expect("x_proj_weight", x_proj_weight, (4, rank + 2 * states, channels), "(4, R + 2N, Dm)")
+    _expect("dt_proj_weight", dt_proj_weight, (4, channels, rank), "(4, Dm, R)")
+    _expect("dt_proj_bias", dt_proj_bias, (4, channels), "(4, Dm)")
+    _expect("A_log", A_log, (4 * channels, states), "(4·Dm, N)")
+    _expect("D", D, (4 * channels,), "(4·Dm,)")
+
+
+def _check_selective_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None
+) -> None:
+    if u.dim() != 3 or A.dim() != 2 or B.dim() not in (3, 4) or not u.is_floating_point() or u.numel() == 0:
+        raise ValueError(
+            "selective_scan expects a non-empty floating u (B, K·Dm, L), A (K·Dm, N) and B (B, K, N, L), got "
+            f"{tuple(u.shape)} of {u.dtype}, {tuple(A.shape)} and {tuple(B.shape)}; pass them in that layout."
+        )
+    batch, channels, length = u.shape
+    groups = B.shape[1] if B.dim() == 4 else 1
+    if groups < 1 or channels % groups:
+        raise ValueError(f"selective_scan expects K·Dm channels, got {channels} with K = {groups}; K must divide it.")
+    middle = (groups,) if B.dim() == 4 else ()
+    _expect("delta", delta, (batch, channels, length), "(B, K·Dm, L)")
+    _expect("A", A, (channels, A.shape[1]), "(K·Dm, N)")
+    for name, tensor in (("B", B), ("C", C)):
+        _expect(name, tensor, (batch, *middle, A.shape[1], length), "(B, K, N, L) or (B, N, L)")
+    for name, vector in (("D", D), ("delta_bias", delta_bias)):
+        if vector is not None:
+            _expect(name, vector, (channels,), "(K·Dm,)")

@@ -18,9 +18,9 @@ AXES: tuple[Axis, Axis] = ("horizontal", "vertical")
 def slice_order(height: int, width: int, slice_size: tuple[int, int], axis: Axis) -> Tensor:
     """Position in the row-major map of each place in the sequence, (L,) int64.
 
-    Horizontal slices are ``slice_size[0]`` rows high and are read column by column; vertical slices are ``slice_size[1]``
-    columns wide and are read row by row (SliceMamba, arXiv 2407.08481, section III-B). Where the map does not divide by
-    the slice, the last slice is smaller; no place is padded and none is dropped.
+    Horizontal slices are ``slice_size[0]`` rows high and are read column by column; vertical slices are
+    ``slice_size[1]`` columns wide and are read row by row (SliceMamba, arXiv 2407.08481, section III-B). Where the map
+    does not divide by the slice, the last slice is smaller; no place is padded and none is dropped.
 
     Raises:
         ValueError: a size below 1, or an axis other than "horizontal" and "vertical".

@@ -1,0 +1,22 @@
+"""The one part of the build that pyproject.toml cannot say: the native scan, which is optional."""
+
+import sys
+
+from setuptools import Extension, setup
+
+# No flag ties the library to this machine; the instruction set is chosen when it runs. OpenMP is compiled in but not
+# linked: the library uses the runtime that torch has loaded (slicemamba/ops/cpu.py). Other systems: no threads.
+openmp = ["-fopenmp"] if sys.platform == "linux" else []
+
+setup(
+    ext_modules=[
+        Extension(
+            "slicemamba.ops._scan",
+            sources=["slicemamba/ops/_scan.cpp"],
+            depends=[f"slicemamba/ops/_scan{part}.h" for part in ("", "_vector", "_kernel", "_gemm")],
+            extra_compile_args=["-O3", "-std=c++17", *openmp],
+            language="c++",
+            optional=True,
+        )
+    ]
+)

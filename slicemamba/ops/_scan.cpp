@@ -1,0 +1,218 @@
+// Entry points of the native scan: C ABI, raw pointers, no torch. One library serves every torch and every x86 machine:
+// the kernels are compiled for three instruction sets and the best that the machine has is taken when it runs.
+#include "_scan.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+#include <vector>
+
+#if defined(__x86_64__) || defined(__i386__)
+#define SCAN_X86 1
+#include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)  // GCC 12 warns of its own intrinsics
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#endif
+
+#define SCAN_ISA 0
+namespace baseline {
+#include "_scan_vector.h"
+#include "_scan_kernel.h"
+#include "_scan_gemm.h"
+}  // namespace baseline
+#undef SCAN_ISA
+
+#ifdef SCAN_X86
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define SCAN_ISA 1
+namespace avx2 {
+#include "_scan_vector.h"
+#include "_scan_kernel.h"
+#include "_scan_gemm.h"
+}  // namespace avx2
+#undef SCAN_ISA
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512dq,avx512vl,avx512bw"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512dq,avx512vl,avx512bw")
+#endif
+#define SCAN_ISA 2
+namespace avx512 {
+#include "_scan_vector.h"
+#include "_scan_kernel.h"
+#include "_scan_gemm.h"
+}  // namespace avx512
+#undef SCAN_ISA
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // SCAN_X86
+
+namespace {
+
+struct Variant {
+    int64_t lanes;
+    int64_t (*scratch_floats)(const Problem&);
+    void (*forward_task)(const Problem&, float*, int64_t);
+    void (*backward_task)(const Problem&, float*, int64_t);
+    void (*product_block)(const Product&, int64_t, int64_t, int64_t, int64_t, int64_t);
+};
+
+const Variant kVariants[] = {
+    {baseline::kLanes, baseline::scratch_floats, baseline::forward_task, baseline::backward_task,
+     baseline::product_block},
+#ifdef SCAN_X86
+    {avx2::kLanes, avx2::scratch_floats, avx2::forward_task, avx2::backward_task, avx2::product_block},
+    {avx512::kLanes, avx512::scratch_floats, avx512::forward_task, avx512::backward_task, avx512::product_block},
+#endif
+};
+
+// Denormals are far below float32's accuracy here and slow on many machines: flush them, and put the mode back.
+class FlushDenormals {
+  public:
+#ifdef SCAN_X86
+    FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+    ~FlushDenormals() { _mm_setcsr(before_); }
+
+  private:
+    unsigned before_;
+#else
+    FlushDenormals() {}
+    ~FlushDenormals() {}
+#endif
+};
+
+template <class Work>
+void share_out([[maybe_unused]] int64_t tasks, [[maybe_unused]] int64_t threads, const Work& work) {
+    std::atomic<int64_t> next{0};
+#ifdef _OPENMP
+#pragma omp parallel num_threads(static_cast<int>(std::max<int64_t>(1, std::min(threads, tasks))))
+#endif
+    {
+        FlushDenormals flush;
+        work([&] { return next.fetch_add(1, std::memory_order_relaxed); });
+    }
+}
+
+// Sum `parts` buffers into the first, always in the same order.
+void sum_parts(float* data, int64_t size, int64_t parts, int64_t threads) {
+    constexpr int64_t kBlock = 1 << 14;
+    if (!data || parts < 2) return;
+    const int64_t tasks = round_up(size, kBlock) / kBlock;
+    share_out(tasks, threads, [&](auto next) {
+        for (int64_t i = next(); i < tasks; i = next())
+            for (int64_t part = 1; part < parts; ++part)
+                for (int64_t at = i * kBlock; at < std::min(size, (i + 1) * kBlock); ++at) data[at] += data[part * size + at];
+    });
+}
+
+// (rows × columns) = (rows × inner) · (inner × columns), in blocks whose size the shape alone decides.
+void multiply(const Problem& p, const Product& m, int64_t rows, int64_t columns, int64_t inner) {
+    constexpr int64_t kRows = 64, kColumns = 96;
+    const int64_t across = round_up(columns, kColumns) / kColumns, tasks = round_up(rows, kRows) / kRows * across;
+    share_out(tasks, p.threads, [&](auto next) {
+        for (int64_t i = next(); i < tasks; i = next()) {
+            const int64_t row = i / across * kRows, column = i % across * kColumns;
+            kVariants[p.isa].product_block(m, row, std::min(kRows, rows - row), column,
+                                           std::min(kColumns, columns - column), inner);
+        }
+    });
+}
+
+// All places of all images through x_weight: projected = x · x_weightᵀ.
+void project(const Problem& p) {
+    const int64_t width = p.projected.step, rows = p.batches * p.length;
+    std::vector<float> transposed(p.channels * width);
+    constexpr int64_t kBlock = 16;  // keeps both sides of the transposition in cache
+    for (int64_t first = 0; first < p.channels; first += kBlock)
+        for (int64_t w = 0; w < width; ++w)
+            for (int64_t c = first; c < std::min(p.channels, first + kBlock); ++c)
+                transposed[c * width + w] = p.x_weight[w * p.channels + c];
+    multiply(p, {p.x.data, p.x.step, 1, transposed.data(), width, p.projected.data, width, false}, rows, width,
+             p.channels);
+}
+
+// grad_x += grad_projected · x_weight, and grad_x_weight = grad_projectedᵀ · x in `splits` cuts of the places.
+void project_backward(const Problem& p) {
+    const int64_t width = p.projected.step, rows = p.batches * p.length, size = width * p.channels;
+    const float* grad = p.grad_projected.data;
+    multiply(p, {grad, width, 1, p.x_weight, p.channels, p.grad_x.data, p.channels, true}, rows, p.channels, width);
+    constexpr int64_t kRows = 64;
+    const int64_t down = round_up(width, kRows) / kRows, tasks = p.splits * down;
+    share_out(tasks, p.threads, [&](auto next) {
+        for (int64_t i = next(); i < tasks; i = next()) {
+            const int64_t split = i / down, row = i % down * kRows;
+            const int64_t begin = rows * split / p.splits, end = rows * (split + 1) / p.splits;
+            const Product m{grad + begin * width, 1, width, p.x.data + begin * p.channels, p.channels,
+                            p.grad_x_weight + split * size, p.channels, false};
+            kVariants[p.isa].product_block(m, row, std::min(kRows, width - row), 0, p.channels, end - begin);
+        }
+    });
+    sum_parts(p.grad_x_weight, size, p.splits, p.threads);
+}
+
+void run(const Problem& p, int64_t tasks, void (*task)(const Problem&, float*, int64_t)) {
+    const int64_t floats = kVariants[p.isa].scratch_floats(p);
+    share_out(tasks, p.threads, [&](auto next) {
+        std::vector<float> memory(floats + 16);
+        const uintptr_t address = reinterpret_cast<uintptr_t>(memory.data());
+        float* aligned = reinterpret_cast<float*>((address + 63) / 64 * 64);
+        for (int64_t i = next(); i < tasks; i = next()) task(p, aligned, i);
+    });
+}
+
+}  // namespace
+
+extern "C" {
+
+// The best instruction set of this machine: 0 baseline, 1 AVX2 and FMA, 2 AVX-512.
+int64_t slicemamba_best_isa() {
+#ifdef SCAN_X86
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+    return avx2 ? (avx512 ? 2 : 1) : 0;
+#else
+    return 0;
+#endif
+}
+
+// Size of Problem, so that the caller can tell a library of another version.
+int64_t slicemamba_problem_size() { return sizeof(Problem); }
+
+void slicemamba_scan_forward(const Problem* p) {
+    const Variant& variant = kVariants[p->isa];
+    if (p->x_weight) project(*p);
+    const int64_t tiles = round_up(p->channels, variant.lanes) / variant.lanes;
+    run(*p, p->batches * tiles, variant.forward_task);
+}
+
+void slicemamba_scan_backward(const Problem* p) {
+    run(*p, p->batches * p->parts, kVariants[p->isa].backward_task);
+    sum_parts(p->grad_projected.data, p->grad_projected_size, p->parts, p->threads);
+    if (p->x_weight) project_backward(*p);
+    const int64_t rows = p->groups * p->channels;
+    sum_parts(p->grad_a, rows * p->states, p->batches, p->threads);
+    sum_parts(p->grad_dt_weight, rows * p->rank, p->batches, p->threads);
+    sum_parts(p->grad_dt_bias, rows, p->batches, p->threads);
+    sum_parts(p->grad_skip, rows, p->batches, p->threads);
+}
+
+}  // extern "C"

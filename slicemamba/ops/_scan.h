@@ -1,0 +1,58 @@
+// What Python and the kernels share: the description of one scan problem. Mirrored field by field by cpu.py.
+//
+// Row strides are in floats; the channels of a row lie next to each other. Directions are the "groups" of the scan:
+// the slice scan has four that read the same x and add to the same y (group strides 0), the plain scan has its own rows.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+struct Rows {
+    float* data;
+    int64_t batch, group, step;  // strides
+};
+
+struct Problem {
+    int64_t batches, groups, length, channels, states, rank;
+    int64_t threads, isa;
+    int64_t a_is_log;      // a holds A_log, so that A = -exp(a)
+    const int64_t* order;  // (groups, length) row of each place in the sequence, or null: as they lie
+    Rows x, y;
+    Rows projected;  // rows of dt (rank), B (states), C (states)
+    Rows delta;      // step sizes; null: softplus(dt_weight · dt + dt_bias)
+    const float* x_weight;   // (width, channels), width = groups · (rank + 2 states): makes `projected`; null: it is given
+    const float* dt_weight;  // (groups, channels, rank)
+    const float* dt_bias;    // (groups, channels)
+    const float* a;          // (groups, channels, states)
+    const float* skip;       // (groups, channels) or null; summed over the groups
+    float* checkpoints;      // the state before every chunk, or null
+    // backward
+    int64_t parts;  // groups of channel tiles whose B and C gradients are kept apart until the end
+    Rows grad_y, grad_x, grad_delta;
+    Rows grad_projected;      // `parts` buffers one after the other; the sum ends in the first
+    int64_t grad_projected_size;  // floats in one such buffer
+    float* grad_x_weight;  // (splits, width, channels); the sum ends in the first
+    int64_t splits;        // cuts of the sum over all places
+    // (batches, ...) buffers; the sum over the batch ends in the first
+    float *grad_dt_weight, *grad_dt_bias, *grad_a, *grad_skip;
+};
+
+}  // extern "C"
+
+// c = a · b, or c += a · b. Rows of b and c are contiguous; strides are in floats.
+struct Product {
+    const float* a;
+    int64_t a_row, a_inner;
+    const float* b;
+    int64_t b_inner;
+    float* c;
+    int64_t c_row;
+    bool add;
+};
+
+constexpr int64_t kChunk = 64;       // steps between two checkpoints
+constexpr int64_t kStateBlock = 8;   // states are padded to a multiple of this
+constexpr int64_t kTileChannels = 16;  // channels are padded to a multiple of this in checkpoints
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }

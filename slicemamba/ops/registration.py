@@ -1,0 +1,150 @@
+"""The scans as operators of torch.library, so that autograd, torch.compile, torch.export and opcheck know them.
+
+Each operator returns its result and a flat ``saved`` tensor for the backward pass, which is empty without gradients.
+The backend is chosen when an operator runs, not when it is traced, so an exported program runs wherever this package
+is installed.
+
+Shapes: x, y (B, H, W, Dm); u, delta (B, K, L, Dm); A (K, Dm, N); B, C (B, K, L, N).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slicemamba.ops import chunked, cpu
+from slicemamba.ops.backends import choose_backend
+
+
+def _native(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float32 and choose_backend(tensor.device) == "native"
+
+
+@torch.library.custom_op("slicemamba::slice_scan", mutates_args=())
+def _slice_scan(
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    rows: int,
+    columns: int,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    inputs = (x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
+    with torch.autocast(x.device.type, enabled=False):
+        if _native(x):
+            return cpu.slice_scan(*inputs, (rows, columns), save=save)
+        return chunked.slice_scan(*inputs, (rows, columns)), x.new_empty(0)
+
+
+@torch.library.custom_op("slicemamba::slice_scan_backward", mutates_args=())
+def _slice_scan_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    saved: Tensor,
+    rows: int,
+    columns: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs = (grad_y, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
+    with torch.autocast(x.device.type, enabled=False):
+        if saved.numel():
+            return cpu.slice_scan_backward(*inputs, saved, (rows, columns))
+        return chunked.slice_scan_backward(*inputs, (rows, columns))
+
+
+@torch.library.custom_op("slicemamba::scan", mutates_args=())
+def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, save: bool) -> tuple[Tensor, Tensor]:
+    if _native(u):
+        return cpu.scan(u, delta, A, B, C, save=save)
+    return chunked.scan(u, delta, A, B, C), u.new_empty(0)
+
+
+@torch.library.custom_op("slicemamba::scan_backward", mutates_args=())
+def _scan_backward(
+    grad_y: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if saved.numel():
+        return cpu.scan_backward(grad_y, u, delta, A, B, C, saved)
+    grads = chunked.scan_backward(u, delta, A, B, C, grad_y)
+    return grads.u, grads.delta, grads.A, grads.B, grads.C
+
+
+@_slice_scan.register_fake
+def _(
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    rows: int,
+    columns: int,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    batch, height, width, channels = x.shape
+    saved = 0
+    if save and _native(x):
+        saved = cpu.saved_size(batch, height * width, channels, A_log.shape[1], x_proj_weight.shape[1])
+    return x.new_empty(x.shape), x.new_empty(saved)
+
+
+@_slice_scan_backward.register_fake
+def _(
+    grad_y: Tensor,
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    saved: Tensor,
+    rows: int,
+    columns: int,
+) -> tuple[Tensor, ...]:
+    inputs = (x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
+    return tuple(tensor.new_empty(tensor.shape) for tensor in inputs)
+
+
+@_scan.register_fake
+def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, save: bool) -> tuple[Tensor, Tensor]:
+    batch, groups, length, channels = u.shape
+    size = cpu.checkpoint_size(batch, groups, length, channels, A.shape[2]) if save and _native(u) else 0
+    return u.new_empty(u.shape), u.new_empty(size)
+
+
+@_scan_backward.register_fake
+def _(grad_y: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (u, delta, A, B, C))
+
+
+def _save_slice_scan(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.rows, ctx.columns, _ = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward_slice_scan(ctx: Any, grad_y: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    grads = _slice_scan_backward(grad_y, *ctx.saved_tensors, ctx.rows, ctx.columns)
+    return *grads, None, None, None
+
+
+def _save_scan(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:-1], output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward_scan(ctx: Any, grad_y: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return *_scan_backward(grad_y, *ctx.saved_tensors), None
+
+
+_slice_scan.register_autograd(_backward_slice_scan, setup_context=_save_slice_scan)
+_scan.register_autograd(_backward_scan, setup_context=_save_scan)

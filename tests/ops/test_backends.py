@@ -1,0 +1,117 @@
+"""The choice of a backend: what is reported, what is forced, what happens without the compiled library."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from scan_cases import slice_scan_inputs
+
+import slicemamba
+from slicemamba.ops import available_backends, choose_backend, cpu, slice_scan
+
+PACKAGE = Path(slicemamba.__file__).parent
+
+WITHOUT_LIBRARY = """
+import sys, warnings
+sys.path.insert(0, sys.argv[1])
+import torch
+from slicemamba.ops import available_backends, choose_backend, reference, slice_scan
+inputs = torch.load(sys.argv[2])
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    results = [slice_scan(*inputs, (2, 4)) for _ in range(3)]
+messages = [str(w.message) for w in caught if "native scan" in str(w.message)]
+assert len(messages) == 1, messages
+assert "pip install" in messages[0] and "pip install" in available_backends()["native"]
+assert choose_backend("cpu") == "torch"
+torch.testing.assert_close(results[0], reference.slice_scan(*inputs, (2, 4)), rtol=1e-4, atol=1e-5)
+"""
+
+QUIET = """
+import sys, warnings
+warnings.simplefilter("error")
+import torch
+from slicemamba.ops import choose_backend, slice_scan
+slice_scan(*torch.load(sys.argv[1]), (2, 4))
+assert choose_backend("cpu") == "native"
+"""
+
+
+@pytest.fixture(autouse=True)
+def unset(monkeypatch):
+    monkeypatch.delenv("SLICEMAMBA_SCAN", raising=False)
+    monkeypatch.delenv("SLICEMAMBA_ISA", raising=False)
+
+
+def run_python(code, *arguments):
+    process = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, cwd="/"
+    )
+    assert process.returncode == 0, process.stderr
+
+
+def test_every_backend_is_reported_with_a_mend():
+    backends = available_backends()
+    assert set(backends) == {"triton", "mamba_ssm", "native", "torch", "reference"}
+    assert backends["torch"] == backends["reference"] == "usable"
+    for name in ("triton", "mamba_ssm"):
+        assert "not available in this version" in backends[name]
+        assert "pip install" in backends[name]
+
+
+def test_without_a_wish_the_fastest_is_taken():
+    assert choose_backend("cpu") == ("native" if available_backends()["native"] == "usable" else "torch")
+    assert choose_backend(torch.device("cuda")) == "torch"
+
+
+@pytest.mark.parametrize("name", ["triton", "mamba_ssm"])
+def test_a_forced_backend_that_is_missing_fails_loudly(monkeypatch, name):
+    monkeypatch.setenv("SLICEMAMBA_SCAN", name)
+    with pytest.raises(RuntimeError, match=f"SLICEMAMBA_SCAN={name}.*not available in this version.*unset"):
+        slice_scan(*slice_scan_inputs(), (2, 2))
+
+
+def test_an_unknown_backend_or_device_fails_loudly(monkeypatch):
+    monkeypatch.setenv("SLICEMAMBA_SCAN", "fortran")
+    with pytest.raises(RuntimeError, match=r"expects one of .*native.*got 'fortran'"):
+        choose_backend("cpu")
+    if available_backends()["native"] == "usable":
+        monkeypatch.setenv("SLICEMAMBA_SCAN", "native")
+        with pytest.raises(RuntimeError, match="tensors on cpu, got cuda"):
+            choose_backend("cuda")
+
+
+def test_an_unknown_instruction_set_fails_loudly(native, monkeypatch):
+    monkeypatch.setenv("SLICEMAMBA_ISA", "mmx")
+    with pytest.raises(RuntimeError, match=r"SLICEMAMBA_ISA expects baseline.*got 'mmx'"):
+        cpu.instruction_set()
+
+
+def test_the_reference_can_be_forced(monkeypatch):
+    inputs = slice_scan_inputs()
+    expected = slice_scan(*inputs, (2, 4))
+    monkeypatch.setenv("SLICEMAMBA_SCAN", "reference")
+    torch.testing.assert_close(slice_scan(*inputs, (2, 4)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_missing_library_gives_one_warning_and_right_results(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "slicemamba", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    torch.save(slice_scan_inputs(), tmp_path / "inputs.pt")
+    run_python(WITHOUT_LIBRARY, tmp_path, tmp_path / "inputs.pt")
+
+
+def test_a_broken_library_gives_one_warning_and_right_results(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "slicemamba", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (tmp_path / "slicemamba" / "ops" / "_scan.so").write_bytes(b"not a library")
+    torch.save(slice_scan_inputs(), tmp_path / "inputs.pt")
+    run_python(WITHOUT_LIBRARY, tmp_path, tmp_path / "inputs.pt")
+
+
+def test_nothing_is_warned_of_when_the_library_is_there(native, tmp_path, monkeypatch):
+    monkeypatch.delenv("SLICEMAMBA_SCAN")
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
+    torch.save(slice_scan_inputs(), tmp_path / "inputs.pt")
+    run_python(QUIET, tmp_path / "inputs.pt")

@@ -1,0 +1,75 @@
+"""The operators as torch sees them: opcheck, export, compile, and no checkpoints without gradients."""
+
+import pytest
+import torch
+from scan_cases import leaves, slice_scan_inputs
+
+from slicemamba.ops import slice_scan
+
+SMALL = (1, 4, 6, 8, 3, 2)
+
+
+class Scan(torch.nn.Module):
+    def __init__(self, parameters):
+        super().__init__()
+        self.weights = torch.nn.ParameterList(parameters)
+
+    def forward(self, x):
+        return slice_scan(x, *self.weights, (2, 4))
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["no grad", "grad"])
+def test_opcheck_of_the_slice_scan(backend, grad):
+    inputs = slice_scan_inputs(*SMALL)
+    torch.library.opcheck(torch.ops.slicemamba.slice_scan, (*(leaves(inputs) if grad else inputs), 2, 4, grad))
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["no grad", "grad"])
+def test_opcheck_of_the_plain_scan(backend, grad):
+    u, delta = torch.randn(2, 1, 2, 9, 4).unbind()
+    A, B, C = -torch.rand(2, 4, 3), torch.randn(1, 2, 9, 3), torch.randn(1, 2, 9, 3)
+    tensors = [u, delta.abs(), A, B, C]
+    torch.library.opcheck(torch.ops.slicemamba.scan, (*(leaves(tensors) if grad else tensors), grad))
+
+
+def test_export_keeps_one_operator_and_the_numbers(backend):
+    x, *parameters = slice_scan_inputs(*SMALL)
+    module = Scan(parameters)
+    with torch.no_grad():
+        expected = module(x)
+        program = torch.export.export(module, (x,))
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert targets.count("slicemamba.slice_scan.default") == 1
+    assert torch.equal(program.module()(x), expected)
+
+
+def test_export_takes_any_batch_and_map_size(backend):
+    x, *parameters = slice_scan_inputs(*SMALL)
+    dims = {i: torch.export.Dim(name, min=2, max=64) for i, name in enumerate(("batch", "height", "width"))}
+    x = x.repeat(2, 1, 1, 1)
+    module = Scan(parameters)
+    with torch.no_grad():
+        program = torch.export.export(module, (x,), dynamic_shapes=(dims,))
+        other = slice_scan_inputs(3, 5, 9, 8, 3, 2)[0]
+        assert torch.equal(program.module()(other), module(other))
+
+
+def test_compile_gives_the_same_result_and_gradients(backend):
+    inputs = leaves(slice_scan_inputs(*SMALL))
+    compiled = torch.compile(slice_scan, backend="aot_eager", fullgraph=True)
+    expected, got = slice_scan(*inputs, (2, 4)), compiled(*inputs, (2, 4))
+    assert torch.equal(got, expected)
+    for a, b in zip(
+        torch.autograd.grad(got.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+def test_nothing_is_saved_without_gradients(native):
+    inputs = slice_scan_inputs(*SMALL)
+    _, saved = torch.ops.slicemamba.slice_scan(*inputs, 2, 4, False)
+    assert saved.numel() == 0
+    _, saved = torch.ops.slicemamba.slice_scan(*inputs, 2, 4, True)
+    assert saved.numel() > 0

@@ -1,0 +1,172 @@
+"""One parity suite: every backend and instruction set against the sequential truth in float64, with all gradients."""
+
+import functools
+
+import pytest
+import torch
+from scan_cases import NAMES, SLICE_SIZES, leaves, relative, slice_scan_inputs
+
+from slicemamba.ops import reference, slice_scan
+
+# (batch, height, width, channels, states, rank): odd maps, tails in channels and states, several chunks of 64 steps
+SHAPES = [(2, 7, 11, 20, 5, 3), (1, 9, 15, 33, 16, 2), (3, 1, 5, 3, 1, 1), (1, 13, 5, 16, 17, 18)]
+
+
+def truth(inputs, slice_size, grad_y):
+    wide = leaves(inputs, torch.float64)
+    y = reference.slice_scan(*wide, slice_size)
+    return y, torch.autograd.grad(y, wide, grad_y.double())
+
+
+@functools.cache
+def case(shape, slice_size):
+    """Inputs, the gradient of y, and the truth for them, made once for all backends."""
+    inputs = slice_scan_inputs(*shape)
+    grad_y = gradient_of_y(inputs)
+    return inputs, grad_y, *truth(inputs, slice_size, grad_y)
+
+
+def gradient_of_y(inputs):
+    return torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("slice_size", SLICE_SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_agrees_with_the_reference_for_every_slice_size(backend, slice_size):
+    check(*case(SHAPES[0], slice_size), slice_size)
+
+
+@pytest.mark.parametrize("shape", SHAPES[1:], ids=lambda s: "x".join(map(str, s)))
+def test_agrees_with_the_reference_for_every_shape(backend, shape):
+    check(*case(shape, (2, 4)), (2, 4))
+
+
+def check(inputs, grad_y, expected, expected_grads, slice_size):
+    narrow = leaves(inputs)
+    y = slice_scan(*narrow, slice_size)
+    grads = torch.autograd.grad(y, narrow, grad_y)
+    assert relative(y, expected) < 1e-6
+    for name, got, want in zip(NAMES, grads, expected_grads, strict=True):
+        assert relative(got, want) < 4e-6, name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_keeps_the_dtype_and_computes_in_float32_or_better(backend, dtype):
+    inputs = slice_scan_inputs()
+    inputs[0] = inputs[0].to(dtype)
+    expected, expected_grads = truth(inputs, (2, 4), gradient_of_y(inputs))
+    own = leaves(inputs)
+    y = slice_scan(*own, (2, 4))
+    grads = torch.autograd.grad(y, own, gradient_of_y(inputs).to(dtype))
+    tolerance = {torch.bfloat16: 8e-3, torch.float16: 1e-3, torch.float64: 1e-6}[dtype]
+    assert y.dtype == grads[0].dtype == dtype
+    assert grads[1].dtype == torch.float32
+    assert relative(y, expected) < tolerance
+    for got, want in zip(grads, expected_grads, strict=True):
+        assert relative(got, want) < tolerance
+
+
+def test_autocast_leaves_the_scan_in_float32(backend):
+    inputs = slice_scan_inputs()
+    expected = slice_scan(*inputs, (2, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(slice_scan(*inputs, (2, 2)), expected)
+
+
+def poisoned(tensor):
+    """The same values as a strided view into a buffer that is NaN everywhere else."""
+    buffer = torch.full([2 * size + 3 for size in tensor.shape], float("nan"))
+    view = buffer[tuple(slice(1, 1 + 2 * size, 2) for size in tensor.shape)]
+    view.copy_(tensor)
+    return view
+
+
+def fenced(tensor):
+    """The same values, contiguous, with NaN right before and after them in memory."""
+    buffer = torch.full([tensor.numel() + 64], float("nan"))
+    view = buffer[32 : 32 + tensor.numel()].view(tensor.shape)
+    view.copy_(tensor)
+    return view
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
+@pytest.mark.parametrize("hide", [poisoned, fenced])
+def test_reads_nothing_but_its_inputs(backend, shape, hide):
+    inputs = slice_scan_inputs(*shape)
+    grad_y = gradient_of_y(inputs)
+    plain, hidden = leaves(inputs), [hide(tensor).requires_grad_() for tensor in inputs]
+    y, y_hidden = slice_scan(*plain, (2, 4)), slice_scan(*hidden, (2, 4))
+    assert relative(y_hidden, y) < 1e-6
+    grads = torch.autograd.grad(y, plain, grad_y)
+    for got, want in zip(torch.autograd.grad(y_hidden, hidden, hide(grad_y)), grads, strict=True):
+        assert relative(got, want) < 1e-6
+
+
+def test_large_steps_and_long_memory_stay_finite(backend):
+    inputs = slice_scan_inputs(1, 8, 40, 16, 4, 2)
+    for bias in (-12.0, 30.0):
+        inputs[3] = torch.full_like(inputs[3], bias)
+        grad_y = gradient_of_y(inputs)
+        check(inputs, grad_y, *truth(inputs, (2, 4), grad_y), (2, 4))
+
+
+def test_nan_in_comes_out(backend):
+    inputs = slice_scan_inputs()
+    inputs[0][0, 3, 3, 5] = float("nan")
+    y = slice_scan(*inputs, (2, 2))
+    assert y[0].isnan().any()
+    assert not y[1].isnan().any()
+
+
+def run(inputs, grad_y):
+    own = leaves(inputs)
+    y = slice_scan(*own, (2, 4))
+    return [y, *torch.autograd.grad(y, own, grad_y)]
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16, 80, 16, 5), (3, 9, 9, 40, 16, 3)], ids=["one image", "three"])
+def test_is_the_same_bit_for_bit_in_every_run_and_with_any_number_of_threads(native, shape):
+    inputs = slice_scan_inputs(*shape)
+    grad_y = gradient_of_y(inputs)
+    first = run(inputs, grad_y)
+    for number in (1, 2, 2, 3):
+        torch.set_num_threads(number)
+        for name, got, want in zip(("y", *NAMES), run(inputs, grad_y), first, strict=True):
+            assert torch.equal(got, want), (name, number)
+
+
+def test_instruction_sets_agree(native, monkeypatch):
+    from slicemamba.ops import cpu
+
+    inputs = slice_scan_inputs(1, 16, 16, 48, 16, 3)
+    results = []
+    for isa in cpu.instruction_sets():
+        monkeypatch.setenv("SLICEMAMBA_ISA", isa)
+        results.append(run(inputs, gradient_of_y(inputs)))
+    for result in results[1:]:
+        for got, want in zip(result, results[0], strict=True):
+            assert relative(got, want) < 2e-6
+
+
+def test_gradients_pass_gradcheck():
+    inputs = leaves(slice_scan_inputs(1, 3, 7, 2, 2, 1), torch.float64)
+    assert torch.autograd.gradcheck(lambda *tensors: slice_scan(*tensors, (2, 3)), inputs)
+
+
+@pytest.mark.parametrize(
+    ("index", "shape", "message"),
+    [
+        (0, (2, 7, 20), r"\(B, H, W, Dm\), got \(2, 7, 20\)"),
+        (1, (4, 13, 21), r"x_proj_weight expects shape \(4, 13, 20\)"),
+        (2, (4, 20), r"dt_proj_weight \(4, Dm, R\)"),
+        (3, (80,), r"dt_proj_bias expects shape \(4, 20\)"),
+        (4, (20, 5), r"A_log expects shape \(80, 5\)"),
+        (5, (4, 20), r"D expects shape \(80,\)"),
+    ],
+)
+def test_wrong_shapes_are_named(index, shape, message):
+    inputs = slice_scan_inputs()
+    inputs[index] = torch.zeros(shape)
+    with pytest.raises(ValueError, match=message):
+        slice_scan(*inputs, (2, 2))
+    with pytest.raises(ValueError, match="slice_size"):
+        slice_scan(*slice_scan_inputs(), (2, 0))
