@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 
 from api import problems
 from api.db import open_database
@@ -46,7 +47,8 @@ def create_app(settings: Settings, jobs: Jobs = ray_jobs) -> FastAPI:
         yield
         await run_in_threadpool(parts.reconciler.stop)
 
-    app = FastAPI(title="SliceMamba NAS", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    # Its pages bring their scripts along: a cluster is often cut off from the internet.
+    app = FastAPIOffline(title="SliceMamba NAS", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.state.parts = parts
     for module in (searches, trials, artifacts, streams, server):
         app.include_router(module.router)

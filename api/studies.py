@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from threading import Lock
 
 from optuna.storages import BaseStorage
@@ -30,7 +31,7 @@ class Studies:
     def trials(self, search_id: str, folder: RunFolder, study: str) -> list[Trial]:
         """All trials of one study of a search, by number."""
         storage = self._storage(search_id, folder)
-        return [] if storage is None else find_trials(storage, study)
+        return [] if storage is None else find_trials(storage, folder.study_name(study))
 
     def forget(self, search_id: str) -> None:
         with self._lock:
@@ -39,9 +40,10 @@ class Studies:
     def _storage(self, search_id: str, folder: RunFolder) -> BaseStorage | None:
         with self._lock:
             if search_id not in self._open:
-                if not folder.study_path.exists():
+                location = folder.study_location
+                if isinstance(location, Path) and not location.exists():
                     return None
-                self._open[search_id] = open_storage(folder.study_path)
+                self._open[search_id] = open_storage(location)
                 if len(self._open) > MAX_OPEN:
                     self._open.popitem(last=False)
             self._open.move_to_end(search_id)

@@ -123,7 +123,7 @@ _KINDS: dict[str, type[_Job]] = {"supernet": SupernetJob, "search": SearchJob, "
 def parse_job(values: Mapping[str, Any], *, source: str = "job") -> Job:
     """Checks a mapping against the schema of its ``kind`` (``search`` when absent). Raises InputError."""
     kind = values.get("kind", "search")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise InputError(f"{source}: kind must be one of {', '.join(_KINDS)}; got {kind!r}", pointer="/kind")
     job: Job = validate(_KINDS[kind], values, source=source)
     return job

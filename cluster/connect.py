@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from cluster.config import ResourcesConfig
 from slicemamba.errors import InputError
 
 _CONNECT_SECONDS = 5.0
@@ -28,20 +30,27 @@ ENVIRONMENT = {
 _INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for drivers it has started itself
 
 
+def use_local_token() -> None:
+    """Lets this process use the token that ``ray start`` has left for its user; Ray's clients do so only if told."""
+    known = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if known or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 def check_address(address: str) -> None:
     """Raises InputError when nothing listens at a Ray address, in seconds instead of Ray's minutes."""
     if address in ("auto", "local"):
         return
-    parts = urlsplit(address if "://" in address else f"//{address}")
     try:
-        host, port = parts.hostname, parts.port
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
     except ValueError:
-        host = port = None
-    if host is None or port is None:
+        scheme, host, port = "", None, None
+    if scheme not in ("", "ray") or host is None or port is None:
         raise InputError(f"Ray address must be 'auto', 'local', HOST:PORT or ray://HOST:PORT; got {address!r}")
     try:
         socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for names that no host can have
         raise InputError(
             f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, correct the address "
             "(--address or RAY_ADDRESS), or leave it out to run on this machine"
@@ -49,18 +58,22 @@ def check_address(address: str) -> None:
 
 
 @contextmanager
-def ray_cluster(address: str | None = None) -> Iterator[None]:
+def ray_cluster(address: str | None = None) -> Iterator[bool]:
     """Connects to Ray and disconnects at the end.
 
     Args:
         address: ``auto`` (a cluster on this machine), ``local`` (a new one, stopped at the end), HOST:PORT or
             ``ray://HOST:PORT``; RAY_ADDRESS when None, and ``local`` when that is not set.
 
+    Yields:
+        Whether it is a Ray of this process's own.
+
     Raises:
         InputError: nothing answers there.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     check_address(address)
+    use_local_token()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
@@ -72,7 +85,7 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
     except ConnectionError as error:
         raise InputError(f"no Ray cluster can be reached at {address!r}: {error}") from None
     try:
-        yield
+        yield address == "local"
     finally:
         ray.shutdown()
 
@@ -83,3 +96,22 @@ def cluster_resources() -> dict[str, float]:
 
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return total
+
+
+def shortage(resources: ResourcesConfig, total: Mapping[str, float]) -> list[str]:
+    """What a job needs at the least and the cluster does not offer, a sentence each.
+
+    Args:
+        resources: of the job. total: as from ``cluster_resources``.
+    """
+    train, search = resources.train, resources.search
+    needs = {
+        "resources.train": (train.num_workers * train.cpus, train.num_workers * train.gpus),
+        "resources.search": (search.cpus, search.gpus),
+    }
+    return [
+        f"{field} takes at least {cpus:g} CPUs and {gpus:g} GPUs; the Ray cluster has {total.get('CPU', 0):g} and "
+        f"{total.get('GPU', 0):g}"
+        for field, (cpus, gpus) in needs.items()
+        if cpus > total.get("CPU", 0) or gpus > total.get("GPU", 0)
+    ]

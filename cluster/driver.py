@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import Job, RetrainJob, SearchJob, SupernetJob, refuse_mixing
-from cluster.connect import ray_cluster
+from cluster.connect import cluster_resources, ray_cluster, shortage
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
 from nas.config import SearchConfig
@@ -56,10 +56,20 @@ def run_job(
         run.emit("phase", phase="check")
         check_dataset(job.data, cache_dir=default_cache_dir())
         run.write_json("config.json", values)
-        with ray_cluster(address):
+        with ray_cluster(address) as own:
+            _check_resources(job, own)
             result = _phases(job, run, default_cache_dir())
         run.write_json("result.json", result)
         return result
+
+
+def _check_resources(job: Job, own: bool) -> None:
+    """Refuses what a Ray on this machine will never have; a cluster may yet grow, so there it is but a warning."""
+    missing = shortage(job.resources, cluster_resources())
+    if missing and own:
+        raise InputError("this machine has too little for the job; lower it", pointer="/resources", details=missing)
+    for sentence in missing:
+        print(f"warning: {sentence}; waiting for it to grow", flush=True)
 
 
 @contextmanager
@@ -118,7 +128,7 @@ def _search(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path, nam
 
     run.emit("phase", phase=name)
     space = job.search_space
-    study = Study(run.study_path, name, space, config.objectives, config.searcher)
+    study = Study(run.study_location, run.study_name(name), space, config.objectives, config.searcher)
     session = SearchSession(
         study,
         make_searcher(config, space),
@@ -140,6 +150,7 @@ class _SearchProgress:
         self._config = config
         self._trials = [trial for trial in study.trials() if trial.ended]
         self._front = pareto_front(self._trials, config.objectives)
+        self._show()
 
     def __call__(self, trial: Trial) -> None:
         self._trials.append(trial)
@@ -147,6 +158,9 @@ class _SearchProgress:
             self._front = pareto_front([*self._front, trial], self._config.objectives)
         fields = {"number": trial.number, "state": trial.state.value, "architecture": trial.architecture}
         self._run.emit("trial", phase=self._phase, **fields, metrics=trial.metrics, error=trial.error)
+        self._show()
+
+    def _show(self) -> None:
         metrics: dict[str, float] = {"front": len(self._front)}
         if self._front:
             first = self._config.objectives[0]

@@ -54,6 +54,7 @@ def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[RayHead
     environment = {
         **os.environ,
         **ENVIRONMENT,
+        "RAY_worker_niceness": "0",  # by default they give way to all else, which starves them on few cores
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }

@@ -5,6 +5,7 @@ A run with the same folder and phase goes on from its last checkpoint.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.models.checkpoints import save_network
 from slicemamba.models.supernet import Supernet
 from slicemamba.models.unet import SliceMambaUNet
-from slicemamba.training.trainer import EpochReport, State, fit, generator_for
+from slicemamba.training.trainer import EpochReport, State, fit, generator_for, steps_per_epoch
 
 _STATE = "state.pt"
 _SCORE = "val_dice"
@@ -45,7 +46,11 @@ def retrain(job: SearchJob | RetrainJob, architecture: Architecture, run: RunFol
 
 
 def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architecture: Architecture | None) -> Path:
-    workers = job.resources.train
+    workers, settings = job.resources.train, _settings(job, architecture)
+    # Loaded here first, so that the images are decoded once and not by each worker.
+    num_images = len(load_split(job.data, "train", cache_dir))
+    total = settings.epochs * steps_per_epoch(num_images, settings.batch_size)
+    run.emit("progress", phase=phase, done=0, total=total, unit="steps", metrics={})
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
@@ -93,6 +98,7 @@ def validation_architectures(space: SearchSpace, num_random: int, seed: int) -> 
 
 def _worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else a line for each report
     job = parse_job(config["job"])
     architecture = None if config["architecture"] is None else Architecture.parse(config["architecture"])
     settings = _settings(job, architecture)
@@ -101,7 +107,7 @@ def _worker(config: dict[str, Any]) -> None:
     network = _build(job, architecture).to(device)
     data = load_split(job.data, "train", Path(config["cache"]))
     val = load_split(job.data, "val", Path(config["cache"]))
-    reporter = _Reporter(RunFolder(Path(config["run"])), config["phase"], settings)
+    reporter = _Reporter(RunFolder(Path(config["run"])), config["phase"])
 
     def draw(rng: Any) -> Architecture:
         return job.search_space.sample(rng)
@@ -155,23 +161,20 @@ def _resume() -> State | None:
 class _Reporter:
     """Sends progress to the run's events (first worker only) and checkpoints to Ray Train."""
 
-    def __init__(self, run: RunFolder, phase: str, settings: TrainConfig) -> None:
+    def __init__(self, run: RunFolder, phase: str) -> None:
         self._run = run
         self._phase = phase
-        self._epochs = settings.epochs
         self._is_first = ray.train.get_context().get_world_rank() == 0
         self._metrics: dict[str, float] = {}
-        self._epochs_done: int | None = None
         self._last = 0.0
 
-    def on_step(self, step: int, steps: int, loss: float) -> None:
+    def on_step(self, done: int, total: int, loss: float) -> None:
         now = time.monotonic()
-        if self._is_first and self._epochs_done is not None and now - self._last >= _PROGRESS_SECONDS:
+        if self._is_first and now - self._last >= _PROGRESS_SECONDS:
             self._last = now
-            self._progress(self._epochs_done * steps + step, self._epochs * steps, {**self._metrics, "loss": loss})
+            self._progress(done, total, {**self._metrics, "loss": loss})
 
     def on_epoch(self, report: EpochReport, state: Callable[[], State]) -> None:
-        self._epochs_done = report.epoch
         if self._is_first:
             self._metrics |= {k: v for k, v in report.flat().items() if k in ("loss", "val_dice", "val_miou")}
             self._run.emit("epoch", phase=self._phase, **report.flat())

@@ -41,8 +41,8 @@ def retrained(job: RetrainJob, run: RunFolder, network: Path, cache_dir: Path) -
 def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Path) -> dict[str, Any]:
     """Result of a search: frontier, the best against the fixed slicings and random search, and scores on test."""
     objectives = job.search.objectives
-    storage = open_storage(run.study_path)
-    trials, random = find_trials(storage, "search"), find_trials(storage, "random")
+    storage = open_storage(run.study_location)
+    trials, random = (find_trials(storage, run.study_name(kind)) for kind in ("search", "random"))
     front = pareto_front(trials, objectives)
     plot_pareto(run.path / "pareto.png", trials, objectives, random=random)
     plot_slicing(run.path / "slicing.png", front, job.search_space)

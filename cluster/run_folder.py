@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 PHASES = ("check", "supernet", "search", "random", "retrain", "evaluate")
 
@@ -66,8 +67,13 @@ class RunFolder:
         return self.path / "config.json"
 
     @property
-    def study_path(self) -> Path:
-        return self.path / "search.journal"
+    def study_location(self) -> Path | str:
+        """Where the trials are: SLICEMAMBA_STUDY_URL (a database), else a journal file in this folder."""
+        return os.environ.get(STUDY_VARIABLE) or self.path / "search.journal"
+
+    def study_name(self, kind: str) -> str:
+        """Name of the study ``search`` or ``random``: in a database that runs share, with the run's name before it."""
+        return kind if isinstance(self.study_location, Path) else f"{self.path.name}/{kind}"
 
     @property
     def result_path(self) -> Path:
@@ -109,7 +115,10 @@ class RunFolder:
             file.write((json.dumps(event) + "\n").encode())
 
     def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(offset after it, event) of each complete line from the byte ``offset`` on."""
+        """(offset after it, event) of each complete line from the byte ``offset`` on.
+
+        A line that is no event, as one that a full disk cut short and the next was appended to, is passed over.
+        """
         try:
             with self.events_path.open("rb") as file:
                 file.seek(offset)
@@ -117,6 +126,10 @@ class RunFolder:
                     if not line.endswith(b"\n"):
                         return
                     offset += len(line)
-                    yield offset, json.loads(line)
+                    try:
+                        event: dict[str, Any] = json.loads(line)
+                    except ValueError:
+                        continue
+                    yield offset, event
         except FileNotFoundError:
             return

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import DuplicatedStudyError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
@@ -77,7 +77,7 @@ class Trial(BaseModel):
 def open_storage(location: str | Path) -> BaseStorage:
     """A journal file for a path, a database for an SQLAlchemy URL."""
     if isinstance(location, str) and "://" in location:
-        return RDBStorage(location)
+        return get_storage(location)
     path = Path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(path)))

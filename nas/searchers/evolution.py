@@ -1,7 +1,7 @@
 """The published evolution, generation by generation (SliceMamba, section III; SPOS, arXiv 1904.00420, algorithm 1).
 
 A generation is drawn as a whole from the best of all architectures so far, so its content does not depend on the order
-in which the one before was evaluated: on any number of workers, a search with one seed proposes the same architectures.
+in which all before it were evaluated: on any number of workers, a search with one seed proposes the same architectures.
 """
 
 from __future__ import annotations
@@ -28,18 +28,17 @@ class EvolutionSearcher:
         self._rng = np.random.default_rng(config.seed)
         self._scores: dict[Architecture, tuple[float, ...]] = {}
         self._queue: list[Architecture] = []
-        self._awaited: set[Architecture] = set()
+        self._heard: set[Architecture] = set()
 
     def ask(self, known: Collection[Architecture]) -> Architecture | None:
         if not self._queue:
-            if self._awaited:
+            if not self._heard.issuperset(known):
                 return None
             self._queue = self._next_generation(set(known))
-            self._awaited = set(self._queue)
         return self._queue.pop(0)
 
     def tell(self, architecture: Architecture, metrics: Metrics | None) -> None:
-        self._awaited.discard(architecture)
+        self._heard.add(architecture)
         if metrics is not None:
             self._scores[architecture] = losses(metrics, self._config.objectives)
 

@@ -35,7 +35,8 @@ def save_predictions(folder: Path, data: SegmentationData, scored: Evaluation, l
     dice = _dice(scored.counts)
     ranked = np.argsort(dice, kind="stable")
     if len(ranked) > limit:
-        ranked = np.concatenate([ranked[: limit // 2], ranked[len(ranked) - (limit - limit // 2) :]])
+        best = limit // 2  # of an odd number, one more of the worst
+        ranked = np.concatenate([ranked[: limit - best], ranked[len(ranked) - best :]])
     files, rows = [], []
     for rank, i in enumerate(ranked):
         row = comparison(np.asarray(data.images[i]), np.asarray(data.masks[i]), scored.labels[i])

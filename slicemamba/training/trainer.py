@@ -52,6 +52,11 @@ class EpochReport:
         return values | {f"val_{name}": value for name, value in validation.items()}
 
 
+def steps_per_epoch(num_images: int, batch_size: int) -> int:
+    """Optimiser steps of an epoch: batches that together hold every image."""
+    return math.ceil(num_images / min(batch_size, num_images))
+
+
 def generator_for(seed: int, stream: str, *position: int) -> np.random.Generator:
     """The generator of one kind of choice at one position (an epoch, or a step and a rank)."""
     return np.random.default_rng([seed, _STREAMS[stream], *position])
@@ -81,7 +86,7 @@ def fit(
         on_epoch: receives each epoch's report and a function that gives the state to checkpoint.
         draw: draws a step's architecture from the step's generator; the same on all processes.
         state: a checkpointed state to resume from.
-        on_step: receives (step of the epoch from 1, steps an epoch, loss) after each step.
+        on_step: receives (steps done, steps in all, loss) after each step.
 
     Raises:
         TrainingDivergedError: the loss of a step is not finite; the message names the step and its images.
@@ -105,7 +110,7 @@ def fit(
             architecture = None if draw is None else draw(generator_for(config.seed, "path", step))
             losses.append(_step(network, optimizer, data, indices, step, config, architecture))
             if on_step is not None:
-                on_step(i + 1, len(batches), losses[-1])
+                on_step(step + 1, config.epochs * len(batches), losses[-1])
         learning_rate = float(scheduler.get_last_lr()[0])
         scheduler.step()
 

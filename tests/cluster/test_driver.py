@@ -73,15 +73,15 @@ def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
     first.send_signal(signal.SIGKILL)
     stop_tree(first.pid)
     first.wait()
-    ended_before = [t for t in find_trials(open_storage(disturbed.study_path), "search") if t.ended]
+    ended_before = [t for t in find_trials(open_storage(disturbed.study_location), "search") if t.ended]
     assert 7 <= len(ended_before) < NUM_TRIALS
     assert disturbed.read_json("result.json") is None
 
     subprocess.run(command(config, disturbed.path), env=environment, check=True, stdin=subprocess.DEVNULL)
-    trials = find_trials(open_storage(disturbed.study_path), "search")
+    trials = find_trials(open_storage(disturbed.study_location), "search")
     assert {t.number: t for t in trials}.items() >= {t.number: t for t in ended_before}.items()
     assert [t.state for t in trials] == [TrialState.COMPLETED] * NUM_TRIALS
-    expected = find_trials(open_storage(undisturbed.study_path), "search")
+    expected = find_trials(open_storage(undisturbed.study_location), "search")
     assert [t.architecture for t in trials] == [t.architecture for t in expected]
     assert [t.metrics["dice"] for t in trials] == [t.metrics["dice"] for t in expected]
     before, after = (json.loads((run.path / "result.json").read_text()) for run in (undisturbed, disturbed))
