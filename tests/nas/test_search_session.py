@@ -1,0 +1,227 @@
+"""A search session: its budget, and that a killed search goes on as if it had not been."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from optuna.storages import BaseStorage
+from search_cases import SEARCHERS, SPACE, config, end, open_session, score, story
+
+from nas.config import SearchConfig
+from nas.search import SearchSession, run_search
+from nas.searchers import make_searcher
+from nas.study import Study, Trial, TrialState
+from slicemamba.architecture import Architecture
+from slicemamba.errors import InputError
+
+BUDGET = 30
+
+
+class Workers:
+    """Runs a session with several trials under way, which end in an order of their own that outlives the process."""
+
+    def __init__(self, workers: int, seed: int) -> None:
+        self.workers = workers
+        self.rng = np.random.default_rng(seed)
+        self.running: list[Trial] = []
+
+    def run(self, session: SearchSession, until: int) -> None:
+        """Ends trials until so many have ended."""
+        while session.num_ended < until:
+            while len(self.running) < self.workers and (trial := session.ask()) is not None:
+                self.running.append(trial)
+            end(session, self.running.pop(int(self.rng.integers(len(self.running)))))
+
+    def die(self, reopen: Callable[[], SearchSession]) -> SearchSession:
+        """The process is killed and another takes its place: what was under way is handed out again."""
+        session = reopen()
+        again = [session.ask() for _ in self.running]
+        assert all(trial is not None and trial.state is TrialState.RUNNING for trial in again)
+        numbers = [trial.number for trial in again if trial is not None]
+        assert sorted(numbers) == sorted(trial.number for trial in self.running)
+        assert {t.number: t.architecture for t in self.running} == {t.number: t.architecture for t in again if t}
+        return session
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_interrupted_search_goes_on_as_if_it_had_not_stopped(storage: BaseStorage, name: str, workers: int) -> None:
+    options = config(name, seed=3)
+    session, uninterrupted = open_session(None, options)
+    Workers(workers, seed=6).run(session, BUDGET)
+
+    pool = Workers(workers, seed=6)
+    session, study = open_session(storage, options)
+    for stop in (1, 5, 6, 13, 22, BUDGET):
+        pool.run(session, stop)
+        session = pool.die(lambda: open_session(storage, options)[0])
+    assert session.finished
+    assert session.ask() is None
+    assert story(study) == story(uninterrupted)
+    states = {trial.state for trial in study.trials()}
+    assert states == {TrialState.COMPLETED, TrialState.FAILED, TrialState.INFEASIBLE}
+
+
+@pytest.mark.parametrize("name", ["evolution", "tpe"])
+def test_search_in_a_file_goes_on_after_any_trial(tmp_path: Path, name: str) -> None:
+    def reopen(file: str) -> tuple[SearchSession, Study]:
+        study = Study(tmp_path / file, "search", SPACE, options.objectives, name)
+        searcher = make_searcher(options, SPACE)
+        return SearchSession(study, searcher, origin=name, num_trials=14, enqueue=SPACE.fixed()), study
+
+    options = config(name, population_size=6, num_trials=14)
+    session, whole = reopen("whole")
+    while (trial := session.ask()) is not None:
+        end(session, trial)
+    for _ in range(14):
+        session, study = reopen("pieces")
+        asked = session.ask()
+        assert asked is not None
+        session, study = reopen("pieces")  # killed while it was evaluated
+        again = session.ask()
+        assert again == asked
+        end(session, again)
+    assert story(study) == story(whole)
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_no_architecture_is_evaluated_twice(storage: BaseStorage, name: str) -> None:
+    session, study = open_session(storage, config(name, num_trials=64))
+    Workers(4, seed=0).run(session, 64)
+    assert len({trial.architecture for trial in study.trials()}) == 64
+
+
+@pytest.mark.parametrize("budget", [1, 2, 5, 30])
+def test_budget_counts_every_trial(storage: BaseStorage, budget: int) -> None:
+    session, study = open_session(storage, config("evolution", num_trials=budget))
+    evaluated: list[Architecture] = []
+
+    def evaluate(architecture: Architecture) -> dict[str, float]:
+        evaluated.append(architecture)
+        if len(evaluated) % 3 == 0:
+            raise RuntimeError("out of memory")
+        return score(architecture)
+
+    run_search(session, evaluate)
+    assert session.finished
+    assert session.num_ended == budget == len(study.trials()) == len(evaluated)
+    assert [trial.origin for trial in study.trials()] == (["fixed"] * 2 + ["evolution"] * budget)[:budget]
+
+
+def test_no_more_than_the_budget_is_handed_out(storage: BaseStorage) -> None:
+    session, _ = open_session(storage, config("random", num_trials=5))
+    asked = [session.ask() for _ in range(8)]
+    assert [trial is None for trial in asked] == [False] * 5 + [True] * 3
+    assert not session.finished
+
+
+def test_fixed_slicings_come_first_and_may_be_left_out(storage: BaseStorage) -> None:
+    session, study = open_session(storage, config("random", num_trials=6), fixed=False)
+    run_search(session, score)
+    assert {trial.origin for trial in study.trials()} == {"random"}
+
+
+def test_evolution_awaits_what_is_under_way(storage: BaseStorage) -> None:
+    session, _ = open_session(storage, config("evolution"))
+    first = [session.ask() for _ in range(2)]
+    assert session.ask() is None, "both fixed slicings may become parents"
+    for trial in first:
+        assert trial is not None
+        session.tell(trial.number, score(Architecture.parse(trial.architecture)))
+    assert session.ask() is not None
+
+
+def test_search_on_any_number_of_workers_evaluates_the_same_with_evolution(storage: BaseStorage) -> None:
+    def evaluated(workers: int, order: int) -> list[str]:
+        session, study = open_session(None, config("evolution"))
+        pool = Workers(workers, order)
+        while session.num_ended < BUDGET:
+            while len(pool.running) < workers and (trial := session.ask()) is not None:
+                pool.running.append(trial)
+            trial = pool.running.pop(int(pool.rng.integers(len(pool.running))))
+            session.tell(trial.number, score(Architecture.parse(trial.architecture)))
+        return [trial.architecture for trial in study.trials()]
+
+    assert evaluated(1, 0) == evaluated(2, 1) == evaluated(4, 2) == evaluated(16, 3)
+
+
+def test_infeasible_and_failed_trials_are_told_apart(storage: BaseStorage) -> None:
+    session, _ = open_session(storage, config("evolution"))
+    one, other = session.ask(), session.ask()
+    assert one is not None
+    assert other is not None
+    assert session.tell(one.number, {"miou": math.nan, "dice": 0.5}).state is TrialState.INFEASIBLE
+    failed = session.fail(other.number, "ValueError: no")
+    assert (failed.state, failed.error) == (TrialState.FAILED, "ValueError: no")
+
+
+def test_runner_reports_each_trial_with_its_time_or_its_fault(storage: BaseStorage) -> None:
+    session, study = open_session(storage, config("random", num_trials=4), fixed=False)
+    told: list[Trial] = []
+
+    def evaluate(architecture: Architecture) -> dict[str, float]:
+        if len(told) == 2:
+            raise RuntimeError("CUDA out of memory")
+        return score(architecture)
+
+    run_search(session, evaluate, told.append)
+    assert told == study.trials()
+    assert [trial.error for trial in told] == [None, None, "RuntimeError: CUDA out of memory", None]
+    assert told[0].seconds is not None
+    assert told[0].seconds >= 0
+
+
+def test_fault_of_the_program_stops_the_search_and_leaves_its_trial_running(storage: BaseStorage) -> None:
+    session, study = open_session(storage, config("random", num_trials=4))
+
+    def evaluate(architecture: Architecture) -> dict[str, float]:
+        raise TypeError("a bug")
+
+    with pytest.raises(TypeError, match="a bug"):
+        run_search(session, evaluate)
+    assert [trial.state for trial in study.trials()] == [TrialState.RUNNING]
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_other_seed_is_refused(storage: BaseStorage, name: str) -> None:
+    session, _ = open_session(storage, config(name, seed=1))
+    for _ in range(6):
+        trial = session.ask()
+        if trial is not None:
+            end(session, trial)
+    with pytest.raises(InputError, match=r"trial 2 of the study is s1:.* would have proposed s1:.*take a new folder"):
+        open_session(storage, config(name, seed=2))
+
+
+@pytest.mark.parametrize(
+    "other", [config("evolution", seed=1, num_parents=1), config("evolution", seed=1, mutation_probability=0.9)]
+)
+def test_other_settings_of_the_searcher_are_refused(storage: BaseStorage, other: SearchConfig) -> None:
+    session, _ = open_session(storage, config("evolution", seed=1))
+    Workers(1, seed=0).run(session, 20)
+    with pytest.raises(InputError, match="resume with the settings and the version it was started with"):
+        open_session(storage, other)
+
+
+def test_search_without_the_fixed_slicings_is_another_search(storage: BaseStorage) -> None:
+    session, _ = open_session(storage, config("evolution"))
+    Workers(1, seed=0).run(session, 3)
+    with pytest.raises(InputError, match="trial 0 of the study"):
+        open_session(storage, config("evolution"), fixed=False)
+
+
+def test_larger_budget_extends_a_finished_search(storage: BaseStorage) -> None:
+    session, _ = open_session(None, config("evolution", num_trials=20))
+    longer, whole = open_session(None, config("evolution", num_trials=30))
+    Workers(1, seed=0).run(longer, 30)
+    session, study = open_session(storage, config("evolution", num_trials=20))
+    Workers(1, seed=0).run(session, 20)
+    assert session.finished
+    session, study = open_session(storage, config("evolution", num_trials=30))
+    assert not session.finished
+    Workers(1, seed=0).run(session, 30)
+    assert story(study) == story(whole)

@@ -1,0 +1,87 @@
+"""Two processes train to the weights of one, at the same global batch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from training_cases import blobs, differences, train
+
+from nas.space import SearchSpace
+from slicemamba.architecture import Architecture
+from slicemamba.config import ModelConfig, TrainConfig
+from slicemamba.models.supernet import Supernet
+
+MODEL = ModelConfig(embed_dim=8, encoder_depths=(1, 1), decoder_depths=(1, 1), d_state=4, drop_path_rate=0.0)
+SPACE = SearchSpace(((2, 2), (4, 4)), MODEL.depths)
+CONFIG = TrainConfig(epochs=2, batch_size=4, learning_rate=1e-3, clip_grad_norm=1.0, augment=False, seed=4)
+IMAGES = 7  # the last batch is filled up
+
+
+class Double(nn.Module):
+    """Computes in float64, where the order of a sum does not show through AdamW's division."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.supernet = Supernet(MODEL, 1, SPACE.choices).double()
+
+    def forward(self, image: Tensor, architecture: Architecture) -> Tensor:
+        logits: Tensor = self.supernet(image.double(), architecture)
+        return logits
+
+
+def run(rank: int, world: int, folder: Path) -> None:
+    """One process of a group; writes what it has in the end."""
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    paths: list[str] = []
+
+    def draw(rng: np.random.Generator) -> Architecture:
+        architecture = SPACE.sample(rng)
+        paths.append(str(architecture))
+        return architecture
+
+    recorder = train(Double(), blobs(IMAGES), CONFIG, draw=draw)
+    ended = {"state": recorder.states[-1], "paths": paths, "losses": [report.loss for report in recorder.reports]}
+    torch.save(ended, folder / f"{world}_{rank}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+    """What one process and each of two processes ended with."""
+    folder = tmp_path_factory.mktemp("processes")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    threads = torch.get_num_threads()
+    run(0, 1, folder)
+    torch.set_num_threads(threads)
+    mp.spawn(run, args=(2, folder), nprocs=2)  # type: ignore[no-untyped-call]
+    return {name: torch.load(folder / f"{name}.pt") for name in ("1_0", "2_0", "2_1")}
+
+
+def test_two_processes_give_the_weights_of_one(ended: dict[str, dict[str, dict[str, dict[str, Tensor]]]]) -> None:
+    alone, together = (ended[name]["state"]["network"] for name in ("1_0", "2_0"))
+    assert alone.keys() == together.keys()
+    start = Double().state_dict()
+    assert any((alone[name] - start[name]).abs().max() > 1e-3 for name in alone), "training moved the weights"
+    for name in alone:
+        torch.testing.assert_close(together[name], alone[name], atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_both_processes_end_with_equal_weights_and_losses(ended: dict[str, dict[str, object]]) -> None:
+    assert differences(ended["2_0"]["state"], ended["2_1"]["state"]) == []
+    assert ended["2_0"]["losses"] == ended["2_1"]["losses"] == pytest.approx(ended["1_0"]["losses"], abs=1e-6)
+
+
+def test_all_processes_draw_the_same_paths(ended: dict[str, dict[str, object]]) -> None:
+    assert ended["1_0"]["paths"] == ended["2_0"]["paths"] == ended["2_1"]["paths"]
+    assert len(ended["1_0"]["paths"]) == 4  # type: ignore[arg-type]

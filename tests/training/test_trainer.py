@@ -1,0 +1,249 @@
+"""The training loop on one process: it learns, resumes to the last bit, sees every image, and says when it diverges."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from training_cases import blobs, differences, train
+
+from nas.space import SearchSpace
+from slicemamba.architecture import Architecture
+from slicemamba.config import ModelConfig, TrainConfig
+from slicemamba.data.base import SegmentationData
+from slicemamba.data.transforms import to_input
+from slicemamba.models.supernet import Supernet
+from slicemamba.models.unet import SliceMambaUNet
+from slicemamba.training.trainer import EpochReport, TrainingDivergedError, generator_for
+
+QUICK = TrainConfig(epochs=3, batch_size=3, learning_rate=1e-3, seed=11)
+LEARN = TrainConfig(epochs=30, batch_size=4, learning_rate=2e-2, augment=False)
+LEARNER = ModelConfig(embed_dim=16, encoder_depths=(1, 1), decoder_depths=(1, 1), d_state=4, drop_path_rate=0.0)
+
+
+class Watcher(nn.Module):
+    """Predicts a constant and notes the images it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+        self.batches: list[Tensor] = []
+        self.modes: list[bool] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.batches.append(image.clone())
+        self.modes.append(self.training)
+        return self.bias.expand(image.shape[0], 1, *image.shape[2:])
+
+    def seen(self, data: SegmentationData) -> list[list[int]]:
+        """Indices of the images of each batch."""
+        known = to_input(data.images)
+        return [[int((known == image).all(dim=(1, 2, 3)).nonzero()) for image in batch] for batch in self.batches]
+
+
+def fresh_supernet(model: ModelConfig, space: SearchSpace) -> Supernet:
+    torch.manual_seed(3)
+    return Supernet(model, 1, space.choices)
+
+
+def test_training_lowers_the_loss_below_that_of_any_constant() -> None:
+    network = SliceMambaUNet(LEARNER, 1, Architecture.uniform((2, 2), LEARNER.depths))
+    losses = [report.loss for report in train(network, blobs(4), LEARN).reports]
+    assert losses[0] > 1.2
+    assert losses[-1] < 1.0, "the best constant prediction has 1.28"
+
+
+def test_supernet_training_lowers_the_loss() -> None:
+    space = SearchSpace(((2, 2), (4, 4)), LEARNER.depths)
+    supernet = Supernet(LEARNER, 1, space.choices, "shared")
+    losses = [report.loss for report in train(supernet, blobs(4), LEARN, draw=space.sample).reports]
+    assert losses[-1] < 1.0
+
+
+def test_training_on_label_masks_lowers_the_loss() -> None:
+    data = blobs(4)
+    masks = data.masks.copy()
+    masks[:, :16] *= 2
+    network = SliceMambaUNet(LEARNER, 3, Architecture.uniform((2, 2), LEARNER.depths))
+    losses = [report.loss for report in train(network, replace(data, masks=masks, num_classes=3), LEARN).reports]
+    assert losses[-1] < 0.75 * losses[0]
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_resumed_training_equals_the_uninterrupted_one_to_the_last_bit(
+    tiny_model: ModelConfig, tiny_space: SearchSpace, tiny_data: SegmentationData, epoch: int
+) -> None:
+    """With stochastic depth, augmentation and drawn paths; the state goes through a file, as a checkpoint does."""
+    assert tiny_model.drop_path_rate > 0
+    assert QUICK.augment
+    whole = train(fresh_supernet(tiny_model, tiny_space), tiny_data, QUICK, draw=tiny_space.sample)
+    file = io.BytesIO()
+    torch.save(whole.states[epoch - 1], file)
+    file.seek(0)
+    torch.manual_seed(99)  # the resuming process has generators of its own
+    other = Supernet(tiny_model, 1, tiny_space.choices)
+    resumed = train(other, tiny_data, QUICK, draw=tiny_space.sample, state=torch.load(file, weights_only=True))
+    assert [report.epoch for report in resumed.reports] == list(range(epoch + 1, 4))
+    assert differences(whole.states[-1], resumed.states[-1]) == []
+    for before, after in zip(whole.reports[epoch:], resumed.reports, strict=True):
+        assert replace(before, seconds=0.0) == replace(after, seconds=0.0)
+
+
+def test_same_seed_gives_the_same_training_and_another_seed_another(
+    tiny_model: ModelConfig, tiny_space: SearchSpace, tiny_data: SegmentationData
+) -> None:
+    def final(seed: int, noise: int) -> dict[str, object]:
+        network = fresh_supernet(tiny_model, tiny_space)
+        torch.manual_seed(noise)  # what the process drew before must not matter
+        config = QUICK.model_copy(update={"seed": seed, "epochs": 1})
+        return train(network, tiny_data, config, draw=tiny_space.sample).states[-1]
+
+    assert differences(final(1, noise=5), final(1, noise=6)) == []
+    assert differences(final(1, noise=5), final(2, noise=5)) != []
+
+
+def test_finished_training_has_nothing_left_to_do(tiny_model: ModelConfig, tiny_data: SegmentationData) -> None:
+    network = SliceMambaUNet(tiny_model, 1, Architecture.uniform((2, 2), tiny_model.depths))
+    state = train(network, tiny_data, QUICK).states[-1]
+    assert train(network, tiny_data, QUICK, state=state).reports == []
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "sizes"),
+    [(7, 3, [3, 3, 3]), (6, 3, [3, 3]), (5, 8, [5]), (1, 4, [1]), (4, 1, [1] * 4)],
+)
+def test_every_image_is_seen_each_epoch_in_batches_of_one_size(
+    num_images: int, batch_size: int, sizes: list[int]
+) -> None:
+    watcher, data = Watcher(), blobs(num_images)
+    train(watcher, data, TrainConfig(epochs=2, batch_size=batch_size, augment=False))
+    seen = watcher.seen(data)
+    assert [len(batch) for batch in seen] == sizes * 2
+    for epoch in (seen[: len(sizes)], seen[len(sizes) :]):
+        assert {index for batch in epoch for index in batch} == set(range(num_images))
+
+
+def test_order_differs_between_epochs() -> None:
+    watcher, data = Watcher(), blobs(12)
+    train(watcher, data, TrainConfig(epochs=2, batch_size=12, augment=False))
+    first, second = watcher.seen(data)
+    assert first != second
+    assert sorted(first) == sorted(second) == list(range(12))
+
+
+def test_augmentation_changes_images_and_can_be_switched_off() -> None:
+    data = blobs(6)
+    plain, changed = Watcher(), Watcher()
+    config = TrainConfig(epochs=1, batch_size=6, flip_probability=1.0, rotate_probability=1.0)
+    train(plain, data, config.model_copy(update={"augment": False}))
+    train(changed, data, config)
+    assert plain.batches[0].shape == changed.batches[0].shape
+    assert not torch.equal(plain.batches[0], changed.batches[0])
+
+
+def test_every_path_of_a_supernet_is_drawn_from_the_steps_own_generator(
+    tiny_model: ModelConfig, tiny_space: SearchSpace, tiny_data: SegmentationData
+) -> None:
+    drawn: list[Architecture] = []
+
+    def draw(rng: np.random.Generator) -> Architecture:
+        drawn.append(tiny_space.sample(rng))
+        return drawn[-1]
+
+    train(fresh_supernet(tiny_model, tiny_space), tiny_data, QUICK, draw=draw)
+    assert drawn == [tiny_space.sample(generator_for(QUICK.seed, "path", step)) for step in range(9)]
+    assert len(set(drawn)) == 9
+
+
+def test_blocks_off_the_path_keep_their_weights(
+    tiny_model: ModelConfig, tiny_space: SearchSpace, tiny_data: SegmentationData
+) -> None:
+    supernet = fresh_supernet(tiny_model, tiny_space)
+    before = {name: value.clone() for name, value in supernet.state_dict().items()}
+    architecture = tiny_space.decode([0, 1, 2, 3, 0, 1])
+    train(supernet, tiny_data, QUICK.model_copy(update={"epochs": 1}), draw=lambda _: architecture)
+    changed = {name for name, value in supernet.state_dict().items() if not torch.equal(value, before[name])}
+    prefixes = ("layers.0.blocks.0.0", "layers.1.blocks.0.1", "layers.1.blocks.1.2")
+    prefixes += ("layers_up.0.blocks.0.3", "layers_up.0.blocks.1.0", "layers_up.1.blocks.0.1")
+    assert changed == {name for name in before if ".blocks." not in name or name.startswith(prefixes)}
+
+
+def test_learning_rate_follows_a_cosine() -> None:
+    config = TrainConfig(epochs=5, batch_size=4, learning_rate=1e-2, min_learning_rate=1e-4, t_max=4, augment=False)
+    rates = [report.learning_rate for report in train(Watcher(), blobs(4), config).reports]
+    expected = [1e-4 + (1e-2 - 1e-4) * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(5)]
+    assert rates == pytest.approx(expected)
+
+
+def test_gradients_are_clipped_before_the_step() -> None:
+    """AdamW's first moment after one step is 0.1 times the gradient that it was given."""
+    config = TrainConfig(epochs=1, batch_size=4, augment=False, clip_grad_norm=1e-3)
+    moments = train(Watcher(), blobs(4), config).states[0]["optimizer"]["state"][0]["exp_avg"]
+    assert moments.norm().item() == pytest.approx(1e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (10, [5])])
+def test_validation_is_due_every_so_often_and_at_the_end(every: int, epochs: list[int]) -> None:
+    watcher = Watcher()
+    modes: list[bool] = []
+
+    def validate() -> dict[str, float]:
+        modes.append(watcher.training)
+        return {"dice": 0.5}
+
+    config = TrainConfig(epochs=5, batch_size=4, augment=False, validate_every=every)
+    reports = train(watcher, blobs(4), config, validate=validate).reports
+    assert [report.epoch for report in reports if report.validation] == epochs
+    assert modes == [False] * len(epochs), "validated in eval mode"
+    assert watcher.modes == [True] * 5, "trained in train mode"
+
+
+def test_report_is_flat_for_logs() -> None:
+    report = EpochReport(1, 2, 3, 0.5, 1e-3, 1.5, {"dice": 0.25})
+    assert report.flat() == {
+        "epoch": 1, "epochs": 2, "step": 3, "loss": 0.5, "learning_rate": 1e-3, "seconds": 1.5, "val_dice": 0.25
+    }  # fmt: skip
+
+
+def test_steps_are_told_with_their_loss() -> None:
+    told: list[tuple[int, int]] = []
+    losses: list[float] = []
+
+    def on_step(step: int, steps: int, loss: float) -> None:
+        told.append((step, steps))
+        losses.append(loss)
+
+    recorder = train(Watcher(), blobs(5), QUICK.model_copy(update={"epochs": 1}), on_step=on_step)
+    assert told == [(1, 2), (2, 2)]
+    assert recorder.reports[0].loss == pytest.approx(np.mean(losses))
+    assert recorder.reports[0].step == 2
+
+
+class Diverging(Watcher):
+    """Gives NaN from its third batch on."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image) * (float("nan") if len(self.batches) > 2 else 1.0)
+
+
+def test_divergence_names_the_step_and_its_images() -> None:
+    network, data = Diverging(), blobs(4)
+    with pytest.raises(TrainingDivergedError, match="the loss is nan at step 2") as caught:
+        train(network, data, TrainConfig(epochs=2, batch_size=2, augment=False))
+    for index in network.seen(data)[-1]:
+        assert f"blob_{index}" in str(caught.value)
+    assert "learning rate" in str(caught.value)
+    assert network.bias.isfinite().all(), "the step that diverged is not taken"
+
+
+def test_divergence_of_a_supernet_names_the_path(tiny_model: ModelConfig, tiny_space: SearchSpace) -> None:
+    supernet = Supernet(tiny_model, 1, tiny_space.choices)
+    torch.nn.init.constant_(supernet.final_conv.bias, float("inf"))  # type: ignore[arg-type]
+    architecture = tiny_space.fixed()[2]
+    with pytest.raises(TrainingDivergedError, match="at step 0") as caught:
+        train(supernet, blobs(2), QUICK, draw=lambda _: architecture)
+    assert str(architecture) in str(caught.value)
