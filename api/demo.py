@@ -28,18 +28,19 @@ _START_SECONDS = 60.0
 # each, which is what makes so short a training worth searching in.
 JOB: dict[str, Any] = {
     "name": "demo",
-    "model": {"embed_dim": 16, "drop_path_rate": 0.0},
+    "model": {"embed_dim": 24, "drop_path_rate": 0.0},
     "space": {"weight_sharing": "shared"},
-    "supernet": {"epochs": 40, "batch_size": 8, "learning_rate": 2e-3, "t_max": 40, "validate_every": 10,
+    "supernet": {"epochs": 30, "batch_size": 8, "learning_rate": 2e-3, "t_max": 30, "validate_every": 10,
                  "num_val_architectures": 2},
     "search": {"searcher": "nsga2", "objectives": ["dice", "hd95", "latency_ms"], "num_trials": 40,
                "population_size": 12, "num_parents": 4, "num_mutations": 4, "num_crossovers": 4,
                "random_baseline": True},
-    "retrain": {"epochs": 40, "batch_size": 8, "learning_rate": 2e-3, "t_max": 40, "validate_every": 5},
+    "retrain": {"epochs": 30, "batch_size": 8, "learning_rate": 2e-3, "t_max": 30, "validate_every": 5},
 }  # fmt: skip
 SYNTHETIC: dict[str, Any] = {
     "name": "synthetic",
     "image_size": [64, 64],
+    "intensity": "zscore",
     "synthetic": {"num_train": 64, "num_val": 16, "num_search": 16, "num_test": 24},
 }
 
@@ -58,7 +59,9 @@ def run_demo(out: Path, folder: Path | None, console: Console) -> int:
     Raises:
         InputError: a fault of the data, or ``out`` holds something else; before anything is started.
     """
-    data = SYNTHETIC if folder is None else {"name": folder.resolve().name, "image_size": [64, 64]}
+    data = (
+        SYNTHETIC if folder is None else {"name": folder.resolve().name, "image_size": [64, 64], "intensity": "zscore"}
+    )
     root = None if folder is None else folder.resolve().parent
     _check(data, folder)
     _empty(out)

@@ -72,8 +72,8 @@ class RunFolder:
         return os.environ.get(STUDY_VARIABLE) or self.path / "search.journal"
 
     def study_name(self, kind: str) -> str:
-        """Name of the study ``search`` or ``random``: in a database that runs share, with the run's name before it."""
-        return kind if isinstance(self.study_location, Path) else f"{self.path.name}/{kind}"
+        """Name of the study ``search`` or ``random``; in a database, which runs share, after the run's folder."""
+        return kind if isinstance(self.study_location, Path) else f"{self.path}/{kind}"
 
     @property
     def result_path(self) -> Path:

@@ -60,7 +60,7 @@ class Evaluator:
 
         The shortest, because whatever else the machine does can only add to it.
         """
-        image = to_input(self.data.images[:1]).to(self.device)
+        image = to_input(self.data.images[:1], self.data.intensity).to(self.device)
         times = []
         for _ in range(self.config.latency_repeats + 1):
             started = time.perf_counter()

@@ -146,8 +146,8 @@ class Study:
         return to_trial(self._storage.get_trial(trial_id))
 
     def complete(self, number: int, metrics: Mapping[str, float], *, ended_as: int, seconds: float | None) -> Trial:
-        """Ends a trial with its metrics; INFEASIBLE when an objective is not finite."""
-        bad = [name for name in self.objectives if not math.isfinite(metrics[name])]
+        """Ends a trial with its metrics; INFEASIBLE when one of them is not finite."""
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
             reason = ", ".join(f"{name} = {metrics[name]}" for name in bad)
             return self.fail(number, f"not finite: {reason}", ended_as=ended_as, infeasible=True)

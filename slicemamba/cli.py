@@ -79,7 +79,7 @@ def predict(
     model, card, on = _load(network, device)
     assert card.data is not None
     with bar("Predict", "images") as on_progress:
-        done = predict_files(model, files, out, image_size=card.data.image_size, device=on, on_progress=on_progress)
+        done = predict_files(model, files, out, config=card.data, device=on, on_progress=on_progress)
     console = Console(stderr=True)
     console.print(f"{len(done.masks)} masks written to {out}")
     if done.failed:

@@ -29,6 +29,7 @@ class EvolutionSearcher:
         self._scores: dict[Architecture, tuple[float, ...]] = {}
         self._queue: list[Architecture] = []
         self._heard: set[Architecture] = set()
+        self._has_begun = False
 
     def ask(self, known: Collection[Architecture]) -> Architecture | None:
         if not self._queue:
@@ -46,7 +47,9 @@ class EvolutionSearcher:
         config, space, rng = self._config, self._space, self._rng
         # The text form breaks remaining ties, so that the order of evaluation cannot.
         ranked = sorted(self._scores, key=lambda architecture: (self._scores[architecture], str(architecture)))
-        parents = ranked[: config.num_parents]
+        # The first generation is random, as published, whatever fixed slicings were told before it.
+        parents = ranked[: config.num_parents] if self._has_begun else []
+        self._has_begun = True
         generation: list[Architecture] = []
 
         def breed(count: int, draw: Callable[[], Architecture]) -> None:

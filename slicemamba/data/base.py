@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from slicemamba.config import DataConfig
+from slicemamba.config import DataConfig, Intensity
 from slicemamba.data.cache import Source, cached_arrays
 from slicemamba.data.catalog import SYNTHETIC, resolve_root
 from slicemamba.data.isic import fingerprint_files
@@ -29,7 +29,7 @@ class SegmentationData:
         masks: (N, H, W) uint8 class indices; 0 and 1 when ``num_classes`` is 1.
         names: N file names without extension, in the arrays' order.
         split: train, val, search or test.
-        num_classes: as in DataConfig.
+        num_classes, intensity: as in DataConfig.
     """
 
     images: Pixels
@@ -37,6 +37,7 @@ class SegmentationData:
     names: tuple[str, ...]
     split: str
     num_classes: int
+    intensity: Intensity = "minmax"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,7 +64,7 @@ def load_split(
     config = resolve_root(config)
     source = _synthetic_source(config, split) if config.name == SYNTHETIC else _folder_source(config, split)
     images, masks = cached_arrays(cache_dir, source, config.image_size, on_progress)
-    return SegmentationData(images, masks, source.names, split, config.num_classes)
+    return SegmentationData(images, masks, source.names, split, config.num_classes, config.intensity)
 
 
 def _synthetic_source(config: DataConfig, split: str) -> Source:

@@ -10,23 +10,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from slicemamba.config import Intensity
 
-def to_input(images: NDArray[np.uint8]) -> Tensor:
-    """The network's input: each image stretched from its own lowest and highest value to 0…255.
 
-    The published intensity step is (x - mean) / std with the data set's mean and standard deviation, then min-max to
-    0…255 for each image over all its pixels and channels. The min-max undoes any affine step before it, so it is
-    computed directly and no data set statistics are needed. An image of one value throughout becomes 0.
+def to_input(images: NDArray[np.uint8], intensity: Intensity = "minmax") -> Tensor:
+    """The network's input: each image stretched from its own lowest and highest value to 0…255, or standardised.
+
+    ``minmax``: the published intensity step is (x - mean) / std with the data set's mean and standard deviation, then
+    min-max to 0…255 for each image over all its pixels and channels. The min-max undoes any affine step before it, so
+    it is computed directly and no data set statistics are needed. ``zscore``: mean 0 and standard deviation 1 for each
+    image, as nnU-Net does. An image of one value throughout becomes 0.
 
     Args:
         images: (B, H, W, 3) uint8.
+        intensity: as in DataConfig.
 
     Returns:
-        (B, 3, H, W) float32 in 0…255, contiguous, on the CPU.
+        (B, 3, H, W) float32, contiguous, on the CPU.
     """
     pixels = (
         torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     )
+    if intensity == "zscore":
+        spread, mean = torch.std_mean(pixels, dim=(1, 2, 3), keepdim=True, correction=0)
+        return (pixels - mean) / spread.clamp(min=1e-3)
     low = pixels.amin(dim=(1, 2, 3), keepdim=True)
     span = pixels.amax(dim=(1, 2, 3), keepdim=True) - low
     return (pixels - low) * 255.0 / span.clamp(min=1.0)  # in this order the highest value is exactly 255
@@ -44,8 +51,8 @@ def augment(
 
     Each sample is flipped left-right and upside down, each with ``flip_probability``, and rotated about its centre by
     a uniform angle of 0…360° with ``rotate_probability``. Images are sampled bilinearly, masks by nearest neighbour;
-    what comes from outside is 0, the darkest value and background, as the published training does: edge values would
-    smear a lesion at the border over pixels whose label nobody knows.
+    what comes from outside is 0 and background, as in the published training: edge values would smear a lesion at the
+    border over pixels whose label nobody knows.
 
     Args:
         images: (B, C, H, W) floating point, as from ``to_input``.

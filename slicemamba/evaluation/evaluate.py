@@ -36,7 +36,10 @@ def batches(data: SegmentationData, batch_size: int, device: torch.device) -> It
     """(images (B, 3, H, W), masks (B, H, W)) of the whole split in its order; the last batch may be smaller."""
     for start in range(0, len(data), batch_size):
         part = slice(start, start + batch_size)
-        yield to_input(data.images[part]).to(device), torch.from_numpy(np.array(data.masks[part])).to(device)
+        yield (
+            to_input(data.images[part], data.intensity).to(device),
+            torch.from_numpy(np.array(data.masks[part])).to(device),
+        )
 
 
 @torch.inference_mode()

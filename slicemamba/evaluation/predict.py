@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError
 from slicemamba.data.isic import IMAGE_EXTENSIONS
 from slicemamba.data.reading import read_image, resize_image, resize_mask
@@ -51,7 +52,7 @@ def predict_files(
     images: Sequence[Path],
     destination: Path,
     *,
-    image_size: tuple[int, int],
+    config: DataConfig,
     device: torch.device,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Predicted:
@@ -60,7 +61,7 @@ def predict_files(
     Args:
         network: in eval mode, on ``device``.
         images: files; two of one name are refused, as one mask would overwrite the other.
-        image_size: (height, width) the network was trained at; masks are resized back to each image's own size.
+        config: of the data the network was trained on: its size and intensity. Masks get each image's own size back.
         on_progress: called as (done, in all).
 
     Raises:
@@ -78,7 +79,7 @@ def predict_files(
         except BadFileError as error:
             result.failed[path] = str(error)
         else:
-            logits = network(to_input(resize_image(image, image_size)[None]).to(device))
+            logits = network(to_input(resize_image(image, config.image_size)[None], config.intensity).to(device))
             labels = to_labels(logits, network.num_classes)[0].to(torch.uint8).cpu().numpy()
             mask = resize_mask(labels * np.uint8(255 if network.num_classes == 1 else 1), image.shape[:2])
             Image.fromarray(mask).save(destination / f"{path.stem}.png")

@@ -178,7 +178,7 @@ def _load(
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W) and masks (B, H, W) of a step, augmented, on the device."""
-    images = to_input(data.images[indices]).to(device, non_blocking=True)
+    images = to_input(data.images[indices], data.intensity).to(device, non_blocking=True)
     masks = torch.from_numpy(np.array(data.masks[indices])).to(device, non_blocking=True)
     if not config.augment:
         return images, masks

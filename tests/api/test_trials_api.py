@@ -92,9 +92,11 @@ def test_objectives_that_were_not_measured_are_refused_with_those_that_were(benc
     assert "dice, hd95, latency_ms" in answer.json()["errors"][0]["detail"]
 
 
-def test_metric_that_is_not_finite_is_null_and_no_objective(bench: Bench) -> None:
+def test_trial_with_a_metric_that_is_not_finite_is_infeasible_and_on_no_frontier(bench: Bench) -> None:
     search_id = bench.submit()
-    write_study(bench.folder(search_id), [{"dice": 0.5, "hd95": 1.0, "sensitivity": float("nan")}])
-    assert bench.http.get(f"/v1/searches/{search_id}/trials/0").json()["metrics"]["sensitivity"] is None
-    assert pareto(bench, search_id).json()["measured"] == ["dice", "hd95"]
-    assert pareto(bench, search_id, objectives="sensitivity").status_code == 422
+    rows = [{"dice": 0.9, "hd95": 1.0, "sensitivity": float("nan")}, {"dice": 0.5, "hd95": 1.0, "sensitivity": 0.5}]
+    write_study(bench.folder(search_id), list(rows))
+    trial = bench.http.get(f"/v1/searches/{search_id}/trials/0").json()
+    assert trial["state"] == "INFEASIBLE"
+    assert "sensitivity = nan" in trial["error"]
+    assert numbers(pareto(bench, search_id)) == [1]

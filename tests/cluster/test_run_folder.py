@@ -141,7 +141,7 @@ def test_study_lies_in_the_folder_or_in_a_database_that_runs_share(
     assert run.study_name("random") == "random"
     monkeypatch.setenv(STUDY_VARIABLE, "postgresql://studies")
     assert run.study_location == "postgresql://studies"
-    assert run.study_name("random") == "one/random"
+    assert run.study_name("random") == f"{run.path}/random"
 
 
 def test_paths_lie_in_the_folder(run: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -161,16 +161,34 @@ def test_evolution_breaks_ties_without_regard_to_the_order_of_tells() -> None:
 
 
 def evolve(options: SearchConfig, told: dict[Architecture, dict[str, float]]) -> list[Architecture]:
-    """The generation after the given scores."""
+    """The second generation, after a first that failed as a whole and the given scores."""
     searcher = make_searcher(options, LARGE)
     for architecture, metrics in told.items():
         searcher.tell(architecture, metrics)
     known = list(told)
+    for architecture in next_generation(searcher, known):
+        searcher.tell(architecture, None)
+    return next_generation(searcher, known)
+
+
+def next_generation(searcher: Searcher, known: list[Architecture]) -> list[Architecture]:
+    """All that it proposes until it waits to be told; added to ``known``."""
     generation = []
     while (architecture := searcher.ask(known)) is not None:
         generation.append(architecture)
         known.append(architecture)
     return generation
+
+
+def test_evolution_begins_with_a_random_generation_whatever_was_told() -> None:
+    told = {LARGE.decode([0] * 10): {"miou": 0.9, "dice": 0.9}}
+    options = config("evolution", num_parents=1, num_mutations=8, num_crossovers=0, mutation_probability=0.0)
+    begun, untold = make_searcher(options, LARGE), make_searcher(options, LARGE)
+    for architecture, metrics in told.items():
+        begun.tell(architecture, metrics)
+    generation = next_generation(begun, list(told))
+    assert generation == next_generation(untold, [])
+    assert len(generation) == 8
 
 
 def test_evolution_mutates_and_crosses_the_best_alone() -> None:
