@@ -15,7 +15,7 @@ import cluster.cli
 import slicemamba.cli
 from api import tables
 from slicemamba.config import override, read_yaml
-from slicemamba.errors import InputError
+from slicemamba.errors import InputError, RunFailedError
 
 if TYPE_CHECKING:
     from api.client import Client
@@ -218,6 +218,8 @@ def explain(error: Exception) -> tuple[str, int] | None:
     """What to tell the user about an error, and the exit code; None for a fault of the program."""
     if isinstance(error, InputError):
         return str(error), 2
+    if isinstance(error, RunFailedError):
+        return str(error), 1
     if "api.client" not in sys.modules:  # then it can be none of its errors, and importing it would take time
         return None
     from api.client import ApiError, ApiUnreachableError

@@ -25,7 +25,7 @@ from slicemamba.architecture import Architecture
 from slicemamba.data.cache import default_cache_dir
 from slicemamba.data.catalog import resolve_root
 from slicemamba.data.checks import check_dataset
-from slicemamba.errors import InputError
+from slicemamba.errors import InputError, RunFailedError
 
 SEARCH, RANDOM = "search", "random"
 
@@ -107,7 +107,7 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
         )
     front = pareto_front(study.trials(), study.objectives)
     if not front:
-        raise InputError("no candidate could be evaluated; the trials' errors are in the study and the logs")
+        raise RunFailedError(f"none of the candidates could be evaluated; the first: {study.trials()[0].error}")
     network: Path | None = None
     if job.retrain is not None:
         winner = Architecture.parse(front[0].architecture)

@@ -18,7 +18,7 @@ from cluster.config import load_job
 from cluster.driver import run_job
 from cluster.progress import progress_view, show_status
 from cluster.run_folder import RunFolder
-from slicemamba.errors import InputError
+from slicemamba.errors import InputError, RunFailedError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"done: {run.result_path}")
     return 0
 

@@ -28,18 +28,19 @@ _STOP_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class RayHead:
-    """Addresses of a running head, and the variables that its clients need."""
+    """Address of a running head's job server and dashboard, and the variables that its clients need."""
 
     dashboard: str
-    gcs: str
     environment: dict[str, str]
 
 
 @contextlib.contextmanager
 def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[RayHead]:
-    """Starts a Ray head that listens on this machine alone, and stops it at the end.
+    """Starts a Ray head, and stops it at the end.
 
-    Its token is random and only in its clients' environment, so nobody else can submit jobs to it.
+    It asks for a token, which is random and in its clients' environment alone (RAY_AUTH_TOKEN where that is set), so
+    nobody else can submit jobs to it. Its dashboard listens on this machine only. Ray reads the token once in a
+    process, when it is first imported, so one process can be the client of one such head.
 
     Args:
         num_cpus, num_gpus: what it offers; more than there are is allowed, for tests.
@@ -56,7 +57,7 @@ def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[RayHead
         **ENVIRONMENT,
         "RAY_worker_niceness": "0",  # by default they give way to all else, which starves them on few cores
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
     }
     # A short name, as the paths of the sockets in it are limited to 107 characters.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
@@ -79,7 +80,7 @@ def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[RayHead
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise InputError(f"Ray did not start; the end of {log}:\n{tail(log)}") from None
                     time.sleep(0.3)
-            yield RayHead(address, f"127.0.0.1:{gcs}", environment)
+            yield RayHead(address, environment)
 
 
 @contextlib.contextmanager

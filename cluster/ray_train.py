@@ -16,6 +16,7 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from cluster.config import Job, RetrainJob, SearchJob, parse_job
 from cluster.run_folder import RunFolder
@@ -24,6 +25,7 @@ from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
 from slicemamba.config import TrainConfig
 from slicemamba.data.base import SegmentationData, load_split
+from slicemamba.errors import RunFailedError
 from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.models.checkpoints import save_network
 from slicemamba.models.supernet import Supernet
@@ -73,7 +75,10 @@ def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architectur
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # mypy sees the older class
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except WorkerGroupError as error:
+        raise RunFailedError(f"training failed after its retries: {_last_line(error)}") from error
     best = result.get_best_checkpoint(_SCORE, "max")
     assert best is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
     network = _build(job, architecture)
@@ -82,6 +87,12 @@ def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architectur
     target = run.path / ("supernet" if architecture is None else "retrained")
     save_network(target, network, job.data)
     return target
+
+
+def _last_line(error: WorkerGroupError) -> str:
+    """What the first failed worker raised, without the tracebacks around it."""
+    failures = [str(error.worker_failures[rank]) for rank in sorted(error.worker_failures)]
+    return (failures or [str(error)])[0].strip().splitlines()[-1]
 
 
 def _build(job: Job, architecture: Architecture | None) -> Supernet | SliceMambaUNet:

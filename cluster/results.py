@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 
 from cluster.config import Job, RetrainJob, SearchJob, SupernetJob
@@ -17,12 +18,12 @@ from cluster.run_folder import RunFolder
 from nas.report import plot_pareto, plot_slicing
 from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
 from slicemamba.architecture import Architecture, format_slice_size
+from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
 from slicemamba.evaluation.evaluate import evaluate, trivial_baselines
 from slicemamba.evaluation.figures import save_predictions
 from slicemamba.evaluation.metrics import METRICS_VERSION
-from slicemamba.models.checkpoints import load_network
-from slicemamba.models.unet import SliceMambaUNet
+from slicemamba.models.checkpoints import load_network, read_card
 
 _SPLITS = ("search", "test")
 _PACKAGES = ("slicemamba-nas", "torch", "ray", "optuna", "numpy", "medpy")
@@ -110,19 +111,37 @@ def _slicing(trial: Trial) -> str:
 
 
 def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir: Path) -> dict[str, Any]:
-    """Evaluates the retrained network on search and test, beside what trivial predictions score there."""
+    """Evaluates the retrained network on search and test, beside what trivial predictions score there.
+
+    On a worker with the resources of a training worker: the driver may be on a node without a GPU.
+    """
     run.emit("phase", phase="evaluate")
-    network = load_network(folder)
-    assert isinstance(network, SliceMambaUNet)
     assert job.retrain is not None
+    workers = job.resources.train
+    task = ray.remote(_evaluate_network).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="evaluate")
+    scores, trivial = ray.get(task.remote(job.data, folder, run.path, cache_dir, job.retrain.batch_size))
+    architecture = read_card(folder).architecture
+    return {
+        "retrained": {"architecture": architecture, "scores": scores, **_history(run, "retrain")},
+        "trivial": trivial,
+    }
+
+
+def _evaluate_network(
+    config: DataConfig, folder: Path, run_path: Path, cache_dir: Path, batch_size: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scores of the network and of the trivial predictions by split; writes the test split's pictures."""
+    run = RunFolder(run_path)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = load_network(folder).to(device)
     scores, trivial = {}, {}
     for split in _SPLITS:
-        data = load_split(job.data, split, cache_dir)
+        data = load_split(config, split, cache_dir)
         scored = evaluate(
             network,
             data,
-            batch_size=job.retrain.batch_size,
-            device=torch.device("cpu"),
+            batch_size=batch_size,
+            device=device,
             on_progress=lambda done, total: run.emit(
                 "progress", phase="evaluate", done=done, total=total, unit="images", metrics={}
             ),
@@ -131,7 +150,4 @@ def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir
         trivial[split] = trivial_baselines(data)
         if split == "test":
             save_predictions(run.path / "predictions", data, scored)
-    return {
-        "retrained": {"architecture": str(network.architecture), "scores": scores, **_history(run, "retrain")},
-        "trivial": trivial,
-    }
+    return scores, trivial

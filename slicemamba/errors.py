@@ -1,4 +1,4 @@
-"""The one error class for bad input: what was expected, what came, and how to mend it."""
+"""Errors that are told to users: bad input with what was expected, what came and the mend; and runs that failed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         return "\n  - ".join([self.message, *self.details])
+
+
+class RunFailedError(RuntimeError):
+    """A run failed for a reason that its message tells; a traceback would add nothing. The CLI exits 1."""
 
 
 def name_some(items: list[str] | list[Path], limit: int = 5) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 
 # Idle OpenMP threads that spin take the cores from one another; it must be set before torch starts them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Ray reads them once in a process, so all heads that tests start ask for this one token.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 from pathlib import Path
 

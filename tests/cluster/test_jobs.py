@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cluster import jobs
 from cluster.jobs import JobState
+from cluster.local import ray_head
 from slicemamba.errors import InputError
 
 NOWHERE = "http://127.0.0.1:9"
@@ -46,14 +42,6 @@ def test_server_that_accepts_and_never_answers_does_not_hang(monkeypatch: pytest
             jobs.check_cluster(address)
 
 
-def free_ports(count: int) -> list[int]:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
-
-
 def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 60) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not condition():
@@ -61,38 +49,11 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 
         time.sleep(0.2)
 
 
-def answers(address: str) -> bool:
-    try:
-        jobs.check_cluster(address)
-    except InputError:
-        return False
-    return True
-
-
 @pytest.fixture(scope="module")
-def head() -> Iterator[str]:
-    """Address of the job server of a head of our own. Only its process tree is ended: `ray stop` would end them all."""
-    gcs, dashboard, client, agent = free_ports(4)
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    # The folder's name is short, as the sockets in it have a limit of 107 characters.
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        command = [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-            *(f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
-            *(f"--dashboard-agent-listen-port={agent}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1"),
-            *("--include-dashboard=true", "--num-cpus=1", f"--temp-dir={folder}", "--object-store-memory=80000000"),
-        ]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        address = f"http://127.0.0.1:{dashboard}"
-        try:
-            wait_for(lambda: answers(address), "the Ray head")
-            yield address
-        finally:
-            tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            for member in tree:
-                with suppress(psutil.NoSuchProcess):
-                    member.kill()
-            psutil.wait_procs(tree, timeout=10)
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the job server of a head of our own."""
+    with ray_head(num_cpus=1, log=tmp_path_factory.mktemp("head") / "ray.log") as running:
+        yield running.dashboard
 
 
 def submit(address: str, submission_id: str, code: str) -> None:
