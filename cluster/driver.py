@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.config import Job, RetrainJob, SearchJob, SupernetJob, refuse_mixing
+from cluster.config import Job, RetrainJob, SearchJob, SupernetJob, parse_job, refuse_mixing
 from cluster.connect import cluster_resources, ray_cluster, shortage
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
@@ -51,7 +51,8 @@ def run_job(
     values = job.model_dump(mode="json")
     before = run.read_json("config.json")
     if before is not None:
-        refuse_mixing(before, values, run.path)
+        # Parsed, so that an option which this version has added counts with its default.
+        refuse_mixing(parse_job(before, source=str(run.config_path)).model_dump(mode="json"), values, run.path)
     with _only_driver(run), StatusWriter(run, on_status):
         run.emit("phase", phase="check")
         check_dataset(job.data, cache_dir=default_cache_dir())
