@@ -41,6 +41,7 @@ types: setup-dev
 
 bench: setup-dev
 	$(BIN)/python -m benchmarks.scan
+	$(BIN)/python -m benchmarks.network
 
 serve: setup
 	$(BIN)/slicemamba serve

@@ -109,7 +109,7 @@ def validation_architectures(space: SearchSpace, num_random: int, seed: int) -> 
 
 def _worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else a line for each report
+    logging.getLogger().setLevel(logging.WARNING)  # else Ray Train prints a line for each report
     job = parse_job(config["job"])
     architecture = None if config["architecture"] is None else Architecture.parse(config["architecture"])
     settings = _settings(job, architecture)
