@@ -78,10 +78,12 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
         os.environ.setdefault(name, value)
     import ray
 
-    # A job has the environment it was submitted with, and Ray refuses a second one.
-    runtime_env = None if address == "local" or _INSIDE_A_JOB in os.environ else {"env_vars": ENVIRONMENT}
+    # A job has the environment it was submitted with, and Ray refuses a second one. Its log is the place for what the
+    # workers say; in a terminal that would bury the progress, and errors reach the driver as exceptions anyway.
+    in_job = _INSIDE_A_JOB in os.environ
+    runtime_env = None if address == "local" or in_job else {"env_vars": ENVIRONMENT}
     try:
-        ray.init(address=address, logging_level=logging.WARNING, runtime_env=runtime_env)
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=in_job, runtime_env=runtime_env)
     except ConnectionError as error:
         raise InputError(f"no Ray cluster can be reached at {address!r}: {error}") from None
     try:
