@@ -36,7 +36,8 @@ def run_job(
     """Runs a job to its end. Everything that can be checked is checked before Ray is touched.
 
     Args:
-        job: what to do. run: its folder; one that holds an unfinished run of the same job goes on.
+        job: what to do. run: its folder; one that holds an unfinished run of the same job goes on, and nothing is done
+            for a finished one.
         address: of the Ray cluster, as for ``ray_cluster``.
         on_status: called with each new status.
 
@@ -53,6 +54,9 @@ def run_job(
     if before is not None:
         # Parsed, so that an option which this version has added counts with its default.
         refuse_mixing(parse_job(before, source=str(run.config_path)).model_dump(mode="json"), values, run.path)
+        done = run.read_json("result.json")  # written last, so the run is finished
+        if done is not None:
+            return done
     with _only_driver(run), StatusWriter(run, on_status):
         run.emit("phase", phase="check")
         check_dataset(job.data, cache_dir=default_cache_dir())

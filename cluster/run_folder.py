@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -87,7 +88,8 @@ class RunFolder:
         """Writes a file whole or not at all: a reader never sees half of it, a crash never leaves half."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        # Named at random, as threads, processes and hosts may write the same file at the same time.
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         temporary.replace(target)
         return target

@@ -88,6 +88,9 @@ def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
     assert before["best"] == after["best"]
 
     # A finished run is not done again, and its folder takes no other configuration.
+    num_events = len(list(disturbed.events()))
+    subprocess.run(command(config, disturbed.path), env=environment, check=True, stdin=subprocess.DEVNULL)
+    assert len(list(disturbed.events())) == num_events
     other = subprocess.run(
         command(config, disturbed.path, "--set", "search.seed=1"), env=environment, capture_output=True, text=True
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -151,3 +152,12 @@ def test_paths_lie_in_the_folder(run: RunFolder, monkeypatch: pytest.MonkeyPatch
     assert RunFolder(Path("runs/one")).path == run.path
     monkeypatch.setenv("HOME", str(tmp_path))
     assert RunFolder(Path("~/runs/one")).path == run.path
+
+
+def test_one_file_written_by_many_threads_is_always_whole(run: RunFolder) -> None:
+    values = [{"writer": writer, "text": str(writer) * 2000} for writer in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            list(pool.map(lambda value: run.write_json("shared.json", value), values))
+            assert run.read_json("shared.json") in values
+    assert [path.name for path in run.path.iterdir()] == ["shared.json"]
