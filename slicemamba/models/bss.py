@@ -20,19 +20,6 @@ from slicemamba.models.layers import DropPath
 from slicemamba.ops import slice_scan
 
 NUM_DIRECTIONS = 4
-_WEIGHTS = (
-    "in_proj.weight",
-    "conv2d.weight",
-    "conv2d.bias",
-    "x_proj_weight",
-    "dt_projs_weight",
-    "dt_projs_bias",
-    "A_logs",
-    "Ds",
-    "out_norm.weight",
-    "out_norm.bias",
-    "out_proj.weight",
-)
 
 
 class BSS(nn.Module):
@@ -82,7 +69,20 @@ class BSS(nn.Module):
         Raises:
             InputError: the block is larger than this one.
         """
-        every: dict[str, Tensor] = {name: self.get_parameter(name) for name in _WEIGHTS}
+        assert self.conv2d.bias is not None
+        every: dict[str, Tensor] = {  # by hand: forward passes of small networks would notice ``named_parameters``
+            "in_proj.weight": self.in_proj.weight,
+            "conv2d.weight": self.conv2d.weight,
+            "conv2d.bias": self.conv2d.bias,
+            "x_proj_weight": self.x_proj_weight,
+            "dt_projs_weight": self.dt_projs_weight,
+            "dt_projs_bias": self.dt_projs_bias,
+            "A_logs": self.A_logs,
+            "Ds": self.Ds,
+            "out_norm.weight": self.out_norm.weight,
+            "out_norm.bias": self.out_norm.bias,
+            "out_proj.weight": self.out_proj.weight,
+        }
         d_state, expand = block.d_state or self.d_state, block.expand or self.expand
         if d_state > self.d_state or expand > self.expand:
             raise InputError(
