@@ -148,6 +148,36 @@ def cancel(search_id: SearchId, url: Url = None) -> None:
 
 
 @app.command(rich_help_panel="Service")
+def pause(search_id: SearchId, url: Url = None) -> None:
+    """Stop a search for now; `resume` lets it go on from where it stopped."""
+    with _client(url) as client:
+        print(client.pause(search_id).state.value)
+
+
+@app.command(rich_help_panel="Service")
+def resume(search_id: SearchId, watch: Watch = False, url: Url = None) -> None:
+    """Let a paused, cancelled or failed search go on. No finished trial is evaluated again."""
+    with _client(url) as client:
+        print(client.resume(search_id).state.value, flush=True)
+        if watch:
+            _follow(client, search_id)
+
+
+@app.command(rich_help_panel="Service")
+def extend(
+    search_id: SearchId,
+    num_trials: Annotated[int, typer.Option(min=1, help="The new total of trials.")],
+    watch: Watch = False,
+    url: Url = None,
+) -> None:
+    """Raise the number of trials of a search that is paused or has ended, and let it go on."""
+    with _client(url) as client:
+        print(client.extend(search_id, num_trials).state.value, flush=True)
+        if watch:
+            _follow(client, search_id)
+
+
+@app.command(rich_help_panel="Service")
 def logs(
     search_id: SearchId,
     tail: Annotated[int, typer.Option(min=1, max=100_000, help="At most this many last lines.")] = 1000,

@@ -99,6 +99,18 @@ class Client:
     def cancel(self, search_id: str) -> schemas.Search:
         return self._ask(schemas.Search, "POST", _path(search_id, "cancel"))
 
+    def pause(self, search_id: str) -> schemas.Search:
+        """Stops a search so that ``resume`` lets it go on."""
+        return self._ask(schemas.Search, "POST", _path(search_id, "pause"))
+
+    def resume(self, search_id: str) -> schemas.Search:
+        """Lets a paused, cancelled or failed search go on from where it stopped."""
+        return self._ask(schemas.Search, "POST", _path(search_id, "resume"))
+
+    def extend(self, search_id: str, num_trials: int) -> schemas.Search:
+        """Raises the number of trials of a search that is paused or has ended, and lets it go on."""
+        return self._ask(schemas.Search, "POST", _path(search_id, "extend"), json={"num_trials": num_trials})
+
     def delete(self, search_id: str) -> None:
         """Removes an ended search with all its files on the server."""
         self._send("DELETE", _path(search_id))
