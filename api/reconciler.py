@@ -6,6 +6,7 @@ It keeps nothing in memory, so that after a restart, or beside another process, 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 from typing import Protocol
@@ -41,13 +42,22 @@ class Reconciler:
         service: of the searches. jobs: of the cluster.
         settings: how often to look, and where Ray is.
         wake: makes it look at once.
+        on_round: told ``done`` or ``failed`` after each round.
     """
 
-    def __init__(self, service: SearchService, jobs: Jobs, settings: Settings, wake: Event) -> None:
+    def __init__(
+        self,
+        service: SearchService,
+        jobs: Jobs,
+        settings: Settings,
+        wake: Event,
+        on_round: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._service = service
         self._jobs = jobs
         self._settings = settings
         self._wake = wake
+        self._on_round = on_round
         self._stopping = Event()
         self._thread: Thread | None = None
         self._cluster_down = False  # learnt once a round: each timeout would delay all other searches
@@ -68,8 +78,10 @@ class Reconciler:
         while not self._stopping.is_set():
             try:
                 self.run_once()
+                self._on_round("done")
             except Exception:  # the database is away; it may come back
                 logger.exception("searches could not be listed")
+                self._on_round("failed")
             self._wake.wait(self._settings.reconcile_seconds)
             self._wake.clear()
 

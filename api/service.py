@@ -16,7 +16,7 @@ from http import HTTPStatus
 from threading import Event
 from typing import Any
 
-from sqlalchemy import CursorResult, delete, select, text, update
+from sqlalchemy import CursorResult, delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -145,6 +145,12 @@ class SearchService:
         with self._sessions() as session:
             found = list(session.scalars(query))
         return found[:size], len(found) > size
+
+    def count_by_state(self) -> dict[str, int]:
+        """Number of searches in each state that any is in."""
+        query = select(Search.state, func.count()).group_by(Search.state)
+        with self._sessions() as session:
+            return {row[0]: row[1] for row in session.execute(query)}
 
     def active_ids(self) -> list[str]:
         """Searches the reconciler has to look after, oldest first."""
