@@ -19,6 +19,7 @@ from slicemamba.errors import InputError, RunFailedError
 
 if TYPE_CHECKING:
     from api.client import Client
+    from api.tokens import Tokens
 
 app = typer.Typer(
     name="slicemamba",
@@ -33,6 +34,8 @@ cluster.cli.register(app)
 SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id, as `submit` and `list` print it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Follow it until it has ended.")]
+RunsDir = Annotated[Path | None, typer.Option(help="A folder for each search is made here.")]
+Database = Annotated[str | None, typer.Option(help="Run database; a SQLite file in the runs folder by default.")]
 Url = Annotated[str | None, typer.Option(help="The service.", envvar="SLICEMAMBA_URL", show_default=False)]
 
 
@@ -40,11 +43,10 @@ Url = Annotated[str | None, typer.Option(help="The service.", envvar="SLICEMAMBA
 def serve(
     host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1 by default.")] = None,
     port: Annotated[int | None, typer.Option(help="8000 by default; 0 takes a free one.")] = None,
-    runs_dir: Annotated[Path | None, typer.Option(help="A folder for each search is made here.")] = None,
+    runs_dir: RunsDir = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets that requests may name.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray's job server: http://127.0.0.1:8265.")] = None,
-    database_url: Annotated[str | None, typer.Option(help="Run database; a SQLite file by default.")] = None,
-    allow_remote: Annotated[bool, typer.Option(help="Let other machines in; there is no authentication yet.")] = False,
+    database_url: Database = None,
 ) -> None:
     """Run the service. Options can be given as SLICEMAMBA_* variables too (docs/api.md)."""
     from api.serving import serve as run
@@ -52,7 +54,56 @@ def serve(
 
     given: dict[str, Any] = {"host": host, "port": port, "runs_dir": runs_dir, "data_root": data}
     given |= {"ray_address": ray_address, "database_url": database_url}
-    run(Settings.from_env(**given), allow_remote=allow_remote)
+    run(Settings.from_env(**given))
+
+
+tokens = typer.Typer(help="Make, list and revoke access tokens; on the server, as they go to its run database.")
+app.add_typer(tokens, name="token", rich_help_panel="Service")
+
+
+@tokens.command("create")
+def create_token(
+    name: Annotated[str, typer.Argument(help="Whose it is.")],
+    scope: Annotated[str, typer.Option(help="read; submit: and start, stop, extend; admin: and delete.")] = "submit",
+    runs_dir: RunsDir = None,
+    database_url: Database = None,
+) -> None:
+    """Print a new token. It is shown this once: only its hash is kept."""
+    from api.tokens import Scope
+
+    known = [item.value for item in Scope]
+    if scope not in known:
+        raise InputError(f"--scope must be one of {', '.join(known)}; got {scope!r}")
+    row, text = _open_tokens(runs_dir, database_url).create(name, Scope(scope))
+    print(f"token {row.id} ({scope}) for {name}; clients take it from SLICEMAMBA_TOKEN:", file=sys.stderr)
+    print(text)
+
+
+@tokens.command("list")
+def list_tokens(runs_dir: RunsDir = None, database_url: Database = None) -> None:
+    """List tokens, without their secrets."""
+    from rich.console import Console
+
+    Console().print(tables.tokens(_open_tokens(runs_dir, database_url).list()))
+
+
+@tokens.command("revoke")
+def revoke_token(
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="As `token list` shows it.")],
+    runs_dir: RunsDir = None,
+    database_url: Database = None,
+) -> None:
+    """End a token's validity at once."""
+    row = _open_tokens(runs_dir, database_url).revoke(token_id)
+    print(f"token {row.id} of {row.name} is revoked")
+
+
+def _open_tokens(runs_dir: Path | None, database_url: str | None) -> Tokens:
+    from api.db import open_database
+    from api.settings import Settings
+    from api.tokens import Tokens
+
+    return Tokens(open_database(Settings.from_env(runs_dir=runs_dir, database_url=database_url).database))
 
 
 @app.command()
@@ -145,6 +196,36 @@ def cancel(search_id: SearchId, url: Url = None) -> None:
     """Stop a search. What it has found so far is kept."""
     with _client(url) as client:
         print(client.cancel(search_id).state.value)
+
+
+@app.command(rich_help_panel="Service")
+def pause(search_id: SearchId, url: Url = None) -> None:
+    """Stop a search for now; `resume` lets it go on from where it stopped."""
+    with _client(url) as client:
+        print(client.pause(search_id).state.value)
+
+
+@app.command(rich_help_panel="Service")
+def resume(search_id: SearchId, watch: Watch = False, url: Url = None) -> None:
+    """Let a paused, cancelled or failed search go on. No finished trial is evaluated again."""
+    with _client(url) as client:
+        print(client.resume(search_id).state.value, flush=True)
+        if watch:
+            _follow(client, search_id)
+
+
+@app.command(rich_help_panel="Service")
+def extend(
+    search_id: SearchId,
+    num_trials: Annotated[int, typer.Option(min=1, help="The new total of trials.")],
+    watch: Watch = False,
+    url: Url = None,
+) -> None:
+    """Raise the number of trials of a search that is paused or has ended, and let it go on."""
+    with _client(url) as client:
+        print(client.extend(search_id, num_trials).state.value, flush=True)
+        if watch:
+            _follow(client, search_id)
 
 
 @app.command(rich_help_panel="Service")

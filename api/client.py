@@ -55,13 +55,16 @@ class Client:
 
     Args:
         url: of the service; SLICEMAMBA_URL, or the local one, when None.
+        token: for a service that asks for one; SLICEMAMBA_TOKEN when None.
         transport: another way to reach it, for tests.
 
     Raises:
         InputError: the URL is none.
     """
 
-    def __init__(self, url: str | None = None, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, *, token: str | None = None, transport: httpx.BaseTransport | None = None
+    ) -> None:
         self.url = (url or os.environ.get("SLICEMAMBA_URL") or DEFAULT_URL).rstrip("/")
         try:
             parsed = httpx.URL(self.url)
@@ -71,7 +74,14 @@ class Client:
             raise InputError(f"the service's URL must look like {DEFAULT_URL}; got {self.url!r}; see SLICEMAMBA_URL")
         # A proxy for the way out would be asked for this very machine otherwise.
         trust_env = parsed.host not in _LOOPBACK
-        self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT, trust_env=trust_env, transport=transport)
+        token = token or os.environ.get("SLICEMAMBA_TOKEN")
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=TIMEOUT,
+            trust_env=trust_env,
+            transport=transport,
+        )
 
     def __enter__(self) -> Client:
         return self
@@ -98,6 +108,18 @@ class Client:
 
     def cancel(self, search_id: str) -> schemas.Search:
         return self._ask(schemas.Search, "POST", _path(search_id, "cancel"))
+
+    def pause(self, search_id: str) -> schemas.Search:
+        """Stops a search so that ``resume`` lets it go on."""
+        return self._ask(schemas.Search, "POST", _path(search_id, "pause"))
+
+    def resume(self, search_id: str) -> schemas.Search:
+        """Lets a paused, cancelled or failed search go on from where it stopped."""
+        return self._ask(schemas.Search, "POST", _path(search_id, "resume"))
+
+    def extend(self, search_id: str, num_trials: int) -> schemas.Search:
+        """Raises the number of trials of a search that is paused or has ended, and lets it go on."""
+        return self._ask(schemas.Search, "POST", _path(search_id, "extend"), json={"num_trials": num_trials})
 
     def delete(self, search_id: str) -> None:
         """Removes an ended search with all its files on the server."""

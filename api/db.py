@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.models import Base
+from api.migrations import upgrade
 from slicemamba.errors import InputError
 
 Sessions = sessionmaker[Session]
@@ -19,14 +19,14 @@ BUSY_TIMEOUT_MS = 10_000
 
 
 def open_database(url: str) -> Sessions:
-    """Connects, makes the tables that are missing, and returns the maker of sessions.
+    """Connects, makes or upgrades the tables, and returns the maker of sessions.
 
     Raises:
-        InputError: the URL is none, or the database cannot be opened.
+        InputError: the URL is none, the database cannot be opened, or a newer version wrote it.
     """
     try:
         engine = _make_engine(url)
-        Base.metadata.create_all(engine)
+        upgrade(engine)
     except (ArgumentError, ImportError) as error:
         raise InputError(f"database_url must be an SQLAlchemy URL with its driver installed: {error}") from None
     except (OSError, SQLAlchemyError) as error:

@@ -10,7 +10,7 @@ from api.states import SearchState
 from cluster.jobs import JobState
 from cluster.run_folder import RunStatus
 
-MAX_ATTEMPTS = 2
+MAX_LOSSES = 1
 ENDING_SECONDS = 15.0
 
 UNREACHABLE = "the Ray cluster cannot be reached at the moment; tried again every few seconds"
@@ -23,14 +23,16 @@ class Sight:
     """What is seen of one search.
 
     Attributes:
-        state, attempt: of the row.
-        reachable: whether Ray could be asked. job: its answer, None where it knows no such job.
-        status: what this attempt's driver wrote last. has_result: ``result.json`` is there.
+        state, losses: of the row.
+        reachable: whether Ray could be asked. job: its answer, None where it knows no such job; of a queued search
+            that of the attempt before.
+        status: what this attempt's driver wrote last; of a queued search that of the attempt before.
+        has_result: ``result.json`` is there.
         now, changed_at: this moment, and that of the row's last change of state.
     """
 
     state: SearchState
-    attempt: int
+    losses: int
     reachable: bool
     job: JobState | None
     status: RunStatus | None
@@ -44,7 +46,8 @@ class Step:
     """What to do.
 
     Attributes:
-        action: ``wait`` changes nothing, ``submit`` starts the Ray job, ``stop`` stops it, ``move`` changes the state.
+        action: ``wait`` changes nothing, ``submit`` starts the Ray job, ``stop`` stops it (of a queued search that of
+            the attempt before), ``move`` changes the state.
         to: the new state of a ``move``.
         message: shown to the user. error: why a search failed.
         with_log: the end of the driver's log belongs to the error.
@@ -60,7 +63,9 @@ class Step:
 def decide(sight: Sight, stale_seconds: float) -> Step:
     """The next step. The driver's word on its end counts first, then Ray's, as Ray may have forgotten the job."""
     if sight.state is SearchState.QUEUED:
-        return Step("submit")
+        return _queued(sight, stale_seconds)
+    if sight.state is SearchState.PAUSED:
+        return _paused(sight)
     if sight.state is SearchState.STARTING and sight.status is not None:
         return Step("move", SearchState.RUNNING)
     ended = _driver_ended(sight)
@@ -73,6 +78,35 @@ def decide(sight: Sight, stale_seconds: float) -> Step:
     if sight.job is None:
         return _vanished(sight, stale_seconds)
     return _job_ended(sight.job) if sight.job.ended else Step("wait")
+
+
+def _queued(sight: Sight, stale_seconds: float) -> Step:
+    """One run has one driver: that of the attempt before must have ended first."""
+    if sight.job is not None and not sight.job.ended:
+        return Step("stop", message="waiting for the driver before to stop")
+    if sight.reachable and sight.job is None and _alive(sight, stale_seconds):
+        return Step("wait", message="the Ray job before is gone; waiting for its driver to fall silent")
+    return Step("submit")
+
+
+def _paused(sight: Sight) -> Step:
+    if sight.status is not None and sight.status.state == "SUCCEEDED" and sight.has_result:
+        return Step("move", SearchState.SUCCEEDED, "it had finished before it could be paused")
+    if not sight.reachable:
+        return Step("wait", message=UNREACHABLE)
+    if sight.job is not None and not sight.job.ended:
+        return Step("stop", message="waiting for the driver to stop")
+    return Step("wait", message="paused by request")
+
+
+def _alive(sight: Sight, stale_seconds: float) -> bool:
+    """A driver that has not said its last word has given a sign of life lately."""
+    status = sight.status
+    return (
+        status is not None
+        and status.state == "RUNNING"
+        and (sight.now - status.updated_at).total_seconds() < stale_seconds
+    )
 
 
 def _still_there(sight: Sight) -> bool:
@@ -111,9 +145,11 @@ def _vanished(sight: Sight, stale_seconds: float) -> Step:
     stopped = sight.status is not None and sight.status.state == "CANCELLED"
     if not stopped and (sight.now - last_sign).total_seconds() < stale_seconds:
         return Step("wait", message="the Ray job is not to be found; waiting for a sign of its driver")
-    if sight.attempt < MAX_ATTEMPTS:
+    if sight.losses < MAX_LOSSES:
         return Step("move", SearchState.QUEUED, f"{VANISHED}; started once more, from where its run folder left off")
-    return Step("move", SearchState.FAILED, error=f"{VANISHED}, for the second time; submit the search again")
+    return Step(
+        "move", SearchState.FAILED, error=f"{VANISHED}, for the second time; resume the search when the cluster is well"
+    )
 
 
 def _job_ended(job: JobState) -> Step:

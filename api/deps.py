@@ -15,6 +15,8 @@ from api.reconciler import Jobs, Reconciler
 from api.service import SearchService
 from api.settings import Settings
 from api.studies import Studies
+from api.telemetry import Telemetry
+from api.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Parts:
 
     settings: Settings
     service: SearchService
+    tokens: Tokens
     studies: Studies
+    telemetry: Telemetry
     reconciler: Reconciler
     jobs: Jobs
     closing: Event

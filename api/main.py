@@ -7,19 +7,24 @@ from contextlib import asynccontextmanager
 from threading import Event
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
 from api import problems
+from api.access import authorize
 from api.db import open_database
 from api.deps import Parts
+from api.middleware import Gate
 from api.reconciler import Jobs, Reconciler
-from api.routes import artifacts, searches, server, streams, trials
+from api.routes import artifacts, health, searches, server, streams, trials
+from api.schemas import Problem
 from api.service import SearchService
 from api.settings import Settings
 from api.studies import Studies
+from api.telemetry import Telemetry
+from api.tokens import Tokens
 from cluster import jobs as ray_jobs
 from slicemamba import __version__
 
@@ -27,6 +32,12 @@ DESCRIPTION = (
     "Submit a search over REST and get a Pareto frontier of slicings for your data set. "
     "Errors are problem+json (RFC 9457)."
 )
+
+
+REFUSED: dict[int | str, dict[str, Any]] = {
+    401: {"model": Problem, "description": "No valid token, where one is needed"},
+    403: {"model": Problem, "description": "The token's scope does not suffice"},
+}
 
 
 def create_app(settings: Settings, jobs: Jobs = ray_jobs) -> FastAPI:
@@ -51,16 +62,21 @@ def create_app(settings: Settings, jobs: Jobs = ray_jobs) -> FastAPI:
     app = FastAPIOffline(title="SliceMamba NAS", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.state.parts = parts
     for module in (searches, trials, artifacts, streams, server):
-        app.include_router(module.router)
+        app.include_router(module.router, dependencies=[Depends(authorize)], responses=REFUSED)
+    app.include_router(health.router)
     problems.install(app)
+    app.add_middleware(Gate, telemetry=parts.telemetry, writes_per_minute=settings.writes_per_minute)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
 def _assemble(settings: Settings, jobs: Jobs) -> Parts:
     wake = Event()
-    service = SearchService(open_database(settings.database), settings, wake)
-    return Parts(settings, service, Studies(), Reconciler(service, jobs, settings, wake), jobs, Event())
+    sessions = open_database(settings.database)
+    service = SearchService(sessions, settings, wake)
+    telemetry = Telemetry(service.count_by_state)
+    reconciler = Reconciler(service, jobs, settings, wake, lambda outcome: telemetry.rounds.labels(outcome).inc())
+    return Parts(settings, service, Tokens(sessions), Studies(), telemetry, reconciler, jobs, Event())
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class Search(Base):
     Attributes:
         id: sortable by time; the name of the run folder too.
         spec: the job, with the data set's folder resolved; written to the run folder as ``config.json``.
-        attempt: 1, or 2 after its Ray job vanished and was submitted again.
+        attempt: 1, and one more each time it is submitted to Ray again: resumed, extended, or because its job vanished.
+        losses: how often its Ray job vanished since somebody last asked for it to run.
         left_status_at: time of the status the attempt before left behind; what is not newer is not this attempt's.
         job_status: Ray's own word, shown beside the state.
         message: what is going on right now, where the state alone does not tell.
@@ -59,6 +60,7 @@ class Search(Base):
     message: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text)
     attempt: Mapped[int] = mapped_column(default=1)
+    losses: Mapped[int] = mapped_column(default=0, server_default="0")
     left_status_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     job_status: Mapped[str | None] = mapped_column(String(16))
     idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
@@ -77,7 +79,15 @@ class Search(Base):
     @property
     def job_id(self) -> str:
         """The submission id in Ray: a repeated attempt needs another one."""
-        return self.id if self.attempt == 1 else f"{self.id}-{self.attempt}"
+        return self._job_id(self.attempt)
+
+    @property
+    def job_id_before(self) -> str | None:
+        """That of the attempt before, if there was one."""
+        return self._job_id(self.attempt - 1) if self.attempt > 1 else None
+
+    def _job_id(self, attempt: int) -> str:
+        return self.id if attempt == 1 else f"{self.id}-{attempt}"
 
 
 class Label(Base):
@@ -102,3 +112,17 @@ class StateChange(Base):
     old_state: Mapped[str | None] = mapped_column(String(16))
     new_state: Mapped[str] = mapped_column(String(16))
     message: Mapped[str | None] = mapped_column(Text)
+
+
+class Token(Base):
+    """An access token, without its secret."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    scope: Mapped[str] = mapped_column(String(16))
+    secret_hash: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

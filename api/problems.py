@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -23,11 +23,18 @@ MEDIA_TYPE = "application/problem+json"
 class ProblemError(Exception):
     """Raised where a request cannot be answered as asked; becomes a Problem."""
 
-    def __init__(self, status: HTTPStatus, detail: str, errors: Sequence[Finding] = ()) -> None:
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        errors: Sequence[Finding] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.errors = list(errors)
+        self.headers = headers
 
 
 def not_found(detail: str) -> ProblemError:
@@ -64,7 +71,7 @@ def _respond(
 
 def _on_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ProblemError)
-    return _respond(request, error.status, error.detail, error.errors)
+    return _respond(request, error.status, error.detail, error.errors, error.headers)
 
 
 def _on_input_error(request: Request, error: Exception) -> JSONResponse:

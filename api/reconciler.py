@@ -6,6 +6,7 @@ It keeps nothing in memory, so that after a restart, or beside another process, 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 from typing import Protocol
@@ -41,13 +42,22 @@ class Reconciler:
         service: of the searches. jobs: of the cluster.
         settings: how often to look, and where Ray is.
         wake: makes it look at once.
+        on_round: told ``done`` or ``failed`` after each round.
     """
 
-    def __init__(self, service: SearchService, jobs: Jobs, settings: Settings, wake: Event) -> None:
+    def __init__(
+        self,
+        service: SearchService,
+        jobs: Jobs,
+        settings: Settings,
+        wake: Event,
+        on_round: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._service = service
         self._jobs = jobs
         self._settings = settings
         self._wake = wake
+        self._on_round = on_round
         self._stopping = Event()
         self._thread: Thread | None = None
         self._cluster_down = False  # learnt once a round: each timeout would delay all other searches
@@ -68,8 +78,10 @@ class Reconciler:
         while not self._stopping.is_set():
             try:
                 self.run_once()
+                self._on_round("done")
             except Exception:  # the database is away; it may come back
                 logger.exception("searches could not be listed")
+                self._on_round("failed")
             self._wake.wait(self._settings.reconcile_seconds)
             self._wake.clear()
 
@@ -95,7 +107,7 @@ class Reconciler:
         sight = self._look(search)
         step = decide(sight, self._settings.stale_seconds)
         if step.action == "submit":
-            self._submit(search)
+            self._submit(search, sight)
         elif step.action == "move":
             self._move(search, step, sight)
         else:
@@ -106,7 +118,7 @@ class Reconciler:
     def _stop(self, search: Search) -> str | None:
         """None, or why the job could not be asked to stop; it is asked again in the next round."""
         try:
-            self._jobs.stop_run(self._settings.ray_address, search.job_id)
+            self._jobs.stop_run(self._settings.ray_address, _job_to_follow(search) or search.job_id)
         except ClusterUnavailableError as error:
             self._on_unavailable(error)
             return UNREACHABLE
@@ -115,14 +127,16 @@ class Reconciler:
     def _look(self, search: Search) -> Sight:
         """Ray is asked first: when it says that the job has ended, the status read after that is the last one."""
         state = SearchState(search.state)
-        reachable, job = (True, None) if state is SearchState.QUEUED else self._ask_ray(search)
+        job_id = _job_to_follow(search)
+        reachable, job = (True, None) if job_id is None else self._ask_ray(job_id)
         folder = self._service.run_folder(search.id)
         status = folder.read_status()
-        if status is not None and search.left_status_at is not None and status.updated_at <= search.left_status_at:
+        left = None if state is SearchState.QUEUED else search.left_status_at
+        if status is not None and left is not None and status.updated_at <= left:
             status = None  # of the attempt before; this one has not written yet
         return Sight(
             state=state,
-            attempt=search.attempt,
+            losses=search.losses,
             reachable=reachable,
             job=job,
             status=status,
@@ -131,11 +145,11 @@ class Reconciler:
             changed_at=search.changed_at,
         )
 
-    def _ask_ray(self, search: Search) -> tuple[bool, JobState | None]:
+    def _ask_ray(self, job_id: str) -> tuple[bool, JobState | None]:
         if self._cluster_down:
             return False, None
         try:
-            return True, self._jobs.job_state(self._settings.ray_address, search.job_id)
+            return True, self._jobs.job_state(self._settings.ray_address, job_id)
         except ClusterUnavailableError as error:
             self._on_unavailable(error)
             return False, None
@@ -144,11 +158,13 @@ class Reconciler:
         logger.warning("%s", error)
         self._cluster_down = True
 
-    def _submit(self, search: Search) -> None:
+    def _submit(self, search: Search, sight: Sight) -> None:
         """Repeatable at every point: the file is written whole, and a job that exists already counts as submitted."""
         if self._cluster_down:
             return self._service.note(search, message=UNREACHABLE)
         folder = self._service.run_folder(search.id)
+        if sight.has_result:  # it had succeeded, and goes on with more trials; with a result the driver would not
+            folder.result_path.replace(folder.path / f"result-{search.attempt - 1}.json")
         folder.write_json(folder.config_path.name, search.spec)
         try:
             self._jobs.submit_run(self._settings.ray_address, search.job_id, folder.path)
@@ -158,22 +174,23 @@ class Reconciler:
         except JobRefusedError as error:
             self._service.move(search, SearchState.FAILED, error=f"the cluster refuses the job: {error}")
             return None
-        if not self._service.move(search, SearchState.STARTING, f"submitted to Ray as {search.job_id}"):
+        left = sight.status.updated_at if sight.status else None
+        message = f"submitted to Ray as {search.job_id}"
+        if not self._service.move(search, SearchState.STARTING, message, left_status_at=left):
             self._stop_if_cancelled(search)
         return None
 
     def _stop_if_cancelled(self, search: Search) -> None:
-        """Another process may have seen no job and have written CANCELLED while this one submitted it."""
+        """Another process may have seen no job and have moved the search on while this one submitted it."""
         now = self._service.find(search.id)
-        if now is None or now.state in (SearchState.CANCELLING, SearchState.CANCELLED):
+        if now is None or now.state in (SearchState.CANCELLING, SearchState.CANCELLED, SearchState.PAUSED):
             self._jobs.stop_run(self._settings.ray_address, search.job_id)
 
     def _move(self, search: Search, step: Step, sight: Sight) -> None:
         assert step.to is not None
         values = _columns(sight)
         if step.to is SearchState.QUEUED:
-            values["attempt"] = search.attempt + 1
-            values["left_status_at"] = sight.status.updated_at if sight.status else search.left_status_at
+            values |= {"attempt": search.attempt + 1, "losses": search.losses + 1}
         if step.error is not None:
             values["error"] = self._explain(search, step)
         self._service.move(search, step.to, step.message, **values)
@@ -191,10 +208,17 @@ class Reconciler:
         return f"{step.error}; the end of its log:\n{tail}" if tail else f"{step.error}, and there is no log of it"
 
 
+def _job_to_follow(search: Search) -> str | None:
+    """The Ray job that matters: of a search in the queue that of the attempt before, which may still be ending."""
+    return search.job_id_before if search.state == SearchState.QUEUED else search.job_id
+
+
 def _columns(sight: Sight) -> dict[str, object]:
     """What is copied to the row. Ray's status stays as it was while Ray cannot be asked."""
     columns: dict[str, object] = {}
-    if sight.reachable and sight.state is not SearchState.QUEUED:
+    if sight.state is SearchState.QUEUED:
+        return columns
+    if sight.reachable:
         columns["job_status"] = sight.job.value if sight.job else None
     if sight.status is not None:
         columns["phase"] = sight.status.phase

@@ -89,6 +89,14 @@ class Search(SearchSummary):
     history: list[Change]
 
 
+class Extension(BaseModel):
+    """By how much a search is extended."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    num_trials: int = Field(ge=1, description="the new total of trials")
+
+
 class SearchPage(_Answer):
     searches: list[SearchSummary]
     next_page_token: str | None = Field(description="for the next page; null on the last")

@@ -6,28 +6,33 @@ Each change of a state is one transaction: the row is changed only where it stil
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from threading import Event
 from typing import Any
 
-from sqlalchemy import CursorResult, delete, select, text, update
+from sqlalchemy import CursorResult, delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from api.db import Sessions
 from api.models import Label, Search, StateChange, utc_now
-from api.problems import conflict, not_found
+from api.problems import ProblemError, conflict, not_found
 from api.settings import Settings
 from api.specs import check_data, read_job
 from api.states import ACTIVE, SearchState, check_transition
-from cluster.config import SearchJob, config_hash
+from cluster.config import SearchJob, config_hash, parse_job
+from cluster.jobs import JobState
 from cluster.run_folder import RunFolder
 from slicemamba.data.checks import DatasetReport
+from slicemamba.errors import InputError
 
+_UNDER_WAY = (SearchState.QUEUED, SearchState.STARTING, SearchState.RUNNING)
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as the numbers do
 
 
@@ -141,29 +146,99 @@ class SearchService:
             found = list(session.scalars(query))
         return found[:size], len(found) > size
 
+    def count_by_state(self) -> dict[str, int]:
+        """Number of searches in each state that any is in."""
+        query = select(Search.state, func.count()).group_by(Search.state)
+        with self._sessions() as session:
+            return {row[0]: row[1] for row in session.execute(query)}
+
     def active_ids(self) -> list[str]:
         """Searches the reconciler has to look after, oldest first."""
-        query = select(Search.id).where(Search.state.in_([state.value for state in ACTIVE])).order_by(Search.id)
+        stopped = (Search.state == SearchState.PAUSED.value) & Search.job_status.in_(
+            [status.value for status in JobState if status.ended]
+        )
+        query = select(Search.id).where(Search.state.in_([state.value for state in ACTIVE]), ~stopped)
         with self._sessions() as session:
-            return list(session.scalars(query))
+            return list(session.scalars(query.order_by(Search.id)))
 
-    def cancel(self, search_id: str) -> Search:
-        """Asks for the end of a search. Raises ProblemError: 404, or 409 when it has ended."""
-        while True:
-            search = self.get(search_id)
-            state = SearchState(search.state)
+    def cancel(self, search_id: str, if_match: str | None = None) -> Search:
+        """Asks for the end of a search. Raises ProblemError: 404, 412, or 409 when it has ended."""
+
+        def step(search: Search, state: SearchState) -> bool:
             if state.ended:
                 raise conflict(f"search {search_id} is {state.value} already; there is nothing to cancel")
-            if state is SearchState.CANCELLING or self.move(search, SearchState.CANCELLING, "cancelled by request"):
+            return state is SearchState.CANCELLING or self.move(search, SearchState.CANCELLING, "cancelled by request")
+
+        return self._change(search_id, if_match, step)
+
+    def pause(self, search_id: str, if_match: str | None = None) -> Search:
+        """Stops a search so that it can be resumed. Raises ProblemError: 404, 412, or 409 when it has ended."""
+
+        def step(search: Search, state: SearchState) -> bool:
+            if state.ended or state is SearchState.CANCELLING:
+                raise conflict(f"search {search_id} is {state.value}; there is nothing to pause")
+            return state is SearchState.PAUSED or self.move(search, SearchState.PAUSED, "paused by request")
+
+        return self._change(search_id, if_match, step)
+
+    def resume(self, search_id: str, if_match: str | None = None) -> Search:
+        """Lets a paused, cancelled or failed search go on from where it stopped; a running one goes on anyway.
+
+        Raises:
+            ProblemError: 404, 412, or 409 when it has succeeded or is being cancelled.
+        """
+
+        def step(search: Search, state: SearchState) -> bool:
+            if state is SearchState.SUCCEEDED:
+                raise conflict(f"search {search_id} has SUCCEEDED; extend it by further trials to let it go on")
+            if state is SearchState.CANCELLING:
+                raise conflict(f"search {search_id} is being cancelled; resume it when it is CANCELLED")
+            return state in _UNDER_WAY or self._requeue(search, "resumed by request")
+
+        return self._change(search_id, if_match, step)
+
+    def extend(self, search_id: str, num_trials: int, if_match: str | None = None) -> Search:
+        """Raises the number of trials of a search that is paused or has ended, and lets it go on.
+
+        Raises:
+            InputError: not more trials than before, or more than the space has.
+            ProblemError: 404, 412, or 409 while it is under way.
+        """
+
+        def step(search: Search, state: SearchState) -> bool:
+            if state in _UNDER_WAY and search.spec["search"]["num_trials"] == num_trials:
+                return True  # the same request, repeated
+            if state in _UNDER_WAY or state is SearchState.CANCELLING:
+                raise conflict(f"search {search_id} is {state.value}; pause it first, then extend it")
+            spec = _extended(search.spec, num_trials)
+            return self._requeue(search, f"extended to {num_trials} trials", spec=spec)
+
+        return self._change(search_id, if_match, step)
+
+    def _requeue(self, search: Search, message: str, **values: Any) -> bool:
+        fresh = {"attempt": search.attempt + 1, "losses": 0, "job_status": None, "error": None, "ended_at": None}
+        return self.move(search, SearchState.QUEUED, message, **fresh, **values)
+
+    def _change(self, search_id: str, if_match: str | None, step: Callable[[Search, SearchState], bool]) -> Search:
+        """Repeats ``step`` on the search as it is now until nobody else was faster."""
+        while True:
+            search = self.get(search_id)
+            if if_match is not None and if_match not in ("*", etag(search)):
+                raise ProblemError(
+                    HTTPStatus.PRECONDITION_FAILED,
+                    f"search {search_id} has changed since: its ETag is {etag(search)}, If-Match asks for {if_match}; "
+                    "get it again and decide anew",
+                )
+            if step(search, SearchState(search.state)):
                 self._wake.set()
                 return self.get(search_id)
 
-    def delete(self, search_id: str) -> None:
-        """Removes an ended search with its folder. Raises ProblemError: 404, or 409 when it has not ended.
+    def delete(self, search_id: str, if_match: str | None = None) -> None:
+        """Removes an ended search with its folder. Raises ProblemError: 404, 412, or 409 when it has not ended.
 
         The folder goes first: when that fails the record is still there, and the request can be repeated.
         """
-        search = self.get(search_id)
+        search = self._change(search_id, if_match, lambda *_: True)
         if not SearchState(search.state).ended:
             raise conflict(f"search {search_id} is {search.state}; cancel it and wait for its end before you delete it")
         folder = self.run_folder(search_id).path
@@ -208,6 +283,22 @@ class SearchService:
         if fresh:
             with self._sessions.begin() as session:
                 _update_as_seen(session, search, fresh)
+
+
+def etag(search: Search) -> str:
+    """Changes with what somebody decides about a search, not with its progress: else no change could be asked for."""
+    seen = (search.id, search.state, search.attempt, search.changed_at.isoformat())
+    return f'"{hashlib.sha256(repr(seen).encode()).hexdigest()[:20]}"'
+
+
+def _extended(spec: Mapping[str, Any], num_trials: int) -> dict[str, Any]:
+    before = spec["search"]["num_trials"]
+    if num_trials <= before:
+        raise InputError(
+            f"num_trials is the new total and must exceed the {before} so far; got {num_trials}", pointer="/num_trials"
+        )
+    job = parse_job({**spec, "search": {**spec["search"], "num_trials": num_trials}}, source="the extended search")
+    return job.model_dump(mode="json")
 
 
 def _update_as_seen(session: Session, search: Search, values: dict[str, Any]) -> bool:

@@ -17,19 +17,19 @@ from slicemamba.errors import InputError
 SHUTDOWN_SECONDS = 5
 
 
-def serve(settings: Settings, *, allow_remote: bool) -> None:
+def serve(settings: Settings) -> None:
     """Serves until it is interrupted. The first line on standard output is ``serving on http://host:port``.
 
     Raises:
-        InputError: the host is open to other machines, or Ray, the port or the database is not to be had.
+        InputError: tokens are needed and there is none, or Ray, the port or the database is not to be had.
     """
-    if not settings.is_loopback and not allow_remote:
-        raise InputError(
-            f"host {settings.host} can be reached from other machines, and this service has no authentication yet; "
-            "stay on 127.0.0.1 (with an SSH tunnel to it), or give --allow-remote where the network can be trusted"
-        )
     check_cluster(settings.ray_address)
     app = create_app(settings)
+    if settings.tokens_required and not app.state.parts.tokens.any_active():
+        raise InputError(
+            f"requests to {settings.host} need a token, and there is none; make one with `slicemamba token create NAME "
+            "--scope admin` and the same --runs-dir or --database-url, or stay on 127.0.0.1"
+        )
     with _listen(settings.host, settings.port) as listener:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         config = uvicorn.Config(

@@ -23,6 +23,8 @@ VARIABLES = {
     "port": "SLICEMAMBA_PORT",
     "reconcile_seconds": "SLICEMAMBA_RECONCILE_SECONDS",
     "stale_seconds": "SLICEMAMBA_STALE_SECONDS",
+    "require_tokens": "SLICEMAMBA_REQUIRE_TOKENS",
+    "writes_per_minute": "SLICEMAMBA_WRITES_PER_MINUTE",
 }
 
 
@@ -37,6 +39,8 @@ class Settings(Config):
         host, port: where to listen; port 0 takes a free one.
         reconcile_seconds: time between two looks at the running searches.
         stale_seconds: a driver whose status is older, and whose Ray job is gone, is taken for dead.
+        require_tokens: whether requests need a token; null: unless only this machine can reach the service.
+        writes_per_minute: submissions and other changes of one client; more are answered with 429.
     """
 
     database_url: str | None = None
@@ -47,6 +51,8 @@ class Settings(Config):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     reconcile_seconds: PositiveFloat = 2.0
     stale_seconds: PositiveFloat = 60.0
+    require_tokens: bool | None = None
+    writes_per_minute: PositiveFloat = 600.0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
@@ -67,5 +73,5 @@ class Settings(Config):
         return self.database_url or f"sqlite:///{self.runs_path / 'searches.db'}"
 
     @property
-    def is_loopback(self) -> bool:
-        return self.host in _LOOPBACK
+    def tokens_required(self) -> bool:
+        return self.host not in _LOOPBACK if self.require_tokens is None else self.require_tokens

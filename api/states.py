@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class SearchState(str, Enum):
-    """Where a search is. PAUSED is reserved for searches that are stopped to be resumed."""
+    """Where a search is. PAUSED: its job is stopped, or being stopped, until somebody resumes it."""
 
     QUEUED = "QUEUED"
     STARTING = "STARTING"
@@ -19,28 +19,29 @@ class SearchState(str, Enum):
 
     @property
     def ended(self) -> bool:
-        return not TRANSITIONS[self]
+        return self in (SearchState.SUCCEEDED, SearchState.CANCELLED, SearchState.FAILED)
 
 
 _S = SearchState
 
 TRANSITIONS: dict[SearchState, frozenset[SearchState]] = {
     # FAILED: the cluster refuses the job for good.
-    _S.QUEUED: frozenset({_S.STARTING, _S.CANCELLING, _S.FAILED}),
+    _S.QUEUED: frozenset({_S.STARTING, _S.PAUSED, _S.CANCELLING, _S.FAILED}),
     # Back to QUEUED: the Ray job vanished, with its head for example, and is submitted once more.
     # CANCELLED without CANCELLING: somebody stopped the Ray job from outside.
-    _S.STARTING: frozenset({_S.RUNNING, _S.QUEUED, _S.CANCELLING, _S.CANCELLED, _S.FAILED}),
-    _S.RUNNING: frozenset({_S.SUCCEEDED, _S.QUEUED, _S.CANCELLING, _S.CANCELLED, _S.FAILED}),
-    _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLING}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.QUEUED, _S.PAUSED, _S.CANCELLING, _S.CANCELLED, _S.FAILED}),
+    _S.RUNNING: frozenset({_S.SUCCEEDED, _S.QUEUED, _S.PAUSED, _S.CANCELLING, _S.CANCELLED, _S.FAILED}),
     # SUCCEEDED: the driver had finished before it could be stopped.
+    _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLING, _S.SUCCEEDED}),
     _S.CANCELLING: frozenset({_S.CANCELLED, _S.SUCCEEDED}),
-    _S.SUCCEEDED: frozenset(),
-    _S.CANCELLED: frozenset(),
-    _S.FAILED: frozenset(),
+    # Ended, until somebody wants it to go on: extended, or resumed after whatever ended it was mended.
+    _S.SUCCEEDED: frozenset({_S.QUEUED}),
+    _S.CANCELLED: frozenset({_S.QUEUED}),
+    _S.FAILED: frozenset({_S.QUEUED}),
 }
 
-ACTIVE = tuple(state for state in SearchState if TRANSITIONS[state] and state is not _S.PAUSED)
-"""States in which the reconciler has something to do."""
+ACTIVE = tuple(state for state in SearchState if not state.ended)
+"""States in which the reconciler may have something to do."""
 
 
 class IllegalTransitionError(Exception):
@@ -50,5 +51,5 @@ class IllegalTransitionError(Exception):
 def check_transition(old: SearchState, new: SearchState) -> None:
     """Raises IllegalTransitionError where ``new`` does not follow from ``old``."""
     if new not in TRANSITIONS[old]:
-        allowed = ", ".join(sorted(TRANSITIONS[old])) or "none, it has ended"
+        allowed = ", ".join(sorted(TRANSITIONS[old]))
         raise IllegalTransitionError(f"a search that is {old.value} cannot become {new.value}; allowed: {allowed}")

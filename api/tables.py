@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.table import Table
 
-    from api import schemas
+    from api import models, schemas
 
 
 def show(answer: BaseModel, table: Table, *, as_json: bool) -> None:
@@ -31,6 +31,13 @@ def searches(page: schemas.SearchPage) -> Table:
     rows = [[s.id, s.name, s.state.value, s.phase or "", _progress(s), _time(s.created_at)] for s in page.searches]
     more = "there are more; see --limit" if page.next_page_token else None
     return _table(["id", "name", "state", "phase", "progress", "created"], rows, caption=more)
+
+
+def tokens(rows: Sequence[models.Token]) -> Table:
+    lines = [
+        [row.id, row.name, row.scope, _time(row.created_at), _time(row.used_at), _time(row.revoked_at)] for row in rows
+    ]
+    return _table(["id", "name", "scope", "created", "last used", "revoked"], lines)
 
 
 def search(found: schemas.Search) -> Table:

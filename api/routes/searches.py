@@ -12,16 +12,21 @@ from api.deps import AppParts, Parts, bad_token, page_token, read_page_token
 from api.models import Search
 from api.problems import bad_parameter
 from api.schemas import Problem
-from api.service import Filter
+from api.service import Filter, etag
 from api.specs import EXAMPLE, JobBody, public_spec
 from api.states import SearchState
 
 router = APIRouter(prefix="/v1/searches", tags=["searches"], responses={422: {"model": Problem}})
 
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such search"}}
-NOT_NOW: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "Not possible in this state"}}
+CHANGES: dict[int | str, dict[str, Any]] = {
+    **UNKNOWN,
+    409: {"model": Problem, "description": "Not possible in this state"},
+    412: {"model": Problem, "description": "The search has changed since the ETag of If-Match"},
+}
 
 BodyOfJob = Annotated[JobBody, Body(openapi_examples={"small": {"summary": "A small search", "value": EXAMPLE}})]
+IfMatch = Annotated[str | None, Header(description="the ETag of the search as you know it; else 412")]
 PageSize = Annotated[int, Query(ge=1, le=1000, description="at most this many")]
 PageToken = Annotated[str | None, Query(description="next_page_token of the page before")]
 
@@ -30,6 +35,11 @@ def to_answer(parts: Parts, search: Search) -> schemas.Search:
     summary = schemas.SearchSummary.model_validate(search)
     history = [schemas.Change.model_validate(change) for change in parts.service.history(search.id)]
     return schemas.Search(**dict(summary), spec=public_spec(search.spec), history=history)
+
+
+def _answer(response: Response, parts: Parts, search: Search) -> schemas.Search:
+    response.headers["ETag"] = etag(search)
+    return to_answer(parts, search)
 
 
 @router.post("", status_code=HTTPStatus.ACCEPTED, responses={409: {"model": Problem}})
@@ -48,7 +58,7 @@ def submit(
     response.headers["Location"] = str(request.app.url_path_for("get_search", search_id=search.id))
     if not new:
         response.headers["Idempotent-Replayed"] = "true"
-    return to_answer(parts, search)
+    return _answer(response, parts, search)
 
 
 @router.post("/validate")
@@ -100,21 +110,39 @@ def _read_label(text: str) -> tuple[str, str]:
 
 
 @router.get("/{search_id}", responses=UNKNOWN, name="get_search")
-def get(search_id: str, parts: AppParts) -> schemas.Search:
-    """One search, with its job and its changes of state."""
-    return to_answer(parts, parts.service.get(search_id))
+def get(search_id: str, parts: AppParts, response: Response) -> schemas.Search:
+    """One search, with its job and its changes of state. Its ETag changes with its state."""
+    return _answer(response, parts, parts.service.get(search_id))
 
 
-@router.post("/{search_id}/cancel", status_code=HTTPStatus.ACCEPTED, responses={**UNKNOWN, **NOT_NOW})
-def cancel(search_id: str, parts: AppParts) -> schemas.Search:
+@router.post("/{search_id}/cancel", status_code=HTTPStatus.ACCEPTED, responses=CHANGES)
+def cancel(search_id: str, parts: AppParts, response: Response, if_match: IfMatch = None) -> schemas.Search:
     """Asks the search to stop; it is CANCELLED soon after. What it has found so far is kept."""
-    return to_answer(parts, parts.service.cancel(search_id))
+    return _answer(response, parts, parts.service.cancel(search_id, if_match))
 
 
-@router.delete(
-    "/{search_id}", status_code=HTTPStatus.NO_CONTENT, response_class=Response, responses={**UNKNOWN, **NOT_NOW}
-)
-def delete(search_id: str, parts: AppParts) -> None:
+@router.post("/{search_id}/pause", status_code=HTTPStatus.ACCEPTED, responses=CHANGES)
+def pause(search_id: str, parts: AppParts, response: Response, if_match: IfMatch = None) -> schemas.Search:
+    """Stops the search and frees the cluster; `resume` lets it go on from where it stopped."""
+    return _answer(response, parts, parts.service.pause(search_id, if_match))
+
+
+@router.post("/{search_id}/resume", status_code=HTTPStatus.ACCEPTED, responses=CHANGES)
+def resume(search_id: str, parts: AppParts, response: Response, if_match: IfMatch = None) -> schemas.Search:
+    """Lets a search that is paused, cancelled or failed go on; no finished trial is evaluated again."""
+    return _answer(response, parts, parts.service.resume(search_id, if_match))
+
+
+@router.post("/{search_id}/extend", status_code=HTTPStatus.ACCEPTED, responses=CHANGES)
+def extend(
+    search_id: str, parts: AppParts, response: Response, body: schemas.Extension, if_match: IfMatch = None
+) -> schemas.Search:
+    """Raises the number of trials of a search that is paused or has ended, and lets it go on from where it stopped."""
+    return _answer(response, parts, parts.service.extend(search_id, body.num_trials, if_match))
+
+
+@router.delete("/{search_id}", status_code=HTTPStatus.NO_CONTENT, response_class=Response, responses=CHANGES)
+def delete(search_id: str, parts: AppParts, if_match: IfMatch = None) -> None:
     """Removes an ended search with all its files."""
-    parts.service.delete(search_id)
+    parts.service.delete(search_id, if_match)
     parts.studies.forget(search_id)

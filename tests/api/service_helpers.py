@@ -136,7 +136,7 @@ class Bench:
 def write_study(folder: RunFolder, rows: list[dict[str, float] | None], name: str = "search") -> Study:
     """A study with a completed trial for each row, and a failed one for None."""
     space = SearchSpace(((2, 2), (4, 4)), (1, 1, 1, 1))
-    study = Study(folder.study_location, name, space, ("dice", "hd95"), "evolution")
+    study = Study(folder.study_location, folder.study_name(name), space, ("dice", "hd95"), "evolution")
     for i, metrics in enumerate(rows):
         genes = [i >> bit & 1 for bit in range(4)]
         number = study.start(space.decode(genes), origin="evolution", asked_after=i).number

@@ -250,15 +250,12 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_serve_checks_ray_and_host_before_it_starts(tmp_path: Path) -> None:
+def test_serve_checks_ray_before_it_starts(tmp_path: Path) -> None:
     there = ("serve", "--runs-dir", str(tmp_path / "runs"))
     done = run(*there, "--ray-address", "http://127.0.0.1:9")
     assert done.returncode == 2
     assert "no Ray job server answers at http://127.0.0.1:9" in done.stderr
     assert "job server" in run(*there, "--ray-address", "ray://127.0.0.1:10001").stderr
-    done = run(*there, "--host", "0.0.0.0")
-    assert done.returncode == 2
-    assert "--allow-remote" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
@@ -270,7 +267,7 @@ def test_taken_port_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = Settings(runs_dir=tmp_path, port=taken.getsockname()[1])
         with pytest.raises(InputError, match="--port"):
-            serving.serve(settings, allow_remote=False)
+            serving.serve(settings)
 
 
 def test_help_and_app_import_neither_torch_nor_ray() -> None:

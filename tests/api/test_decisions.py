@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from api.decisions import Sight, decide
-from api.states import TRANSITIONS, IllegalTransitionError, SearchState, check_transition
+from api.states import ACTIVE, TRANSITIONS, IllegalTransitionError, SearchState, check_transition
 from cluster.jobs import JobState
 from cluster.run_folder import RunState, RunStatus
 
@@ -22,7 +22,7 @@ def sight(
     state: SearchState, job: JobState | None, said: RunState | None = None, age: float = 0, **other: Any
 ) -> Sight:
     status = RunStatus(state=said, updated_at=NOW - timedelta(seconds=age)) if said else None
-    values = {"attempt": 1, "reachable": True, "has_result": False, "now": NOW, "changed_at": NOW - timedelta(hours=1)}
+    values = {"losses": 0, "reachable": True, "has_result": False, "now": NOW, "changed_at": NOW - timedelta(hours=1)}
     return Sight(state=state, job=job, status=status, **{**values, **other})
 
 
@@ -36,9 +36,10 @@ def test_legal_transitions_pass_and_all_others_are_refused() -> None:
                 check_transition(old, new)
 
 
-def test_ended_states_are_final_and_all_others_lead_to_an_end() -> None:
+def test_every_state_leads_to_an_end_and_an_end_only_back_to_the_queue() -> None:
     ended = {state for state in SearchState if state.ended}
     assert ended == {S.SUCCEEDED, S.CANCELLED, S.FAILED}
+    assert all(TRANSITIONS[state] == {S.QUEUED} for state in ended)
     for state in set(SearchState) - ended:
         reached, frontier = {state}, [state]
         while frontier:
@@ -51,6 +52,18 @@ def test_ended_states_are_final_and_all_others_lead_to_an_end() -> None:
     ("seen", "action", "to"),
     [
         (sight(S.QUEUED, None), "submit", None),
+        (sight(S.QUEUED, None, "RUNNING", age=1), "wait", None),
+        (sight(S.QUEUED, None, "RUNNING", age=61), "submit", None),
+        (sight(S.QUEUED, None, "CANCELLED", age=1), "submit", None),
+        (sight(S.QUEUED, JobState.RUNNING, "RUNNING"), "stop", None),
+        (sight(S.QUEUED, JobState.STOPPED, "RUNNING"), "submit", None),
+        (sight(S.QUEUED, JobState.SUCCEEDED, "SUCCEEDED", has_result=True), "submit", None),
+        (sight(S.PAUSED, JobState.RUNNING, "RUNNING"), "stop", None),
+        (sight(S.PAUSED, JobState.PENDING), "stop", None),
+        (sight(S.PAUSED, JobState.STOPPED, "CANCELLED"), "wait", None),
+        (sight(S.PAUSED, JobState.FAILED, "FAILED"), "wait", None),
+        (sight(S.PAUSED, None, reachable=False), "wait", None),
+        (sight(S.PAUSED, JobState.SUCCEEDED, "SUCCEEDED", has_result=True), "move", S.SUCCEEDED),
         (sight(S.STARTING, JobState.PENDING), "wait", None),
         (sight(S.STARTING, JobState.RUNNING), "wait", None),
         (sight(S.STARTING, JobState.RUNNING, "RUNNING"), "move", S.RUNNING),
@@ -73,7 +86,7 @@ def test_ended_states_are_final_and_all_others_lead_to_an_end() -> None:
         (sight(S.RUNNING, None, "RUNNING", age=30), "wait", None),
         (sight(S.RUNNING, None, "RUNNING", age=61), "move", S.QUEUED),
         (sight(S.RUNNING, None, "CANCELLED", age=1), "move", S.QUEUED),
-        (sight(S.RUNNING, None, "RUNNING", age=61, attempt=2), "move", S.FAILED),
+        (sight(S.RUNNING, None, "RUNNING", age=61, losses=1), "move", S.FAILED),
         (sight(S.RUNNING, None, "RUNNING", age=61, reachable=False), "wait", None),
         (sight(S.CANCELLING, JobState.RUNNING, "RUNNING"), "stop", None),
         (sight(S.CANCELLING, JobState.PENDING), "stop", None),
@@ -93,14 +106,13 @@ def test_decision(seen: Sight, action: str, to: SearchState | None) -> None:
 
 def test_every_decision_is_legal_and_says_why_it_failed() -> None:
     """All that can be seen of a search, in all combinations."""
-    active = [state for state in SearchState if TRANSITIONS[state] and state is not S.PAUSED]
     jobs = [None, *JobState]
     said: list[RunState | None] = [None, "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
-    for state, job, status, reachable, result, attempt, age in product(
-        active, jobs, said, (True, False), (True, False), (1, 2), (0, 120)
+    for state, job, status, reachable, result, losses, age in product(
+        ACTIVE, jobs, said, (True, False), (True, False), (0, 1), (0, 120)
     ):
         seen = sight(
-            state, job if reachable else None, status, age, reachable=reachable, has_result=result, attempt=attempt
+            state, job if reachable else None, status, age, reachable=reachable, has_result=result, losses=losses
         )
         step = decide(seen, STALE_SECONDS)
         if step.action == "move":

@@ -13,7 +13,9 @@ def test_variables_are_read_and_options_go_before() -> None:
     environ = {"SLICEMAMBA_PORT": "9000", "SLICEMAMBA_DATA": "/data", "SLICEMAMBA_URL": "x", "SLICEMAMBA_HOST": ""}
     settings = Settings.from_env(environ, port=9001, host=None)
     assert (settings.port, settings.data_root, settings.host) == (9001, Path("/data"), "127.0.0.1")
-    assert settings.is_loopback
+    assert not settings.tokens_required
+    assert Settings(host="0.0.0.0").tokens_required
+    assert Settings.from_env({"SLICEMAMBA_REQUIRE_TOKENS": "true"}).tokens_required
     assert settings.database.startswith("sqlite:////")
 
 
