@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from slicemamba.ops import cpu
+from slicemamba.ops import cpu, triton
 
 USABLE = "usable"
 ENVIRONMENT_VARIABLE = "SLICEMAMBA_SCAN"
@@ -24,7 +24,7 @@ def _absent(extra: str) -> Callable[[], str]:
 
 # name -> (says "usable" or why not, with the mend; device types it runs on), the fastest first
 _REGISTRY: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
-    "triton": (_absent("it will need: pip install triton"), ("cuda",)),
+    "triton": (triton.status, ("cuda",)),
     "mamba_ssm": (_absent("it will need: pip install mamba-ssm"), ("cuda",)),
     "native": (cpu.status, ("cpu",)),
     "torch": (_always, _ALWAYS),
@@ -66,7 +66,8 @@ def _forced(name: str, kind: str) -> str:
     reason = status()
     if reason != USABLE:
         raise RuntimeError(f"{ENVIRONMENT_VARIABLE}={name} expects that backend to be usable, but it is {reason}.")
-    if kind not in kinds:
+    interpreted = name == "triton" and kind == "cpu" and triton.interpreted()  # never without being asked for
+    if kind not in kinds and not interpreted:
         raise RuntimeError(
             f"{ENVIRONMENT_VARIABLE}={name} expects tensors on {' or '.join(kinds)}, got {kind}; move them or unset it."
         )

@@ -51,8 +51,10 @@ def slice_scan(
     _check_slice_scan(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D, slice_size)
     rows, columns = slice_size
     dtype = _compute_dtype(x)
-    tensors = [t.to(dtype) for t in (x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)]
-    if choose_backend(x.device) == "reference":
+    backend = choose_backend(x.device)
+    parameters = (x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
+    tensors = [x if backend == "triton" else x.to(dtype), *(t.to(dtype) for t in parameters)]  # Triton reads half maps
+    if backend == "reference":
         wide, x_weight, dt_weight, dt_bias, a_log, skip = tensors
         y = reference.slice_scan(wide, x_weight, dt_weight, dt_bias, a_log, skip, (rows, columns))
     else:

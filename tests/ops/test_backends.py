@@ -57,20 +57,19 @@ def test_every_backend_is_reported_with_a_mend():
     backends = available_backends()
     assert set(backends) == {"triton", "mamba_ssm", "native", "torch", "reference"}
     assert backends["torch"] == backends["reference"] == "usable"
+    assert "not available in this version" in backends["mamba_ssm"]
     for name in ("triton", "mamba_ssm"):
-        assert "not available in this version" in backends[name]
-        assert "pip install" in backends[name]
+        assert backends[name] == "usable" or "pip install" in backends[name]
 
 
 def test_without_a_wish_the_fastest_is_taken():
     assert choose_backend("cpu") == ("native" if available_backends()["native"] == "usable" else "torch")
-    assert choose_backend(torch.device("cuda")) == "torch"
+    assert choose_backend(torch.device("cuda")) == ("triton" if available_backends()["triton"] == "usable" else "torch")
 
 
-@pytest.mark.parametrize("name", ["triton", "mamba_ssm"])
-def test_a_forced_backend_that_is_missing_fails_loudly(monkeypatch, name):
-    monkeypatch.setenv("SLICEMAMBA_SCAN", name)
-    with pytest.raises(RuntimeError, match=f"SLICEMAMBA_SCAN={name}.*not available in this version.*unset"):
+def test_a_forced_backend_that_is_missing_fails_loudly(monkeypatch):
+    monkeypatch.setenv("SLICEMAMBA_SCAN", "mamba_ssm")
+    with pytest.raises(RuntimeError, match=r"SLICEMAMBA_SCAN=mamba_ssm.*not available in this version.*unset"):
         slice_scan(*slice_scan_inputs(), (2, 2))
 
 
