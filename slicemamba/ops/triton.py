@@ -76,7 +76,7 @@ def _launch(name: str, grid: tuple[int, ...], first: Tensor, *arguments: Any, **
 
 def ahead(padded_rank: int) -> int:
     """Steps whose values the forward sweep loads before it needs them: as many as registers can hold."""
-    return 4 if padded_rank <= 16 else 2
+    return 4 if padded_rank <= 8 else 2
 
 
 def saved_size(x: Tensor, dt_proj_weight: Tensor, A_log: Tensor) -> int:

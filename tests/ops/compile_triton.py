@@ -1,24 +1,26 @@
-"""Compiles the Triton kernels for NVIDIA GPUs on any machine, as the four stages of the network launch them.
+"""Compiles the Triton kernels for NVIDIA GPUs on any machine, as stages 1 and 4 of the network launch them.
 
-Run by test_triton.py in a process of its own, with a cache of its own. Prints "ok" for each kernel; fails where a
-kernel does not compile, or spills much more of its registers than it should.
+Run by test_triton.py in a process of its own, with a cache of its own; ``all`` takes all four stages. Prints "ok" for
+each kernel; fails where a kernel does not compile, or spills much more of its registers than it should.
 """
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import triton
-from slicemamba.ops._triton_layout import CHUNK, TILE
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from slicemamba.ops import triton as backend
+from slicemamba.ops._triton_layout import CHUNK, TILE
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 UNALIGNED = {"forward": ("a", "dt_weight", "checkpoints")}  # their alignment is left unknown
 MOST_SPILLED_BYTES = 64
+STAGES = ((192, 8, False, 90), (384, 16, False, 90), (768, 32, True, 80), (1536, 64, True, 80))
 WARP = {"num_warps": 1, "enable_fp_fusion": True}
 
 
@@ -49,12 +51,7 @@ def spilled_bytes(compiled):
 
 
 def main():
-    for channels, rank, half, capability in (
-        (192, 8, False, 90),
-        (384, 16, True, 90),
-        (768, 32, False, 80),
-        (1536, 64, True, 80),
-    ):
+    for channels, rank, half, capability in STAGES if "all" in sys.argv else (STAGES[0], STAGES[-1]):
         sizes = {"DM": channels, "RP": rank, "NP": 16, "BD": TILE, "CHUNK": CHUNK}
         for save in (False, True):
             ahead = {"AHEAD": backend.ahead(rank), "SAVE": save}

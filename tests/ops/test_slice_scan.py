@@ -105,6 +105,13 @@ def test_is_the_same_bit_for_bit_in_every_run_and_with_any_number_of_threads(nat
             assert torch.equal(got, want), (name, number)
 
 
+def test_is_the_same_bit_for_bit_in_every_run(backend):
+    inputs = slice_scan_inputs()
+    grad_y = gradient_of_y(inputs)
+    for name, got, want in zip(("y", *NAMES), run(inputs, grad_y), run(inputs, grad_y), strict=True):
+        assert torch.equal(got, want), name
+
+
 def test_instruction_sets_agree(native, monkeypatch):
     from slicemamba.ops import cpu
 
