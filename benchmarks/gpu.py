@@ -1,8 +1,8 @@
 """Times the slice scan, a BSS mixer, inference and a training step on a GPU: Triton against torch and published scans.
 
 ``python -m benchmarks.gpu`` prints Markdown tables for batch 32 at the four stages of the network. "published" is the
-path of the published code: four permuted copies, mamba_ssm's CUDA scan, and the way back; it is left out where
-mamba_ssm or its Mamba-1 scan cannot be imported. All run in one process, medians by CUDA events after a warm-up.
+path of the published code: four permuted copies, mamba_ssm's CUDA scan, and the way back; where mamba_ssm cannot be
+had, the torch backend's scan takes its place. All run in one process, medians by CUDA events after a warm-up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from typing import Any
 from unittest import mock
 
 import torch
@@ -23,79 +24,40 @@ from slicemamba.architecture import Architecture
 from slicemamba.config import ModelConfig
 from slicemamba.models import bss
 from slicemamba.models.unet import SliceMambaUNet
-from slicemamba.ops import available_backends, slice_scan
-from slicemamba.ops.slicing import scan_orders
+from slicemamba.ops import available_backends, mamba, selective_scan, slice_scan
+from slicemamba.ops.mamba import Scan
 from slicemamba.training.losses import segmentation_loss
 
-Scan = Callable[..., Tensor]
 SLICE_SIZE = (2, 4)
 DIM, SIZE = 96, 256  # the published width and image size
 
 
-def published_scan() -> Scan | str:
-    """mamba_ssm's selective scan on its CUDA kernel, or the reason why it cannot be had."""
-    try:
-        from mamba_ssm.ops import selective_scan_interface
-    except ImportError as error:
-        return f"mamba_ssm cannot be imported ({error})"
-    if getattr(selective_scan_interface, "selective_scan_cuda", None) is None:
-        return "this mamba_ssm was built without the Mamba-1 scan; build it with MAMBA_KEEP_CUDA_BUILD=TRUE"
-    scan: Scan = selective_scan_interface.selective_scan_fn
-    return scan
-
-
-def published_path(
-    scan: Scan,
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    slice_size: tuple[int, int],
-) -> Tensor:
-    """The slice scan as published: gather (B, 4, Dm, L), project, scan with ``scan``, put back, sum; in float32."""
-    batch, height, width, channels = x.shape
-    rank, states = dt_proj_weight.shape[2], A_log.shape[1]
-    order = scan_orders(height, width, slice_size).to(x.device)
-    flat = x.float().flatten(1, 2).mT  # (B, Dm, L)
-    sequences = torch.stack([flat[..., places] for places in order], dim=1)
-    projected = torch.einsum("bkdl,kjd->bkjl", sequences, x_proj_weight)
-    dt, B, C = torch.split(projected, [rank, states, states], dim=2)
-    y = scan(
-        sequences.flatten(1, 2),
-        torch.einsum("bkrl,kdr->bkdl", dt, dt_proj_weight).flatten(1, 2),
-        -torch.exp(A_log),
-        B.contiguous(),
-        C.contiguous(),
-        D,
-        delta_bias=dt_proj_bias.flatten(),
-        delta_softplus=True,
-    ).view(batch, 4, channels, -1)
-    total = sum((y[:, k, :, torch.argsort(order[k])] for k in range(4)), torch.zeros_like(flat))
-    return total.mT.reshape(x.shape).to(x.dtype)
+def published_scan() -> Scan:
+    """mamba_ssm's selective scan, or the torch backend's where mamba_ssm cannot be had."""
+    if (reason := available_backends()["mamba_ssm"]) == "usable":
+        return mamba.selective_scan_fn()
+    print(f'"published" scans with the torch backend, for mamba_ssm is {reason}.', file=sys.stderr)
+    return selective_scan
 
 
 class Contender:
-    """A scan to be timed: one of the project's backends, or the published path in its place."""
+    """A slice scan to be timed: a backend of the project, or the published path around a selective scan."""
 
     def __init__(self, name: str, scan: Scan | None = None) -> None:
-        self.name = name
         self._scan = scan
+        self.name = name
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D = inputs
-        if self._scan is not None:
-            return published_path(self._scan, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D, SLICE_SIZE)
-        return slice_scan(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D, SLICE_SIZE)
+    def __call__(self, x: Tensor, *parameters: Any) -> Tensor:
+        if self._scan is None:
+            return slice_scan(x, *parameters)
+        run: Scan = mamba.slice_scan
+        with torch.autocast(x.device.type, enabled=False):
+            return run(x.float(), *parameters, scan=self._scan).to(x.dtype)
 
     def in_place(self) -> AbstractContextManager[object]:
         """Within it, mixers scan with this contender."""
-        if self._scan is None:
-            os.environ["SLICEMAMBA_SCAN"] = self.name
-            return nullcontext()
-        scan = self._scan
-        return mock.patch.object(bss, "slice_scan", lambda *inputs: published_path(scan, *inputs))
+        os.environ["SLICEMAMBA_SCAN"] = self.name if self._scan is None else "torch"
+        return mock.patch.object(bss, "slice_scan", self)
 
 
 def milliseconds(run: Callable[[], object]) -> float:
@@ -136,7 +98,7 @@ def scan_tables(contenders: list[Contender], batch: int, dtype: torch.dtype) -> 
 
 def call(scan: Scan, inputs: list[Tensor], backward: bool) -> None:
     with torch.set_grad_enabled(backward):
-        y = scan(*inputs)
+        y = scan(*inputs, SLICE_SIZE)
     if backward:
         torch.autograd.grad(y, inputs, torch.ones_like(y))
 
@@ -193,12 +155,7 @@ def main() -> None:
     if (reason := available_backends()["triton"]) != "usable":
         parser.exit(2, f"This benchmark times the Triton backend, but it is {reason}.\n")
     torch.manual_seed(0)
-    contenders = [Contender("triton"), Contender("torch")]
-    scan = published_scan()
-    if isinstance(scan, str):
-        print(f"No published path: {scan}.", file=sys.stderr)
-    else:
-        contenders.append(Contender("published", scan))
+    contenders = [Contender("triton"), Contender("torch"), Contender("published", published_scan())]
     dtype = getattr(torch, chosen.dtype)
     print(machine())
     scan_tables(contenders, chosen.batch, dtype)

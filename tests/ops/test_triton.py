@@ -11,7 +11,7 @@ import torch
 from scan_cases import NAMES, SLICE_SIZES, check, gradient_of_y, leaves, relative, run, slice_scan_inputs
 
 from slicemamba.errors import InputError
-from slicemamba.ops import available_backends, choose_backend, slice_scan
+from slicemamba.ops import available_backends, choose_backend, self_check, slice_scan
 from slicemamba.ops import triton as backend
 
 needs_triton = pytest.mark.skipif(
@@ -87,6 +87,23 @@ def by_torch(inputs, grad_y, slice_size, monkeypatch):
 
 # The last two: stage 1 and stage 4 of the network at batch 32
 GPU_SHAPES = [(2, 37, 45, 192, 16, 6), (3, 9, 7, 100, 17, 5), (32, 64, 64, 192, 16, 6), (32, 8, 8, 1536, 16, 48)]
+
+
+@pytest.mark.gpu
+def test_passes_its_self_check_on_a_gpu():
+    assert available_backends()["triton"] == "usable"
+    assert self_check.triton_fault(torch.device("cuda")) is None
+
+
+@pytest.mark.gpu
+def test_mamba_ssm_agrees_on_a_gpu(monkeypatch):
+    if (reason := available_backends()["mamba_ssm"]) != "usable":
+        pytest.skip(f"mamba_ssm is {reason}")
+    inputs = [tensor.cuda() for tensor in slice_scan_inputs(*GPU_SHAPES[0])]
+    grad_y = gradient_of_y(inputs).cuda()
+    expected, grads = by_torch(inputs, grad_y, (2, 4), monkeypatch)
+    monkeypatch.setenv("SLICEMAMBA_SCAN", "mamba_ssm")
+    check(inputs, grad_y, expected, grads, (2, 4), (1e-5, 1e-4))
 
 
 @pytest.mark.gpu
