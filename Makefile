@@ -42,6 +42,7 @@ types: setup-dev
 bench: setup-dev
 	$(BIN)/python -m benchmarks.scan
 	$(BIN)/python -m benchmarks.network
+	$(BIN)/python -m benchmarks.memory
 
 bench-gpu: setup-dev
 	$(BIN)/python -m benchmarks.gpu
