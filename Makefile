@@ -6,7 +6,7 @@ DATA   ?=
 OUT    ?= demo-output
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup setup-dev demo test test-gpu lint types bench serve clean
+.PHONY: setup setup-dev demo test test-gpu lint types bench bench-gpu serve clean
 
 # The stamp files say which extras are installed, so a second `make` installs nothing.
 $(VENV)/.setup: pyproject.toml setup.py constraints.txt
@@ -42,6 +42,10 @@ types: setup-dev
 bench: setup-dev
 	$(BIN)/python -m benchmarks.scan
 	$(BIN)/python -m benchmarks.network
+	$(BIN)/python -m benchmarks.memory
+
+bench-gpu: setup-dev
+	$(BIN)/python -m benchmarks.gpu
 
 serve: setup
 	$(BIN)/slicemamba serve

@@ -70,6 +70,9 @@ def main() -> None:
     def mix() -> None:
         mixer(features, (2, 4))
 
+    def mix_and_return() -> None:
+        mixer(features, (2, 4)).sum().backward()
+
     def step() -> None:
         optimizer.zero_grad()
         segmentation_loss(network.train()(image), mask).backward()  # type: ignore[no-untyped-call]
@@ -79,6 +82,7 @@ def main() -> None:
     print("| | native ms | torch ms | reference ms | torch / native | reference / native |")
     print("| --- |" + " ---: |" * 5)
     row("BSS of stage 1, forward", mix, BACKENDS, chosen.rounds)
+    row("BSS of stage 1, forward and backward", mix_and_return, ("native", "torch"), chosen.rounds)
     row("network, inference", infer, BACKENDS, chosen.rounds)
     row("network, training step", step, ("native", "torch"), min(3, chosen.rounds))
 

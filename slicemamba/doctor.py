@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from slicemamba.errors import InputError
+
 State = Literal["ok", "note", "fault"]
 _PACKAGES = ("torch", "ray", "optuna", "numpy", "medpy", "h5py", "fastapi", "pydantic")
 _RAY_DASHBOARD = ("127.0.0.1", 8265)
@@ -46,17 +48,23 @@ def _packages() -> Iterator[Finding]:
 
 
 def _scan_backends() -> Iterator[Finding]:
+    import torch
+
     from slicemamba.ops import available_backends, choose_backend
 
     for name, status in available_backends().items():
         yield Finding(f"scan: {name}", "ok" if status == "usable" else "note", status)
-    try:
-        chosen = choose_backend("cpu")
-    except RuntimeError as error:
-        yield Finding("scan", "fault", str(error))
-    else:
-        slow = "" if chosen == "native" else " – much slower than native; see its line above"
-        yield Finding("scan on CPU", "ok" if chosen == "native" else "note", f"{chosen}{slow}")
+    best = {"cpu": "native"} | ({"cuda": "triton"} if torch.cuda.is_available() else {})
+    forced = f" (SLICEMAMBA_SCAN={os.environ['SLICEMAMBA_SCAN']})" if os.environ.get("SLICEMAMBA_SCAN") else ""
+    for device, fastest in best.items():
+        topic = f"scan on {device.upper()}"
+        try:
+            chosen = choose_backend(device)
+        except InputError as error:
+            yield Finding(topic, "fault", str(error))
+            continue
+        slow = "" if chosen == fastest else f" – much slower than {fastest}; see its line above"
+        yield Finding(topic, "note" if slow else "ok", f"{chosen}{forced}{slow}")
 
 
 def _gpus() -> Finding:

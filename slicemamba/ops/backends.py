@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from slicemamba.ops import cpu
+from slicemamba.errors import InputError
+from slicemamba.ops import cpu, mamba, self_check, triton
 
 USABLE = "usable"
 ENVIRONMENT_VARIABLE = "SLICEMAMBA_SCAN"
@@ -18,14 +19,15 @@ def _always() -> str:
     return USABLE
 
 
-def _absent(extra: str) -> Callable[[], str]:
-    return lambda: f"not available in this version; unset {ENVIRONMENT_VARIABLE} or set it to torch ({extra})"
+def _triton() -> str:
+    status = triton.status()
+    return self_check.triton_status() if status == USABLE and not triton.interpreted() else status
 
 
 # name -> (says "usable" or why not, with the mend; device types it runs on), the fastest first
 _REGISTRY: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
-    "triton": (_absent("it will need: pip install triton"), ("cuda",)),
-    "mamba_ssm": (_absent("it will need: pip install mamba-ssm"), ("cuda",)),
+    "triton": (_triton, ("cuda",)),
+    "mamba_ssm": (mamba.status, ("cuda",)),
     "native": (cpu.status, ("cpu",)),
     "torch": (_always, _ALWAYS),
     "reference": (_always, _ALWAYS),
@@ -43,7 +45,7 @@ def choose_backend(device: torch.device | str) -> str:
     """The fastest usable backend for a device, or the one that SLICEMAMBA_SCAN names.
 
     Raises:
-        RuntimeError: SLICEMAMBA_SCAN names a backend that is unknown, not usable here, or not for this device.
+        InputError: SLICEMAMBA_SCAN names a backend that is unknown, not usable here, or not for this device.
     """
     kind = device.type if isinstance(device, torch.device) else torch.device(device).type
     forced = os.environ.get(ENVIRONMENT_VARIABLE)
@@ -59,15 +61,16 @@ def choose_backend(device: torch.device | str) -> str:
 
 def _forced(name: str, kind: str) -> str:
     if name not in _REGISTRY:
-        raise RuntimeError(
+        raise InputError(
             f"{ENVIRONMENT_VARIABLE} expects one of {', '.join(_REGISTRY)}, got {name!r}; set one of them or unset it."
         )
     status, kinds = _REGISTRY[name]
     reason = status()
     if reason != USABLE:
-        raise RuntimeError(f"{ENVIRONMENT_VARIABLE}={name} expects that backend to be usable, but it is {reason}.")
-    if kind not in kinds:
-        raise RuntimeError(
+        raise InputError(f"{ENVIRONMENT_VARIABLE}={name} expects that backend to be usable, but it is {reason}.")
+    interpreted = name == "triton" and kind == "cpu" and triton.interpreted()  # never without being asked for
+    if kind not in kinds and not interpreted:
+        raise InputError(
             f"{ENVIRONMENT_VARIABLE}={name} expects tensors on {' or '.join(kinds)}, got {kind}; move them or unset it."
         )
     return name

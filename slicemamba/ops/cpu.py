@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from slicemamba.errors import InputError
 from slicemamba.ops.slicing import scan_orders
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
@@ -110,14 +111,14 @@ def instruction_set() -> str:
     """The instruction set that the kernels use: the best one, or the one that SLICEMAMBA_ISA names.
 
     Raises:
-        RuntimeError: SLICEMAMBA_ISA names one that this machine or build does not have.
+        InputError: SLICEMAMBA_ISA names one that this machine or build does not have.
     """
     usable = instruction_sets()
     if not usable:
         raise RuntimeError(f"The native scan is not usable: {status()}.")
     name = os.environ.get(ISA_VARIABLE) or usable[-1]
     if name not in usable:
-        raise RuntimeError(f"{ISA_VARIABLE} expects {' or '.join(usable)} here, got {name!r}; set one or unset it.")
+        raise InputError(f"{ISA_VARIABLE} expects {' or '.join(usable)} here, got {name!r}; set one or unset it.")
     return name
 
 

@@ -1,8 +1,8 @@
 """The scans as operators of torch.library, so that autograd, torch.compile, torch.export and opcheck know them.
 
-Each operator returns its result and a flat ``saved`` tensor for the backward pass, which is empty without gradients.
-The backend is chosen when an operator runs, not when it is traced, so an exported program runs wherever this package
-is installed.
+Each operator returns its result and a flat ``saved`` tensor for the backward pass, which is empty without gradients:
+float32 from the native backend, bytes from Triton. The backend is chosen when an operator runs, not when it is traced,
+so an exported program runs wherever this package is installed. The plain scan has no Triton kernel; torch runs it.
 
 Shapes: x, y (B, H, W, Dm); u, delta (B, K, L, Dm); A (K, Dm, N); B, C (B, K, L, N).
 """
@@ -14,12 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slicemamba.ops import chunked, cpu
+from slicemamba.ops import chunked, cpu, triton
 from slicemamba.ops.backends import choose_backend
 
 
 def _native(tensor: Tensor) -> bool:
     return tensor.dtype == torch.float32 and choose_backend(tensor.device) == "native"
+
+
+def _triton(x: Tensor) -> bool:
+    return choose_backend(x.device) == "triton" and triton.supports(x)
 
 
 @torch.library.custom_op("slicemamba::slice_scan", mutates_args=())
@@ -34,11 +38,16 @@ def _slice_scan(
     columns: int,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    inputs = (x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
+    parameters = (x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
     with torch.autocast(x.device.type, enabled=False):
-        if _native(x):
-            return cpu.slice_scan(*inputs, (rows, columns), save=save)
-        return chunked.slice_scan(*inputs, (rows, columns)), x.new_empty(0)
+        if _triton(x):
+            return triton.slice_scan(x, *parameters, (rows, columns), save=save)
+        wide = x.to(A_log.dtype)  # of another dtype only if this was traced for Triton, which takes half maps
+        if _native(wide):
+            y, saved = cpu.slice_scan(wide, *parameters, (rows, columns), save=save)
+        else:
+            y, saved = chunked.slice_scan(wide, *parameters, (rows, columns)), wide.new_empty(0)
+    return y.to(x.dtype), saved
 
 
 @torch.library.custom_op("slicemamba::slice_scan_backward", mutates_args=())
@@ -54,11 +63,16 @@ def _slice_scan_backward(
     rows: int,
     columns: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs = (grad_y, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
+    parameters = (x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
     with torch.autocast(x.device.type, enabled=False):
+        if saved.dtype == torch.uint8:
+            return triton.slice_scan_backward(grad_y, x, *parameters, saved, (rows, columns))
+        inputs = (grad_y.to(A_log.dtype), x.to(A_log.dtype), *parameters)
         if saved.numel():
-            return cpu.slice_scan_backward(*inputs, saved, (rows, columns))
-        return chunked.slice_scan_backward(*inputs, (rows, columns))
+            grad_x, *grads = cpu.slice_scan_backward(*inputs, saved, (rows, columns))
+        else:
+            grad_x, *grads = chunked.slice_scan_backward(*inputs, (rows, columns))
+    return grad_x.to(x.dtype), grads[0], grads[1], grads[2], grads[3], grads[4]
 
 
 @torch.library.custom_op("slicemamba::scan", mutates_args=())
@@ -91,10 +105,14 @@ def _(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     batch, height, width, channels = x.shape
+    if _triton(x):
+        return x.new_empty(x.shape), x.new_empty(
+            triton.saved_size(x, dt_proj_weight, A_log) if save else 0, dtype=torch.uint8
+        )
     saved = 0
-    if save and _native(x):
+    if save and _native(x.to(A_log.dtype)):
         saved = cpu.saved_size(batch, height * width, channels, A_log.shape[1], x_proj_weight.shape[1])
-    return x.new_empty(x.shape), x.new_empty(saved)
+    return x.new_empty(x.shape), A_log.new_empty(saved)
 
 
 @_slice_scan_backward.register_fake

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from slicemamba.ops import (
+    mamba,
     reference,
     registration,  # noqa: F401  (registers torch.ops.slicemamba)
 )
@@ -46,15 +47,19 @@ def slice_scan(
 
     Raises:
         ValueError: a shape that does not fit the others.
-        RuntimeError: SLICEMAMBA_SCAN names a backend that cannot run here.
+        InputError: SLICEMAMBA_SCAN names a backend that cannot run here.
     """
     _check_slice_scan(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D, slice_size)
     rows, columns = slice_size
     dtype = _compute_dtype(x)
-    tensors = [t.to(dtype) for t in (x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)]
-    if choose_backend(x.device) == "reference":
+    backend = choose_backend(x.device)
+    parameters = (x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
+    tensors = [x if backend == "triton" else x.to(dtype), *(t.to(dtype) for t in parameters)]  # Triton reads half maps
+    if backend == "reference" or (backend == "mamba_ssm" and _mamba_takes(dtype)):
         wide, x_weight, dt_weight, dt_bias, a_log, skip = tensors
-        y = reference.slice_scan(wide, x_weight, dt_weight, dt_bias, a_log, skip, (rows, columns))
+        run = reference.slice_scan if backend == "reference" else mamba.slice_scan
+        with torch.autocast(x.device.type, enabled=False):
+            y = run(wide, x_weight, dt_weight, dt_bias, a_log, skip, (rows, columns))
     else:
         y, _ = torch.ops.slicemamba.slice_scan(*tensors, rows, columns, _needs_gradient(*tensors))
     return y.to(x.dtype)
@@ -88,15 +93,16 @@ def selective_scan(
 
     Raises:
         ValueError: a shape that does not fit the others.
-        RuntimeError: SLICEMAMBA_SCAN names a backend that cannot run here.
+        InputError: SLICEMAMBA_SCAN names a backend that cannot run here.
     """
     _check_selective_scan(u, delta, A, B, C, D, delta_bias)
     dtype = _compute_dtype(u)
     wide, delta, A, B, C = (tensor.to(dtype) for tensor in (u, delta, A, B, C))
     D, delta_bias = (None if tensor is None else tensor.to(dtype) for tensor in (D, delta_bias))
-    if choose_backend(u.device) == "reference":
-        y = reference.selective_scan(wide, delta, A, B, C, D, delta_bias=delta_bias, delta_softplus=delta_softplus)
-        return y.to(u.dtype)
+    backend = choose_backend(u.device)
+    if backend == "reference" or (backend == "mamba_ssm" and _mamba_takes(dtype)):
+        run = reference.selective_scan if backend == "reference" else mamba.selective_scan_fn()
+        return run(wide, delta, A, B, C, D, delta_bias=delta_bias, delta_softplus=delta_softplus).to(u.dtype)
     if delta_bias is not None:
         delta = delta + delta_bias[:, None]
     if delta_softplus:
@@ -112,6 +118,11 @@ def selective_scan(
 
 def _compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _mamba_takes(dtype: torch.dtype) -> bool:
+    """Whether mamba_ssm can run: not in float64, nor in what is compiled or exported, which needs an operator."""
+    return dtype == torch.float32 and not torch.compiler.is_compiling()
 
 
 def _needs_gradient(*tensors: Tensor) -> bool:

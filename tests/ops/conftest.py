@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from slicemamba.ops import available_backends, cpu
+from slicemamba.ops import available_backends, backends, cpu, mamba, reference
 
 SKIPPED = {name: reason for name, reason in available_backends().items() if reason != "usable"}
 
@@ -31,14 +31,27 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=_variants())
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Force one backend (and, for the native one, one instruction set) for the test."""
-    name, _, isa = request.param.partition(":")
+def _force(variant: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    name, _, isa = variant.partition(":")
     monkeypatch.setenv("SLICEMAMBA_SCAN", name)
     if isa:
         monkeypatch.setenv("SLICEMAMBA_ISA", isa)
     return name
+
+
+@pytest.fixture(params=_variants())
+def operator_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Force one backend behind the registered operators (and, for the native one, one instruction set)."""
+    return _force(request.param, monkeypatch)
+
+
+@pytest.fixture(params=[*_variants(), "mamba_ssm"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Force any backend that runs on a CPU; for mamba_ssm the reference stands in for its scan, not for its layout."""
+    if request.param == "mamba_ssm":
+        monkeypatch.setitem(backends._REGISTRY, "mamba_ssm", (lambda: "usable", ("cpu",)))
+        monkeypatch.setattr(mamba, "selective_scan_fn", lambda: reference.selective_scan)
+    return _force(request.param, monkeypatch)
 
 
 @pytest.fixture

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from slicemamba.ops import reference, slice_scan
 
 SLICE_SIZES = [(1, 1), (2, 2), (2, 4), (4, 2), (4, 4), (2, 8), (8, 4), (3, 5)]
 NAMES = ("x", "x_proj_weight", "dt_proj_weight", "dt_proj_bias", "A_log", "D")
@@ -43,3 +47,53 @@ def relative(got: Tensor, expected: Tensor) -> float:
     """Norm of the difference over the norm of what was expected."""
     got, expected = got.detach().double(), expected.detach().double()
     return float((got - expected).norm() / expected.norm().clamp_min(1e-30))
+
+
+def gradient_of_y(inputs: list[Tensor]) -> Tensor:
+    """A gradient to send back through y, float32."""
+    return torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1))
+
+
+def truth(inputs: list[Tensor], slice_size: tuple[int, int], grad_y: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+    """y and all gradients by the reference in float64."""
+    wide = leaves(inputs, torch.float64)
+    y = reference.slice_scan(*wide, slice_size)
+    return y, torch.autograd.grad(y, wide, grad_y.double())
+
+
+def run(inputs: list[Tensor], grad_y: Tensor, slice_size: tuple[int, int] = (2, 4)) -> list[Tensor]:
+    """y and all gradients by the backend that is chosen."""
+    own = leaves(inputs)
+    y = slice_scan(*own, slice_size)
+    return [y, *torch.autograd.grad(y, own, grad_y.to(y))]
+
+
+def check(
+    inputs: list[Tensor],
+    grad_y: Tensor,
+    expected: Tensor,
+    expected_grads: Sequence[Tensor],
+    slice_size: tuple[int, int],
+    tolerances: tuple[float, float] = (1e-6, 4e-6),
+) -> None:
+    """Hold y and all gradients to the truth; tolerances are relative, for y and for gradients."""
+    y, *grads = run(inputs, grad_y, slice_size)
+    assert relative(y, expected) < tolerances[0]
+    for name, got, want in zip(NAMES, grads, expected_grads, strict=True):
+        assert relative(got, want) < tolerances[1], name
+
+
+def poisoned(tensor: Tensor) -> Tensor:
+    """The same values as a strided view into a buffer that is NaN everywhere else."""
+    buffer = torch.full([2 * size + 3 for size in tensor.shape], float("nan"))
+    view = buffer[tuple(slice(1, 1 + 2 * size, 2) for size in tensor.shape)]
+    view.copy_(tensor)
+    return view
+
+
+def fenced(tensor: Tensor) -> Tensor:
+    """The same values, contiguous, with NaN right before and after them in memory."""
+    buffer = torch.full([tensor.numel() + 64], float("nan"))
+    view = buffer[32 : 32 + tensor.numel()].view(tensor.shape)
+    view.copy_(tensor)
+    return view

@@ -10,7 +10,8 @@ import torch
 from scan_cases import slice_scan_inputs
 
 import slicemamba
-from slicemamba.ops import available_backends, choose_backend, cpu, slice_scan
+from slicemamba.errors import InputError
+from slicemamba.ops import available_backends, choose_backend, chunked, cpu, mamba, self_check, slice_scan, triton
 
 PACKAGE = Path(slicemamba.__file__).parent
 
@@ -58,35 +59,83 @@ def test_every_backend_is_reported_with_a_mend():
     assert set(backends) == {"triton", "mamba_ssm", "native", "torch", "reference"}
     assert backends["torch"] == backends["reference"] == "usable"
     for name in ("triton", "mamba_ssm"):
-        assert "not available in this version" in backends[name]
-        assert "pip install" in backends[name]
+        assert backends[name] == "usable" or "pip install" in backends[name]
 
 
 def test_without_a_wish_the_fastest_is_taken():
     assert choose_backend("cpu") == ("native" if available_backends()["native"] == "usable" else "torch")
-    assert choose_backend(torch.device("cuda")) == "torch"
+    assert choose_backend(torch.device("cuda")) == ("triton" if available_backends()["triton"] == "usable" else "torch")
 
 
-@pytest.mark.parametrize("name", ["triton", "mamba_ssm"])
-def test_a_forced_backend_that_is_missing_fails_loudly(monkeypatch, name):
-    monkeypatch.setenv("SLICEMAMBA_SCAN", name)
-    with pytest.raises(RuntimeError, match=f"SLICEMAMBA_SCAN={name}.*not available in this version.*unset"):
+def test_a_forced_backend_that_is_missing_fails_loudly(monkeypatch):
+    monkeypatch.setattr(mamba.importlib.util, "find_spec", lambda _: None)
+    mamba.status.cache_clear()
+    monkeypatch.setenv("SLICEMAMBA_SCAN", "mamba_ssm")
+    with pytest.raises(InputError, match=r"SLICEMAMBA_SCAN=mamba_ssm.*not installed.*KEEP_CUDA_BUILD=TRUE pip install"):
         slice_scan(*slice_scan_inputs(), (2, 2))
+    mamba.status.cache_clear()
+
+
+def by_torch(*tensors, save):
+    *inputs, slice_size = tensors
+    return chunked.slice_scan(*inputs, slice_size), torch.empty(0)
+
+
+def by_torch_backward(*tensors):
+    *inputs, _, slice_size = tensors
+    return chunked.slice_scan_backward(*inputs, slice_size)
+
+
+def fails(*_, **__):
+    raise ValueError("no kernel image\nand more")
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "fault"),
+    [
+        (by_torch, by_torch_backward, None),
+        (lambda *t, save: (1.1 * by_torch(*t, save=save)[0], None), by_torch_backward, "y and the gradients: 1e-01, "),
+        (by_torch, lambda *t: [g * float("nan") for g in by_torch_backward(*t)], ", nan, nan"),
+        (fails, by_torch_backward, "ValueError: no kernel image"),
+    ],
+)
+def test_the_self_check_finds_faults(forward, backward, fault, monkeypatch):
+    monkeypatch.setattr(triton, "slice_scan", forward)
+    monkeypatch.setattr(triton, "slice_scan_backward", backward)
+    found = self_check.triton_fault(torch.device("cpu"))
+    assert found is None if fault is None else fault in found
+
+
+def test_a_failed_self_check_warns_once_and_takes_another_backend(monkeypatch):
+    monkeypatch.setattr(self_check, "triton_fault", lambda _: "wrong")
+    monkeypatch.setattr(triton, "status", lambda: "usable")
+    monkeypatch.setattr(mamba, "status", lambda: "not usable")
+    monkeypatch.setattr(triton, "interpreted", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    self_check.triton_status.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"self-check on a GPU failed \(wrong\)") as caught:
+        assert [choose_backend("cuda") for _ in range(3)] == ["torch"] * 3
+    assert len(caught) == 1
+    monkeypatch.setenv("SLICEMAMBA_SCAN", "triton")
+    with pytest.raises(InputError, match="self-check"):
+        choose_backend("cuda")
+    self_check.triton_status.cache_clear()
 
 
 def test_an_unknown_backend_or_device_fails_loudly(monkeypatch):
     monkeypatch.setenv("SLICEMAMBA_SCAN", "fortran")
-    with pytest.raises(RuntimeError, match=r"expects one of .*native.*got 'fortran'"):
+    with pytest.raises(InputError, match=r"expects one of .*native.*got 'fortran'"):
         choose_backend("cpu")
     if available_backends()["native"] == "usable":
         monkeypatch.setenv("SLICEMAMBA_SCAN", "native")
-        with pytest.raises(RuntimeError, match="tensors on cpu, got cuda"):
+        with pytest.raises(InputError, match="tensors on cpu, got cuda"):
             choose_backend("cuda")
 
 
 def test_an_unknown_instruction_set_fails_loudly(native, monkeypatch):
     monkeypatch.setenv("SLICEMAMBA_ISA", "mmx")
-    with pytest.raises(RuntimeError, match=r"SLICEMAMBA_ISA expects baseline.*got 'mmx'"):
+    with pytest.raises(InputError, match=r"SLICEMAMBA_ISA expects baseline.*got 'mmx'"):
         cpu.instruction_set()
 
 

@@ -19,20 +19,20 @@ class Scan(torch.nn.Module):
 
 
 @pytest.mark.parametrize("grad", [False, True], ids=["no grad", "grad"])
-def test_opcheck_of_the_slice_scan(backend, grad):
+def test_opcheck_of_the_slice_scan(operator_backend, grad):
     inputs = slice_scan_inputs(*SMALL)
     torch.library.opcheck(torch.ops.slicemamba.slice_scan, (*(leaves(inputs) if grad else inputs), 2, 4, grad))
 
 
 @pytest.mark.parametrize("grad", [False, True], ids=["no grad", "grad"])
-def test_opcheck_of_the_plain_scan(backend, grad):
+def test_opcheck_of_the_plain_scan(operator_backend, grad):
     u, delta = torch.randn(2, 1, 2, 9, 4).unbind()
     A, B, C = -torch.rand(2, 4, 3), torch.randn(1, 2, 9, 3), torch.randn(1, 2, 9, 3)
     tensors = [u, delta.abs(), A, B, C]
     torch.library.opcheck(torch.ops.slicemamba.scan, (*(leaves(tensors) if grad else tensors), grad))
 
 
-def test_export_keeps_one_operator_and_the_numbers(backend):
+def test_export_keeps_one_operator_and_the_numbers(operator_backend):
     x, *parameters = slice_scan_inputs(*SMALL)
     module = Scan(parameters)
     with torch.no_grad():
@@ -43,7 +43,7 @@ def test_export_keeps_one_operator_and_the_numbers(backend):
     assert torch.equal(program.module()(x), expected)
 
 
-def test_export_takes_any_batch_and_map_size(backend):
+def test_export_takes_any_batch_and_map_size(operator_backend):
     x, *parameters = slice_scan_inputs(*SMALL)
     dims = {i: torch.export.Dim(name, min=2, max=64) for i, name in enumerate(("batch", "height", "width"))}
     x = x.repeat(2, 1, 1, 1)
@@ -54,7 +54,7 @@ def test_export_takes_any_batch_and_map_size(backend):
         assert torch.equal(program.module()(other), module(other))
 
 
-def test_compile_gives_the_same_result_and_gradients(backend):
+def test_compile_gives_the_same_result_and_gradients(operator_backend):
     inputs = leaves(slice_scan_inputs(*SMALL))
     compiled = torch.compile(slice_scan, backend="aot_eager", fullgraph=True)
     expected, got = slice_scan(*inputs, (2, 4)), compiled(*inputs, (2, 4))

@@ -1,0 +1,63 @@
+"""A first, tiny scan on the GPU: whether Triton's kernels compile there, and agree with the torch backend."""
+
+from __future__ import annotations
+
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from slicemamba.ops import chunked, triton
+
+_TOLERANCE = 1e-2  # of the norm; so wide that TF32 products, where they are allowed, pass
+_SLICE_SIZE = (2, 3)
+
+
+@lru_cache(maxsize=1)
+def triton_status() -> str:
+    """ "usable", or what the kernels did wrong on this GPU, which is also told in one warning; once a process."""
+    # In a thread of its own, where nothing of the caller is in force: no tracing, no autocast, no inference mode.
+    with ThreadPoolExecutor(1) as thread:
+        fault = thread.submit(triton_fault, torch.device("cuda", torch.cuda.current_device())).result()
+    if fault is None:
+        return "usable"
+    status = f"not usable: its self-check on {torch.cuda.get_device_name()} failed ({fault}); pip install -U triton"
+    message = f"The triton scan is {status}. Another backend is used instead, which is slower."
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+    return status
+
+
+def triton_fault(device: torch.device) -> str | None:
+    """What is wrong with y or a gradient of one tiny scan, or None."""
+    inputs = _inputs(device, torch.float32)
+    wide = _inputs(device, torch.float64)
+    try:
+        y, saved = triton.slice_scan(*inputs[1:], _SLICE_SIZE, save=True)
+        got = (y, *triton.slice_scan_backward(*inputs, saved, _SLICE_SIZE))
+    except Exception as error:  # whatever a compiler or a driver may raise: the other backends still run
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    expected = (chunked.slice_scan(*wide[1:], _SLICE_SIZE), *chunked.slice_scan_backward(*wide, _SLICE_SIZE))
+    errors = [float((a - b).norm() / b.norm()) for a, b in zip(got, expected, strict=True)]
+    agree = all(error < _TOLERANCE for error in errors)  # NaN does not
+    return None if agree else f"relative errors of y and the gradients: {', '.join(f'{e:.0e}' for e in errors)}"
+
+
+def _inputs(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """A gradient of y and the inputs of ``slice_scan``: 5×7 places, two tiles of channels, odd N and R."""
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return (0.5 * torch.randn(shape, generator=random)).to(device, dtype)
+
+    channels, states, rank = 36, 5, 3
+    return (
+        normal(1, 5, 7, channels),
+        normal(1, 5, 7, channels),
+        normal(4, rank + 2 * states, channels),
+        normal(4, channels, rank),
+        normal(4, channels),
+        normal(4 * channels, states),
+        normal(4 * channels),
+    )
