@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +26,14 @@ class SegmentationData:
     """One split, decoded and resized.
 
     Attributes:
-        images: (N, H, W, 3) uint8 RGB, memory-mapped for reading.
+        images: (N, H, W, 3) uint8 RGB, or (N, H, W, 1) float32 of about 0…1 (CT slices); memory-mapped for reading.
         masks: (N, H, W) uint8 class indices; 0 and 1 when ``num_classes`` is 1.
         names: N file names without extension, in the arrays' order.
         split: train, val, search or test.
         num_classes, intensity: as in DataConfig.
     """
 
-    images: Pixels
+    images: NDArray[Any]
     masks: Pixels
     names: tuple[str, ...]
     split: str
@@ -41,6 +42,14 @@ class SegmentationData:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def picture(self, index: int) -> Pixels:
+        """Image number ``index`` for drawing: (H, W, 3) uint8, whatever the set is stored as."""
+        image = np.asarray(self.images[index])
+        if image.dtype == np.uint8:
+            return image
+        grey = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)  # cubic resizing overshoots a little
+        return np.repeat(grey, 3, axis=2)
 
 
 def load_split(

@@ -23,6 +23,10 @@ class Fault(Enum):
     TWO_MASKS = ("image with several masks", "keep one mask an image")
     TWO_IMAGES = ("several images of one name", "rename or remove all but one, as masks are matched by name")
     BROKEN = ("file that cannot be read as a picture", "replace it by an intact file")
+    NO_VOLUME = (
+        "file that does not hold a volume",
+        "give NIfTI (.nii, .nii.gz) of three dimensions, or HDF5 (.h5) with the data set 'image' of (Z, H, W)",
+    )
     SIZE = ("mask of another size than its image", "export both at the same size")
     COLOUR_MASK = ("mask in colour", "save masks with one channel that holds the class of each pixel")
     NOT_BINARY = (
