@@ -11,8 +11,12 @@ A list says which files of its folder count. Without a list all do; what the val
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from slicemamba.data.findings import BadFileError, Fault, Finding
+from slicemamba.data.isic import Pair
+from slicemamba.data.slices import count_slices
 from slicemamba.data.volumes import base_name
 from slicemamba.errors import InputError, name_some
 
@@ -32,6 +36,50 @@ def read_list(root: Path, name: str) -> list[str] | None:
             lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
             return [base_name(Path(line)).removesuffix(".npz") for line in lines if line]
     return None
+
+
+def match_synapse(root: Path) -> tuple[dict[str, list[Pair]], list[Finding]]:
+    """Slices of train and test, and of val and search where the folder tells them, each sorted; and what is wrong.
+
+    Raises:
+        InputError: a listed test volume is missing.
+    """
+    pairs: dict[str, list[Pair]] = {}
+    findings: list[Finding] = []
+    for split in ("val", "search", "train"):
+        own = root / f"{split}_npz"
+        names = read_list(root, split)
+        if split == "train" or own.is_dir() or names is not None:
+            pairs[split], missing = _slices(own if own.is_dir() else root / "train_npz", names)
+            findings += [Finding(Fault.LISTED, f"{item} (list {split})") for item in missing]
+    elsewhere = {pair.image for split in ("val", "search") for pair in pairs.get(split, [])}
+    if read_list(root, "train") is None:
+        pairs["train"] = [pair for pair in pairs["train"] if pair.image not in elsewhere]
+    pairs["test"], faults = _volume_slices(test_volumes(root))
+    findings += faults
+    findings += [Finding(Fault.NO_IMAGES, f"{split} (Synapse layout)") for split in pairs if not pairs[split]]
+    return pairs, findings
+
+
+def _slices(folder: Path, names: list[str] | None) -> tuple[list[Pair], list[str]]:
+    """Pairs of a folder of ``.npz``, and the names that are listed but not there."""
+    files = {path.stem: path for path in folder.glob("*.npz")} if folder.is_dir() else {}
+    wanted = sorted(files if names is None else set(names))
+    return [Pair(name, files[name], files[name]) for name in wanted if name in files], [
+        f"{folder.name}/{name}.npz" for name in wanted if name not in files
+    ]
+
+
+def _volume_slices(volumes: Iterable[Path]) -> tuple[list[Pair], list[Finding]]:
+    pairs, findings = [], []
+    for path in volumes:
+        try:
+            count = count_slices(path)
+        except BadFileError as error:
+            findings.append(error.finding)
+            continue
+        pairs += [Pair(f"{base_name(path)}_slice{index:03d}", path, path, index) for index in range(count)]
+    return pairs, findings
 
 
 def test_volumes(root: Path) -> list[Path]:

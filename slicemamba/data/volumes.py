@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicemamba.config import DataConfig
-from slicemamba.data.catalog import SYNTHETIC, resolve_root
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.errors import InputError
 
@@ -127,7 +126,8 @@ def find_volumes(config: DataConfig) -> list[Path]:
     Raises:
         InputError: the data set is unknown, or a volume that the list names is missing.
     """
-    from slicemamba.data.synapse import is_synapse, test_volumes  # which reads volumes in its turn
+    from slicemamba.data.catalog import SYNTHETIC, resolve_root  # these read volumes in their turn
+    from slicemamba.data.synapse import is_synapse, test_volumes
 
     config = resolve_root(config)
     if config.name == SYNTHETIC or config.root is None or not is_synapse(config.root):
@@ -190,14 +190,13 @@ def _read_hdf5(path: Path) -> Volume:
     return Volume(
         base_name(path),
         _finite(image, path),
-        None if label is None else as_classes(label, path),
+        None if label is None else _as_bytes(label, path),
         None if spacing is None else tuple(float(value) for value in spacing),  # type: ignore[arg-type]
         None if affine is None else np.asarray(affine, dtype=np.float64),
     )
 
 
-def as_classes(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
-    """Values as uint8; BadFileError unless all are whole numbers of 0…255."""
+def _as_bytes(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
     classes: NDArray[np.uint8] = values.astype(np.uint8)
     if not (classes == values).all():
         raise BadFileError(Fault.LABELS, f"{short_path(path)} (values {values.min():g} … {values.max():g})")
