@@ -62,7 +62,7 @@ def match_pairs(root: Path, split: str) -> tuple[list[Pair], list[Finding]]:
 
 
 def match_folders(image_folder: Path, mask_folder: Path, split: str) -> tuple[list[Pair], list[Finding]]:
-    """Pairs of the pictures in two folders, sorted by name, and what is wrong; an empty ``split`` is told by its name."""
+    """Pairs of the pictures in two folders, sorted by name, and what is wrong; an empty ``split`` is named."""
     images, findings = _images_by_name(_picture_files(image_folder))
     masks, orphans = _masks_by_image(_picture_files(mask_folder), images)
     if not images:

@@ -125,6 +125,13 @@ def resize_mask(mask: Pixels, size: tuple[int, int]) -> Pixels:
     return _resize(mask, size, Image.Resampling.NEAREST)
 
 
+def as_picture(image: NDArray[Any]) -> Pixels:
+    """An image for drawing: (H, W, 3) uint8 as it is; of (H, W, 1) floats 0…1 become black to white."""
+    if image.dtype == np.uint8:
+        return image
+    return _as_rgb(np.rint(np.clip(image[..., 0], 0, 1) * 255).astype(np.uint8))
+
+
 def _resize(array: Pixels, size: tuple[int, int], method: Image.Resampling) -> Pixels:
     if array.shape[:2] == size:
         return array
