@@ -64,6 +64,20 @@ def read_mask(path: Path, num_classes: int, label_map: Mapping[int, int] | None 
     return as_classes(values, short_path(path), num_classes, label_map)
 
 
+def read_mask_values(path: Path) -> NDArray[Any]:
+    """One value a pixel as stored, (H, W), whatever the values; a JPEG's colours, which compression makes, become grey.
+
+    Raises:
+        BadFileError: unreadable, or in colour and no JPEG.
+    """
+    if is_nifti(path):
+        return _nifti_slice(path)
+    picture = _decode(path)
+    if picture.format == "JPEG":
+        return np.asarray(picture.convert("L"))
+    return _mask_values(picture, path, binary=True)
+
+
 def as_classes(
     values: NDArray[Any], where: str, num_classes: int, label_map: Mapping[int, int] | None = None
 ) -> Pixels:
@@ -101,7 +115,7 @@ def read_pair_mask(pair: Pair, config: DataConfig) -> Pixels:
     return as_classes(values, short_path(pair.mask), config.num_classes, config.label_map)
 
 
-def check_same_size(pair: Pair, image: NDArray[Any], mask: Pixels) -> None:
+def check_same_size(pair: Pair, image: NDArray[Any], mask: NDArray[Any]) -> None:
     """Raises BadFileError naming both files and sizes (width×height) when image and mask differ in size."""
     if image.shape[:2] != mask.shape:
         sizes = [f"{array.shape[1]}×{array.shape[0]}" for array in (image, mask)]
