@@ -171,7 +171,10 @@ class TrainConfig(Config):
         batch_size: global batch; with several workers each takes an equal share.
         learning_rate, weight_decay: AdamW. t_max, min_learning_rate: cosine annealing, in epochs.
         clip_grad_norm: largest gradient norm; none when null.
-        augment: random flips and rotations.
+        augment: random flips and rotations, and what else has a probability below.
+        flip_probability, rotate_probability: of each flip, and of a rotation by any angle.
+        scale_probability, scale_range: of magnifying by a factor in this range. Not published, so 0.
+        intensity_probability: of each of gamma, contrast and brightness being changed. Not published, so 0.
         validate_every: epochs between two validations; the last epoch is always validated.
     """
 
@@ -185,8 +188,17 @@ class TrainConfig(Config):
     augment: bool = True
     flip_probability: Probability = 0.5
     rotate_probability: Probability = 0.5
+    scale_probability: Probability = 0.0
+    scale_range: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.4)
+    intensity_probability: Probability = 0.0
     validate_every: PositiveInt = 1
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _scales_in_order(self) -> TrainConfig:
+        if self.scale_range[0] > self.scale_range[1]:
+            raise ValueError(f"scale_range must be (smallest, largest); got {self.scale_range}")
+        return self
 
 
 def describe_errors(error: ValidationError) -> list[tuple[str, str]]:
