@@ -189,6 +189,9 @@ def _load(
         generator,
         flip_probability=config.flip_probability,
         rotate_probability=config.rotate_probability,
+        scale_probability=config.scale_probability,
+        scale_range=config.scale_range,
+        intensity_probability=config.intensity_probability,
     )
 
 
