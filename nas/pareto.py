@@ -157,7 +157,7 @@ class _Staircase:
 
     def add(self, x: float, y: float) -> None:
         place = bisect_left(self._xs, x)
-        if self._xs[place] == x and self._ys[place] <= y or self._ys[place - 1] <= y:
+        if (self._xs[place] == x and self._ys[place] <= y) or self._ys[place - 1] <= y:
             return
         left, height = x, self._ys[place - 1]
         end = place
