@@ -89,6 +89,21 @@ def crowding_distance(losses: Losses) -> npt.NDArray[np.float64]:
     return distance
 
 
+def crowded_order(losses: Losses, violations: Losses | None = None) -> npt.NDArray[np.int64]:
+    """Rows from the best to the worst as NSGA-II has it: by rank, in a rank the least crowded first.
+
+    Of rows that are alike in both the latest comes first, so that old ones make room for new ones.
+
+    Args:
+        losses, violations: as of ``nondominated_ranks``.
+    """
+    ranks = nondominated_ranks(losses, violations)
+    crowding = np.empty(len(losses))
+    for rank in range(ranks.max(initial=-1) + 1):
+        crowding[ranks == rank] = crowding_distance(losses[ranks == rank])
+    return np.lexsort((-np.arange(len(losses)), -crowding, ranks))
+
+
 def hypervolume(losses: Losses, reference: npt.ArrayLike) -> float:
     """Volume of what the rows dominate, up to the reference point; exact for any number of objectives.
 

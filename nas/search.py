@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from nas.searchers import Searcher
 from nas.study import Study, Trial, TrialState
@@ -17,7 +17,7 @@ Evaluate = Callable[[Architecture], Mapping[str, float]]
 
 
 class SearchSession:
-    """One search: fixed slicings first, then what the searcher proposes, until the budget is spent.
+    """One search: fixed slicings and a warm start first, then what the searcher proposes, until the budget is spent.
 
     Opened on a study that already has trials, it brings the searcher to the state it had by telling it all that
     happened, in the order it happened, and hands out first what was running when its process died. So a resumed search
@@ -28,7 +28,8 @@ class SearchSession:
         searcher: fresh, made with the settings of the search.
         origin: the searcher's name, for the trials' records.
         num_trials: budget; trials that failed count.
-        enqueue: architectures to evaluate first.
+        enqueue: architectures to evaluate first, the fixed slicings.
+        warm: architectures to evaluate after those, the best of an earlier search.
 
     Raises:
         InputError: the study's trials are not what this searcher proposes (other seed, settings or version).
@@ -41,13 +42,15 @@ class SearchSession:
         *,
         origin: str,
         num_trials: int,
-        enqueue: list[Architecture] | None = None,
+        enqueue: Sequence[Architecture] = (),
+        warm: Sequence[Architecture] = (),
     ) -> None:
         self._study = study
         self._searcher = searcher
         self._origin = origin
         self._num_trials = num_trials
-        self._enqueue = list(enqueue or [])[:num_trials]
+        origins = dict.fromkeys(warm, "warm") | dict.fromkeys(enqueue, "fixed")
+        self._enqueue = [(a, origins[a]) for a in dict.fromkeys([*enqueue, *warm])][:num_trials]
         self._known: set[Architecture] = set()
         self._running: dict[int, Architecture] = {}
         self._num_ended = 0
@@ -80,7 +83,7 @@ class SearchSession:
     def _next(self) -> tuple[Architecture | None, str]:
         position = len(self._known)
         if position < len(self._enqueue):
-            return self._enqueue[position], "fixed"
+            return self._enqueue[position]
         return self._searcher.ask(self._known), self._origin
 
     def _remember(self, number: int, architecture: Architecture) -> None:
