@@ -22,6 +22,10 @@ BlockField = Annotated[
     WithJsonSchema({"type": "string", "pattern": f"^({BLOCK_PATTERN})$", "examples": ["2x4"]}),
 ]
 
+Flip = Literal["horizontal", "vertical", "both"]
+COUNTED = ("dice", "miou", "sensitivity", "specificity")
+"""Objectives that are made from pixel counts alone."""
+
 SearcherName = Literal["evolution", "nsga2", "local", "regularized_evolution", "optuna_nsga2", "tpe", "random"]
 
 
@@ -50,13 +54,16 @@ class SpaceConfig(Config):
 
 
 class SupernetConfig(TrainConfig):
-    """Single-path training of the supernet: one uniformly drawn architecture a step, the same on all workers.
+    """Single-path training of the supernet: one drawn architecture a step, the same on all workers.
 
     Attributes:
+        sampling: ``uniform`` draws every block's choice at random (published); ``fair`` trains every choice of every
+            block exactly once in as many steps as there are choices (strict fairness, FairNAS, arXiv 1907.01845).
         num_val_architectures: architectures drawn once from ``seed`` that are validated beside the fixed slicings,
             so that epochs are compared on the same architectures.
     """
 
+    sampling: Literal["uniform", "fair"] = "uniform"
     num_val_architectures: Annotated[int, Field(ge=0)] = 4
 
 
@@ -70,6 +77,18 @@ class WarmStart(Config):
 
     study: Annotated[str, Field(min_length=1)]
     top: PositiveInt = 10
+
+
+class RacingConfig(Config):
+    """When a candidate is given up before all images were seen (see ``nas.racing``).
+
+    Attributes:
+        confidence: that one given up would not have been a parent (``evolution``) or on the front (other searchers).
+        min_images: images that every candidate is scored on; one looks after each batch from then on.
+    """
+
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.99
+    min_images: Annotated[int, Field(ge=5)] = 10
 
 
 class SearchConfig(Config):
@@ -92,6 +111,15 @@ class SearchConfig(Config):
         warm_start: architectures of an earlier search to evaluate after those.
         random_baseline: after the search, evaluate as many random architectures, to tell what the search was worth.
         batch_size: images a forward pass of the evaluation.
+        flips: each image is scored as it is and in these mirrored forms too, and the pixel counts are added up.
+        precision: of the forward pass. ``bf16`` is taken only if it is shown to rank slicings as ``float32`` does,
+            and else refused with a warning.
+        racing: gives up candidates that fall behind; null scores every one on all images (published). For objectives
+            that are made from pixel counts: dice, miou, sensitivity, specificity.
+        image_cache_mb: of ready input images kept on a worker's device; a split that needs more is made ready anew for
+            each candidate.
+        activation_cache_mb: of activations kept on a worker's device, so that a candidate starts at the first block in
+            which it differs from an earlier one; changes no score. 0 keeps none.
         latency: ``measured`` for each candidate, or summed from a ``table`` of each block and choice, timed once.
         latency_batch_size: images a timed forward pass, on the device of the search workers at the data's image size.
         latency_repeats: timed forward passes; the shortest is reported.
@@ -110,6 +138,11 @@ class SearchConfig(Config):
     warm_start: WarmStart | None = None
     random_baseline: bool = False
     batch_size: PositiveInt = 16
+    flips: tuple[Flip, ...] = ()
+    precision: Literal["float32", "bf16"] = "float32"
+    racing: RacingConfig | None = None
+    image_cache_mb: Annotated[int, Field(ge=0)] = 1024
+    activation_cache_mb: Annotated[int, Field(ge=0)] = 1024
     latency: Literal["measured", "table"] = "measured"
     latency_batch_size: PositiveInt = 1
     latency_repeats: PositiveInt = 10
@@ -124,6 +157,14 @@ class SearchConfig(Config):
     def _consistent(self) -> SearchConfig:
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
             raise ValueError("objectives need at least one name, none of them twice")
+        if len(set(self.flips)) != len(self.flips):
+            raise ValueError("flips must not name one twice")
+        uncounted = [name for name in self.objectives if name not in COUNTED]
+        if self.racing is not None and uncounted:
+            raise ValueError(
+                f"racing compares pixel counts, so objectives can be {', '.join(COUNTED)} only; got "
+                f"{', '.join(uncounted)}; leave them out or set racing to null"
+            )
         if self.num_parents > self.population_size:
             raise ValueError(
                 f"num_parents ({self.num_parents}) must not exceed population_size ({self.population_size})"

@@ -61,8 +61,8 @@ def nondominated_ranks(losses: Losses, violations: Losses | None = None) -> npt.
         dominates = less | (equal & dominates)
     ranks = np.full(len(losses), -1)
     rank = 0
-    while (left := ranks < 0).any():
-        ranks[left & ~dominates[left].any(axis=0)] = rank
+    while len(left := np.flatnonzero(ranks < 0)):
+        ranks[left[~dominates[np.ix_(left, left)].any(axis=0)]] = rank
         rank += 1
     return ranks
 

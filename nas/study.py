@@ -34,7 +34,10 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class TrialState(str, Enum):
-    """RUNNING trials of a dead process are evaluated again; INFEASIBLE ones gave values that are not finite."""
+    """RUNNING trials of a dead process are evaluated again; INFEASIBLE ones gave values that are not finite.
+
+    PRUNED ones were given up by racing: no result, as they have not seen all images.
+    """
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -54,6 +57,8 @@ class Trial(BaseModel):
         asked_after: how many trials had ended when this one was asked for. ended_as: how many when it ended.
             Together they tell the order of events, which is all that is needed to bring a searcher back to its state.
         seconds: wall time of the evaluation in its worker.
+        reference: numbers of the trials it races against (``nas.racing``), fixed when it was asked for.
+        work: what the evaluation took: ``images`` scored, ``blocks_computed``, ``blocks_reused``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,6 +73,8 @@ class Trial(BaseModel):
     asked_after: int
     ended_as: int | None = None
     seconds: float | None = None
+    reference: tuple[int, ...] = ()
+    work: dict[str, int] = {}
     started_at: datetime | None = None
     ended_at: datetime | None = None
 
@@ -155,28 +162,48 @@ class Study:
             )
         return study_id
 
-    def start(self, architecture: Architecture, *, origin: str, asked_after: int) -> Trial:
+    def start(
+        self, architecture: Architecture, *, origin: str, asked_after: int, reference: tuple[int, ...] = ()
+    ) -> Trial:
         """Writes a RUNNING trial."""
         template = create_trial(
             state=OptunaState.RUNNING,
             params=dict(zip(self._distributions, map(format_block, architecture.blocks()), strict=True)),
             distributions=dict(self._distributions),
-            user_attrs={"architecture": str(architecture), "origin": origin, "asked_after": asked_after},
+            user_attrs={
+                "architecture": str(architecture),
+                "origin": origin,
+                "asked_after": asked_after,
+                "reference": list(reference),
+            },
         )
         trial_id = self._storage.create_new_trial(self._study_id, template)
         return to_trial(self._storage.get_trial(trial_id))
 
-    def complete(self, number: int, metrics: Mapping[str, float], *, ended_as: int, seconds: float | None) -> Trial:
+    def complete(
+        self,
+        number: int,
+        metrics: Mapping[str, float],
+        *,
+        ended_as: int,
+        seconds: float | None,
+        work: Mapping[str, int] | None = None,
+    ) -> Trial:
         """Ends a trial with its metrics; INFEASIBLE when one of them is not finite."""
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
             reason = ", ".join(f"{name} = {metrics[name]}" for name in bad)
             return self.fail(number, f"not finite: {reason}", ended_as=ended_as, infeasible=True)
-        outcome = {"metrics": dict(metrics), "ended_as": ended_as, "seconds": seconds}
+        outcome = {"metrics": dict(metrics), "ended_as": ended_as, "seconds": seconds, "work": dict(work or {})}
         values = [metrics[name] for name in self.objectives]
         if self.constraints:
             outcome["violation"] = violation(metrics, self.constraints)
         return self._end(number, OptunaState.COMPLETE, outcome, values)
+
+    def prune(self, number: int, *, ended_as: int, seconds: float | None, work: Mapping[str, int]) -> Trial:
+        """Ends a trial that racing has given up; ``work["images"]`` says after how many images."""
+        outcome = {"ended_as": ended_as, "seconds": seconds, "work": dict(work)}
+        return self._end(number, OptunaState.PRUNED, outcome, None)
 
     def fail(self, number: int, reason: str, *, ended_as: int, infeasible: bool = False) -> Trial:
         """Ends a trial without values."""
@@ -234,6 +261,8 @@ def to_trial(frozen: FrozenTrial) -> Trial:
         asked_after=attrs["asked_after"],
         ended_as=outcome.get("ended_as"),
         seconds=outcome.get("seconds"),
+        reference=tuple(attrs.get("reference", ())),
+        work=outcome.get("work", {}),
         started_at=_utc(frozen.datetime_start),
         ended_at=_utc(frozen.datetime_complete),
     )

@@ -1,7 +1,8 @@
 """Local search: climbs by single blocks, and starts anew from a random architecture at the top.
 
 With one objective it is the hill climbing that is hard to beat on architecture benchmarks (White et al. 2021, arXiv
-2005.02960); with several, the frontier of the climb takes the best one's place (Pareto local search, Paquete et al. 2004).
+2005.02960); with several, the frontier of the climb takes the best one's place (Pareto local search, Paquete et al.
+2004).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """NSGA-II without generations: each result changes the population at once, so that no worker ever waits.
 
-Ranks, crowding and constrained domination are those of NSGA-II (Deb et al. 2002); a child takes the worst member's place
-as soon as it is told (steady state, Nebro and Durillo 2009).
+Ranks, crowding and constrained domination are those of NSGA-II (Deb et al. 2002); a child takes the worst member's
+place as soon as it is told (steady state, Nebro and Durillo 2009).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class NSGA2Searcher:
 
     def _select(self) -> Architecture:
         """The better of two drawn members."""
-        pair = self._rng.integers(len(self._population), size=2)
-        return self._population[min(pair, key=lambda member: self._order[member])]
+        pair = self._rng.integers(len(self._population), size=2).tolist()
+        return self._population[min(pair, key=self._order.__getitem__)]
 
     def _unknown_neighbour(self, known: Collection[Architecture]) -> Architecture | None:
         """Children keep coming out as known ones: a step away from a good member instead."""
