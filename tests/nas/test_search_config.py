@@ -54,7 +54,7 @@ def test_options_survive_json(config: Config) -> None:
         (SpaceConfig, {"choices": ["2x2"]}, "", "at least two different slice sizes; got 2x2"),
         (SpaceConfig, {"choices": []}, "", "got none"),
         (SpaceConfig, {"weight_sharing": "both"}, "/weight_sharing", "'separate' or 'shared'"),
-        (SearchConfig, {"searcher": "grid"}, "/searcher", "'evolution', 'nsga2', 'tpe' or 'random'"),
+        (SearchConfig, {"searcher": "grid"}, "/searcher", "'optuna_nsga2', 'tpe' or 'random'"),
         (SearchConfig, {"objectives": ["dice", "auc"]}, "/objectives/1", "got 'auc'"),
         (SearchConfig, {"objectives": []}, "", "objectives need at least one name"),
         (SearchConfig, {"objectives": ["dice", "dice"]}, "", "none of them twice"),
