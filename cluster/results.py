@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +21,7 @@ from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
 from slicemamba.architecture import Architecture, format_slice_size
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
+from slicemamba.data.digests import digest_splits
 from slicemamba.evaluation.evaluate import evaluate, trivial_baselines
 from slicemamba.evaluation.figures import save_predictions
 from slicemamba.evaluation.metrics import METRICS_VERSION
@@ -55,6 +57,7 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
         "pareto": [_row(trial) for trial in front],
         "fixed": {_slicing(trial): _row(trial) for trial in _completed(trials) if trial.origin == "fixed"},
         "random": None,
+        "splits": digest_splits(job.data, cache_dir)[0],
         "evaluation_seconds": sum(trial.seconds or 0.0 for trial in [*trials, *random]),
     }
     if random:
@@ -85,8 +88,22 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,
+        "commit": _commit(),
         "cluster": {name: total for name, total in cluster_resources().items() if name in ("CPU", "GPU", "memory")},
     }
+
+
+def _commit() -> str | None:
+    """The commit of the code where it runs from a checkout; ``-dirty`` when files differ from it."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):  # no git here
+        return None
+    return done.stdout.strip() or None
 
 
 def _history(run: RunFolder, phase: str) -> dict[str, Any]:

@@ -9,6 +9,10 @@
   supernet/        weights.safetensors, config.json, history.json of the trained supernet
   retrained/       the same of the retrained winner
   result.json      Pareto frontier, comparison, test scores; written last
+  report.html      all of it as one page that needs nothing else
+  scores/          <study>/<number>.npz: pixel counts of each image, for trials that have them
+  audit.json       how far the result can be trusted; of ``slicemamba audit``
+  audit/           its own config.json, status.json and events.jsonl; retrained/NN/ networks trained for it
   *.png, predictions/
 """
 
@@ -26,7 +30,7 @@ from pydantic import BaseModel, ConfigDict
 
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
-PHASES = ("check", "supernet", "search", "random", "retrain", "evaluate")
+PHASES = ("check", "supernet", "search", "random", "retrain", "evaluate", "audit_search", "audit_front", "audit_retrain")
 
 
 class Progress(BaseModel):
@@ -75,6 +79,10 @@ class RunFolder:
     def study_name(self, kind: str) -> str:
         """Name of the study ``search`` or ``random``; in a database, which runs share, after the run's folder."""
         return kind if isinstance(self.study_location, Path) else f"{self.path}/{kind}"
+
+    def counts_path(self, kind: str, number: int) -> Path:
+        """Where the pixel counts of a trial's images are: ``counts`` (N, K, 4) and ``names``."""
+        return self.path / "scores" / kind / f"{number:05d}.npz"
 
     @property
     def result_path(self) -> Path:

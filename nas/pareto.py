@@ -55,3 +55,9 @@ def crowding_distance(losses: Losses) -> npt.NDArray[np.float64]:
         if count:
             distance[order[[0, -1]]] = np.inf
     return distance
+
+
+def hypervolume(points: Losses, reference: Losses) -> float:
+    """tmp"""
+    from optuna._hypervolume import compute_hypervolume
+    return float(compute_hypervolume(points, reference))
