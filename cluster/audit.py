@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cluster.config import SearchJob, differing_fields, parse_job
+from cluster.config import SearchJob, differing_fields
 from cluster.connect import ray_cluster
 from cluster.driver import only_driver
+from cluster.report import finished_search, write_report
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
 from nas.audit import AuditConfig, hypervolume_curves
@@ -71,17 +72,6 @@ def run_audit(
         return _conclude(job, run, folder, settings, audit)
 
 
-def finished_search(run: RunFolder) -> SearchJob:
-    """The job of a finished search run. Raises InputError when the folder holds none."""
-    values = run.read_json("config.json")
-    if values is None or run.read_json("result.json") is None:
-        raise InputError(f"{run.path} holds no finished run; give the folder of a search that has ended")
-    job = parse_job(values, source=str(run.config_path))
-    if not isinstance(job, SearchJob):
-        raise InputError(f"{run.path} is a {job.kind} run; give the folder of a search")
-    return job
-
-
 def _refuse_other_settings(folder: RunFolder, settings: AuditConfig) -> None:
     before = folder.read_json("config.json")
     fields = [] if before is None else differing_fields(before, settings.model_dump(mode="json"))
@@ -92,9 +82,7 @@ def _refuse_other_settings(folder: RunFolder, settings: AuditConfig) -> None:
         )
 
 
-def _audit(
-    job: SearchJob, run: RunFolder, folder: RunFolder, settings: AuditConfig, cache_dir: Path
-) -> dict[str, Any]:
+def _audit(job: SearchJob, run: RunFolder, folder: RunFolder, settings: AuditConfig, cache_dir: Path) -> dict[str, Any]:
     # Imported here, so that a fault in the input is told without waiting for torch.
     from cluster.audit_training import front_scores, retrained_scores
 
@@ -187,7 +175,6 @@ def _conclude(
     job: SearchJob, run: RunFolder, folder: RunFolder, settings: AuditConfig, audit: dict[str, Any]
 ) -> dict[str, Any]:
     from cluster.audit_verdict import conclude
-    from cluster.report import write_report
 
     if not audit["retrained"]:
         raise RunFailedError("no network could be trained for the audit")

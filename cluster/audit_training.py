@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,7 +107,7 @@ def save_arrays(path: Path, **arrays: npt.NDArray[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.npz")
     np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def plan_trainings(job: SearchJob, settings: AuditConfig, best: Trial, pool: Sequence[Trial]) -> list[Training]:
@@ -142,7 +141,10 @@ def retrained_scores(
     """Trains and scores what is planned, then the best and its rival from further seeds; and what follows from it."""
     metric = primary_metric(job.search.objectives)
     # The search's record of an architecture goes before the random search's, so that its trial number is told.
-    pool = {**known, **{t.architecture: t for t in find_trials(open_storage(run.study_location), run.study_name("search"))}}
+    pool = {
+        **known,
+        **{t.architecture: t for t in find_trials(open_storage(run.study_location), run.study_name("search"))},
+    }
     plan = plan_trainings(job, settings, best, list(pool.values()))
     work = _Trainings(job, run, folder, settings, cache_dir)
     folder.emit("phase", phase="audit_retrain")
@@ -208,7 +210,9 @@ class _Trainings:
                 self.failures[one.place] = str(error)
                 return None
             workers = self._job.resources.train
-            task = ray.remote(_count_splits).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="audit evaluate")
+            task = ray.remote(_count_splits).options(
+                num_cpus=workers.cpus, num_gpus=workers.gpus, name="audit evaluate"
+            )
             save_arrays(
                 scores, **ray.get(task.remote(self._job.data, network, self._cache_dir, job.retrain.batch_size))
             )

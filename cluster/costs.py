@@ -35,8 +35,8 @@ def device_hours(job: SearchJob, run: RunFolder, trials: Iterable[Trial]) -> dic
     """
     workers = job.resources.train.num_workers
     wall = phase_seconds(run)
-    hours = {name: wall[name] * workers / 3600 for name in ("supernet", "retrain", "audit_retrain") if name in wall}
-    hours |= {name: wall[name] / 3600 for name in ("evaluate", "audit_front") if name in wall}
+    shares = {"supernet": workers, "retrain": workers, "audit_retrain": workers, "evaluate": 1, "audit_front": 1}
+    hours = {name: wall[name] * share / 3600 for name, share in shares.items() if name in wall}
     return hours | {"candidates": sum(trial.seconds or 0.0 for trial in trials) / 3600}
 
 

@@ -16,7 +16,6 @@ import torch
 from cluster.config import Job, RetrainJob, SearchJob, SupernetJob
 from cluster.connect import cluster_resources
 from cluster.run_folder import RunFolder
-from nas.report import plot_pareto, plot_slicing
 from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
 from slicemamba.architecture import Architecture, format_slice_size
 from slicemamba.config import DataConfig
@@ -47,8 +46,6 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
     storage = open_storage(run.study_location)
     trials, random = (find_trials(storage, run.study_name(kind)) for kind in ("search", "random"))
     front = pareto_front(trials, objectives)
-    plot_pareto(run.path / "pareto.png", trials, objectives, random=random)
-    plot_slicing(run.path / "slicing.png", front, job.search_space)
     result = _header(job) | {
         "objectives": list(objectives),
         "supernet": _history(run, "supernet"),
@@ -63,7 +60,20 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
     if random:
         random_front = pareto_front(random, objectives)
         result["random"] = {"best": _row(random_front[0]), "pareto": [_row(trial) for trial in random_front]}
-    return result | ({} if network is None else _scores(job, run, network, cache_dir))
+    result |= {} if network is None else _scores(job, run, network, cache_dir)
+    _report(job, run, result)
+    return result
+
+
+def _report(job: SearchJob, run: RunFolder, result: dict[str, Any]) -> None:
+    """Writes the report; what goes wrong there must not cost a run its result."""
+    from cluster.report import write_report_of
+
+    try:
+        write_report_of(run, job, result)
+    except Exception as error:
+        run.emit("warning", phase="evaluate", message=f"no report: {type(error).__name__}: {error}")
+        print(f"warning: the report could not be written ({error}); `slicemamba report` tries again", flush=True)
 
 
 def _header(job: Job) -> dict[str, Any]:
@@ -139,7 +149,11 @@ def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir
     scores, trivial = ray.get(task.remote(job.data, folder, run.path, cache_dir, job.retrain.batch_size))
     architecture = read_card(folder).architecture
     return {
-        "retrained": {"architecture": architecture, "scores": scores, **_history(run, "retrain")},
+        "retrained": {
+            "architecture": architecture,
+            "scores": scores,
+            **_history(run, "retrain"),
+        },
         "trivial": trivial,
     }
 

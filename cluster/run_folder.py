@@ -30,7 +30,17 @@ from pydantic import BaseModel, ConfigDict
 
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
-PHASES = ("check", "supernet", "search", "random", "retrain", "evaluate", "audit_search", "audit_front", "audit_retrain")
+PHASES = (
+    "check",
+    "supernet",
+    "search",
+    "random",
+    "retrain",
+    "evaluate",
+    "audit_search",
+    "audit_front",
+    "audit_retrain",
+)
 
 
 class Progress(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -83,21 +84,22 @@ def print_audit(console: Console, audit: Mapping[str, Any]) -> None:
 
 def _trained(audit: Mapping[str, Any]) -> Table:
     title = OBJECTIVES[audit["metric"]].title
-    table = Table("why", "seed", f"{title}: supernet", "search", "test", "95 % interval", title="Trained from scratch")
-    table.add_column("slicing", overflow="fold")
+    table = Table("network", "why", "seed", f"{title}: supernet", "search", "test", title="Trained from scratch")
     for row in audit["retrained"]:
         supernet = "–" if row["supernet"] is None else f"{row['supernet']:.4f}"
-        scores = ["failed", "", escape(row["error"] or "")]
+        scores = ["failed", escape(row["error"] or "")]
         if "test" in row:
             test = row["test"]
-            scores = [f"{row['search']['value']:.4f}", f"{test['value']:.4f}", f"{test['low']:.4f}–{test['high']:.4f}"]
-        table.add_row(", ".join(row["roles"]), str(row["seed"]), supernet, *scores, row["architecture"])
+            scores = [f"{row['search']['value']:.4f}", f"{test['value']:.4f} ({test['low']:.3f}–{test['high']:.3f})"]
+        table.add_row(Path(row["folder"]).name, ", ".join(row["roles"]), str(row["seed"]), supernet, *scores)
     return table
 
 
 def _front_ties(audit: Mapping[str, Any]) -> Table:
     metric = audit["metric"]
-    table = Table("trial", OBJECTIVES[metric].title, "95 % interval", "against the best", "", title="Frontier, search split")
+    table = Table(
+        "trial", OBJECTIVES[metric].title, "95 % interval", "against the best", "", title="Frontier, search split"
+    )
     for row in audit["front"]["members"]:
         own, against = row["intervals"][metric], row["difference_to_best"]
         table.add_row(

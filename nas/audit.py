@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from scipy import stats
@@ -24,6 +25,7 @@ from nas.objectives import OBJECTIVES
 from nas.pareto import hypervolume, pareto_mask
 from nas.study import Trial, TrialState
 from slicemamba.config import Config
+from slicemamba.evaluation.metrics import summarize
 from slicemamba.evaluation.statistics import CONFIDENCE, bootstrap_samples, percentile_interval
 
 Floats = NDArray[np.float64]
@@ -184,7 +186,9 @@ def difference(
     return _estimate(float(value), sides[0] - sides[1], confidence)
 
 
-def front_intervals(front: Sequence[Counts], metrics: Sequence[str], primary: str, seed: int = 0) -> list[dict[str, Any]]:
+def front_intervals(
+    front: Sequence[Counts], metrics: Sequence[str], primary: str, seed: int = 0
+) -> list[dict[str, Any]]:
     """For each member of a front: its scores with intervals, and its difference to the first, the best.
 
     A member is a tie when the interval of that difference holds 0. These intervals are widened for the number of
@@ -215,10 +219,6 @@ def counted(metrics: Sequence[str]) -> list[str]:
 
 
 def _whole(counts: Counts, metric: str) -> float:
-    import torch
-
-    from slicemamba.evaluation.metrics import summarize
-
     return summarize(torch.from_numpy(np.asarray(counts, dtype=np.int64)))[metric]
 
 

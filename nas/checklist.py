@@ -72,7 +72,12 @@ def checklist(facts: RunFacts) -> list[Item]:
             "yes",
             f"{', '.join(facts.baselines)}: same supernet, splits, epochs and code",
         ),
-        (COMPARISON, "Are train, val, search and test disjoint?", "yes" if facts.disjoint else "no", "hashes of images"),
+        (
+            COMPARISON,
+            "Are train, val, search and test disjoint?",
+            "yes" if facts.disjoint else "no",
+            "hashes of images",
+        ),
         (COMPARISON, "Were confounders held fixed (hardware, versions)?", "yes", f"one run: {facts.environment}"),
         (COMPARISON, "Were parts of the method taken out to see what they are worth?", "no", "not part of an audit"),
         (COMPARISON, "Was everything evaluated by one protocol?", "yes", "the metrics contract, docs/metrics.md"),

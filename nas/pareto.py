@@ -60,4 +60,5 @@ def crowding_distance(losses: Losses) -> npt.NDArray[np.float64]:
 def hypervolume(points: Losses, reference: Losses) -> float:
     """tmp"""
     from optuna._hypervolume import compute_hypervolume
+
     return float(compute_hypervolume(points, reference))

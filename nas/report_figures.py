@@ -120,12 +120,12 @@ def front_figure(
     data = [points(others) | {"name": "random search", "marker": {"color": RANDOM, "size": 7, "symbol": "x-thin-open"}}]
     data = data * bool(others) + [search | {"meta": "grows"}]
     if fixed:
-        squares = {"mode": "markers+text", "texttemplate": "%{customdata}", "textposition": "top right"}
+        squares: Spec = {"mode": "markers+text", "texttemplate": "%{customdata}", "textposition": "top right"}
         squares |= {"customdata": [fixed_label(t) for t in fixed], "name": "fixed slicing"}
         data.append(points(fixed) | squares | {"marker": {"color": FIXED, "size": 10, "symbol": "square"}})
         if x == "number":
             data[-1]["x"] = [place[t.number] for t in fixed]
-    steps = []
+    steps: list[Spec] = []
     for count in steps_of(len(done), generation):
         members = _front(done[:count], objectives)
         shown = points(members) | {"x": [place[t.number] for t in members]} if x == "number" else points(members)
@@ -134,7 +134,13 @@ def front_figure(
         steps.append({"label": f"{count} evaluations", "count": count, "fields": fields})
     if steps:
         marker = {"color": SURFACE, "size": 10, "line": {"color": FRONT, "width": 2.5}}
-        front = {"name": "Pareto-optimal", "type": "scatter", "mode": "markers", "hoverinfo": "text", "marker": marker}
+        front: Spec = {
+            "name": "Pareto-optimal",
+            "type": "scatter",
+            "mode": "markers",
+            "hoverinfo": "text",
+            "marker": marker,
+        }
         data.append({**front, **steps[-1]["fields"], "meta": "stepped"})
     labels = ("evaluation", title_of(y)) if x == "number" else (title_of(x), title_of(y))
     return {"data": data, "layout": _layout(*labels), "steps": steps}
@@ -207,7 +213,7 @@ def slicing_figure(trials: Sequence[Trial], best: Trial, space: SearchSpace, gen
     genes = np.array([space.encode(Architecture.parse(t.architecture)) for t in done])
     labels = [format_slice_size(size) for size in space.choices]
     stops = steps_of(len(done), generation)
-    steps = []
+    steps: list[Spec] = []
     for start, end in zip([0, *stops], stops, strict=False):
         share = np.stack([(genes[start:end] == choice).mean(axis=0) for choice in range(len(labels))])
         name = f"evaluations {start + 1} to {end}"
@@ -219,15 +225,10 @@ def slicing_figure(trials: Sequence[Trial], best: Trial, space: SearchSpace, gen
         "colorbar": {"title": {"text": "share", "side": "right"}, "thickness": 10, "outlinewidth": 0},
         "hovertemplate": "block %{x}, %{y}: %{z:.0%}<extra></extra>",
     }  # fmt: skip
-    frames = [
-        {"type": "rect", "x0": b - 0.5, "x1": b + 0.5, "y0": c - 0.5, "y1": c + 0.5, "line": {"color": FRONT, "width": 2}}
-        for b, c in enumerate(space.encode(Architecture.parse(best.architecture)))
-    ]
+    genes_of_best = space.encode(Architecture.parse(best.architecture))
+    frames = [_shape("rect", b - 0.5, b + 0.5, c - 0.5, c + 0.5, FRONT, 2) for b, c in enumerate(genes_of_best)]
     edges = np.cumsum(space.depths)
-    lines = [
-        {"type": "line", "x0": e - 0.5, "x1": e - 0.5, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": TEXT, "width": 1}}
-        for e in edges[:-1].tolist()
-    ]
+    lines = [_shape("line", e - 0.5, e - 0.5, 0, 1, TEXT, 1) | {"yref": "paper"} for e in edges[:-1].tolist()]
     notes = [
         {"x": float(end - depth / 2 - 0.5), "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False,
          "text": name, "font": {"size": 11}}
@@ -238,6 +239,10 @@ def slicing_figure(trials: Sequence[Trial], best: Trial, space: SearchSpace, gen
     for axis in ("xaxis", "yaxis"):
         layout[axis] |= {"type": "category", "showgrid": False, "ticks": ""}
     return {"data": [heat], "layout": layout, "steps": steps}
+
+
+def _shape(kind: str, x0: float, x1: float, y0: float, y1: float, colour: str, width: float) -> Spec:
+    return {"type": kind, "x0": x0, "x1": x1, "y0": y0, "y1": y1, "line": {"color": colour, "width": width}}
 
 
 def effects(trials: Sequence[Trial], space: SearchSpace, metric: str) -> list[list[tuple[float, float, int] | None]]:
@@ -323,11 +328,12 @@ def parallel_figure(trials: Sequence[Trial], space: SearchSpace, objectives: Seq
     layout = _layout("", "", 420)
     layout["xaxis"] |= {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": -35}
     layout["yaxis"] |= {"tickvals": [(i + 0.5) / len(labels) for i in range(len(labels))], "ticktext": labels}
-    layout["yaxis"] |= {"range": [-0.04, 1.04], "showgrid": False}
+    layout["yaxis"] |= {"range": [-0.08, 1.08], "showgrid": False}
+    note = {"showarrow": False, "font": {"size": 11}}
     layout["annotations"] = [
-        {"x": len(stages) + i, "y": y, "text": f"{value:.3g}", "showarrow": False, "yanchor": anchor, "font": {"size": 11}}
+        {**note, "x": len(stages) + i, "y": y, "text": f"{value:.3g}", "yanchor": anchor}
         for i, name in enumerate(objectives)
-        for y, value, anchor in ((1, _best_first(name, scale[name])[0], "bottom"), (0, _best_first(name, scale[name])[1], "top"))
+        for y, anchor, value in zip((1, 0), ("bottom", "top"), _best_first(name, scale[name]), strict=True)
     ]
     return {"data": data, "layout": layout}
 
@@ -380,7 +386,7 @@ def ranking_figure(retrained: Sequence[Mapping[str, Any]], metric: str) -> Spec:
                         "arrayminus": [row["test"]["value"] - row["test"]["low"] for row in rows],
                     },
                     "marker": {"color": colour, "symbol": symbol, "size": 13 if kind == "best" else 9},
-                    "text": [f"{', '.join(row['roles'])}<br>{row['architecture'].replace('|', '<br>')}" for row in rows],
+                    "text": ["<br>".join([", ".join(row["roles"]), *row["architecture"].split("|")]) for row in rows],
                     "hoverinfo": "text+x+y",
                 }
             )  # fmt: skip

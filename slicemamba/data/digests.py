@@ -30,9 +30,7 @@ def split_digest(digests: list[str]) -> str:
     return hashlib.blake2b("".join(sorted(digests)).encode(), digest_size=16).hexdigest()
 
 
-def shared_images(
-    splits: Mapping[str, SegmentationData], digests: Mapping[str, list[str]]
-) -> list[tuple[str, str]]:
+def shared_images(splits: Mapping[str, SegmentationData], digests: Mapping[str, list[str]]) -> list[tuple[str, str]]:
     """Pairs of ``split/name`` of equal images that are in different splits.
 
     Args:
