@@ -36,7 +36,7 @@ Word = Literal["supported", "weak", "not supported"]
 MIN_ARCHITECTURES = 8  # below, an interval of a rank correlation says nothing
 MIN_TEST_IMAGES = 20  # below, percentile intervals are too narrow
 MIN_SEEDS = 3  # trainings of the best and of its rival; random searches
-RANK_RESAMPLES = 2000
+RANK_RESAMPLES = 1000
 _COUNTED = ("dice", "miou", "sensitivity", "specificity")  # scores that follow from per-image counts
 
 

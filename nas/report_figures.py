@@ -30,6 +30,7 @@ CHOICES = (TRIALS, FRONT, FIXED, SAMPLED, "#e69f00", "#56b4e9", RANDOM)
 _BAND = "rgba(153,153,153,0.28)"
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x")
 _MAX_STEPS, _MAX_LINES = 40, 300
+_TIMES = (("seconds", 1), ("minutes", 60), ("hours", 3600))
 
 
 def completed(trials: Sequence[Trial]) -> list[Trial]:
@@ -120,7 +121,12 @@ def front_figure(
     data = [points(others) | {"name": "random search", "marker": {"color": RANDOM, "size": 7, "symbol": "x-thin-open"}}]
     data = data * bool(others) + [search | {"meta": "grows"}]
     if fixed:
-        squares: Spec = {"mode": "markers+text", "texttemplate": "%{customdata}", "textposition": "top right"}
+        squares: Spec = {
+            "mode": "markers+text",
+            "texttemplate": "%{customdata}",
+            "textposition": "top right",
+            "cliponaxis": False,
+        }
         squares |= {"customdata": [fixed_label(t) for t in fixed], "name": "fixed slicing"}
         data.append(points(fixed) | squares | {"marker": {"color": FIXED, "size": 10, "symbol": "square"}})
         if x == "number":
@@ -130,16 +136,14 @@ def front_figure(
         members = _front(done[:count], objectives)
         shown = points(members) | {"x": [place[t.number] for t in members]} if x == "number" else points(members)
         bars = {f"error_{axis}": _bars(members, name, intervals) for axis, name in (("x", x), ("y", y))}
-        fields = {key: shown[key] for key in ("x", "y", "text")} | bars
+        fields = {key: shown[key] for key in ("x", "y", "text")} | bars | {"marker": _rings(len(members))}
         steps.append({"label": f"{count} evaluations", "count": count, "fields": fields})
     if steps:
-        marker = {"color": SURFACE, "size": 10, "line": {"color": FRONT, "width": 2.5}}
         front: Spec = {
             "name": "Pareto-optimal",
             "type": "scatter",
             "mode": "markers",
             "hoverinfo": "text",
-            "marker": marker,
         }
         data.append({**front, **steps[-1]["fields"], "meta": "stepped"})
     labels = ("evaluation", title_of(y)) if x == "number" else (title_of(x), title_of(y))
@@ -150,6 +154,17 @@ def _front(trials: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
     mask = pareto_mask(loss_matrix([trial.metrics for trial in trials], objectives))
     members = [trial for trial, keep in zip(trials, mask, strict=True) if keep]
     return sorted(members, key=lambda trial: loss_matrix([trial.metrics], objectives)[0].tolist())
+
+
+def _rings(count: int) -> Spec:
+    """A star for the best, which comes first, and rings for the others."""
+    rest = count - 1
+    return {
+        "color": [FRONT, *[SURFACE] * rest],
+        "symbol": ["star", *["circle"] * rest],
+        "size": [15, *[10] * rest],
+        "line": {"color": FRONT, "width": 2.5},
+    }
 
 
 def _bars(members: Sequence[Trial], name: str, intervals: Mapping[int, Mapping[str, Mapping[str, float]]]) -> Spec:
@@ -177,13 +192,16 @@ def hypervolume_figure(curves: Mapping[str, Sequence[float]]) -> Spec:
         length = min(map(len, random))
         rows = np.array([curve[:length] for curve in random])
         x = list(range(1, length + 1))
-        line = {"type": "scatter", "mode": "lines", "x": x}
+        line = {"type": "scatter", "mode": "lines", "x": x, "line": {"shape": "hv"}}
         if len(random) > 1:
-            edge = {"line": {"width": 0}, "hoverinfo": "skip"}
+            edge = {"line": {"width": 0, "shape": "hv"}, "hoverinfo": "skip"}
             data.append({**line, **edge, "y": rows.max(axis=0).tolist(), "showlegend": False})
             band = {"fill": "tonexty", "fillcolor": _BAND, "name": f"random search, range of {len(random)} seeds"}
             data.append({**line, **edge, "y": rows.min(axis=0).tolist(), **band})
-        mean = {"name": "random search" + (", mean" if len(random) > 1 else ""), "line": {"color": RANDOM, "width": 2}}
+        mean = {
+            "name": "random search" + (", mean" if len(random) > 1 else ""),
+            "line": {"color": RANDOM, "width": 2, "shape": "hv"},
+        }
         data.append({**line, "y": rows.mean(axis=0).tolist(), **mean})
     own = list(curves["search"])
     step = {"type": "scatter", "mode": "lines", "line": {"color": TRIALS, "width": 2.5, "shape": "hv"}}
@@ -196,15 +214,20 @@ def hypervolume_figure(curves: Mapping[str, Sequence[float]]) -> Spec:
 
 
 def time_figure(trials: Sequence[Trial], curve: Sequence[float]) -> Spec | None:
-    """Hypervolume against wall time since the first candidate, in minutes; None where times are not known."""
+    """Hypervolume against wall time since the first candidate, None where times are not known."""
     ended = sorted((t for t in trials if t.ended), key=lambda t: t.ended_as or 0)
     starts = [t.started_at for t in ended if t.started_at]
-    if not starts or len(ended) != len(curve) or any(t.ended_at is None for t in ended):
+    ends = [t.ended_at for t in ended if t.ended_at]
+    if not starts or len(ends) != len(ended) or len(ended) != len(curve):
         return None
-    minutes = [(t.ended_at - min(starts)).total_seconds() / 60 for t in ended if t.ended_at]
+    seconds = [(end - min(starts)).total_seconds() for end in ends]
+    unit, size = next((one for one in _TIMES if max(seconds) < 120 * one[1]), _TIMES[-1])
     line = {"color": TRIALS, "width": 2.5, "shape": "hv"}
-    data = [{"type": "scatter", "mode": "lines", "x": minutes, "y": list(curve), "name": "search", "line": line}]
-    return {"data": data, "layout": _layout("minutes since the first candidate", "hypervolume", 300)}
+    x, y = [0.0, *(value / size for value in seconds)], [0.0, *curve]
+    data = [{"type": "scatter", "mode": "lines", "x": x, "y": y, "name": "search", "line": line}]
+    layout = _layout(f"{unit} since the first candidate", "hypervolume", 300)
+    layout["xaxis"] |= {"rangemode": "tozero"}
+    return {"data": data, "layout": layout}
 
 
 def slicing_figure(trials: Sequence[Trial], best: Trial, space: SearchSpace, generation: int | None) -> Spec:
