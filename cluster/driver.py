@@ -18,6 +18,7 @@ from cluster.connect import cluster_resources, ray_cluster, shortage
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
 from nas.config import SearchConfig
+from nas.racing import Leaders
 from nas.search import SearchSession
 from nas.searchers import make_searcher
 from nas.study import Study, Trial, TrialState, pareto_front
@@ -100,16 +101,12 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
     supernet = _once(run, "supernet", "supernet", lambda: ray_train.train_supernet(job, run, cache_dir))
     if isinstance(job, SupernetJob):
         return results.supernet(job, run)
-    study = _search(job, run, cache_dir, supernet, SEARCH, job.search)
+    config = _with_proven_precision(job, run, cache_dir, supernet)
+    study = _search(job, run, cache_dir, supernet, SEARCH, config)
     if job.search.random_baseline:
-        _search(
-            job,
-            run,
-            cache_dir,
-            supernet,
-            RANDOM,
-            job.search.model_copy(update={"searcher": "random", "evaluate_fixed": False}),
-        )
+        # Scored in full: what a search is compared with shows how scores are spread, not the best one alone.
+        plain = {"searcher": "random", "evaluate_fixed": False, "racing": None}
+        _search(job, run, cache_dir, supernet, RANDOM, config.model_copy(update=plain))
     front = pareto_front(study.trials(), study.objectives)
     if not front:
         raise RunFailedError(f"none of the candidates could be evaluated; the first: {study.trials()[0].error}")
@@ -128,6 +125,32 @@ def _once(run: RunFolder, phase: str, folder: str, train: Callable[[], Path]) ->
     return train()
 
 
+def _with_proven_precision(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path) -> SearchConfig:
+    """The search's settings, with float32 in place of a precision that does not rank slicings as float32 does.
+
+    Decided once in a run and kept in its folder, so that a resumed search goes on in the same precision.
+    """
+    from cluster import ray_tune
+    from nas.precision import REQUIRED_TAU
+
+    if job.search.precision == "float32":
+        return job.search
+    found = run.read_json("precision.json")
+    if found is None:
+        tau = ray_tune.agreement_of_precision(job, supernet, cache_dir)
+        found = {"asked": job.search.precision, "kendall_tau": tau, "required_tau": REQUIRED_TAU}
+        run.write_json("precision.json", found)
+    if found["kendall_tau"] >= REQUIRED_TAU:
+        return job.search
+    message = (
+        f"{job.search.precision} is not used: Kendall's tau between its ranking of slicings and float32's is "
+        f"{found['kendall_tau']:.3f}, less than {REQUIRED_TAU}; the search goes on in float32"
+    )
+    run.emit("warning", phase=SEARCH, message=message)
+    print(f"warning: {message}", flush=True)
+    return job.search.model_copy(update={"precision": "float32"})
+
+
 def _search(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path, name: str, config: SearchConfig) -> Study:
     from cluster import ray_tune
 
@@ -140,9 +163,11 @@ def _search(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path, nam
         origin=config.searcher,
         num_trials=config.num_trials,
         enqueue=space.fixed() if config.evaluate_fixed else [],
+        leaders=Leaders(config) if config.racing else None,
     )
     progress = _SearchProgress(run, name, study, config)
-    ray_tune.search(job, session, supernet, run, cache_dir, name=name, on_trial=progress)
+    settled = job.model_copy(update={"search": config})
+    ray_tune.search(settled, session, supernet, run, cache_dir, name=name, on_trial=progress)
     return study
 
 
@@ -162,7 +187,7 @@ class _SearchProgress:
         if trial.state is TrialState.COMPLETED:
             self._front = pareto_front([*self._front, trial], self._config.objectives)
         fields = {"number": trial.number, "state": trial.state.value, "architecture": trial.architecture}
-        self._run.emit("trial", phase=self._phase, **fields, metrics=trial.metrics, error=trial.error)
+        self._run.emit("trial", phase=self._phase, **fields, metrics=trial.metrics, error=trial.error, work=trial.work)
         self._show()
 
     def _show(self) -> None:
@@ -170,6 +195,7 @@ class _SearchProgress:
         if self._front:
             first = self._config.objectives[0]
             metrics[f"best_{first}"] = self._front[0].metrics[first]
+        metrics |= _savings(self._trials)
         self._run.emit(
             "progress",
             phase=self._phase,
@@ -178,3 +204,11 @@ class _SearchProgress:
             unit="trials",
             metrics=metrics,
         )
+
+
+def _savings(trials: list[Trial]) -> dict[str, float]:
+    """Share of the blocks that were taken from earlier candidates, and trials given up, if any."""
+    reused = sum(trial.work.get("blocks_reused", 0) for trial in trials)
+    blocks = reused + sum(trial.work.get("blocks_computed", 0) for trial in trials)
+    pruned = sum(trial.state is TrialState.PRUNED for trial in trials)
+    return ({"reused": reused / blocks} if blocks else {}) | ({"pruned": pruned} if pruned else {})

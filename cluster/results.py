@@ -16,8 +16,9 @@ import torch
 from cluster.config import Job, RetrainJob, SearchJob, SupernetJob
 from cluster.connect import cluster_resources
 from cluster.run_folder import RunFolder
+from nas.sampling import PathSampler
 from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
-from slicemamba.architecture import Architecture, format_slice_size
+from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
 from slicemamba.data.digests import digest_splits
@@ -32,7 +33,7 @@ _PACKAGES = ("slicemamba-nas", "torch", "ray", "optuna", "numpy", "medpy")
 
 def supernet(job: SupernetJob, run: RunFolder) -> dict[str, Any]:
     """Result of a supernet job."""
-    return _header(job) | {"supernet": _history(run, "supernet")}
+    return _header(job) | {"supernet": _supernet_history(job, run)}
 
 
 def retrained(job: RetrainJob, run: RunFolder, network: Path, cache_dir: Path) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
     front = pareto_front(trials, objectives)
     result = _header(job) | {
         "objectives": list(objectives),
-        "supernet": _history(run, "supernet"),
+        "supernet": _supernet_history(job, run),
         "trials": dict(Counter(trial.state.value for trial in trials)),
         "best": _row(front[0]),
         "pareto": [_row(trial) for trial in front],
@@ -125,6 +126,15 @@ def _history(run: RunFolder, phase: str) -> dict[str, Any]:
     return {"best_epoch": best, "epochs": rows}
 
 
+def _supernet_history(job: SupernetJob | SearchJob, run: RunFolder) -> dict[str, Any]:
+    """Epoch reports, and how often each block's choices were trained: a row for each block, by slice size."""
+    history = _history(run, "supernet")
+    num_steps = history["epochs"][-1]["step"] if history["epochs"] else 0
+    counts = PathSampler(job.search_space, job.supernet.sampling, job.supernet.seed).update_counts(num_steps)
+    names = [format_block(block) for block in job.space.choices]
+    return history | {"updates": [dict(zip(names, row, strict=True)) for row in counts.tolist()]}
+
+
 def _completed(trials: Iterable[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.state is TrialState.COMPLETED]
 
@@ -134,7 +144,7 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 
 def _slicing(trial: Trial) -> str:
-    return format_slice_size(next(Architecture.parse(trial.architecture).blocks()))
+    return format_block(next(Architecture.parse(trial.architecture).blocks()))
 
 
 def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir: Path) -> dict[str, Any]:

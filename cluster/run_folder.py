@@ -6,6 +6,8 @@
   events.jsonl     one event a line, only ever appended
   search.journal   the study (Optuna journal): studies "search" and "random"
   .ray/            checkpoints and other state of Ray Train and Tune
+  precision.json   whether bf16 ranked slicings as float32 did, where a search asked for bf16
+  scores/<study>/  pixel counts of each image, a file a trial: <number>.npz with counts (N, K, 4) and names
   supernet/        weights.safetensors, config.json, history.json of the trained supernet
   retrained/       the same of the retrained winner
   result.json      Pareto frontier, comparison, test scores; written last
@@ -91,7 +93,7 @@ class RunFolder:
         return kind if isinstance(self.study_location, Path) else f"{self.path}/{kind}"
 
     def counts_path(self, kind: str, number: int) -> Path:
-        """Where the pixel counts of a trial's images are: ``counts`` (N, K, 4) and ``names``."""
+        """Pixel counts of a trial of the study ``search`` or ``random``, written by the worker that evaluated it."""
         return self.path / "scores" / kind / f"{number:05d}.npz"
 
     @property
