@@ -166,7 +166,7 @@ def plot_effects(
         found = [(block, one) for block, one in enumerate(row) if one is not None]
         x = [block + 1 + (choice - (num - 1) / 2) * 0.7 / num for block, _ in found]
         means, halves = [one[0] for _, one in found], [one[1] for _, one in found]
-        axes.errorbar(x, means, halves, fmt="o", ms=4, lw=1, label=format_slice_size(size))
+        axes.errorbar(x, means, halves, fmt="o", ms=4, lw=1, label=format_block(size))
     axes.set_xticks(range(1, space.num_blocks + 1))
     axes.set_xlabel("block")
     axes.set_ylabel(f"mean {OBJECTIVES[metric].title} of candidates with it")

@@ -19,7 +19,7 @@ from nas.objectives import OBJECTIVES, loss_matrix
 from nas.pareto import pareto_mask
 from nas.space import SearchSpace
 from nas.study import Trial, TrialState
-from slicemamba.architecture import Architecture, format_slice_size
+from slicemamba.architecture import Architecture, format_block
 
 Spec = dict[str, Any]
 
@@ -47,7 +47,7 @@ def title_of(name: str) -> str:
 
 def fixed_label(trial: Trial) -> str:
     """The slice size of a fixed slicing."""
-    return format_slice_size(next(Architecture.parse(trial.architecture).blocks()))
+    return format_block(next(Architecture.parse(trial.architecture).blocks()))
 
 
 def stage_names(space: SearchSpace) -> list[str]:
@@ -234,7 +234,7 @@ def slicing_figure(trials: Sequence[Trial], best: Trial, space: SearchSpace, gen
     """Share of each slice size in each block among the candidates of a generation; the best's slicing framed."""
     done = completed(trials)
     genes = np.array([space.encode(Architecture.parse(t.architecture)) for t in done])
-    labels = [format_slice_size(size) for size in space.choices]
+    labels = [format_block(size) for size in space.choices]
     stops = steps_of(len(done), generation)
     steps: list[Spec] = []
     for start, end in zip([0, *stops], stops, strict=False):
@@ -301,7 +301,7 @@ def effects_figure(trials: Sequence[Trial], space: SearchSpace, metric: str) -> 
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": format_slice_size(size),
+                "name": format_block(size),
                 "x": [b + 1 + (c - (num - 1) / 2) * 0.7 / num for b, _ in found],
                 "y": [mean - overall for _, (mean, _, _) in found],
                 "error_y": {"type": "data", "array": [half for _, (_, half, _) in found], "thickness": 1.2, "width": 0},
@@ -325,7 +325,7 @@ def parallel_figure(trials: Sequence[Trial], space: SearchSpace, objectives: Seq
     done = completed(trials)
     ranked = sorted(done, key=lambda t: (loss_matrix([t.metrics], objectives)[0].tolist(), t.number), reverse=True)
     kept = [ranked[i] for i in np.unique(np.linspace(0, len(ranked) - 1, min(_MAX_LINES, len(ranked))).astype(int))]
-    stages, labels = stage_names(space), [format_slice_size(size) for size in space.choices]
+    stages, labels = stage_names(space), [format_block(size) for size in space.choices]
     names = [*stages, *(title_of(name) for name in objectives)]
     scale = {name: _range([t.metrics[name] for t in done]) for name in objectives}
     groups = np.array_split(np.arange(len(kept)), min(4, len(kept)))

@@ -26,6 +26,7 @@ from nas.objectives import OBJECTIVES, loss_matrix
 from nas.report_figures import Spec, completed
 from nas.space import SearchSpace
 from nas.study import Trial, TrialState, pareto_front
+from slicemamba.architecture import format_block
 
 _TEMPLATE = "report.html.j2"
 _SCORES = ("dice", "miou", "hd95", "sensitivity", "specificity", "accuracy")
@@ -297,11 +298,10 @@ def _effects_in_words(trials: Sequence[Trial], space: SearchSpace, metric: str) 
     table = figures.effects(trials, space, metric)
     means = [(one[0], c, b) for c, row in enumerate(table) for b, one in enumerate(row) if one is not None]
     (high, c, b), (low, d, e) = max(means), min(means)
-    from slicemamba.architecture import format_slice_size
 
     return (
-        f"Dot plot with intervals; the highest mean, {high:.4f}, has {format_slice_size(space.choices[c])} in block "
-        f"{b + 1}, the lowest, {low:.4f}, {format_slice_size(space.choices[d])} in block {e + 1}."
+        f"Dot plot with intervals; the highest mean, {high:.4f}, has {format_block(space.choices[c])} in block "
+        f"{b + 1}, the lowest, {low:.4f}, {format_block(space.choices[d])} in block {e + 1}."
     )
 
 
