@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from nas.config import SearchConfig, SpaceConfig, SupernetConfig
 from nas.space import SearchSpace
-from slicemamba.architecture import Architecture
+from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import Config, DataConfig, ModelConfig, TrainConfig, override, read_yaml, validate
 from slicemamba.errors import InputError
 
@@ -52,6 +52,16 @@ class _Job(Config):
     model: ModelConfig = ModelConfig()
     space: SpaceConfig = SpaceConfig()
     resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="after")
+    def _choices_fit(self) -> _Job:
+        for block in self.space.choices:
+            if block.d_state > self.model.d_state or block.expand > self.model.expand:
+                raise ValueError(
+                    f"space.choices: {format_block(block)} exceeds model.d_state ({self.model.d_state}) or "
+                    f"model.expand ({self.model.expand}); a choice may be smaller than the model, not larger"
+                )
+        return self
 
     @property
     def search_space(self) -> SearchSpace:

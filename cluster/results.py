@@ -17,7 +17,7 @@ from cluster.connect import cluster_resources
 from cluster.run_folder import RunFolder
 from nas.report import plot_pareto, plot_slicing
 from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
-from slicemamba.architecture import Architecture, format_slice_size
+from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
 from slicemamba.evaluation.evaluate import evaluate, trivial_baselines
@@ -107,7 +107,7 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 
 def _slicing(trial: Trial) -> str:
-    return format_slice_size(next(Architecture.parse(trial.architecture).blocks()))
+    return format_block(next(Architecture.parse(trial.architecture).blocks()))
 
 
 def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir: Path) -> dict[str, Any]:

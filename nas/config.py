@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, WithJsonSchema, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt, WithJsonSchema, model_validator
 
 from nas.objectives import ObjectiveName
-from slicemamba.architecture import SliceSize, format_slice_size, parse_slice_size
+from slicemamba.architecture import BLOCK_PATTERN, Block, as_block, format_block, parse_block
 from slicemamba.config import Config, Probability, TrainConfig
 
 
-def _to_slice_size(value: object) -> object:
-    return parse_slice_size(value) if isinstance(value, str) else parse_slice_size("x".join(map(str, _sequence(value))))
+def _to_block(value: object) -> Block:
+    return as_block(value) if isinstance(value, (list, tuple)) else parse_block(str(value))
 
 
-def _sequence(value: object) -> list[object]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-SliceSizeField = Annotated[
-    SliceSize,
-    BeforeValidator(_to_slice_size),
-    PlainSerializer(format_slice_size, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^[1-9]\d*x[1-9]\d*$", "examples": ["2x4"]}),
+BlockField = Annotated[
+    Block,
+    PlainValidator(_to_block),
+    PlainSerializer(format_block, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": f"^({BLOCK_PATTERN})$", "examples": ["2x4"]}),
 ]
 
 SearcherName = Literal["evolution", "nsga2", "tpe", "random"]
@@ -33,12 +29,14 @@ class SpaceConfig(Config):
     """The slicings to choose from.
 
     Attributes:
-        choices: slice sizes ``MxN`` open to every block; the published ones by default.
+        choices: slice sizes ``MxN`` open to every block; the published ones by default. With ``-`` among them a block
+            may be left out (elastic depth); ``2x4n8`` has 8 states and ``2x4e1`` an inner width of once its channels,
+            at most as many as the model's, so that architectures differ in cost.
         weight_sharing: ``separate`` gives every choice of a block weights of its own (published); ``shared`` gives all
             choices of a block one set of weights, a quarter of the memory with four choices.
     """
 
-    choices: tuple[SliceSizeField, ...] = ((2, 2), (2, 4), (4, 2), (4, 4))
+    choices: tuple[BlockField, ...] = (Block(2, 2), Block(2, 4), Block(4, 2), Block(4, 4))
     weight_sharing: Literal["separate", "shared"] = "separate"
 
     @model_validator(mode="after")
@@ -46,7 +44,7 @@ class SpaceConfig(Config):
         if len(set(self.choices)) != len(self.choices) or len(self.choices) < 2:
             raise ValueError(
                 "choices need at least two different slice sizes; got "
-                + (", ".join(map(format_slice_size, self.choices)) or "none")
+                + (", ".join(map(format_block, self.choices)) or "none")
             )
         return self
 

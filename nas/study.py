@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict
 from nas.objectives import OBJECTIVES, loss_matrix
 from nas.pareto import pareto_mask
 from nas.space import SearchSpace
-from slicemamba.architecture import Architecture, format_slice_size
+from slicemamba.architecture import Architecture, format_block
 from slicemamba.errors import InputError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -100,12 +100,12 @@ class Study:
         self.objectives = objectives
         self._storage = open_storage(location)
         self._distributions = {
-            f"block_{i:02d}": CategoricalDistribution([format_slice_size(size) for size in space.choices])
+            f"block_{i:02d}": CategoricalDistribution([format_block(size) for size in space.choices])
             for i in range(1, space.num_blocks + 1)
         }
         meta = {
             "objectives": list(objectives),
-            "choices": [format_slice_size(size) for size in space.choices],
+            "choices": [format_block(size) for size in space.choices],
             "depths": list(space.depths),
             "searcher": searcher,
         }
@@ -138,7 +138,7 @@ class Study:
         """Writes a RUNNING trial."""
         template = create_trial(
             state=OptunaState.RUNNING,
-            params=dict(zip(self._distributions, map(format_slice_size, architecture.blocks()), strict=True)),
+            params=dict(zip(self._distributions, map(format_block, architecture.blocks()), strict=True)),
             distributions=dict(self._distributions),
             user_attrs={"architecture": str(architecture), "origin": origin, "asked_after": asked_after},
         )

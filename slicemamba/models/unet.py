@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slicemamba.architecture import Architecture, SliceSize
+from slicemamba.architecture import SKIP, Architecture, Block
 from slicemamba.config import ModelConfig
 from slicemamba.errors import InputError
-from slicemamba.models.bss import S3Block
+from slicemamba.models.bss import S3Block, SkippedBlock
 from slicemamba.models.layers import PatchEmbed, PatchExpand, PatchMerging
 
-BlockFactory = Callable[[int, float], nn.Module]  # (channels, drop path rate) → module with forward(x, slice_size)
+BlockFactory = Callable[[int, float], nn.Module]  # (channels, drop path rate) → module with forward(x, block)
 
 
 class Stage(nn.Module):
@@ -34,11 +34,11 @@ class Stage(nn.Module):
         self.upsample = upsample
         self.downsample = downsample
 
-    def forward(self, x: Tensor, slice_sizes: Sequence[SliceSize]) -> Tensor:
+    def forward(self, x: Tensor, architecture: Sequence[Block]) -> Tensor:
         if self.upsample is not None:
             x = self.upsample(x)
-        for block, slice_size in zip(self.blocks, slice_sizes, strict=True):
-            x = block(x, slice_size)
+        for module, block in zip(self.blocks, architecture, strict=True):
+            x = module(x, block)
         return x if self.downsample is None else self.downsample(x)
 
 
@@ -48,7 +48,7 @@ class SliceUNet(nn.Module):
     Args:
         config: widths, depths and block settings.
         num_classes: channels of the logits; 1 for binary segmentation.
-        make_block: makes the block for a width and a drop path rate.
+        make_block: makes the block for a width and a drop path rate; called in forward order.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int, make_block: BlockFactory) -> None:
@@ -95,7 +95,7 @@ class SliceUNet(nn.Module):
 
         Args:
             image: (B, 1 or 3, H, W), any H and W; edges are repeated up to a multiple of ``stride`` and cropped again.
-            architecture: slice sizes of all blocks.
+            architecture: what each block takes.
 
         Returns:
             Logits (B, num_classes, H, W).
@@ -111,11 +111,11 @@ class SliceUNet(nn.Module):
         x = self.patch_embed(self._prepare(image))
         encoder, decoder = architecture.stages[: len(self.layers)], architecture.stages[len(self.layers) :]
         skips = []
-        for stage, slice_sizes in zip(self.layers, encoder, strict=True):
+        for stage, blocks in zip(self.layers, encoder, strict=True):
             skips.append(x)
-            x = stage(x, slice_sizes)
-        for i, (stage, slice_sizes) in enumerate(zip(self.layers_up, decoder, strict=True)):
-            x = stage(x if i == 0 else x + skips[-i], slice_sizes)
+            x = stage(x, blocks)
+        for i, (stage, blocks) in enumerate(zip(self.layers_up, decoder, strict=True)):
+            x = stage(x if i == 0 else x + skips[-i], blocks)
         logits: Tensor = self.final_conv(self.final_up(x).permute(0, 3, 1, 2))
         return logits[..., : image.shape[2], : image.shape[3]].contiguous()
 
@@ -132,9 +132,10 @@ class SliceMambaUNet(SliceUNet):
     """A network with one fixed slicing, ``architecture``; 35.80 M parameters at the published widths."""
 
     def __init__(self, config: ModelConfig, num_classes: int, architecture: Architecture) -> None:
-        super().__init__(config, num_classes, block_factory(config))
         if architecture.depths != config.depths:
             raise InputError(f"architecture has stages of depths {architecture.depths}, the network {config.depths}")
+        blocks = architecture.blocks()
+        super().__init__(config, num_classes, lambda dim, drop_path: make_block(config, dim, drop_path, next(blocks)))
         self.architecture = architecture
 
     def forward(self, image: Tensor) -> Tensor:
@@ -142,13 +143,18 @@ class SliceMambaUNet(SliceUNet):
         return self.run(image, self.architecture)
 
 
-def block_factory(config: ModelConfig) -> Callable[[int, float], S3Block]:
-    """Makes S³ blocks of the configuration's settings."""
-
-    def make(dim: int, drop_path: float) -> S3Block:
-        return S3Block(dim, drop_path=drop_path, d_state=config.d_state, expand=config.expand, d_conv=config.d_conv)
-
-    return make
+def make_block(config: ModelConfig, dim: int, drop_path: float, block: Block | None = None) -> S3Block | SkippedBlock:
+    """An S³ block of the configuration's settings, as large as ``block`` needs."""
+    if block == SKIP:
+        return SkippedBlock()
+    d_state, expand = (block.d_state, block.expand) if block else (0, 0)
+    return S3Block(
+        dim,
+        drop_path=drop_path,
+        d_state=d_state or config.d_state,
+        expand=expand or config.expand,
+        d_conv=config.d_conv,
+    )
 
 
 def _rates(largest: float, depths: Sequence[int], *, falling: bool = False) -> list[list[float]]:

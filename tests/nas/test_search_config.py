@@ -8,13 +8,14 @@ import pytest
 
 from nas.config import SearchConfig, SpaceConfig, SupernetConfig
 from nas.objectives import OBJECTIVES
+from slicemamba.architecture import SKIP, Block
 from slicemamba.config import Config, validate
 from slicemamba.errors import InputError
 
 
 def test_defaults_are_the_published_search() -> None:
     search = SearchConfig()
-    assert SpaceConfig().choices == ((2, 2), (2, 4), (4, 2), (4, 4))
+    assert [block.slice_size for block in SpaceConfig().choices] == [(2, 2), (2, 4), (4, 2), (4, 4)]
     assert SpaceConfig().weight_sharing == "separate"
     assert (search.population_size, search.num_parents, search.num_mutations, search.num_crossovers) == (50, 10, 25, 25)
     assert search.num_trials == 20 * search.population_size
@@ -25,8 +26,14 @@ def test_defaults_are_the_published_search() -> None:
 @pytest.mark.parametrize("values", [["2x4", "3x5"], [[2, 4], [3, 5]], ((2, 4), "3x5")])
 def test_choices_are_written_as_text_or_pairs(values: Any) -> None:
     space = SpaceConfig(choices=values)
-    assert space.choices == ((2, 4), (3, 5))
+    assert space.choices == (Block(2, 4), Block(3, 5))
     assert space.model_dump(mode="json")["choices"] == ["2x4", "3x5"]
+
+
+def test_choices_may_be_smaller_blocks_and_none() -> None:
+    space = SpaceConfig(choices=("2x2", "4x4n8e1", "-"))  # type: ignore[arg-type]
+    assert space.choices == (Block(2, 2), Block(4, 4, 8, 1), SKIP)
+    assert SpaceConfig.model_validate_json(space.model_dump_json()) == space
 
 
 @pytest.mark.parametrize(
@@ -40,8 +47,8 @@ def test_options_survive_json(config: Config) -> None:
     ("schema", "values", "pointer", "said"),
     [
         (SpaceConfig, {"choices": ["2x2", "0x2"]}, "/choices/1", "slice size must look like '2x4'"),
-        (SpaceConfig, {"choices": ["2x2", [2]]}, "/choices/1", "got '2'"),
-        (SpaceConfig, {"choices": ["2x2", [2, 2.5]]}, "/choices/1", "got '2x2.5'"),
+        (SpaceConfig, {"choices": ["2x2", [2]]}, "/choices/1", "got (2,)"),
+        (SpaceConfig, {"choices": ["2x2", [2, 2.5]]}, "/choices/1", "got (2, 2.5)"),
         (SpaceConfig, {"choices": ["2x2", None]}, "/choices/1", "got 'None'"),
         (SpaceConfig, {"choices": ["2x2", "2x2"]}, "", "at least two different slice sizes; got 2x2, 2x2"),
         (SpaceConfig, {"choices": ["2x2"]}, "", "at least two different slice sizes; got 2x2"),
