@@ -21,6 +21,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from cluster.config import Job, RetrainJob, SearchJob, parse_job
 from cluster.run_folder import RunFolder
 from nas.evaluator import mean_scores
+from nas.sampling import PathSampler
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
 from slicemamba.config import TrainConfig
@@ -120,9 +121,6 @@ def _worker(config: dict[str, Any]) -> None:
     val = load_split(job.data, "val", Path(config["cache"]))
     reporter = _Reporter(RunFolder(Path(config["run"])), config["phase"])
 
-    def draw(rng: Any) -> Architecture:
-        return job.search_space.sample(rng)
-
     fit(
         network,
         data,
@@ -130,9 +128,14 @@ def _worker(config: dict[str, Any]) -> None:
         validate=_validator(job, network, val, settings),
         on_epoch=reporter.on_epoch,
         on_step=reporter.on_step,
-        draw=draw if architecture is None else None,
+        draw=_sampler(job) if architecture is None else None,
         state=_resume(),
     )
+
+
+def _sampler(job: Job) -> PathSampler:
+    assert not isinstance(job, RetrainJob)
+    return PathSampler(job.search_space, job.supernet.sampling, job.supernet.seed)
 
 
 def _settings(job: Job, architecture: Architecture | None) -> TrainConfig:

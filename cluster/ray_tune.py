@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import ray
 import torch
 from ray import tune
 from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
@@ -23,7 +24,10 @@ from ray.tune.search import Searcher as TuneSearcher
 from cluster.config import SearchJob, parse_job
 from cluster.connect import cluster_resources
 from cluster.run_folder import RunFolder
+from nas.counts import load_counts, save_counts
 from nas.evaluator import Evaluator
+from nas.latency import LatencyTable
+from nas.precision import ranking_agreement
 from nas.search import SearchSession
 from nas.study import Trial
 from slicemamba.architecture import Architecture
@@ -35,16 +39,27 @@ Weights = dict[str, npt.NDArray[Any]]
 
 
 class SlicingTrial(tune.Trainable):  # type: ignore[misc]
-    """One evaluating worker. It keeps supernet and images, and gets a new slicing by ``reset_config``."""
+    """One evaluating worker. It keeps supernet, images and activations, and gets a new slicing by ``reset_config``."""
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], *, weights: Weights, card: str, job: dict[str, Any], cache_dir: str
+        self,
+        config: dict[str, Any],
+        *,
+        weights: Weights,
+        card: str,
+        job: dict[str, Any],
+        cache_dir: str,
+        run_path: str,
+        study: str,
+        latencies: dict[str, Any] | None = None,
     ) -> None:
         spec = parse_job(job)
         assert isinstance(spec, SearchJob)
-        device = torch.device("cuda" if spec.resources.search.gpus and torch.cuda.is_available() else "cpu")
-        supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(device)
-        self._evaluate = Evaluator(supernet, load_split(spec.data, "search", Path(cache_dir)), spec.search)
+        supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(_device(spec))
+        table = None if latencies is None else LatencyTable.model_validate(latencies)
+        self._evaluator = Evaluator(supernet, load_split(spec.data, "search", Path(cache_dir)), spec.search, table)
+        self._run = RunFolder(Path(run_path))
+        self._study = study
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The new slicing is in ``self.config``; nothing else changes."""
@@ -53,10 +68,13 @@ class SlicingTrial(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         started = time.perf_counter()
         try:
-            metrics = self._evaluate(Architecture.parse(self.config["architecture"]))
+            references = [load_counts(self._run.counts_path(self._study, n)) for n in self.config["reference"]]
+            evaluation = self._evaluator.score(Architecture.parse(self.config["architecture"]), references)
         except RuntimeError as error:  # out of memory and the like are the candidate's fault, not the worker's
             return {"failure": f"{type(error).__name__}: {error}", tune.result.DONE: True}
-        return {"metrics": metrics, "seconds": time.perf_counter() - started, tune.result.DONE: True}
+        save_counts(self._run.counts_path(self._study, self.config["number"]), evaluation)
+        outcome = {"pruned": evaluation.pruned, "metrics": evaluation.metrics, "work": evaluation.work}
+        return outcome | {"seconds": time.perf_counter() - started, tune.result.DONE: True}
 
     def __repr__(self) -> str:
         return f"trial {self.config['number']} {self.config['architecture']}"
@@ -88,17 +106,18 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
         if trial is None:
             return TuneSearcher.FINISHED if self._session.finished else None
         self._numbers[trial_id] = trial.number
-        return {"number": trial.number, "architecture": trial.architecture}
+        return {"number": trial.number, "architecture": trial.architecture, "reference": list(trial.reference)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self._numbers.pop(trial_id, None)
         if number is None:
             return
         result = result or {}
-        # Tune hands results over with nested keys joined by "/".
-        metrics = {key.removeprefix("metrics/"): result[key] for key in result if key.startswith("metrics/")}
-        if metrics:
-            self._on_trial(self._session.tell(number, metrics, result["seconds"]))
+        metrics, work = _nested(result, "metrics"), _nested(result, "work")
+        if result.get("pruned"):
+            self._on_trial(self._session.prune(number, result["seconds"], work))
+        elif metrics:
+            self._on_trial(self._session.tell(number, metrics, result["seconds"], work))
         else:
             reason = result.get("failure", "the worker died while evaluating it; see Ray's logs")
             self._on_trial(self._session.fail(number, str(reason)))
@@ -110,6 +129,19 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
         """Nothing to restore."""
 
 
+def _weights(supernet_dir: Path) -> Weights:
+    return {key: value.numpy() for key, value in read_state(supernet_dir / "weights.safetensors").items()}
+
+
+def _device(job: SearchJob) -> torch.device:
+    return torch.device("cuda" if job.resources.search.gpus and torch.cuda.is_available() else "cpu")
+
+
+def _nested(result: dict[str, Any], name: str) -> dict[str, Any]:
+    """One of the dictionaries in a result, which Tune hands over with nested keys joined by "/"."""
+    return {key.removeprefix(f"{name}/"): value for key, value in result.items() if key.startswith(f"{name}/")}
+
+
 def search(
     job: SearchJob,
     session: SearchSession,
@@ -119,24 +151,29 @@ def search(
     *,
     name: str,
     on_trial: Callable[[Trial], None],
+    latencies: dict[str, Any] | None = None,
 ) -> None:
     """Runs a session to its end on Ray.
 
     Args:
         job: the job. session: of the study to fill. supernet_dir: the trained supernet.
-        name: of the Tune experiment. on_trial: called in this process with each ended trial.
+        name: of the study in the run's folder, and of the Tune experiment.
+        on_trial: called in this process with each ended trial.
+        latencies: of ``measure_latencies``, when the job asks for the table.
     """
     if session.finished:
         return
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns that trials left no result files: none are wanted
-    workers = job.resources.search
-    weights = {key: value.numpy() for key, value in read_state(supernet_dir / "weights.safetensors").items()}
+    workers, weights = job.resources.search, _weights(supernet_dir)
     trainable = tune.with_parameters(
         SlicingTrial,
         weights=weights,
         card=read_card(supernet_dir).model_dump_json(),
         job=job.model_dump(mode="json"),
         cache_dir=str(cache_dir),
+        run_path=str(run.path),
+        study=name,
+        latencies=latencies,
     )
     Tuner(
         tune.with_resources(trainable, {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})),
@@ -155,6 +192,42 @@ def search(
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
         ),
     ).fit()
+
+
+def agreement_of_precision(job: SearchJob, supernet_dir: Path, cache_dir: Path) -> float:
+    """``ranking_agreement`` of ``job.search.precision`` with float32, measured on a worker as the search will use."""
+    workers = job.resources.search
+    task = ray.remote(_agreement).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="precision")
+    card = read_card(supernet_dir).model_dump_json()
+    tau: float = ray.get(task.remote(_weights(supernet_dir), card, job.model_dump(mode="json"), str(cache_dir)))
+    return tau
+
+
+def _agreement(weights: Weights, card: str, job: dict[str, Any], cache_dir: str) -> float:
+    spec = parse_job(job)
+    assert isinstance(spec, SearchJob)
+    supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(_device(spec))
+    data = load_split(spec.data, "search", Path(cache_dir))
+    return ranking_agreement(supernet, data, spec.search, spec.search_space)
+
+
+def measure_latencies(job: SearchJob, supernet_dir: Path, cache_dir: Path) -> dict[str, Any]:
+    """The table of latencies, a ``LatencyTable`` as JSON, measured on a worker as the search will use."""
+    workers = job.resources.search
+    task = ray.remote(_latencies).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="latencies")
+    card = read_card(supernet_dir).model_dump_json()
+    table: dict[str, Any] = ray.get(
+        task.remote(_weights(supernet_dir), card, job.model_dump(mode="json"), str(cache_dir))
+    )
+    return table
+
+
+def _latencies(weights: Weights, card: str, job: dict[str, Any], cache_dir: str) -> dict[str, Any]:
+    spec = parse_job(job)
+    assert isinstance(spec, SearchJob)
+    supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(_device(spec))
+    evaluator = Evaluator(supernet, load_split(spec.data, "search", Path(cache_dir)), spec.search)
+    return evaluator.measure_latencies().model_dump(mode="json")
 
 
 def num_search_workers(job: SearchJob) -> int:

@@ -16,6 +16,7 @@ from cluster.config import Job, RetrainJob, SearchJob, SupernetJob
 from cluster.connect import cluster_resources
 from cluster.run_folder import RunFolder
 from nas.report import plot_pareto, plot_slicing
+from nas.sampling import PathSampler
 from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
 from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import DataConfig
@@ -31,7 +32,7 @@ _PACKAGES = ("slicemamba-nas", "torch", "ray", "optuna", "numpy", "medpy")
 
 def supernet(job: SupernetJob, run: RunFolder) -> dict[str, Any]:
     """Result of a supernet job."""
-    return _header(job) | {"supernet": _history(run, "supernet")}
+    return _header(job) | {"supernet": _supernet_history(job, run)}
 
 
 def retrained(job: RetrainJob, run: RunFolder, network: Path, cache_dir: Path) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
     plot_slicing(run.path / "slicing.png", front, job.search_space)
     result = _header(job) | {
         "objectives": list(objectives),
-        "supernet": _history(run, "supernet"),
+        "supernet": _supernet_history(job, run),
         "trials": dict(Counter(trial.state.value for trial in trials)),
         "best": _row(front[0]),
         "pareto": [_row(trial) for trial in front],
@@ -96,6 +97,15 @@ def _history(run: RunFolder, phase: str) -> dict[str, Any]:
     validated = [row for row in rows if "val_dice" in row]
     best = max(validated, key=lambda row: row["val_dice"], default=None)
     return {"best_epoch": best, "epochs": rows}
+
+
+def _supernet_history(job: SupernetJob | SearchJob, run: RunFolder) -> dict[str, Any]:
+    """Epoch reports, and how often each block's choices were trained: a row for each block, by slice size."""
+    history = _history(run, "supernet")
+    num_steps = history["epochs"][-1]["step"] if history["epochs"] else 0
+    counts = PathSampler(job.search_space, job.supernet.sampling, job.supernet.seed).update_counts(num_steps)
+    names = [format_block(block) for block in job.space.choices]
+    return history | {"updates": [dict(zip(names, row, strict=True)) for row in counts.tolist()]}
 
 
 def _completed(trials: Iterable[Trial]) -> list[Trial]:

@@ -6,6 +6,8 @@
   events.jsonl     one event a line, only ever appended
   search.journal   the study (Optuna journal): studies "search" and "random"
   .ray/            checkpoints and other state of Ray Train and Tune
+  precision.json   whether bf16 ranked slicings as float32 did, where a search asked for bf16
+  scores/<study>/  pixel counts of each image, a file a trial: <number>.npz with counts (N, K, 4) and names
   supernet/        weights.safetensors, config.json, history.json of the trained supernet
   retrained/       the same of the retrained winner
   result.json      Pareto frontier, comparison, test scores; written last
@@ -24,6 +26,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+JOURNAL = "search.journal"
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 PHASES = ("check", "supernet", "search", "random", "retrain", "evaluate")
@@ -70,11 +73,15 @@ class RunFolder:
     @property
     def study_location(self) -> Path | str:
         """Where the trials are: SLICEMAMBA_STUDY_URL (a database), else a journal file in this folder."""
-        return os.environ.get(STUDY_VARIABLE) or self.path / "search.journal"
+        return os.environ.get(STUDY_VARIABLE) or self.path / JOURNAL
 
     def study_name(self, kind: str) -> str:
         """Name of the study ``search`` or ``random``; in a database, which runs share, after the run's folder."""
         return kind if isinstance(self.study_location, Path) else f"{self.path}/{kind}"
+
+    def counts_path(self, kind: str, number: int) -> Path:
+        """Pixel counts of a trial of the study ``search`` or ``random``, written by the worker that evaluated it."""
+        return self.path / "scores" / kind / f"{number:05d}.npz"
 
     @property
     def result_path(self) -> Path:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt, WithJsonSchema, model_validator
 
-from nas.objectives import ObjectiveName
+from nas.objectives import Bound, ObjectiveName
 from slicemamba.architecture import BLOCK_PATTERN, Block, as_block, format_block, parse_block
 from slicemamba.config import Config, Probability, TrainConfig
 
@@ -22,7 +22,11 @@ BlockField = Annotated[
     WithJsonSchema({"type": "string", "pattern": f"^({BLOCK_PATTERN})$", "examples": ["2x4"]}),
 ]
 
-SearcherName = Literal["evolution", "nsga2", "tpe", "random"]
+Flip = Literal["horizontal", "vertical", "both"]
+COUNTED = ("dice", "miou", "sensitivity", "specificity")
+"""Objectives that are made from pixel counts alone."""
+
+SearcherName = Literal["evolution", "nsga2", "local", "regularized_evolution", "optuna_nsga2", "tpe", "random"]
 
 
 class SpaceConfig(Config):
@@ -50,34 +54,80 @@ class SpaceConfig(Config):
 
 
 class SupernetConfig(TrainConfig):
-    """Single-path training of the supernet: one uniformly drawn architecture a step, the same on all workers.
+    """Single-path training of the supernet: one drawn architecture a step, the same on all workers.
 
     Attributes:
+        sampling: ``uniform`` draws every block's choice at random (published); ``fair`` trains every choice of every
+            block exactly once in as many steps as there are choices (strict fairness, FairNAS, arXiv 1907.01845).
         num_val_architectures: architectures drawn once from ``seed`` that are validated beside the fixed slicings,
             so that epochs are compared on the same architectures.
     """
 
+    sampling: Literal["uniform", "fair"] = "uniform"
     num_val_architectures: Annotated[int, Field(ge=0)] = 4
+
+
+class WarmStart(Config):
+    """An earlier search, of this data set or another, whose best architectures are evaluated early.
+
+    Attributes:
+        study: folder of the earlier run, or the study's name in the database that both share.
+        top: how many of its best to take; of its frontier first, the ends and the least crowded of it before others.
+    """
+
+    study: Annotated[str, Field(min_length=1)]
+    top: PositiveInt = 10
+
+
+class RacingConfig(Config):
+    """When a candidate is given up before all images were seen (see ``nas.racing``).
+
+    Attributes:
+        confidence: that one given up would not have been a parent (``evolution``) or on the front (other searchers).
+        min_images: images that every candidate is scored on; one looks after each batch from then on.
+    """
+
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.99
+    min_images: Annotated[int, Field(ge=5)] = 10
 
 
 class SearchConfig(Config):
     """The search over a trained supernet. Defaults are the published evolution: 20 generations of 50.
 
     Attributes:
-        searcher: ``evolution`` (published), Optuna's ``nsga2`` or ``tpe``, or ``random``.
-        objectives: what is optimised; ``evolution`` ranks by the first and breaks ties by the next. The Pareto
-            frontier is taken over all of them.
+        searcher: ``evolution`` (published), ``nsga2`` (steady state), ``local``, ``regularized_evolution``, Optuna's
+            ``optuna_nsga2`` or ``tpe``, or ``random``; docs/search.md says which is for what.
+        objectives: what is optimised; ``evolution`` and ``regularized_evolution`` rank by the first and break ties by
+            the next. The Pareto frontier is taken over all of them.
+        constraints: what a metric may be at least or at most. An architecture outside is recorded with its violation
+            and is neither on the frontier nor the winner.
         num_trials: architectures to evaluate, the fixed slicings included. No architecture is evaluated twice.
-        population_size, num_parents, num_mutations, num_crossovers, mutation_probability: of ``evolution``;
-            ``population_size`` is that of ``nsga2`` too.
+        population_size: of ``evolution``, both ``nsga2`` and ``regularized_evolution``.
+        num_parents: of ``evolution``; the size of a tournament of ``regularized_evolution``; how many architectures
+            ``nsga2`` draws at random before it breeds.
+        num_mutations, num_crossovers: of ``evolution``.
+        mutation_probability: of ``evolution`` and ``nsga2``, for each block.
         evaluate_fixed: evaluate the slicings that give all blocks one size first.
+        warm_start: architectures of an earlier search to evaluate after those.
         random_baseline: after the search, evaluate as many random architectures, to tell what the search was worth.
         batch_size: images a forward pass of the evaluation.
-        latency_repeats: timed forward passes of one image; the shortest is reported.
+        flips: each image is scored as it is and in these mirrored forms too, and the pixel counts are added up.
+        precision: of the forward pass. ``bf16`` is taken only if it is shown to rank slicings as ``float32`` does,
+            and else refused with a warning.
+        racing: gives up candidates that fall behind; null scores every one on all images (published). For objectives
+            that are made from pixel counts: dice, miou, sensitivity, specificity.
+        image_cache_mb: of ready input images kept on a worker's device; a split that needs more is made ready anew for
+            each candidate.
+        activation_cache_mb: of activations kept on a worker's device, so that a candidate starts at the first block in
+            which it differs from an earlier one; changes no score. 0 keeps none.
+        latency: ``measured`` for each candidate, or summed from a ``table`` of each block and choice, timed once.
+        latency_batch_size: images a timed forward pass, on the device of the search workers at the data's image size.
+        latency_repeats: timed forward passes; the shortest is reported.
     """
 
     searcher: SearcherName = "evolution"
     objectives: tuple[ObjectiveName, ...] = ("miou", "dice")
+    constraints: dict[ObjectiveName, Bound] = Field(default_factory=dict)
     num_trials: PositiveInt = 1000
     population_size: Annotated[int, Field(ge=2)] = 50
     num_parents: PositiveInt = 10
@@ -85,15 +135,36 @@ class SearchConfig(Config):
     num_crossovers: Annotated[int, Field(ge=0)] = 25
     mutation_probability: Probability = 0.1
     evaluate_fixed: bool = True
+    warm_start: WarmStart | None = None
     random_baseline: bool = False
     batch_size: PositiveInt = 16
+    flips: tuple[Flip, ...] = ()
+    precision: Literal["float32", "bf16"] = "float32"
+    racing: RacingConfig | None = None
+    image_cache_mb: Annotated[int, Field(ge=0)] = 1024
+    activation_cache_mb: Annotated[int, Field(ge=0)] = 1024
+    latency: Literal["measured", "table"] = "measured"
+    latency_batch_size: PositiveInt = 1
     latency_repeats: PositiveInt = 10
     seed: int = 0
+
+    @property
+    def measured(self) -> frozenset[str]:
+        """Names of the metrics that the search needs: its objectives, and what it constrains."""
+        return frozenset({*self.objectives, *self.constraints})
 
     @model_validator(mode="after")
     def _consistent(self) -> SearchConfig:
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
             raise ValueError("objectives need at least one name, none of them twice")
+        if len(set(self.flips)) != len(self.flips):
+            raise ValueError("flips must not name one twice")
+        uncounted = [name for name in self.objectives if name not in COUNTED]
+        if self.racing is not None and uncounted:
+            raise ValueError(
+                f"racing compares pixel counts, so objectives can be {', '.join(COUNTED)} only; got "
+                f"{', '.join(uncounted)}; leave them out or set racing to null"
+            )
         if self.num_parents > self.population_size:
             raise ValueError(
                 f"num_parents ({self.num_parents}) must not exceed population_size ({self.population_size})"

@@ -1,74 +1,266 @@
-"""Measures a slicing with the supernet's weights: deterministic but for latency, over the whole search split."""
+"""Measures a slicing with the supernet's weights: deterministic but for latency, over the whole search split.
+
+Images are made ready once and stay on the device, pixels are counted there, and a slicing starts at the first block in
+which it differs from an earlier one (``nas.prefix_cache``). None of this changes a bit of the result.
+"""
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from nas.config import SearchConfig
+from nas.config import Flip, SearchConfig
+from nas.latency import LatencyTable, measure_latencies, peak_memory_mb, shortest_ms
+from nas.prefix_cache import PrefixCache
+from nas.racing import Race
 from slicemamba.architecture import Architecture
 from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import to_input
+from slicemamba.errors import InputError
 from slicemamba.evaluation.evaluate import evaluate
-from slicemamba.models.complexity import count_flops, num_parameters
+from slicemamba.evaluation.metrics import confusion, mean_hd95, summarize, to_labels
+from slicemamba.models.complexity import cost
 from slicemamba.models.supernet import Supernet
+
+_FLIPPED_AXES: dict[Flip, tuple[int, ...]] = {"horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}
+_MB = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateEvaluation:
+    """What a slicing scored.
+
+    Attributes:
+        metrics: as of ``Evaluator.__call__``; empty when the candidate was given up.
+        counts: (n, K, 4) pixel counts of each image seen: true positives, false positives, false negatives, true
+            negatives; summed over flips. All images of the split in its order, unless the candidate was given up.
+        names: of these images.
+        pruned: given up by racing.
+        work: ``images`` scored, and blocks run (``blocks_computed``) and taken from earlier candidates
+            (``blocks_reused``), each counted once an image.
+    """
+
+    metrics: dict[str, float]
+    counts: npt.NDArray[np.uint32]
+    names: tuple[str, ...]
+    pruned: bool
+    work: dict[str, int] = field(default_factory=dict)
+
+
+class SplitBatches:
+    """A split as batches on the device: ready input tensors, kept when all of them fit the budget.
+
+    Args:
+        data: the split. order: of its images. flips: appended to each batch in these mirrored forms.
+        max_bytes: of all batches together.
+    """
+
+    def __init__(
+        self,
+        data: SegmentationData,
+        order: npt.NDArray[np.int64],
+        batch_size: int,
+        flips: Sequence[Flip],
+        device: torch.device,
+        max_bytes: int,
+    ) -> None:
+        self._data = data
+        self._flips = flips
+        self._device = device
+        self.indices = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        images, masks = self._make(0)
+        num_bytes = images.nbytes + masks.nbytes
+        fits = num_bytes / len(self.indices[0]) * len(order) <= max_bytes
+        self._ready = [self._make(batch) for batch in range(len(self.indices))] if fits else None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Images (F·B, 3, H, W) and masks (F·B, H, W), each flip's one after the other."""
+        return self._make(batch) if self._ready is None else self._ready[batch]
+
+    def _make(self, batch: int) -> tuple[Tensor, Tensor]:
+        chosen = self.indices[batch]
+        images = to_input(self._data.images[chosen], self._data.intensity).to(self._device)
+        masks = torch.from_numpy(np.array(self._data.masks[chosen])).to(self._device)
+        axes = [_FLIPPED_AXES[flip] for flip in self._flips]
+        return (
+            torch.cat([images, *(images.flip(each) for each in axes)]),
+            torch.cat([masks, *(masks.flip(each) for each in axes)]),
+        )
 
 
 class Evaluator:
     """Evaluates architectures one after the other.
 
     Args:
-        supernet: trained, on its device; set to eval mode.
+        supernet: trained, on its device; set to eval mode. Its weights must not change afterwards.
         data: the search split.
-        config: batch size, latency repeats and objectives (HD95 and latency are measured only when asked for).
+        config: batch size, flips, precision, racing, what is kept, and objectives (HD95, latency and peak memory are
+            measured only when asked for).
+        latencies: the table for ``latency: table``; measured when first needed if None.
+
+    Raises:
+        InputError: peak memory is asked for, and the device is none that keeps count of it.
     """
 
-    def __init__(self, supernet: Supernet, data: SegmentationData, config: SearchConfig) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        data: SegmentationData,
+        config: SearchConfig,
+        latencies: LatencyTable | None = None,
+    ) -> None:
         self.supernet = supernet.eval()
         self.data = data
         self.config = config
         self.device = next(supernet.parameters()).device
-        any_slicing = Architecture.uniform(supernet.choices[0], supernet.config.depths)
-        subnet = supernet.extract(any_slicing)
-        height, width = data.images.shape[1:3]
-        # The same for every slicing, so counted once.
-        self._cost = {
-            "params": float(num_parameters(subnet)),
-            "flops": float(count_flops(subnet, (height, width))),
-        }
+        # A race must see the images in an order that has nothing to do with what they show.
+        order = np.random.default_rng(config.seed).permutation(len(data)) if config.racing else np.arange(len(data))
+        self._order = order
+        self._batches = SplitBatches(
+            data, order, config.batch_size, config.flips, self.device, config.image_cache_mb * _MB
+        )
+        budget = config.activation_cache_mb * _MB
+        self._caches = [PrefixCache(budget * len(chosen) // len(data)) for chosen in self._batches.indices]
+        if "peak_memory_mb" in config.measured and self.device.type != "cuda":
+            raise InputError(f"peak_memory_mb is measured on CUDA devices only; the search runs on {self.device.type}")
+        self._latencies = latencies
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
         """All objectives' values, and the other scores of docs/metrics.md; NaN where a logit was not finite."""
-        scored = evaluate(
-            lambda images: self.supernet(images, architecture),
-            self.data,
-            batch_size=self.config.batch_size,
-            device=self.device,
-            with_hd95="hd95" in self.config.objectives,
-        )
-        metrics = scored.metrics | self._cost
-        if "latency_ms" in self.config.objectives:
-            metrics["latency_ms"] = self.latency_ms(architecture)
-        return metrics
+        return self.score(architecture).metrics
 
     @torch.inference_mode()
-    def latency_ms(self, architecture: Architecture) -> float:
-        """Shortest wall time of a forward pass of one image on this worker, in milliseconds, after one to warm up.
+    def score(
+        self, architecture: Architecture, references: Sequence[npt.NDArray[np.uint32]] = ()
+    ) -> CandidateEvaluation:
+        """Scores a slicing, with its counts of each image.
 
-        The shortest, because whatever else the machine does can only add to it.
+        Args:
+            references: counts (N, K, 4) of slicings scored in full, images in the split's order. With
+                ``config.racing`` the candidate is given up once it has fallen behind one of them.
         """
-        image = to_input(self.data.images[:1], self.data.intensity).to(self.device)
-        times = []
-        for _ in range(self.config.latency_repeats + 1):
-            started = time.perf_counter()
-            self.supernet(image, architecture)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            times.append(1000 * (time.perf_counter() - started))
-        return min(times[1:])
+        race, total = self._race(references), len(self.data)
+        counts: list[Tensor] = []
+        labels: list[Tensor] = []
+        finite: list[Tensor] = []
+        seen = reused = 0
+        for batch, chosen in enumerate(self._batches.indices):
+            logits, masks, known = self._forward(batch, architecture)
+            predicted = to_labels(logits, self.data.num_classes)
+            counts.append(_by_flip(confusion(predicted, masks, self.data.num_classes), len(chosen)).sum(dim=0))
+            finite.append(torch.isfinite(logits).all())
+            if "hd95" in self.config.measured:
+                labels.append(_by_flip(predicted.to(torch.uint8), len(chosen)).cpu())
+            seen, reused = seen + len(chosen), reused + known * len(chosen)
+            if race is not None and seen < total and race.lost(torch.cat(counts).cpu().numpy()):
+                break
+        order = np.argsort(self._order[:seen])  # from the order in which they were seen back to the split's
+        ordered = torch.cat(counts).cpu()[order]
+        metrics = {} if seen < total else self._metrics(architecture, ordered, labels, all(finite))
+        return CandidateEvaluation(
+            metrics=metrics,
+            counts=ordered.numpy().astype(np.uint32),
+            names=tuple(self.data.names[i] for i in self._order[:seen][order]),
+            pruned=seen < total,
+            work={
+                "images": seen,
+                "blocks_computed": architecture.num_blocks * seen - reused,
+                "blocks_reused": reused,
+            },
+        )
+
+    def _metrics(
+        self, architecture: Architecture, counts: Tensor, labels: list[Tensor], finite: bool
+    ) -> dict[str, float]:
+        metrics = summarize(counts)
+        if labels:
+            metrics["hd95"] = self._hd95(torch.cat(labels, dim=1)[:, np.argsort(self._order)])
+        if not finite:
+            metrics = dict.fromkeys(metrics, float("nan"))
+        metrics |= cost(self.supernet.config, self.supernet.num_classes, architecture, self.data.images.shape[1:3])
+        if "latency_ms" in self.config.measured:
+            metrics["latency_ms"] = self.latency_ms(architecture)
+        if "peak_memory_mb" in self.config.measured:
+            metrics["peak_memory_mb"] = peak_memory_mb(lambda: self._timed_pass(architecture), self.device)
+        return metrics
+
+    def _forward(self, batch: int, architecture: Architecture) -> tuple[Tensor, Tensor, int]:
+        """Logits, the same to the last bit as ``supernet.run`` gives, masks, and how many blocks were known."""
+        images, masks = self._batches[batch]
+        blocks, cache, supernet = tuple(architecture.blocks()), self._caches[batch], self.supernet
+        with self._precision():
+            known, features = cache.longest(blocks)
+            path = []
+            if features is None:
+                features = supernet.embed(images)
+                path.append(features)
+            for block in range(known, len(blocks)):
+                features = supernet.advance(features, block, blocks[block])
+                path.append(features)
+            logits = supernet.logits(features, images.shape[2:])
+        cache.keep(blocks, path[:-1])
+        return logits.float(), masks, known
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def _race(self, references: Sequence[npt.NDArray[np.uint32]]) -> Race | None:
+        """The race against the references, seen in the race's order."""
+        racing = self.config.racing
+        if racing is None or not references:
+            return None
+        objectives = self.config.objectives[:1] if self.config.searcher == "evolution" else self.config.objectives
+        ends = np.cumsum([len(chosen) for chosen in self._batches.indices])[:-1]
+        ordered = [counts[self._order] for counts in references]
+        return Race(racing, objectives, ordered, num_looks=int((ends >= racing.min_images).sum()))
+
+    def _hd95(self, labels: Tensor) -> float:
+        """Mean over flips and images of labels (F, N, H, W)."""
+        truths = torch.from_numpy(np.array(self.data.masks))
+        axes: list[tuple[int, ...]] = [(), *(_FLIPPED_AXES[flip] for flip in self.config.flips)]
+        values = [
+            mean_hd95(predicted.numpy(), truths.flip(axis).numpy(), self.data.num_classes)
+            for predicted, axis in zip(labels, axes, strict=True)
+        ]
+        return statistics.fmean(values)
+
+    def latency_ms(self, architecture: Architecture) -> float:
+        """Of a forward pass of ``latency_batch_size`` images on this worker, measured or from the table."""
+        if self.config.latency == "table":
+            self._latencies = self._latencies or self.measure_latencies()
+            return self._latencies.latency_ms(architecture)
+        return shortest_ms(lambda: self._timed_pass(architecture), self.device, self.config.latency_repeats)[0]
+
+    def measure_latencies(self) -> LatencyTable:
+        """The table that a search with ``latency: table`` takes its latencies from."""
+        return measure_latencies(self.supernet, self._timed_images, self.config.latency_repeats, self._precision)
+
+    @torch.inference_mode()
+    def _timed_pass(self, architecture: Architecture) -> Tensor:
+        with self._precision():
+            logits: Tensor = self.supernet(self._timed_images, architecture)
+        return logits
+
+    @cached_property
+    def _timed_images(self) -> Tensor:
+        """As many images as are timed at once; a smaller split is repeated."""
+        chosen = np.resize(np.arange(len(self.data)), self.config.latency_batch_size)
+        return to_input(self.data.images[chosen], self.data.intensity).to(self.device)
+
+
+def _by_flip(batch: Tensor, num_images: int) -> Tensor:
+    """(F·B, …) → (F, B, …)."""
+    return batch.reshape(-1, num_images, *batch.shape[1:])
 
 
 def mean_scores(

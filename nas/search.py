@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from nas.racing import Leaders
 from nas.searchers import Searcher
 from nas.study import Study, Trial, TrialState
 from slicemamba.architecture import Architecture
@@ -17,7 +18,7 @@ Evaluate = Callable[[Architecture], Mapping[str, float]]
 
 
 class SearchSession:
-    """One search: fixed slicings first, then what the searcher proposes, until the budget is spent.
+    """One search: fixed slicings and a warm start first, then what the searcher proposes, until the budget is spent.
 
     Opened on a study that already has trials, it brings the searcher to the state it had by telling it all that
     happened, in the order it happened, and hands out first what was running when its process died. So a resumed search
@@ -28,7 +29,9 @@ class SearchSession:
         searcher: fresh, made with the settings of the search.
         origin: the searcher's name, for the trials' records.
         num_trials: budget; trials that failed count.
-        enqueue: architectures to evaluate first.
+        enqueue: architectures to evaluate first, the fixed slicings.
+        warm: architectures to evaluate after those, the best of an earlier search.
+        leaders: with racing, names the trials that each candidate is given as reference; without, None.
 
     Raises:
         InputError: the study's trials are not what this searcher proposes (other seed, settings or version).
@@ -41,13 +44,17 @@ class SearchSession:
         *,
         origin: str,
         num_trials: int,
-        enqueue: list[Architecture] | None = None,
+        enqueue: Sequence[Architecture] = (),
+        warm: Sequence[Architecture] = (),
+        leaders: Leaders | None = None,
     ) -> None:
         self._study = study
         self._searcher = searcher
         self._origin = origin
         self._num_trials = num_trials
-        self._enqueue = list(enqueue or [])[:num_trials]
+        origins = dict.fromkeys(warm, "warm") | dict.fromkeys(enqueue, "fixed")
+        self._enqueue = [(a, origins[a]) for a in dict.fromkeys([*enqueue, *warm])][:num_trials]
+        self._leaders = leaders
         self._known: set[Architecture] = set()
         self._running: dict[int, Architecture] = {}
         self._num_ended = 0
@@ -73,23 +80,38 @@ class SearchSession:
         architecture, origin = self._next()
         if architecture is None:
             return None
-        trial = self._study.start(architecture, origin=origin, asked_after=self._num_ended)
+        # Kept with the trial, so that it ends the same way whenever and wherever it is evaluated. The fixed slicings
+        # are what a search is compared with, so they are scored in full.
+        reference = self._leaders.numbers() if self._leaders is not None and origin != "fixed" else ()
+        trial = self._study.start(architecture, origin=origin, asked_after=self._num_ended, reference=reference)
         self._remember(trial.number, architecture)
         return trial
 
     def _next(self) -> tuple[Architecture | None, str]:
         position = len(self._known)
         if position < len(self._enqueue):
-            return self._enqueue[position], "fixed"
+            return self._enqueue[position]
         return self._searcher.ask(self._known), self._origin
 
     def _remember(self, number: int, architecture: Architecture) -> None:
         self._known.add(architecture)
         self._running[number] = architecture
 
-    def tell(self, number: int, metrics: Mapping[str, float], seconds: float | None = None) -> Trial:
+    def tell(
+        self,
+        number: int,
+        metrics: Mapping[str, float],
+        seconds: float | None = None,
+        work: Mapping[str, int] | None = None,
+    ) -> Trial:
         """Ends a trial with what was measured."""
-        trial = self._study.complete(number, metrics, ended_as=self._num_ended, seconds=seconds)
+        trial = self._study.complete(number, metrics, ended_as=self._num_ended, seconds=seconds, work=work)
+        self._hear(trial)
+        return trial
+
+    def prune(self, number: int, seconds: float | None, work: Mapping[str, int]) -> Trial:
+        """Ends a trial that racing has given up. The searcher hears of it as of one that failed: it has no score."""
+        trial = self._study.prune(number, ended_as=self._num_ended, seconds=seconds, work=work)
         self._hear(trial)
         return trial
 
@@ -102,6 +124,8 @@ class SearchSession:
     def _hear(self, trial: Trial) -> None:
         architecture = self._running.pop(trial.number)
         self._num_ended += 1
+        if self._leaders is not None and trial.eligible:
+            self._leaders.add(trial.number, trial.metrics)
         self._searcher.tell(architecture, trial.metrics if trial.state is TrialState.COMPLETED else None)
 
     def _replay(self, trials: list[Trial]) -> list[Trial]:

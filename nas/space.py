@@ -69,3 +69,13 @@ class SearchSpace:
         """Uniform crossover: each gene from one parent or the other with equal chance."""
         from_first = rng.random(self.num_blocks) < 0.5
         return self.decode(np.where(from_first, self.encode(first), self.encode(second)).tolist())
+
+    def neighbours(self, architecture: Architecture) -> list[Architecture]:
+        """All architectures that differ from the given one in one block, by block and choice."""
+        genes = self.encode(architecture)
+        return [
+            self.decode([*genes[:block], choice, *genes[block + 1 :]])
+            for block, own in enumerate(genes)
+            for choice in range(len(self.choices))
+            if choice != own
+        ]

@@ -10,6 +10,7 @@ Module names are those of the published checkpoints: ``layers.{stage}.blocks.{bl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,12 +35,19 @@ class Stage(nn.Module):
         self.upsample = upsample
         self.downsample = downsample
 
-    def forward(self, x: Tensor, architecture: Sequence[Block]) -> Tensor:
-        if self.upsample is not None:
+    def step(self, x: Tensor, place: int, block: Block) -> Tensor:
+        """Runs the block at ``place``; the first after the PatchExpand, the last before the PatchMerging."""
+        if place == 0 and self.upsample is not None:
             x = self.upsample(x)
-        for module, block in zip(self.blocks, architecture, strict=True):
-            x = module(x, block)
-        return x if self.downsample is None else self.downsample(x)
+        x = self.blocks[place](x, block)
+        return self.downsample(x) if self.downsample is not None and place == len(self.blocks) - 1 else x
+
+
+class Features(NamedTuple):
+    """All that the blocks to come need of those before: the map (B, H, W, C) and the skips that the decoder awaits."""
+
+    x: Tensor
+    skips: tuple[Tensor, ...] = ()
 
 
 class SliceUNet(nn.Module):
@@ -76,6 +84,7 @@ class SliceUNet(nn.Module):
             )
             for i, dim in enumerate(reversed(dims))
         )
+        self._places = [(stage, place) for stage, depth in enumerate(config.depths) for place in range(depth)]
         self.final_up = PatchExpand(dims[0], 4)
         self.final_conv = nn.Conv2d(dims[0] // 4, num_classes, 1)
         self.apply(_init_linear)
@@ -108,16 +117,31 @@ class SliceUNet(nn.Module):
                 f"architecture must have stages of depths {self.config.depths}, as the network; "
                 f"got {architecture.depths}"
             )
-        x = self.patch_embed(self._prepare(image))
-        encoder, decoder = architecture.stages[: len(self.layers)], architecture.stages[len(self.layers) :]
-        skips = []
-        for stage, blocks in zip(self.layers, encoder, strict=True):
-            skips.append(x)
-            x = stage(x, blocks)
-        for i, (stage, blocks) in enumerate(zip(self.layers_up, decoder, strict=True)):
-            x = stage(x if i == 0 else x + skips[-i], blocks)
-        logits: Tensor = self.final_conv(self.final_up(x).permute(0, 3, 1, 2))
-        return logits[..., : image.shape[2], : image.shape[3]].contiguous()
+        features = self.embed(image)
+        for place, block in enumerate(architecture.blocks()):
+            features = self.advance(features, place, block)
+        return self.logits(features, image.shape[2:])
+
+    def embed(self, image: Tensor) -> Features:
+        """The first of the three parts of ``run``: what the first block gets."""
+        return Features(self.patch_embed(self._prepare(image)))
+
+    def advance(self, features: Features, place: int, block: Block) -> Features:
+        """The second part of ``run``, to be called for each block in turn, ``place`` counting from 0.
+
+        What it is given stays as it is, so that several slicings may go on from the same features.
+        """
+        (x, skips), (stage, number) = features, self._places[place]
+        if number == 0 and 0 < stage < len(self.layers):  # nothing takes up what the first stage gets
+            skips = (*skips, x)
+        elif number == 0 and stage > len(self.layers):
+            x, skips = x + skips[-1], skips[:-1]
+        return Features((*self.layers, *self.layers_up)[stage].step(x, number, block), skips)
+
+    def logits(self, features: Features, size: Sequence[int]) -> Tensor:
+        """The last part of ``run``: logits (B, num_classes, H, W) for an image of ``size`` (H, W)."""
+        logits: Tensor = self.final_conv(self.final_up(features.x).permute(0, 3, 1, 2))
+        return logits[..., : size[0], : size[1]].contiguous()
 
     def _prepare(self, image: Tensor) -> Tensor:
         if image.ndim != 4 or image.shape[1] not in (1, 3):

@@ -73,7 +73,7 @@ def fit(
     *,
     validate: Callable[[], dict[str, float]],
     on_epoch: Callable[[EpochReport, Callable[[], State]], None],
-    draw: Callable[[np.random.Generator], Architecture] | None = None,
+    draw: Callable[[int], Architecture] | None = None,
     state: State | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> None:
@@ -84,7 +84,7 @@ def fit(
         data: the training split.
         validate: measures the network; called with it in eval mode, on every process.
         on_epoch: receives each epoch's report and a function that gives the state to checkpoint.
-        draw: draws a step's architecture from the step's generator; the same on all processes.
+        draw: the architecture of a step, counted from 0; the same on all processes and in a resumed run.
         state: a checkpointed state to resume from.
         on_step: receives (steps done, steps in all, loss) after each step.
 
@@ -107,7 +107,7 @@ def fit(
         batches = list(_batches(len(data), epoch, config))
         for i, indices in enumerate(batches):
             step = epoch * len(batches) + i
-            architecture = None if draw is None else draw(generator_for(config.seed, "path", step))
+            architecture = None if draw is None else draw(step)
             losses.append(_step(network, optimizer, data, indices, step, config, architecture))
             if on_step is not None:
                 on_step(step + 1, config.epochs * len(batches), losses[-1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,6 +12,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from training_cases import blobs, differences, train
 
+from nas.sampling import PathSampler
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
 from slicemamba.config import ModelConfig, TrainConfig
@@ -44,8 +44,10 @@ def run(rank: int, world: int, folder: Path) -> None:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     paths: list[str] = []
 
-    def draw(rng: np.random.Generator) -> Architecture:
-        architecture = SPACE.sample(rng)
+    sampler = PathSampler(SPACE, "uniform", CONFIG.seed)
+
+    def draw(step: int) -> Architecture:
+        architecture = sampler(step)
         paths.append(str(architecture))
         return architecture
 

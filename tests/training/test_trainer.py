@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from training_cases import blobs, differences, train
 
+from nas.sampling import PathSampler
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
 from slicemamba.config import ModelConfig, TrainConfig
@@ -60,7 +61,7 @@ def test_training_lowers_the_loss_below_that_of_any_constant() -> None:
 def test_supernet_training_lowers_the_loss() -> None:
     space = SearchSpace(((2, 2), (4, 4)), LEARNER.depths)
     supernet = Supernet(LEARNER, 1, space.choices, "shared")
-    losses = [report.loss for report in train(supernet, blobs(4), LEARN, draw=space.sample).reports]
+    losses = [report.loss for report in train(supernet, blobs(4), LEARN, draw=PathSampler(space, "uniform", 0)).reports]
     assert losses[-1] < 1.0
 
 
@@ -80,13 +81,15 @@ def test_resumed_training_equals_the_uninterrupted_one_to_the_last_bit(
     """With stochastic depth, augmentation and drawn paths; the state goes through a file, as a checkpoint does."""
     assert tiny_model.drop_path_rate > 0
     assert QUICK.augment
-    whole = train(fresh_supernet(tiny_model, tiny_space), tiny_data, QUICK, draw=tiny_space.sample)
+    whole = train(fresh_supernet(tiny_model, tiny_space), tiny_data, QUICK, draw=PathSampler(tiny_space, "uniform", 0))
     file = io.BytesIO()
     torch.save(whole.states[epoch - 1], file)
     file.seek(0)
     torch.manual_seed(99)  # the resuming process has generators of its own
     other = Supernet(tiny_model, 1, tiny_space.choices)
-    resumed = train(other, tiny_data, QUICK, draw=tiny_space.sample, state=torch.load(file, weights_only=True))
+    resumed = train(
+        other, tiny_data, QUICK, draw=PathSampler(tiny_space, "uniform", 0), state=torch.load(file, weights_only=True)
+    )
     assert [report.epoch for report in resumed.reports] == list(range(epoch + 1, 4))
     assert differences(whole.states[-1], resumed.states[-1]) == []
     for before, after in zip(whole.reports[epoch:], resumed.reports, strict=True):
@@ -100,7 +103,7 @@ def test_same_seed_gives_the_same_training_and_another_seed_another(
         network = fresh_supernet(tiny_model, tiny_space)
         torch.manual_seed(noise)  # what the process drew before must not matter
         config = QUICK.model_copy(update={"seed": seed, "epochs": 1})
-        return train(network, tiny_data, config, draw=tiny_space.sample).states[-1]
+        return train(network, tiny_data, config, draw=PathSampler(tiny_space, "uniform", 0)).states[-1]
 
     assert differences(final(1, noise=5), final(1, noise=6)) == []
     assert differences(final(1, noise=5), final(2, noise=5)) != []
@@ -149,9 +152,10 @@ def test_every_path_of_a_supernet_is_drawn_from_the_steps_own_generator(
     tiny_model: ModelConfig, tiny_space: SearchSpace, tiny_data: SegmentationData
 ) -> None:
     drawn: list[Architecture] = []
+    sampler = PathSampler(tiny_space, "uniform", QUICK.seed)
 
-    def draw(rng: np.random.Generator) -> Architecture:
-        drawn.append(tiny_space.sample(rng))
+    def draw(step: int) -> Architecture:
+        drawn.append(sampler(step))
         return drawn[-1]
 
     train(fresh_supernet(tiny_model, tiny_space), tiny_data, QUICK, draw=draw)

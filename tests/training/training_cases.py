@@ -43,7 +43,7 @@ def train(
     data: SegmentationData,
     config: TrainConfig,
     *,
-    draw: Callable[[np.random.Generator], Architecture] | None = None,
+    draw: Callable[[int], Architecture] | None = None,
     state: State | None = None,
     validate: Callable[[], dict[str, float]] = dict,
     on_step: Callable[[int, int, float], None] | None = None,
