@@ -23,6 +23,8 @@ def register(app: typer.Typer) -> None:
     app.command("train-supernet")(train_supernet)
     app.command()(search)
     app.command()(retrain)
+    app.command()(audit)
+    app.command()(report)
 
 
 def train_supernet(config: ConfigFile, out: Out = None, overrides: Overrides = None, address: Address = None) -> None:
@@ -54,6 +56,44 @@ def retrain(
     values = {key: value for key, value in values.items() if key not in ("search", "supernet")}
     run = _run(values | {"kind": "retrain", "architecture": architecture}, config, out, address)
     typer.echo(f"network: {run.path / 'retrained'}")
+
+
+def audit(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished search.")],
+    num_retrained: Annotated[int, typer.Option(min=2, help="Sampled slicings to train from scratch.")] = 8,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of each training; default: as the run's retrain.")] = None,
+    retrain_seeds: Annotated[int, typer.Option(min=1, help="Trainings of the best and of the best fixed.")] = 3,
+    random_seeds: Annotated[int, typer.Option(min=1, help="Random searches at the search's budget.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the resampling.")] = 0,
+    address: Address = None,
+) -> None:
+    """Say how far a search's answer can be trusted: retrain a sample, repeat random search, judge by fixed rules."""
+    from cluster.audit import run_audit
+    from cluster.progress import progress_view, show_status
+    from cluster.run_folder import RunFolder
+    from cluster.summary import print_audit
+    from nas.audit import AuditConfig
+
+    settings = AuditConfig(
+        num_retrained=num_retrained,
+        epochs=epochs,
+        retrain_seeds=retrain_seeds,
+        random_seeds=random_seeds,
+        seed=seed,
+    )
+    folder = RunFolder(run)
+    with progress_view(Console(stderr=True)) as view:
+        found = run_audit(folder, settings, address=address, on_status=partial(show_status, view))
+    print_audit(Console(), found)
+    typer.echo(f"audit: {folder.path / 'audit.json'}\nreport: {folder.path / 'report.html'}")
+
+
+def report(run: Annotated[Path, typer.Argument(help="Folder of a finished search.")]) -> None:
+    """Write report.html and the figures of a finished search anew."""
+    from cluster.report import write_report
+    from cluster.run_folder import RunFolder
+
+    typer.echo(f"report: {write_report(RunFolder(run))}")
 
 
 def _read(config: Path, overrides: list[str] | None) -> dict[str, Any]:

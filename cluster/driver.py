@@ -60,7 +60,7 @@ def run_job(
         done = run.read_json("result.json")  # written last, so the run is finished
         if done is not None:
             return done
-    with _only_driver(run), StatusWriter(run, on_status):
+    with only_driver(run), StatusWriter(run, on_status):
         run.emit("phase", phase="check")
         check_dataset(job.data, cache_dir=default_cache_dir())
         if before is None and isinstance(job, SearchJob) and job.search.warm_start is not None:
@@ -83,7 +83,7 @@ def _check_resources(job: Job, own: bool) -> None:
 
 
 @contextmanager
-def _only_driver(run: RunFolder) -> Iterator[None]:
+def only_driver(run: RunFolder) -> Iterator[None]:
     """One run has one driver: a second one in the same folder is refused. The lock dies with its process."""
     run.path.mkdir(parents=True, exist_ok=True)
     with (run.path / ".driver.lock").open("w") as file:

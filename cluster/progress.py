@@ -21,6 +21,9 @@ TITLES = {
     "random": "Random baseline",
     "retrain": "Retrain winner",
     "evaluate": "Evaluate on test",
+    "audit_search": "Random searches",
+    "audit_front": "Front's intervals",
+    "audit_retrain": "Retrain sample",
 }
 
 

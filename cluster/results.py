@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -15,12 +16,12 @@ import torch
 from cluster.config import Job, RetrainJob, SearchJob, SupernetJob
 from cluster.connect import cluster_resources
 from cluster.run_folder import RunFolder
-from nas.report import plot_pareto, plot_slicing
 from nas.sampling import PathSampler
 from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
 from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
+from slicemamba.data.digests import digest_splits
 from slicemamba.evaluation.evaluate import evaluate, trivial_baselines
 from slicemamba.evaluation.figures import save_predictions
 from slicemamba.evaluation.metrics import METRICS_VERSION
@@ -46,8 +47,6 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
     storage = open_storage(run.study_location)
     trials, random = (find_trials(storage, run.study_name(kind)) for kind in ("search", "random"))
     front = pareto_front(trials, objectives)
-    plot_pareto(run.path / "pareto.png", trials, objectives, random=random)
-    plot_slicing(run.path / "slicing.png", front, job.search_space)
     result = _header(job) | {
         "objectives": list(objectives),
         "supernet": _supernet_history(job, run),
@@ -56,12 +55,26 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
         "pareto": [_row(trial) for trial in front],
         "fixed": {_slicing(trial): _row(trial) for trial in _completed(trials) if trial.origin == "fixed"},
         "random": None,
+        "splits": digest_splits(job.data, cache_dir)[0],
         "evaluation_seconds": sum(trial.seconds or 0.0 for trial in [*trials, *random]),
     }
     if random:
         random_front = pareto_front(random, objectives)
         result["random"] = {"best": _row(random_front[0]), "pareto": [_row(trial) for trial in random_front]}
-    return result | ({} if network is None else _scores(job, run, network, cache_dir))
+    result |= {} if network is None else _scores(job, run, network, cache_dir)
+    _report(job, run, result)
+    return result
+
+
+def _report(job: SearchJob, run: RunFolder, result: dict[str, Any]) -> None:
+    """Writes the report; what goes wrong there must not cost a run its result."""
+    from cluster.report import write_report_of
+
+    try:
+        write_report_of(run, job, result)
+    except Exception as error:
+        run.emit("warning", phase="evaluate", message=f"no report: {type(error).__name__}: {error}")
+        print(f"warning: the report could not be written ({error}); `slicemamba report` tries again", flush=True)
 
 
 def _header(job: Job) -> dict[str, Any]:
@@ -86,8 +99,22 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,
+        "commit": _commit(),
         "cluster": {name: total for name, total in cluster_resources().items() if name in ("CPU", "GPU", "memory")},
     }
+
+
+def _commit() -> str | None:
+    """The commit of the code where it runs from a checkout; ``-dirty`` when files differ from it."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):  # no git here
+        return None
+    return done.stdout.strip() or None
 
 
 def _history(run: RunFolder, phase: str) -> dict[str, Any]:
@@ -132,7 +159,11 @@ def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir
     scores, trivial = ray.get(task.remote(job.data, folder, run.path, cache_dir, job.retrain.batch_size))
     architecture = read_card(folder).architecture
     return {
-        "retrained": {"architecture": architecture, "scores": scores, **_history(run, "retrain")},
+        "retrained": {
+            "architecture": architecture,
+            "scores": scores,
+            **_history(run, "retrain"),
+        },
         "trivial": trivial,
     }
 

@@ -11,6 +11,10 @@
   supernet/        weights.safetensors, config.json, history.json of the trained supernet
   retrained/       the same of the retrained winner
   result.json      Pareto frontier, comparison, test scores; written last
+  report.html      all of it as one page that needs nothing else
+  scores/          <study>/<number>.npz: pixel counts of each image, for trials that have them
+  audit.json       how far the result can be trusted; of ``slicemamba audit``
+  audit/           its own config.json, status.json and events.jsonl; retrained/NN/ networks trained for it
   *.png, predictions/
 """
 
@@ -29,7 +33,17 @@ from pydantic import BaseModel, ConfigDict
 JOURNAL = "search.journal"
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
-PHASES = ("check", "supernet", "search", "random", "retrain", "evaluate")
+PHASES = (
+    "check",
+    "supernet",
+    "search",
+    "random",
+    "retrain",
+    "evaluate",
+    "audit_search",
+    "audit_front",
+    "audit_retrain",
+)
 
 
 class Progress(BaseModel):

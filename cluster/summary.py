@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nas.objectives import OBJECTIVES
@@ -57,4 +59,54 @@ def _test_scores(result: Mapping[str, Any]) -> Table:
     table.add_row("[bold]retrained[/]", *_cells(result["retrained"]["scores"]["test"], names))
     for name, scores in result["trivial"]["test"].items():
         table.add_row(name, *_cells(scores, names))
+    return table
+
+
+_COLOURS = {"passed": "green", "open": "yellow", "failed": "red"}
+_COLOURS |= {"supported": "green", "weak": "yellow", "not supported": "red"}
+
+
+def print_audit(console: Console, audit: Mapping[str, Any]) -> None:
+    """Prints what was trained, the front with its ties, and the verdict with its criteria.
+
+    Args:
+        console: where to. audit: what ``audit.json`` holds.
+    """
+    console.print(_trained(audit))
+    console.print(_front_ties(audit))
+    table = Table("", "question", "found", title="The verdict's criteria")
+    for one in audit["verdict"]["criteria"]:
+        table.add_row(f"[{_COLOURS[one['outcome']]}]{one['outcome']}[/]", one["question"], escape(one["evidence"]))
+    console.print(table)
+    word = audit["verdict"]["word"]
+    console.print(f"[bold {_COLOURS[word]}]{word}[/]: {escape(audit['verdict']['sentence'])}")
+
+
+def _trained(audit: Mapping[str, Any]) -> Table:
+    title = OBJECTIVES[audit["metric"]].title
+    table = Table("network", "why", "seed", f"{title}: supernet", "search", "test", title="Trained from scratch")
+    for row in audit["retrained"]:
+        supernet = "–" if row["supernet"] is None else f"{row['supernet']:.4f}"
+        scores = ["failed", escape(row["error"] or "")]
+        if "test" in row:
+            test = row["test"]
+            scores = [f"{row['search']['value']:.4f}", f"{test['value']:.4f} ({test['low']:.3f}–{test['high']:.3f})"]
+        table.add_row(Path(row["folder"]).name, ", ".join(row["roles"]), str(row["seed"]), supernet, *scores)
+    return table
+
+
+def _front_ties(audit: Mapping[str, Any]) -> Table:
+    metric = audit["metric"]
+    table = Table(
+        "trial", OBJECTIVES[metric].title, "95 % interval", "against the best", "", title="Frontier, search split"
+    )
+    for row in audit["front"]["members"]:
+        own, against = row["intervals"][metric], row["difference_to_best"]
+        table.add_row(
+            str(row["number"]),
+            f"{own['value']:.4f}",
+            f"{own['low']:.4f}–{own['high']:.4f}",
+            f"{against['value']:+.4f} ({against['low']:+.4f} to {against['high']:+.4f})",
+            "tie" if row["tie"] else "",
+        )
     return table

@@ -1,9 +1,10 @@
-"""Figures of a search: the Pareto frontier, and which slicing each block has."""
+"""Figures of a search as PNG: frontier, slicing of each block, hypervolume, effects of choices, supernet's ranking."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -122,4 +123,76 @@ def plot_slicing(path: Path, front: Sequence[Trial], space: SearchSpace) -> None
     axes.set_ylabel("slice size")
     axes.set_title("Slicing of the best (framed)", pad=22)
     figure.colorbar(image, ax=axes, label=f"share of the {len(front)} Pareto-optimal", fraction=0.03, pad=0.02)
+    figure.savefig(path, dpi=150)
+
+
+def plot_hypervolume(path: Path, curves: Mapping[str, Sequence[float]]) -> None:
+    """Writes a picture of the hypervolume after each evaluation, with the band of the random searches.
+
+    Args:
+        path: PNG to write. curves: by name: ``search``, ``random …`` and ``fixed``, from ``hypervolume_curves``.
+    """
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    random = [curve for name, curve in curves.items() if name.startswith("random")]
+    if random:
+        rows = np.array([curve[: min(map(len, random))] for curve in random])
+        x = np.arange(1, rows.shape[1] + 1)
+        axes.fill_between(x, rows.min(axis=0), rows.max(axis=0), color=RANDOM, alpha=0.28, lw=0)
+        axes.plot(x, rows.mean(axis=0), c=RANDOM, lw=2, label=f"random search ({len(rows)} seeds)")
+    own = curves["search"]
+    axes.step(range(1, len(own) + 1), own, where="post", c=TRIALS, lw=2.2, label="search")
+    if curves.get("fixed"):
+        axes.axhline(curves["fixed"][-1], c=FIXED, lw=1.6, ls="--", label="fixed slicings alone")
+    axes.set_xlabel("evaluations")
+    axes.set_ylabel("hypervolume (share of the box)")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def plot_effects(
+    path: Path, effects: Sequence[Sequence[tuple[float, float, int] | None]], space: SearchSpace, metric: str
+) -> None:
+    """Writes a picture of the mean score with each choice in each block, with intervals.
+
+    Args:
+        path: PNG to write. effects: from ``report_figures.effects``; space, metric: what they are of.
+    """
+    figure = Figure(figsize=(0.36 * space.num_blocks + 2.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    num = len(space.choices)
+    for choice, (size, row) in enumerate(zip(space.choices, effects, strict=True)):
+        found = [(block, one) for block, one in enumerate(row) if one is not None]
+        x = [block + 1 + (choice - (num - 1) / 2) * 0.7 / num for block, _ in found]
+        means, halves = [one[0] for _, one in found], [one[1] for _, one in found]
+        axes.errorbar(x, means, halves, fmt="o", ms=4, lw=1, label=format_block(size))
+    axes.set_xticks(range(1, space.num_blocks + 1))
+    axes.set_xlabel("block")
+    axes.set_ylabel(f"mean {OBJECTIVES[metric].title} of candidates with it")
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(title="slice size", fontsize=8, ncols=min(num, 4))
+    figure.savefig(path, dpi=150)
+
+
+def plot_ranking(path: Path, retrained: Sequence[Mapping[str, Any]], metric: str) -> None:
+    """Writes a picture of supernet against stand-alone scores of the audit's networks.
+
+    Args:
+        path: PNG to write. retrained: of ``audit.json``. metric: the audit's.
+    """
+    rows = [row for row in retrained if "test" in row and row["supernet"] is not None]
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for kind, colour, marker in (("sampled", TRIALS, "o"), ("fixed", FIXED, "s"), ("best", FRONT, "*")):
+        own = [row for row in rows if row["roles"][0].startswith(kind)]
+        x, y = [row["supernet"] for row in own], [row["test"]["value"] for row in own]
+        ends = [[row["test"]["value"] - row["test"]["low"], row["test"]["high"] - row["test"]["value"]] for row in own]
+        size = 11 if kind == "best" else 6
+        axes.errorbar(x, y, np.array(ends).reshape(-1, 2).T, fmt=marker, c=colour, ms=size, lw=1, label=kind)
+    title = OBJECTIVES[metric].title
+    axes.set_xlabel(f"{title}, supernet (search split)")
+    axes.set_ylabel(f"{title}, retrained (test)")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)

@@ -1,0 +1,184 @@
+"""The audit of a finished search: what ``nas.audit`` needs is measured here, on Ray, and put together.
+
+Each part keeps what it has: evaluations in the study ``audit``, counts beside the search's, each training in a folder
+of its own. So an audit that was killed goes on, and nothing is evaluated or trained twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.config import SearchJob, differing_fields
+from cluster.connect import ray_cluster
+from cluster.driver import only_driver
+from cluster.report import finished_search, write_report
+from cluster.run_folder import RunFolder, RunStatus
+from cluster.status import StatusWriter
+from nas.audit import AuditConfig, hypervolume_curves
+from nas.objectives import losses
+from nas.search import SearchSession
+from nas.searchers import make_searcher
+from nas.searchers.listed import ListedSearcher
+from nas.study import Study, Trial, TrialState, find_trials, open_storage, pareto_front
+from slicemamba.architecture import Architecture
+from slicemamba.data.cache import default_cache_dir
+from slicemamba.data.digests import digest_splits
+from slicemamba.errors import InputError, RunFailedError
+
+AUDIT = "audit"
+Floats = npt.NDArray[np.float64]
+
+
+def run_audit(
+    run: RunFolder,
+    settings: AuditConfig,
+    *,
+    address: str | None = None,
+    on_status: Callable[[RunStatus], None] | None = None,
+) -> dict[str, Any]:
+    """Audits a finished search; an audit of the same settings that was stopped goes on, a finished one is read.
+
+    Args:
+        run: the search's folder. settings: what to do. address: of the Ray cluster, as for ``ray_cluster``.
+        on_status: called with each new status.
+
+    Returns:
+        What ``audit.json`` holds (docs/audit.md).
+
+    Raises:
+        InputError: no finished search, an audit of other settings, or images that changed since the audit.
+    """
+    job = finished_search(run)
+    folder = RunFolder(run.path / AUDIT)
+    _refuse_other_settings(folder, settings)
+    cache_dir = default_cache_dir()
+    with only_driver(folder), StatusWriter(folder, on_status):
+        folder.emit("phase", phase="check")
+        splits, leaks = digest_splits(job.data, cache_dir)
+        done = run.read_json("audit.json")
+        if done is not None and done["settings"] == settings.model_dump(mode="json"):
+            if done["splits"] != splits:
+                raise InputError(f"the images have changed since the audit; remove {folder.path} to audit anew")
+            return done
+        folder.write_json("config.json", settings.model_dump(mode="json"))
+        with ray_cluster(address):
+            audit = _audit(job, run, folder, settings, cache_dir)
+        audit |= {"splits": splits, "leaks": [list(pair) for pair in leaks]}
+        return _conclude(job, run, folder, settings, audit)
+
+
+def _refuse_other_settings(folder: RunFolder, settings: AuditConfig) -> None:
+    before = folder.read_json("config.json")
+    fields = [] if before is None else differing_fields(before, settings.model_dump(mode="json"))
+    if fields:
+        raise InputError(
+            f"{folder.path} holds an audit with other settings; give the same, or remove it to begin anew",
+            details=fields,
+        )
+
+
+def _audit(job: SearchJob, run: RunFolder, folder: RunFolder, settings: AuditConfig, cache_dir: Path) -> dict[str, Any]:
+    # Imported here, so that a fault in the input is told without waiting for torch.
+    from cluster.audit_training import front_scores, retrained_scores
+
+    trials = _trials(run, "search")
+    plans = random_plans(job, settings.random_seeds)
+    known = _evaluate_missing(job, run, folder, plans, cache_dir)
+    front = pareto_front(trials, job.search.objectives)
+    best = front[0]
+    return {
+        "random": _against_random(job, trials, plans, known, settings),
+        "front": front_scores(job, run, folder, front, settings.seed, cache_dir),
+        **retrained_scores(job, run, folder, settings, best, known, cache_dir),
+    }
+
+
+def _trials(run: RunFolder, kind: str) -> list[Trial]:
+    return find_trials(open_storage(run.study_location), run.study_name(kind))
+
+
+def random_plans(job: SearchJob, num_seeds: int) -> list[list[Architecture]]:
+    """What random search evaluates at the search's budget, for each seed; the first is the run's own baseline."""
+    space, plans = job.search_space, []
+    for offset in range(num_seeds):
+        config = job.search.model_copy(update={"searcher": "random", "seed": job.search.seed + offset})
+        searcher = make_searcher(config, space)
+        plan: dict[Architecture, None] = {}
+        while len(plan) < config.num_trials:
+            architecture = searcher.ask(plan.keys())
+            assert architecture is not None  # random search awaits nothing
+            plan[architecture] = None
+        plans.append(list(plan))
+    return plans
+
+
+def _evaluate_missing(
+    job: SearchJob, run: RunFolder, folder: RunFolder, plans: list[list[Architecture]], cache_dir: Path
+) -> dict[str, Trial]:
+    """Evaluates what is planned, and the fixed slicings, unless a study has it; all ended trials by architecture."""
+    from cluster.ray_tune import search
+
+    folder.emit("phase", phase="audit_search")
+    space = job.search_space
+    elsewhere = {t.architecture: t for kind in ("random", "search") for t in _trials(run, kind) if t.ended}
+    wanted = [*space.fixed(), *(one for plan in plans for one in plan)]
+    # What an earlier start has written comes first and in its order, so that the session recognises it.
+    listed = dict.fromkeys(Architecture.parse(trial.architecture) for trial in _trials(run, AUDIT))
+    listed |= dict.fromkeys(one for one in wanted if str(one) not in elsewhere)
+    study = Study(run.study_location, run.study_name(AUDIT), space, job.search.objectives, AUDIT)
+    session = SearchSession(study, ListedSearcher(list(listed)), origin=AUDIT, num_trials=len(listed))
+
+    def show(trial: Trial | None = None) -> None:
+        folder.emit(
+            "progress", phase="audit_search", done=session.num_ended, total=len(listed), unit="trials", metrics={}
+        )
+
+    show()
+    search(job, session, run.path / "supernet", run, cache_dir, name=AUDIT, on_trial=show)
+    return {t.architecture: t for t in study.trials() if t.ended} | elsewhere
+
+
+def _against_random(
+    job: SearchJob,
+    trials: list[Trial],
+    plans: list[list[Architecture]],
+    known: dict[str, Trial],
+    settings: AuditConfig,
+) -> dict[str, Any]:
+    """Hypervolume after each evaluation: the search, random search of each seed, and the fixed slicings' alone."""
+    objectives = job.search.objectives
+    in_order = sorted((trial for trial in trials if trial.ended), key=lambda trial: trial.ended_as or 0)
+    curves = {"search": _losses(in_order, objectives)}
+    for offset, plan in enumerate(plans):
+        curves[f"random {job.search.seed + offset}"] = _losses([known[str(one)] for one in plan], objectives)
+    curves["fixed"] = _losses([known[str(one)] for one in job.search_space.fixed()], objectives)
+    return {
+        "seeds": [job.search.seed + offset for offset in range(settings.random_seeds)],
+        "num_evaluations": job.search.num_trials,
+        "hypervolume": hypervolume_curves(curves),
+    }
+
+
+def _losses(trials: list[Trial], objectives: tuple[str, ...]) -> Floats:
+    """(n, objectives), NaN for those without metrics."""
+    missing = (float("nan"),) * len(objectives)
+    rows = [losses(t.metrics, objectives) if t.state is TrialState.COMPLETED else missing for t in trials]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
+
+
+def _conclude(
+    job: SearchJob, run: RunFolder, folder: RunFolder, settings: AuditConfig, audit: dict[str, Any]
+) -> dict[str, Any]:
+    from cluster.audit_verdict import conclude
+
+    if not audit["retrained"]:
+        raise RunFailedError("no network could be trained for the audit")
+    audit = conclude(job, run, folder, settings, audit)
+    run.write_json("audit.json", audit)
+    write_report(run)
+    return audit

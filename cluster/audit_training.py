@@ -1,0 +1,357 @@
+"""The audit's work on Ray: counts of the front's candidates, and slicings trained from scratch and scored."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import torch
+
+from cluster.config import RetrainJob, SearchJob, refuse_mixing
+from cluster.ray_train import retrain
+from cluster.run_folder import RunFolder, RunStatus
+from cluster.status import StatusWriter
+from nas.audit import (
+    AuditConfig,
+    Estimate,
+    counted,
+    difference,
+    front_intervals,
+    primary_metric,
+    rank_agreement,
+    score_interval,
+    spread_sample,
+)
+from nas.study import Trial, TrialState, find_trials, open_storage
+from slicemamba.architecture import Architecture, format_block
+from slicemamba.config import DataConfig, TrainConfig
+from slicemamba.data.base import SegmentationData, load_split
+from slicemamba.errors import RunFailedError
+from slicemamba.evaluation.evaluate import evaluate
+from slicemamba.evaluation.metrics import confusion, summarize
+from slicemamba.models.checkpoints import load_network
+from slicemamba.models.supernet import Supernet
+
+Counts = npt.NDArray[np.int64]
+SPLITS = ("search", "test")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the audit. ``place`` names its folder; ``roles`` say why it is done."""
+
+    place: int
+    architecture: str
+    roles: tuple[str, ...]
+    seed: int
+
+
+def front_scores(
+    job: SearchJob, run: RunFolder, folder: RunFolder, front: Sequence[Trial], seed: int, cache_dir: Path
+) -> dict[str, Any]:
+    """Scores of the front's members on the search split with intervals over images, beside the best's."""
+    folder.emit("phase", phase="audit_front")
+    missing = [trial for trial in front if not run.counts_path("search", trial.number).exists()]
+    if missing:
+        workers = job.resources.search
+        task = ray.remote(_count_candidates).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="audit front")
+        todo = [(trial.architecture, run.counts_path("search", trial.number)) for trial in missing]
+        ray.get(task.remote(job.data, run.path / "supernet", todo, folder.path, cache_dir, job.search.batch_size))
+    primary = primary_metric(job.search.objectives)
+    shown = list(dict.fromkeys([primary, *counted(job.search.objectives)]))
+    counts = [np.load(run.counts_path("search", trial.number))["counts"] for trial in front]
+    rows = front_intervals(counts, shown, primary, seed)
+    members = [
+        {"number": trial.number, "architecture": trial.architecture, "metrics": trial.metrics, **row}
+        for trial, row in zip(front, rows, strict=True)
+    ]
+    return {"num_images": len(counts[0]), "members": members}
+
+
+def _count_candidates(
+    config: DataConfig,
+    supernet_dir: Path,
+    todo: list[tuple[str, Path]],
+    folder: Path,
+    cache_dir: Path,
+    batch_size: int,
+) -> None:
+    """Evaluates candidates with the supernet and keeps the counts of each. A file that is there is whole."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    supernet = load_network(supernet_dir).to(device)
+    assert isinstance(supernet, Supernet)
+    data = load_split(config, "search", cache_dir)
+    for done, (text, path) in enumerate(todo, 1):
+        architecture = Architecture.parse(text)
+        scored = evaluate(
+            lambda images, a=architecture: supernet(images, a),  # type: ignore[misc]
+            data,
+            batch_size=batch_size,
+            device=device,
+            with_hd95=False,
+        )
+        save_arrays(path, counts=scored.counts.astype(np.uint32), names=np.array(data.names))
+        RunFolder(folder).emit(
+            "progress", phase="audit_front", done=done, total=len(todo), unit="candidates", metrics={}
+        )
+
+
+def save_arrays(path: Path, **arrays: npt.NDArray[Any]) -> None:
+    """Writes an ``.npz`` file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.npz")
+    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def plan_trainings(job: SearchJob, settings: AuditConfig, best: Trial, pool: Sequence[Trial]) -> list[Training]:
+    """The best, the fixed slicings and a sample of all others over the supernet's scores, with one seed."""
+    fixed = {str(one): f"fixed {format_block(next(one.blocks()))}" for one in job.search_space.fixed()}
+    roles: dict[str, tuple[str, ...]] = {best.architecture: ("best",)}
+    for architecture, role in fixed.items():
+        roles[architecture] = (*roles.get(architecture, ()), role)
+    metric = primary_metric(job.search.objectives)
+    for trial in spread_sample(pool, metric, settings.num_retrained, set(roles)):
+        roles[trial.architecture] = ("sampled",)
+    seed = _settings(job, settings).seed
+    return [Training(place, architecture, role, seed) for place, (architecture, role) in enumerate(roles.items())]
+
+
+def _settings(job: SearchJob, settings: AuditConfig) -> TrainConfig:
+    """The run's own settings of retraining, the published ones where it has none, with the audit's epochs."""
+    base = job.retrain or TrainConfig()
+    return base if settings.epochs is None else base.model_copy(update={"epochs": settings.epochs})
+
+
+def retrained_scores(
+    job: SearchJob,
+    run: RunFolder,
+    folder: RunFolder,
+    settings: AuditConfig,
+    best: Trial,
+    known: dict[str, Trial],
+    cache_dir: Path,
+) -> dict[str, Any]:
+    """Trains and scores what is planned, then the best and its rival from further seeds; and what follows from it."""
+    metric = primary_metric(job.search.objectives)
+    # The search's record of an architecture goes before the random search's, so that its trial number is told.
+    pool = {
+        **known,
+        **{t.architecture: t for t in find_trials(open_storage(run.study_location), run.study_name("search"))},
+    }
+    plan = plan_trainings(job, settings, best, list(pool.values()))
+    work = _Trainings(job, run, folder, settings, cache_dir)
+    folder.emit("phase", phase="audit_retrain")
+    work.expect(len(plan) + 2 * (settings.retrain_seeds - 1))
+    counts = {one: found for one in plan if (found := work.train(one)) is not None}
+    own = [one for one in counts if "best" in one.roles]
+    if not own:
+        raise RunFailedError(f"the best slicing could not be trained: {work.failures.get(plan[0].place)}")
+    rival = _rival(counts, metric)
+    for offset in range(1, settings.retrain_seeds if rival else 1):
+        for twin in (own[0], rival):
+            assert twin is not None
+            more = Training(len(plan) + len(work.extra), twin.architecture, twin.roles, twin.seed + offset)
+            work.extra.append(more)
+            found = work.train(more)
+            if found is not None:
+                counts[more] = found
+    rows = [_row(one, counts.get(one), pool, metric, work.failures.get(one.place)) for one in [*plan, *work.extra]]
+    first = [one for one in plan if one in counts and _supernet_score(one, pool, metric) is not None]
+    return {
+        "metric": metric,
+        "retrained": rows,
+        "ranking": {split: _ranking(first, counts, pool, metric, split, settings.seed) for split in SPLITS},
+        "comparison": _comparison(counts, own[0], rival, metric, settings.seed),
+        "trivial": _against_trivial(job.data, counts[own[0]]["test"], metric, settings.seed, cache_dir),
+        "num_test_images": len(counts[own[0]]["test"]),
+    }
+
+
+class _Trainings:
+    """Trains and scores, each in ``audit/retrained/NN``; what is there already is read."""
+
+    def __init__(
+        self, job: SearchJob, run: RunFolder, folder: RunFolder, settings: AuditConfig, cache_dir: Path
+    ) -> None:
+        self._job = job
+        self._run = run
+        self._folder = folder
+        self._settings = _settings(job, settings)
+        self._cache_dir = cache_dir
+        self._total = 0
+        self.extra: list[Training] = []
+        self.failures: dict[int, str] = {}
+
+    def expect(self, total: int) -> None:
+        self._total = total
+
+    def train(self, one: Training) -> dict[str, Counts] | None:
+        """Counts of each split; None where the training failed, which does not stop the audit."""
+        place = RunFolder(self._folder.path / "retrained" / f"{one.place:02d}")
+        job = self._retrain_job(one)
+        values = job.model_dump(mode="json")
+        before = place.read_json("config.json")
+        if before is not None:
+            refuse_mixing(before, values, place.path)
+        place.write_json("config.json", values)
+        self._progress(one, 0.0, {})
+        scores = place.path / "scores.npz"
+        if not scores.exists():
+            try:
+                network = self._network(one, job, place)
+            except RunFailedError as error:
+                self.failures[one.place] = str(error)
+                return None
+            workers = self._job.resources.train
+            task = ray.remote(_count_splits).options(
+                num_cpus=workers.cpus, num_gpus=workers.gpus, name="audit evaluate"
+            )
+            save_arrays(
+                scores, **ray.get(task.remote(self._job.data, network, self._cache_dir, job.retrain.batch_size))
+            )
+        self._progress(one, 1.0, {})
+        with np.load(scores) as arrays:
+            return {split: arrays[split] for split in SPLITS}
+
+    def _retrain_job(self, one: Training) -> RetrainJob:
+        job = self._job
+        return RetrainJob(
+            name=job.name,
+            data=job.data,
+            model=job.model,
+            space=job.space,
+            resources=job.resources,
+            architecture=one.architecture,
+            retrain=self._settings.model_copy(update={"seed": one.seed}),
+        )
+
+    def _network(self, one: Training, job: RetrainJob, place: RunFolder) -> Path:
+        """The folder of the trained network: the run's own where it was trained just so."""
+        own = self._run.path / "retrained"
+        if "best" in one.roles and job.retrain == self._job.retrain and (own / "config.json").exists():
+            return own
+        if (place.path / "retrained" / "config.json").exists():  # written last
+            return place.path / "retrained"
+
+        def forward(status: RunStatus) -> None:
+            step = status.progress.get("retrain")
+            if step is not None and step.total:
+                self._progress(one, step.done / step.total, step.metrics)
+
+        with StatusWriter(place, forward):
+            return retrain(job, Architecture.parse(one.architecture), place, self._cache_dir)
+
+    def _progress(self, one: Training, part: float, metrics: dict[str, float]) -> None:
+        """In hundredths of a training, as bars count in whole numbers."""
+        self._folder.emit(
+            "progress",
+            phase="audit_retrain",
+            done=round(100 * (one.place + part)),
+            total=100 * self._total,
+            unit="% of a training",
+            metrics=metrics,
+        )
+
+
+def _count_splits(config: DataConfig, folder: Path, cache_dir: Path, batch_size: int) -> dict[str, Counts]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = load_network(folder).to(device)
+    counts = {}
+    for split in SPLITS:
+        data = load_split(config, split, cache_dir)
+        counts[split] = evaluate(network, data, batch_size=batch_size, device=device, with_hd95=False).counts
+    return counts
+
+
+def _rival(counts: dict[Training, dict[str, Counts]], metric: str) -> Training | None:
+    """The fixed slicing that scores best on the search split; None when the best is itself one.
+
+    Chosen there, so that the test split is not used to choose the one it is then used to compare with.
+    """
+    fixed = [one for one in counts if any(role.startswith("fixed") for role in one.roles)]
+    if not fixed:
+        raise RunFailedError("none of the fixed slicings could be trained, so there is nothing to compare with")
+    if any("best" in one.roles for one in fixed):
+        return None
+    return max(fixed, key=lambda one: _score(counts[one]["search"], metric))
+
+
+def _score(counts: Counts, metric: str) -> float:
+    return summarize(torch.from_numpy(counts.astype(np.int64)))[metric]
+
+
+def _supernet_score(one: Training, known: dict[str, Trial], metric: str) -> float | None:
+    trial = known.get(one.architecture)
+    return None if trial is None or trial.state is not TrialState.COMPLETED else trial.metrics[metric]
+
+
+def _row(
+    one: Training, counts: dict[str, Counts] | None, known: dict[str, Trial], metric: str, failure: str | None
+) -> dict[str, Any]:
+    scores = {} if counts is None else {s: score_interval(counts[s], metric).model_dump() for s in SPLITS}
+    return {
+        "folder": f"audit/retrained/{one.place:02d}",
+        "architecture": one.architecture,
+        "roles": list(one.roles),
+        "seed": one.seed,
+        "supernet": _supernet_score(one, known, metric),
+        **scores,
+        "error": failure,
+    }
+
+
+def _ranking(
+    trainings: list[Training],
+    counts: dict[Training, dict[str, Counts]],
+    known: dict[str, Trial],
+    metric: str,
+    split: str,
+    seed: int,
+) -> dict[str, Any]:
+    supernet = [_supernet_score(one, known, metric) or 0.0 for one in trainings]
+    return rank_agreement(supernet, [_score(counts[one][split], metric) for one in trainings], seed)
+
+
+def _comparison(
+    counts: dict[Training, dict[str, Counts]], best: Training, rival: Training | None, metric: str, seed: int
+) -> dict[str, Any]:
+    """The best against its rival over all their trainings, and against each fixed slicing with one seed."""
+
+    def trainings(of: Training) -> list[Counts]:
+        return [found["test"] for one, found in counts.items() if one.architecture == of.architecture]
+
+    fixed = {
+        one.roles[-1].removeprefix("fixed "): difference(trainings(best)[:1], [found["test"]], metric, seed=seed)
+        for one, found in counts.items()
+        if one.roles[-1].startswith("fixed") and one.seed == best.seed and one.architecture != best.architecture
+    }
+    against = None if rival is None else difference(trainings(best), trainings(rival), metric, seed=seed)
+    return {
+        "best": best.architecture,
+        "rival": None if rival is None else rival.roles[-1].removeprefix("fixed "),
+        "difference": None if against is None else against.model_dump(),
+        "retrain_seeds": 0 if rival is None else min(len(trainings(best)), len(trainings(rival))),
+        "fixed": {size: one.model_dump() for size, one in fixed.items()},
+    }
+
+
+def _against_trivial(config: DataConfig, best: Counts, metric: str, seed: int, cache_dir: Path) -> dict[str, Any]:
+    """The best less the better of marking nothing and marking everything, on test."""
+    data = load_split(config, "test", cache_dir)
+    trivial = {name: _trivial_counts(data, label) for name, label in (("all background", 0), ("all foreground", 1))}
+    better = max(trivial, key=lambda name: _score(trivial[name], metric))
+    found: Estimate = difference([best], [trivial[better]], metric, seed=seed)
+    return {"name": better, "difference": found.model_dump()}
+
+
+def _trivial_counts(data: SegmentationData, label: int) -> Counts:
+    masks = torch.from_numpy(np.array(data.masks))
+    counts: Counts = confusion(torch.full_like(masks, label), masks, data.num_classes).numpy()
+    return counts

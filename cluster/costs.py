@@ -1,0 +1,61 @@
+"""What a run has cost, from its events and trials."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from cluster.config import SearchJob
+from cluster.run_folder import RunFolder
+from nas.study import Trial
+
+
+def phase_seconds(run: RunFolder) -> dict[str, float]:
+    """Wall time of each phase in seconds, over all starts of the driver; the time between two starts is not counted."""
+    seconds: dict[str, float] = defaultdict(float)
+    phase, before = "", None
+    for _, event in run.events():
+        now = datetime.fromisoformat(event["time"])
+        starts = event["event"] == "phase" and event["phase"] == "check"
+        if before is not None and not starts:
+            seconds[phase] += (now - before).total_seconds()
+        if event["event"] == "phase":
+            phase = event["phase"]
+        before = now
+    return dict(seconds)
+
+
+def device_hours(job: SearchJob, run: RunFolder, trials: Iterable[Trial]) -> dict[str, float]:
+    """Hours of worker time by phase: training as wall time by the number of workers, evaluation as measured there.
+
+    Args:
+        job: the run's. run: its folder, or that of its audit. trials: evaluated in these phases.
+    """
+    workers = job.resources.train.num_workers
+    wall = phase_seconds(run)
+    shares = {"supernet": workers, "retrain": workers, "audit_retrain": workers, "evaluate": 1, "audit_front": 1}
+    hours = {name: wall[name] * share / 3600 for name, share in shares.items() if name in wall}
+    return hours | {"candidates": sum(trial.seconds or 0.0 for trial in trials) / 3600}
+
+
+def search_costs(job: SearchJob, run: RunFolder, trials: list[Trial], random: list[Trial]) -> dict[str, Any]:
+    """Where the time of a search went: phases, and evaluating against waiting within the search.
+
+    ``waiting`` is what the search's workers did not spend on evaluating: start-up, hand-out and, for searchers with
+    generations, the wait for the last of one.
+    """
+    wall = phase_seconds(run)
+    spans = [(t.ended_at - t.started_at).total_seconds() for t in trials if t.started_at and t.ended_at]
+    evaluating = sum(trial.seconds or 0.0 for trial in trials)
+    states: dict[str, int] = defaultdict(int)
+    for trial in [*trials, *random]:
+        states[trial.state.value] += 1
+    return {
+        "wall_seconds": wall,
+        "device_hours": device_hours(job, run, [*trials, *random]),
+        "evaluating_seconds": evaluating,
+        "waiting_seconds": max(0.0, sum(spans) - evaluating),
+        "trials": dict(states),
+    }

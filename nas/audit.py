@@ -1,0 +1,399 @@
+"""How far the answer of a search can be trusted: the statistics of the audit and the rules of its verdict.
+
+Everything here is a function of numbers; ``cluster.audit`` has them measured. The rules stand in docs/audit.md too.
+The verdict is about one claim: *the slicing that this search found is better than fixed slicing on unseen images, and
+it was found by a search that works*. ``not supported`` means that the evidence does not carry the claim, not that the
+claim is false.
+
+Shapes: N images, K classes counted, R resamples, S training seeds.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
+from scipy import stats
+
+from nas.objectives import OBJECTIVES
+from nas.pareto import hypervolume, pareto_mask
+from nas.study import Trial, TrialState
+from slicemamba.config import Config
+from slicemamba.evaluation.metrics import summarize
+from slicemamba.evaluation.statistics import CONFIDENCE, bootstrap_samples, percentile_interval
+
+Floats = NDArray[np.float64]
+Counts = NDArray[Any]
+Outcome = Literal["passed", "open", "failed"]
+Word = Literal["supported", "weak", "not supported"]
+
+MIN_ARCHITECTURES = 8  # below, an interval of a rank correlation says nothing
+MIN_TEST_IMAGES = 20  # below, percentile intervals are too narrow
+MIN_SEEDS = 3  # trainings of the best and of its rival; random searches
+RANK_RESAMPLES = 1000
+_COUNTED = ("dice", "miou", "sensitivity", "specificity")  # scores that follow from per-image counts
+
+
+class AuditConfig(Config):
+    """What an audit does. The same settings on the same run go on with an audit that was stopped.
+
+    Attributes:
+        num_retrained: sampled slicings to train from scratch, beside the best and the fixed ones.
+        epochs: of each of these trainings; as the run's ``retrain`` when null.
+        retrain_seeds: trainings of the best and of its rival, from as many seeds. With fewer than three, luck of
+            training cannot be told from merit, and the verdict is ``weak`` at best.
+        random_seeds: random searches at the search's budget.
+        seed: of everything that is drawn here; the random searches have seeds of the run's search and up.
+    """
+
+    num_retrained: Annotated[int, Field(ge=2)] = 8
+    epochs: PositiveInt | None = None
+    retrain_seeds: PositiveInt = 3
+    random_seeds: PositiveInt = 3
+    seed: int = 0
+
+
+class Estimate(Config):
+    """A figure with the ends of its interval; None where there was too little to make one."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "not measured"
+        ends = "no interval" if self.low is None else f"{self.low:+.3f} to {self.high:+.3f}"
+        return f"{self.value:+.3f} ({ends})"
+
+
+class Criterion(Config):
+    """One condition of the verdict, with what was found."""
+
+    name: str
+    question: str
+    outcome: Outcome
+    evidence: str
+
+
+class Verdict(Config):
+    """The audit in a word and a sentence, with the criteria it follows from."""
+
+    word: Word
+    sentence: str
+    criteria: tuple[Criterion, ...]
+
+
+def primary_metric(objectives: Sequence[str]) -> str:
+    """The first objective that has per-image counts behind it, by which the audit compares; else Dice."""
+    return next((name for name in objectives if name in _COUNTED), "dice")
+
+
+def spread_sample(trials: Sequence[Trial], metric: str, count: int, leave_out: set[str]) -> list[Trial]:
+    """Trials whose scores lie evenly over the range: of each of ``count`` equal parts, the nearest to its middle.
+
+    Args:
+        trials: candidates; those without a score, and repetitions of an architecture, are passed over.
+        metric: the score. leave_out: architectures that are not wanted.
+    """
+    pool = {t.architecture: t for t in trials if t.state is TrialState.COMPLETED and t.architecture not in leave_out}
+    if not pool:
+        return []
+    scores = [trial.metrics[metric] for trial in pool.values()]
+    edges = np.linspace(min(scores), max(scores), count + 1)
+    chosen = []
+    for middle in (edges[1:] + edges[:-1]) / 2:
+        if pool:
+            nearest = min(pool.values(), key=lambda t: (abs(t.metrics[metric] - middle), t.number))
+            chosen.append(pool.pop(nearest.architecture))
+    return chosen
+
+
+def rank_agreement(supernet: Sequence[float], alone: Sequence[float], seed: int = 0) -> dict[str, Any]:
+    """How well the supernet's scores order architectures as training from scratch does.
+
+    Kendall's τ-b, Spearman's ρ and the recall of the best quarter, with percentile intervals over architectures (pairs
+    drawn with replacement). With few architectures these intervals are wide, and too narrow still.
+
+    Args:
+        supernet, alone: score of each architecture with the supernet's weights and with its own.
+    """
+    x, y = np.asarray(supernet, dtype=np.float64), np.asarray(alone, dtype=np.float64)
+    if len(x) != len(y):
+        raise ValueError(f"as many scores of the one kind as of the other; got {len(x)} and {len(y)}")
+    k = max(1, len(x) // 4)
+    measures: dict[str, Callable[[Floats, Floats], float]] = {
+        "kendall": lambda a, b: float(stats.kendalltau(a, b).statistic),
+        "spearman": lambda a, b: float(stats.spearmanr(a, b).statistic),
+        "top_k_recall": lambda a, b: top_k_recall(a, b, k),
+    }
+    draws = np.random.default_rng(seed).integers(0, max(1, len(x)), (RANK_RESAMPLES, len(x)))
+    estimates = {name: _over_architectures(measure, x, y, draws) for name, measure in measures.items()}
+    return {"num_architectures": len(x), "k": k, **{name: one.model_dump() for name, one in estimates.items()}}
+
+
+def top_k_recall(supernet: Floats, alone: Floats, k: int) -> float:
+    """Share of the k best on their own that are among the supernet's k best. Of equal scores, the earlier counts."""
+    best = [set(np.argsort(-scores, kind="stable")[:k].tolist()) for scores in (supernet, alone)]
+    return len(best[0] & best[1]) / k
+
+
+def _over_architectures(
+    measure: Callable[[Floats, Floats], float], x: Floats, y: Floats, draws: NDArray[np.int64]
+) -> Estimate:
+    if len(x) < 3:
+        return Estimate(value=None)
+    with warnings.catch_warnings():  # scores that are all equal have no order, and come as NaN
+        warnings.simplefilter("ignore")
+        value = measure(x, y)
+        samples = np.array([measure(x[i], y[i]) for i in draws])
+    samples = samples[np.isfinite(samples)]
+    if not np.isfinite(value) or len(samples) < RANK_RESAMPLES / 2:
+        return Estimate(value=value if np.isfinite(value) else None)
+    low, high = percentile_interval(samples)
+    return Estimate(value=value, low=low, high=high)
+
+
+def score_interval(counts: Counts, metric: str, seed: int = 0) -> Estimate:
+    """A split's score with its interval over images. counts: (N, K, 4)."""
+    return _estimate(_whole(counts, metric), bootstrap_samples(counts, seed=seed)[metric], CONFIDENCE)
+
+
+def difference(
+    first: Sequence[Counts], second: Sequence[Counts], metric: str, *, seed: int = 0, confidence: float = CONFIDENCE
+) -> Estimate:
+    """Mean score of one architecture's trainings less that of another's, on the same images.
+
+    The bootstrap has two levels: images are drawn with replacement, the same for both, and training seeds within each
+    architecture. So the interval covers another sample of images and, from three seeds on, the luck of training.
+
+    Args:
+        first, second: (N, K, 4) counts of each training.
+    """
+    rng = np.random.default_rng(seed)
+    sides = []
+    for trainings in (first, second):
+        samples = np.stack([bootstrap_samples(counts, seed=seed)[metric] for counts in trainings])  # (S, R)
+        drawn = rng.integers(0, len(samples), samples.shape)
+        sides.append(np.take_along_axis(samples, drawn, axis=0).mean(axis=0))
+    value = np.mean([_whole(c, metric) for c in first]) - np.mean([_whole(c, metric) for c in second])
+    return _estimate(float(value), sides[0] - sides[1], confidence)
+
+
+def front_intervals(
+    front: Sequence[Counts], metrics: Sequence[str], primary: str, seed: int = 0
+) -> list[dict[str, Any]]:
+    """For each member of a front: its scores with intervals, and its difference to the first, the best.
+
+    A member is a tie when the interval of that difference holds 0. These intervals are widened for the number of
+    members (Bonferroni), so that among many members none is told apart by chance.
+
+    Args:
+        front: (N, K, 4) counts of each member, the best first.
+    """
+    confidence = 1 - (1 - CONFIDENCE) / max(1, len(front) - 1)
+    rows = []
+    for counts in front:
+        against = difference([counts], [front[0]], primary, seed=seed, confidence=confidence)
+        assert against.low is not None
+        assert against.high is not None
+        rows.append(
+            {
+                "intervals": {name: score_interval(counts, name, seed).model_dump() for name in metrics},
+                "difference_to_best": against.model_dump(),
+                "tie": against.low <= 0 <= against.high,
+            }
+        )
+    return rows
+
+
+def counted(metrics: Sequence[str]) -> list[str]:
+    """Those of the metrics that have intervals over images here."""
+    return [name for name in metrics if name in _COUNTED]
+
+
+def _whole(counts: Counts, metric: str) -> float:
+    return summarize(torch.from_numpy(np.asarray(counts, dtype=np.int64)))[metric]
+
+
+def _estimate(value: float, samples: Floats, confidence: float) -> Estimate:
+    low, high = percentile_interval(samples, confidence)
+    return Estimate(value=value, low=low, high=high)
+
+
+def hypervolume_curves(curves: Mapping[str, Floats]) -> dict[str, list[float]]:
+    """Share of the objectives' box that each search has won after each evaluation, 0…1.
+
+    The box is the same for all curves: from the best value of each objective that any of them has seen to the worst, a
+    tenth of the range added so that the ends of a front count too.
+
+    Args:
+        curves: (n, objectives) losses by name, in the order of evaluation; rows of NaN for evaluations that failed.
+    """
+    rows = np.concatenate(list(curves.values()))
+    rows = rows[~np.isnan(rows).any(axis=1)]
+    if not len(rows):
+        return {name: [0.0] * len(losses) for name, losses in curves.items()}
+    ideal, worst = rows.min(axis=0), rows.max(axis=0)
+    span = np.where(worst > ideal, worst - ideal, 1.0)
+    return {name: _curve((losses - ideal) / span) for name, losses in curves.items()}
+
+
+def _curve(scaled: Floats) -> list[float]:
+    reference = np.full(scaled.shape[1], 1.1)
+    front, volume, curve = np.empty((0, scaled.shape[1])), 0.0, []
+    for row in scaled:
+        # A point that the front is no worse than adds nothing, and most are such.
+        if not np.isnan(row).any() and not (front <= row).all(axis=1).any():
+            front = np.vstack([front, row])
+            front = front[pareto_mask(front)]
+            volume = hypervolume(front, reference) / float(np.prod(reference))
+        curve.append(volume)
+    return curve
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the verdict is made of. Differences are of the primary metric, on the test split.
+
+    Attributes:
+        metric: the primary metric's name.
+        leaks: images that are in two splits. data_changed: the splits are not those of the search any more.
+        num_test_images: of the test split.
+        trivial: best, retrained, less the better of the trivial predictions.
+        benefit: best less its rival, the fixed slicing that scores best on the search split; None when the best is
+            itself a fixed slicing.
+        retrain_seeds: trainings behind ``benefit``. fixed_above: fixed slicings that score above the best on test.
+        ranking: Kendall's τ of supernet and stand-alone scores. num_architectures: behind it.
+        search_volume: the search's final hypervolume. random_volumes: those of the random searches.
+    """
+
+    metric: str
+    leaks: int
+    data_changed: bool
+    num_test_images: int
+    trivial: Estimate
+    benefit: Estimate | None
+    retrain_seeds: int
+    fixed_above: Sequence[str]
+    ranking: Estimate
+    num_architectures: int
+    search_volume: float
+    random_volumes: Sequence[float]
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The verdict: ``supported`` when all criteria pass, ``not supported`` when a decisive one fails, else ``weak``.
+
+    All but the comparison with random search are decisive: a slicing may be good though random search finds its like.
+    """
+    decisive = (_disjoint(evidence), _above_trivial(evidence), _above_fixed(evidence), _ranked(evidence))
+    criteria = (*decisive, _above_random(evidence))
+    if any(one.outcome == "failed" for one in decisive):
+        word: Word = "not supported"
+    else:
+        word = "supported" if all(one.outcome == "passed" for one in criteria) else "weak"
+    return Verdict(word=word, sentence=_sentence(word, criteria), criteria=criteria)
+
+
+def _sentence(word: Word, criteria: Sequence[Criterion]) -> str:
+    failed = [one.name for one in criteria if one.outcome == "failed"]
+    unclear = [one.name for one in criteria if one.outcome == "open"]
+    if word == "supported":
+        return "The evidence supports that the slicing found is better than fixed slicing on unseen images."
+    reasons = [f"against it: {', '.join(failed)}"] * bool(failed) + [f"left open: {', '.join(unclear)}"] * bool(unclear)
+    start = (
+        "The evidence for a gain over fixed slicing is weak"
+        if word == "weak"
+        else "The evidence does not support a gain over fixed slicing"
+    )
+    return f"{start} ({'; '.join(reasons)})."
+
+
+def _disjoint(evidence: Evidence) -> Criterion:
+    sound = not evidence.leaks and not evidence.data_changed
+    found = f"{evidence.leaks} images are in two splits" if evidence.leaks else "no image is in two splits"
+    if evidence.data_changed:
+        found += "; the splits have changed since the search"
+    return Criterion(
+        name="disjoint splits",
+        question="Are train, val, search and test free of each other's images, and as they were in the search?",
+        outcome="passed" if sound else "failed",
+        evidence=found,
+    )
+
+
+def _above_trivial(evidence: Evidence) -> Criterion:
+    return Criterion(
+        name="better than trivial",
+        question="Does the retrained best beat marking nothing and marking everything, on test?",
+        outcome=_sign(evidence.trivial, enough=evidence.num_test_images >= MIN_TEST_IMAGES),
+        evidence=f"difference in {_title(evidence.metric)} {evidence.trivial} over {evidence.num_test_images} images"
+        + _too_few(evidence.num_test_images, MIN_TEST_IMAGES, "images"),
+    )
+
+
+def _above_fixed(evidence: Evidence) -> Criterion:
+    name, question = "better than fixed slicing", "Trained alike, does the best beat the best fixed slicing, on test?"
+    if evidence.benefit is None:
+        found = "the best that was found is itself a fixed slicing"
+        return Criterion(name=name, question=question, outcome="failed", evidence=found)
+    seeds, images = evidence.retrain_seeds, evidence.num_test_images
+    enough = seeds >= MIN_SEEDS and images >= MIN_TEST_IMAGES and not evidence.fixed_above
+    found = f"difference in {_title(evidence.metric)} {evidence.benefit} over {images} images and {seeds} seeds"
+    found += _too_few(images, MIN_TEST_IMAGES, "images") + _too_few(seeds, MIN_SEEDS, "seeds")
+    if evidence.fixed_above:
+        found += f"; above it: fixed slicing {', '.join(evidence.fixed_above)}"
+    outcome = _sign(evidence.benefit, enough=enough)
+    return Criterion(name=name, question=question, outcome=outcome, evidence=found)
+
+
+def _ranked(evidence: Evidence) -> Criterion:
+    count = evidence.num_architectures
+    return Criterion(
+        name="ranking by the supernet",
+        question="Does the supernet order slicings as training from scratch does, on test?",
+        outcome=_sign(evidence.ranking, enough=count >= MIN_ARCHITECTURES),
+        evidence=f"Kendall's τ {evidence.ranking} over {count} slicings"
+        + _too_few(count, MIN_ARCHITECTURES, "slicings"),
+    )
+
+
+def _above_random(evidence: Evidence) -> Criterion:
+    random, own = evidence.random_volumes, evidence.search_volume
+    below = sum(volume < own for volume in random)
+    if random and below < len(random) / 2:
+        outcome: Outcome = "failed"
+    else:
+        outcome = "passed" if below == len(random) >= MIN_SEEDS else "open"
+    return Criterion(
+        name="better than random search",
+        question="At equal budget, does the search win more hypervolume than random search?",
+        outcome=outcome,
+        evidence=f"hypervolume {own:.3f}, above {below} of {len(random)} random searches"
+        + (f" ({min(random):.3f} to {max(random):.3f})" if random else "")
+        + _too_few(len(random), MIN_SEEDS, "random searches"),
+    )
+
+
+def _sign(estimate: Estimate, *, enough: bool) -> Outcome:
+    """Passed when the whole interval is above 0 and there was enough to judge by; failed at 0 and below."""
+    if estimate.value is None:
+        return "open"
+    if estimate.value <= 0:
+        return "failed"
+    return "passed" if enough and estimate.low is not None and estimate.low > 0 else "open"
+
+
+def _too_few(count: int, least: int, what: str) -> str:
+    return f"; fewer than {least} {what} are too few to judge by" if count < least else ""
+
+
+def _title(metric: str) -> str:
+    return OBJECTIVES[metric].title

@@ -1,0 +1,392 @@
+"""The report of a search as one page: self-contained, readable offline, in a light and a dark theme.
+
+Plotly's library is embedded once, from the installed package. A content security policy keeps the page from loading
+anything and from running anything but what stands in it; whatever a user wrote is escaped by the template engine.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from nas import report_figures as figures
+from nas.audit import hypervolume_curves, primary_metric
+from nas.objectives import OBJECTIVES, loss_matrix
+from nas.report_figures import Spec, completed
+from nas.space import SearchSpace
+from nas.study import Trial, TrialState, pareto_front
+from slicemamba.architecture import format_block
+
+_TEMPLATE = "report.html.j2"
+_SCORES = ("dice", "miou", "hd95", "sensitivity", "specificity", "accuracy")
+_GENERATIONS = ("evolution", "nsga2")
+_ENOUGH_RANDOM = 30  # from here on, random candidates alone show the effect of choices
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the report, as PNG, with what it shows in words."""
+
+    png: bytes
+    alt: str
+
+    @property
+    def url(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """All that a report is made of. What a run does not have is empty, and its part of the page says so.
+
+    Attributes:
+        job, result: ``config.json`` and ``result.json``. space: of the search.
+        trials, random: of the search and of random search, in any state.
+        audit: ``audit.json``. costs: from ``cluster.costs.search_costs``.
+        pictures: predictions on test, the worst first.
+        written_at: when, for people.
+    """
+
+    job: Mapping[str, Any]
+    result: Mapping[str, Any]
+    space: SearchSpace
+    trials: Sequence[Trial]
+    random: Sequence[Trial] = ()
+    audit: Mapping[str, Any] | None = None
+    costs: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Sequence[Picture] = ()
+    written_at: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure on the page. ``alt`` says in words what it shows, ``text`` is its legend."""
+
+    key: str
+    spec: Spec
+    title: str
+    text: str
+    alt: str
+
+    @property
+    def json(self) -> Markup:
+        """The specification for a script element: ``<`` is escaped, so nothing in it can end that element."""
+        text = json.dumps(_finite(self.spec), separators=(",", ":"), ensure_ascii=True)
+        return Markup(text.replace("<", "\\u003c"))
+
+    @property
+    def stops(self) -> list[str]:
+        return [step["label"] for step in self.spec.get("steps", [])]
+
+
+def render_report(source: ReportInput) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "signed": _signed, "stages": lambda text: text.split("|")}
+    template = environment.get_template(_TEMPLATE)
+    return template.render(
+        **_context(source),
+        plotly=Markup(get_plotlyjs()),
+        palette=figures.PALETTE,
+        nonce=secrets.token_urlsafe(16),
+    )
+
+
+def _context(source: ReportInput) -> dict[str, Any]:
+    objectives = tuple(source.job["search"]["objectives"])
+    front = pareto_front(list(source.trials), objectives)
+    metric = primary_metric(objectives)
+    return {
+        "name": source.job["name"],
+        "job": source.job,
+        "result": source.result,
+        "audit": source.audit,
+        "objectives": [OBJECTIVES[name] for name in objectives],
+        "metric": OBJECTIVES[metric],
+        "tiles": _tiles(source, front, objectives),
+        "front": _front_rows(source, front),
+        "failures": [t for t in source.trials if t.ended and t.state is not TrialState.COMPLETED],
+        "states": Counter(trial.state.value for trial in source.trials),
+        "figures": {figure.key: figure for figure in _figures(source, front, objectives, metric)},
+        "scores": _test_scores(source),
+        "pictures": source.pictures,
+        "costs": source.costs,
+        "settings": _flatten(source.job),
+        "environment": _flatten(source.result.get("environment", {})),
+        "written_at": source.written_at,
+        "num_trials": len(source.trials),
+    }
+
+
+def _tiles(source: ReportInput, front: list[Trial], objectives: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(title, figure, note) of what a reader looks for first."""
+    first = objectives[0]
+    title = OBJECTIVES[first].title
+    done = completed(source.trials)
+
+    def best(of: Sequence[Trial]) -> Trial | None:
+        return min(of, key=lambda t: loss_matrix([t.metrics], [first])[0, 0], default=None)
+
+    tiles = [("evaluated", str(len(source.trials)), f"{len(done)} completed, {len(front)} Pareto-optimal")]
+    if front:
+        tiles.append((f"{title}, best found", _number(front[0].metrics[first]), "supernet weights, search split"))
+    for name, of in (("fixed slicing", [t for t in done if t.origin == "fixed"]), ("random", completed(source.random))):
+        found = best(of)
+        if found is not None:
+            note = figures.fixed_label(found) if name == "fixed slicing" else f"of {len(of)} candidates"
+            tiles.append((f"{title}, best {name}", _number(found.metrics[first]), note))
+    test = source.result.get("retrained", {}).get("scores", {}).get("test")
+    if test:
+        interval = source.result["retrained"].get("intervals", {}).get("test", {}).get("dice")
+        note = "retrained" + (f", 95 % interval {interval[0]:.3f}–{interval[1]:.3f}" if interval else "")
+        tiles.append(("Dice on test", _number(test["dice"]), note))
+    hours = source.costs.get("device_hours")
+    if hours:
+        tiles.append(("device hours", f"{sum(hours.values()):.2g}", "training and evaluation"))
+    return tiles
+
+
+def _front_rows(source: ReportInput, front: list[Trial]) -> list[dict[str, Any]]:
+    members = {row["number"]: row for row in (source.audit or {}).get("front", {}).get("members", [])}
+    return [{"trial": trial, "audit": members.get(trial.number)} for trial in front]
+
+
+def _figures(source: ReportInput, front: list[Trial], objectives: Sequence[str], metric: str) -> list[Figure]:
+    found: list[Figure] = []
+    if front:
+        found += _search_figures(source, front, objectives, metric)
+    audit = source.audit
+    if audit is not None:
+        found += _audit_figures(audit, metric)
+    hours = {**source.costs.get("device_hours", {}), **((audit or {}).get("device_hours", {}))}
+    if any(hours.values()):
+        found.append(
+            Figure(
+                "cost",
+                figures.cost_figure(hours),
+                "Cost of the run.",
+                "Hours of worker time by phase; training counts wall time times workers.",
+                "Bars: " + ", ".join(f"{name} {value:.2g} hours" for name, value in hours.items()),
+            )
+        )
+    return found
+
+
+def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequence[str], metric: str) -> list[Figure]:
+    search = source.job["search"]
+    generation = search["population_size"] if search["searcher"] in _GENERATIONS else None
+    done, random = completed(source.trials), completed(source.random)
+    members = (source.audit or {}).get("front", {}).get("members", [])
+    intervals = {row["number"]: row["intervals"] for row in members}
+    best, first = front[0], OBJECTIVES[objectives[0]].title
+    found = []
+    for other in list(objectives[1:]) or ["number"]:
+        against = "the course of the search" if other == "number" else OBJECTIVES[other].title
+        bars = " Bars: 95 % intervals over images, where the audit has them." if intervals else ""
+        found.append(
+            Figure(
+                f"front-{other}",
+                figures.front_figure(
+                    source.trials, source.random, objectives, other, intervals=intervals, generation=generation
+                ),
+                f"{first} and {against}.",
+                "Each mark is a slicing, scored with the supernet's weights on the search split; ringed are those that "
+                f"no other beats in all objectives.{bars} The slider goes back in the search.",
+                f"Scatter plot of {len(done)} slicings, {len(front)} of them Pareto-optimal; the best, trial "
+                f"{best.number}, has {first} {_number(best.metrics[objectives[0]])}.",
+            )
+        )
+    curves = hypervolume_of(source, objectives)
+    found.append(
+        Figure(
+            "hypervolume",
+            figures.hypervolume_figure(curves),
+            "What the search has won, and random search at equal budget.",
+            "Share of the box between the best and the worst value of each objective that is dominated after so many "
+            "evaluations. The band spans the random searches' seeds.",
+            "Line plot; at the end " + ", ".join(f"{name} {curve[-1]:.3f}" for name, curve in curves.items() if curve),
+        )
+    )
+    timed = figures.time_figure(source.trials, curves["search"])
+    if timed is not None:
+        found.append(
+            Figure(
+                "time",
+                timed,
+                "The same against time.",
+                "Wall time of the search alone, without the supernet's training.",
+                f"Line plot of hypervolume over time, {curves['search'][-1]:.3f} at the end.",
+            )
+        )
+    found.append(
+        Figure(
+            "slicing",
+            figures.slicing_figure(source.trials, best, source.space, generation),
+            "Which slice sizes were proposed.",
+            "Share of each slice size in each block among the candidates of a generation; framed, the best slicing. "
+            "Where a row darkens from one generation to the next, the search has settled.",
+            "Heat map of blocks and slice sizes; the best slicing is " + best.architecture,
+        )
+    )
+    by_chance = len(random) >= _ENOUGH_RANDOM
+    shown = random if by_chance else done
+    found.append(
+        Figure(
+            "effects",
+            figures.effects_figure(shown, source.space, metric),
+            "Effect of each choice alone.",
+            f"Mean {OBJECTIVES[metric].title} of the candidates with a slice size in a block, less the mean of all, "
+            "with 95 % intervals (Student). "
+            + (
+                "From random search alone, so the blocks are independent of each other."
+                if by_chance
+                else "From the search's candidates, which are no random sample: an association, not an effect."
+            ),
+            _effects_in_words(shown, source.space, metric),
+        )
+    )
+    found.append(
+        Figure(
+            "parallel",
+            figures.parallel_figure(source.trials, source.space, objectives),
+            "Candidates by stage.",
+            "Each line is a candidate: the most frequent slice size of each stage, then its objectives, better "
+            "upwards. Colour: quarters by the first objective.",
+            f"Parallel coordinates of up to 300 candidates; the best goes through {best.architecture}",
+        )
+    )
+    return found
+
+
+def hypervolume_of(source: ReportInput, objectives: Sequence[str]) -> dict[str, list[float]]:
+    """The audit's curves, or those that the run itself has."""
+    if source.audit is not None:
+        audited: dict[str, list[float]] = source.audit["random"]["hypervolume"]
+        return audited
+    searches = {"search": source.trials, "random": source.random}
+    searches["fixed"] = [trial for trial in source.trials if trial.origin == "fixed"]
+    rows = {}
+    for name, trials in searches.items():
+        ended = sorted((t for t in trials if t.ended), key=lambda t: t.ended_as or 0)
+        if ended:
+            missing = np.full(len(objectives), np.nan)
+            done = [t.state is TrialState.COMPLETED for t in ended]
+            rows[name] = np.stack(
+                [loss_matrix([t.metrics], objectives)[0] if ok else missing for t, ok in zip(ended, done, strict=True)]
+            )
+    return hypervolume_curves(rows)
+
+
+def _effects_in_words(trials: Sequence[Trial], space: SearchSpace, metric: str) -> str:
+    table = figures.effects(trials, space, metric)
+    means = [(one[0], c, b) for c, row in enumerate(table) for b, one in enumerate(row) if one is not None]
+    (high, c, b), (low, d, e) = max(means), min(means)
+
+    return (
+        f"Dot plot with intervals; the highest mean, {high:.4f}, has {format_block(space.choices[c])} in block "
+        f"{b + 1}, the lowest, {low:.4f}, {format_block(space.choices[d])} in block {e + 1}."
+    )
+
+
+def _audit_figures(audit: Mapping[str, Any], metric: str) -> list[Figure]:
+    tau = audit["ranking"]["test"]["kendall"]
+    count = audit["ranking"]["test"]["num_architectures"]
+    found = [
+        Figure(
+            "ranking",
+            figures.ranking_figure(audit["retrained"], audit["metric"]),
+            "Does the supernet rank as training from scratch does?",
+            f"Each mark is a slicing trained from scratch by one recipe. Over these {count}, Kendall's τ is "
+            f"{_interval(tau)}. Bars: 95 % intervals over test images.",
+            f"Scatter plot of {count} slicings; Kendall's tau {_interval(tau)}.",
+        )
+    ]
+    if audit["comparison"]["fixed"]:
+        words = [f"{size} {_interval(one)}" for size, one in audit["comparison"]["fixed"].items()]
+        found.append(
+            Figure(
+                "difference",
+                figures.difference_figure(audit["comparison"], audit["metric"]),
+                "The best against fixed slicing, on test.",
+                f"Difference in {OBJECTIVES[audit['metric']].title} on the same images, both trained from scratch; "
+                "95 % intervals over images, and over seeds where there are several. Right of 0: the best is better.",
+                "Dot plot; the best less fixed " + ", ".join(words),
+            )
+        )
+    return found
+
+
+def _interval(one: Mapping[str, float | None]) -> str:
+    if one["value"] is None:
+        return "not to be had"
+    ends = "" if one["low"] is None else f" ({_signed(one['low'])} to {_signed(one['high'])})"
+    return f"{_signed(one['value'])}{ends}"
+
+
+def _test_scores(source: ReportInput) -> dict[str, Any] | None:
+    """Header and rows of the table of test scores; None where no network was retrained."""
+    retrained = source.result.get("retrained")
+    if not retrained or "test" not in retrained.get("scores", {}):
+        return None
+    names = [name for name in _SCORES if name in retrained["scores"]["test"]]
+    intervals = retrained.get("intervals", {}).get("test", {})
+    best = [(retrained["scores"]["test"][name], intervals.get(name)) for name in names]
+    rows = [("Best slicing, retrained", best)]
+    for name, scores in source.result.get("trivial", {}).get("test", {}).items():
+        rows.append((name, [(scores.get(metric), None) for metric in names]))
+    return {"names": [_score_title(name) for name in names], "rows": rows}
+
+
+def _score_title(name: str) -> str:
+    return figures.title_of(name) if name in OBJECTIVES else f"{name.replace('_', ' ').capitalize()} ↑"
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """(dotted name, value) of nested settings."""
+    rows = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flatten(value, f"{prefix}{key}.")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            rows.append((f"{prefix}{key}", "none" if value is None else text))
+    return rows
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN; Plotly leaves out what is null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def _number(value: float | None) -> str:
+    """Four digits after the point for scores, four in all for larger figures."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    return f"{value:.4f}" if abs(value) < 2 else f"{value:.4g}"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None or not np.isfinite(value) else f"{value:+.3f}".replace("-", "−")
