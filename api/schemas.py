@@ -120,9 +120,7 @@ class Trial(_Answer):
     architecture: str
     origin: str = Field(description="`fixed`, `warm` (of an earlier search), or the searcher that proposed it")
     metrics: Metrics
-    violation: float = Field(
-        description="excess over the constraints, as shares of their limits; 0 when all are met"
-    )
+    violation: float = Field(description="excess over the constraints, as shares of their limits; 0 when all are met")
     error: str | None
     seconds: float | None
     started_at: datetime | None
@@ -141,6 +139,36 @@ class Objective(_Answer):
     direction: Literal["maximize", "minimize"]
     unit: str
     title: str
+
+
+class ImageScore(_Answer):
+    name: str
+    dice: float
+    iou: float
+
+
+class TrialImages(_Answer):
+    """How one trial did on each image of the search split."""
+
+    study: StudyName
+    number: int
+    images: list[ImageScore] = Field(description="the worst first")
+
+
+class HypervolumePoint(_Answer):
+    number: int = Field(description="of the trial that ended")
+    evaluations: int = Field(description="trials that have ended with it")
+    ended_at: datetime | None
+    hypervolume: float
+
+
+class Hypervolume(_Answer):
+    """The volume that the frontier dominates, after each trial that ended."""
+
+    study: StudyName
+    objectives: list[Objective]
+    reference: list[float] | None = Field(description="the point it is measured from, in the objectives' own units")
+    points: list[HypervolumePoint]
 
 
 class Pareto(_Answer):
