@@ -108,6 +108,8 @@ class Validation(_Answer):
     valid: Literal[True] = True
     evaluations: int = Field(description="architectures evaluated, the random baseline included")
     space_size: int = Field(description="architectures in the search space")
+    images_trained: int = Field(description="forward and backward passes of one image: supernet and retraining")
+    images_evaluated: int = Field(description="forward passes of one image in the search, before any is saved")
     data: dict[str, Any] = Field(description="what the data set holds")
     spec: dict[str, Any] = Field(description="the job with all defaults filled in")
 
