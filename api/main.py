@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
-from api import problems
+from api import dashboard, problems
 from api.access import authorize
 from api.db import open_database
 from api.deps import Parts
@@ -64,6 +64,7 @@ def create_app(settings: Settings, jobs: Jobs = ray_jobs) -> FastAPI:
     for module in (searches, trials, artifacts, streams, server):
         app.include_router(module.router, dependencies=[Depends(authorize)], responses=REFUSED)
     app.include_router(health.router)
+    dashboard.install(app)
     problems.install(app)
     app.add_middleware(Gate, telemetry=parts.telemetry, writes_per_minute=settings.writes_per_minute)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

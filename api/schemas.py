@@ -108,6 +108,8 @@ class Validation(_Answer):
     valid: Literal[True] = True
     evaluations: int = Field(description="architectures evaluated, the random baseline included")
     space_size: int = Field(description="architectures in the search space")
+    images_trained: int = Field(description="forward and backward passes of one image: supernet and retraining")
+    images_evaluated: int = Field(description="forward passes of one image in the search, before any is saved")
     data: dict[str, Any] = Field(description="what the data set holds")
     spec: dict[str, Any] = Field(description="the job with all defaults filled in")
 
@@ -118,8 +120,9 @@ class Trial(_Answer):
     number: int
     state: TrialState
     architecture: str
-    origin: str = Field(description="`fixed`, or the searcher that proposed it")
+    origin: str = Field(description="`fixed`, `warm` (of an earlier search), or the searcher that proposed it")
     metrics: Metrics
+    violation: float = Field(description="excess over the constraints, as shares of their limits; 0 when all are met")
     error: str | None
     seconds: float | None
     started_at: datetime | None
@@ -138,6 +141,36 @@ class Objective(_Answer):
     direction: Literal["maximize", "minimize"]
     unit: str
     title: str
+
+
+class ImageScore(_Answer):
+    name: str
+    dice: float
+    iou: float
+
+
+class TrialImages(_Answer):
+    """How one trial did on each image of the search split."""
+
+    study: StudyName
+    number: int
+    images: list[ImageScore] = Field(description="the worst first")
+
+
+class HypervolumePoint(_Answer):
+    number: int = Field(description="of the trial that ended")
+    evaluations: int = Field(description="trials that have ended with it")
+    ended_at: datetime | None
+    hypervolume: float
+
+
+class Hypervolume(_Answer):
+    """The volume that the frontier dominates, after each trial that ended."""
+
+    study: StudyName
+    objectives: list[Objective]
+    reference: list[float] | None = Field(description="the point it is measured from, in the objectives' own units")
+    points: list[HypervolumePoint]
 
 
 class Pareto(_Answer):

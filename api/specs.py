@@ -124,6 +124,11 @@ def check_data(job: SearchJob, data_root: Path | None, cache_dir: Path) -> tuple
 
 
 def public_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The job as shown to clients: where data lies on the server is not their business."""
-    data = {key: value for key, value in spec["data"].items() if key != "root"}
-    return {**spec, "data": data}
+    """A job, or the card of a network, as shown to clients: where data and runs lie on the server is not theirs."""
+    shown = dict(spec)
+    if shown.get("data"):
+        shown["data"] = {key: value for key, value in shown["data"].items() if key != "root"}
+    warm = shown.get("search", {}).get("warm_start")
+    if warm:  # the folder of a run is named after its search
+        shown["search"] = {**shown["search"], "warm_start": {**warm, "study": Path(warm["study"]).name}}
+    return shown

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from enum import Enum
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,49 @@ def find_trials(storage: BaseStorage, name: str) -> list[Trial]:
         return read_trials(storage, storage.get_study_id_from_name(name))
     except KeyError:
         return []
+
+
+class TrialReader:
+    """Reads the trials of one study again and again: one that has ended does not change, and is converted once.
+
+    Args:
+        storage: of the study. name: the study's.
+    """
+
+    def __init__(self, storage: BaseStorage, name: str) -> None:
+        self._storage = storage
+        self._name = name
+        self._study_id: int | None = None
+        self._trials: list[Trial] = []
+        self._first_open = 0
+
+    def read(self) -> list[Trial]:
+        """All trials by number, for reading; an empty list where the search has not made the study yet."""
+        if self._study_id is None:
+            try:
+                self._study_id = self._storage.get_study_id_from_name(self._name)
+            except KeyError:
+                return []
+        found = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        known = self._trials[: self._first_open]
+        open_ones = [
+            old if old is not None and old.ended else to_trial(frozen)
+            for frozen, old in zip_longest(found[len(known) :], self._trials[len(known) : len(found)])
+        ]
+        self._trials = known + open_ones
+        while self._first_open < len(self._trials) and self._trials[self._first_open].ended:
+            self._first_open += 1
+        return self._trials
+
+
+def find_settings(storage: BaseStorage, name: str) -> dict[str, Any] | None:
+    """Objectives, space, searcher and constraints that a study was made with; None where there is no such study."""
+    try:
+        attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+    except KeyError:
+        return None
+    settings: dict[str, Any] | None = attributes.get("search")
+    return settings
 
 
 def to_trial(frozen: FrozenTrial) -> Trial:

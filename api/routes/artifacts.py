@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from api import schemas
 from api.deps import AppParts
@@ -16,9 +17,14 @@ from api.plain import finite
 from api.problems import not_found
 from api.routes.searches import UNKNOWN
 from api.schemas import Problem
+from api.specs import public_spec
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {422: {"model": Problem}, **UNKNOWN}
 router = APIRouter(prefix="/v1/searches/{search_id}", tags=["results"], responses=_RESPONSES)
+
+
+# A run's page runs its scripts in a place of its own, where it can reach neither the service nor the dashboard's token.
+_SANDBOX = {"Content-Security-Policy": "sandbox allow-scripts allow-downloads"}
 
 
 @router.get("/result")
@@ -41,13 +47,25 @@ def list_artifacts(search_id: str, parts: AppParts) -> schemas.ArtifactList:
 
 
 @router.get("/artifacts/{path:path}", response_class=FileResponse)
-def get_artifact(search_id: str, path: str, parts: AppParts) -> FileResponse:
+def get_artifact(search_id: str, path: str, parts: AppParts) -> Response:
     """One file; a `Range` header gives a part of it."""
     parts.service.get(search_id)
     found = _resolve(parts.service.run_folder(search_id).path, path)
     if found is None:
         raise not_found(f"search {search_id} has no artifact {path!r}; GET …/artifacts lists those there are")
-    return FileResponse(found, filename=found.name, content_disposition_type="inline")
+    if found.name == "config.json":  # where data lies on the server is not the client's business
+        return JSONResponse(public_spec(json.loads(found.read_text(encoding="utf-8"))))
+    return FileResponse(found, filename=found.name, content_disposition_type="inline", headers=_SANDBOX)
+
+
+@router.get("/report", response_class=HTMLResponse)
+def get_report(search_id: str, parts: AppParts) -> FileResponse:
+    """The report as a page that needs nothing else."""
+    search = parts.service.get(search_id)
+    path = parts.service.run_folder(search_id).path / "report.html"
+    if not path.is_file():
+        raise not_found(f"search {search_id} has no report yet; it is {search.state}")
+    return FileResponse(path, media_type="text/html; charset=utf-8", headers=_SANDBOX)
 
 
 def _files(root: Path) -> Iterator[Path]:

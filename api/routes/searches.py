@@ -65,9 +65,13 @@ def submit(
 def validate(parts: AppParts, body: BodyOfJob) -> schemas.Validation:
     """Does all checks of a submission and tells what the search would take, without starting it."""
     job, report = parts.service.check(body)
+    evaluations = job.search.num_trials * (2 if job.search.random_baseline else 1)
+    epochs = job.supernet.epochs + (job.retrain.epochs if job.retrain else 0)
     return schemas.Validation(
-        evaluations=job.search.num_trials * (2 if job.search.random_baseline else 1),
+        evaluations=evaluations,
         space_size=job.search_space.size,
+        images_trained=epochs * report.num_images["train"],
+        images_evaluated=evaluations * report.num_images["search"],
         data=report.model_dump(mode="json"),
         spec=public_spec(job.model_dump(mode="json")),
     )

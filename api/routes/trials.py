@@ -1,10 +1,14 @@
-"""/v1/searches/{id}/trials and /pareto: what was evaluated, and the best of it."""
+"""/v1/searches/{id}/trials, /pareto and /hypervolume: what was evaluated, and the best of it."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterator
+from io import StringIO
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from api import schemas, studies
 from api.deps import AppParts, Parts, bad_token, page_token, read_page_token
@@ -12,12 +16,25 @@ from api.problems import not_found
 from api.routes.searches import UNKNOWN, PageSize, PageToken
 from api.schemas import Problem
 from nas.objectives import OBJECTIVES
-from nas.study import Trial, TrialState
+from nas.study import Trial, TrialState, hypervolume_curve, reference_point
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {422: {"model": Problem}, **UNKNOWN}
 router = APIRouter(prefix="/v1/searches/{search_id}", tags=["trials"], responses=_RESPONSES)
 
 Study = Annotated[schemas.StudyName, Query(description="`random` is the baseline of equal budget")]
+
+
+States = Annotated[list[TrialState] | None, Query(description="any of these")]
+Sort = Annotated[
+    str, Query(description="`number`, `seconds` or a metric; `-dice` for the largest first", max_length=64)
+]
+Objectives = Annotated[str | None, Query(description="names, separated by commas; default: the search's own")]
+_CSV_CHUNK = 1 << 16
+
+
+def _objectives(parts: Parts, search_id: str, text: str | None) -> tuple[str, ...]:
+    own: list[str] = parts.service.get(search_id).spec["search"]["objectives"]
+    return tuple(own if text is None else map(str.strip, text.split(",")))
 
 
 def _trials(parts: Parts, search_id: str, study: str) -> list[Trial]:
@@ -30,24 +47,57 @@ def list_trials(
     search_id: str,
     parts: AppParts,
     study: Study = "search",
-    state: Annotated[list[TrialState] | None, Query(description="any of these")] = None,
+    state: States = None,
+    sort: Sort = "number",
     page_size: PageSize = 100,
     page_token: PageToken = None,
 ) -> schemas.TrialPage:
-    """Trials by number."""
-    wanted = [trial for trial in _trials(parts, search_id, study) if not state or trial.state in state]
+    """Trials, by number or as `sort` says."""
+    wanted = _wanted(parts, search_id, study, state, sort)
     first = _read_place(page_token) if page_token else 0
-    rest = [trial for trial in wanted if trial.number >= first]
+    last = first + page_size
     return schemas.TrialPage(
         study=study,
         total=len(wanted),
-        trials=[schemas.Trial.model_validate(trial) for trial in rest[:page_size]],
-        next_page_token=_token_of(rest[page_size]) if len(rest) > page_size else None,
+        trials=[schemas.Trial.model_validate(trial) for trial in wanted[first:last]],
+        next_page_token=_token(last) if len(wanted) > last else None,
     )
 
 
-def _token_of(trial: Trial) -> str:
-    return page_token(trial.number)
+@router.get("/trials.csv", response_class=PlainTextResponse)
+def download_trials(
+    search_id: str, parts: AppParts, study: Study = "search", state: States = None, sort: Sort = "number"
+) -> StreamingResponse:
+    """All trials as a table for spreadsheets and pandas."""
+    wanted = _wanted(parts, search_id, study, state, sort)
+    headers = {"Content-Disposition": f'attachment; filename="{search_id}-{study}.csv"'}
+    return StreamingResponse(_csv(wanted), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _wanted(parts: Parts, search_id: str, study: str, states: list[TrialState] | None, sort: str) -> list[Trial]:
+    found = _trials(parts, search_id, study)
+    chosen = [trial for trial in found if trial.state in states] if states else found
+    return chosen if sort == "number" else studies.sort_trials(chosen, sort)
+
+
+def _csv(trials: list[Trial]) -> Iterator[str]:
+    metrics = sorted({name for trial in trials for name in trial.metrics})
+    fields = ["number", "state", "architecture", "origin", "violation", "seconds", "started_at", "ended_at", "error"]
+    buffer = StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow([*fields, *metrics])
+    for trial in trials:
+        values = trial.model_dump(mode="json", include=set(fields))
+        writer.writerow([*(values[name] for name in fields), *(trial.metrics.get(name) for name in metrics)])
+        if buffer.tell() > _CSV_CHUNK:
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
+    yield buffer.getvalue()
+
+
+def _token(place: int) -> str:
+    return page_token(place)
 
 
 def _read_place(token: str) -> int:
@@ -68,18 +118,54 @@ def get_trial(
     return schemas.Trial.model_validate(found[number])
 
 
+@router.get("/trials/{number}/images")
+def get_trial_images(
+    search_id: str, number: Annotated[int, Path(ge=0)], parts: AppParts, study: Study = "search"
+) -> schemas.TrialImages:
+    """Dice and IoU of each image of the search split."""
+    get_trial(search_id, number, parts, study)
+    try:
+        scores = studies.image_scores(parts.service.run_folder(search_id).counts_path(study, number))
+    except FileNotFoundError:
+        raise not_found(
+            f"trial {number} of study {study!r} has no scores by image; only completed trials have"
+        ) from None
+    images = [schemas.ImageScore(name=name, dice=dice, iou=iou) for name, dice, iou in scores]
+    return schemas.TrialImages(study=study, number=number, images=sorted(images, key=lambda image: image.dice))
+
+
+@router.get("/hypervolume")
+def get_hypervolume(
+    search_id: str, parts: AppParts, objectives: Objectives = None, study: Study = "search"
+) -> schemas.Hypervolume:
+    """How the frontier's hypervolume grew. Both studies are measured from one point, so that they compare."""
+    names = _objectives(parts, search_id, objectives)
+    searched = _trials(parts, search_id, "search")
+    studies.front(searched, names)  # refuses names that were not measured
+    reference = reference_point(searched, names)
+    found = searched if study == "search" else _trials(parts, search_id, study)
+    curve = [] if reference is None else hypervolume_curve(found, names, reference)
+    signs = [-1 if OBJECTIVES[name].direction == "maximize" else 1 for name in names]
+    return schemas.Hypervolume(
+        study=study,
+        objectives=[schemas.Objective.model_validate(OBJECTIVES[name]) for name in names],
+        reference=None if reference is None else [sign * loss for sign, loss in zip(signs, reference, strict=True)],
+        points=[
+            schemas.HypervolumePoint(number=trial.number, evaluations=i, ended_at=trial.ended_at, hypervolume=volume)
+            for i, (trial, volume) in enumerate(curve, 1)
+        ],
+    )
+
+
 @router.get("/pareto")
 def get_pareto(
     search_id: str,
     parts: AppParts,
-    objectives: Annotated[
-        str | None, Query(description="names, separated by commas; default: the search's own")
-    ] = None,
+    objectives: Objectives = None,
     study: Study = "search",
 ) -> schemas.Pareto:
     """The Pareto frontier over the search's objectives, or any others that were measured."""
-    spec = parts.service.get(search_id).spec
-    names = tuple(spec["search"]["objectives"] if objectives is None else map(str.strip, objectives.split(",")))
+    names = _objectives(parts, search_id, objectives)
     found = _trials(parts, search_id, study)
     front = studies.front(found, names)
     return schemas.Pareto(

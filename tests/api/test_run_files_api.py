@@ -125,3 +125,29 @@ def test_event_id_that_was_never_given_is_refused(bench: Bench, place: str) -> N
 def test_parse_events_skips_comments_and_unfinished_events() -> None:
     lines = [": hello", "", "id: 4", "event: phase", 'data: {"a": 1}', "", "event: half", "data: {}"]
     assert list(parse_events(lines)) == [ServerEvent("4", "phase", {"a": 1})]
+
+
+def test_no_file_tells_where_data_lies_on_the_server(bench: Bench) -> None:
+    search_id = bench.submit()
+    folder = bench.folder(search_id)
+    folder.write_json("config.json", {"data": {"name": "kvasir", "root": "/srv/secret"}, "search": {}})
+    folder.write_json("retrained/config.json", {"data": {"name": "kvasir", "root": "/srv/secret"}, "num_classes": 1})
+    folder.write_json("supernet/config.json", {"data": None, "num_classes": 1})
+    for name in ("config.json", "retrained/config.json", "supernet/config.json"):
+        answer = bench.http.get(f"/v1/searches/{search_id}/artifacts/{name}")
+        assert answer.status_code == 200
+        assert "secret" not in answer.text
+        assert answer.json()["data"] in (None, {"name": "kvasir"})
+
+
+def test_report_is_served_where_its_scripts_reach_nothing(bench: Bench) -> None:
+    search_id = bench.submit()
+    missing = bench.http.get(f"/v1/searches/{search_id}/report")
+    assert (missing.status_code, "no report yet" in missing.text) == (404, True)
+    folder = bench.folder(search_id).path
+    folder.mkdir(parents=True)
+    (folder / "report.html").write_text("<h1>ä</h1>", encoding="utf-8")
+    for path in ("report", "artifacts/report.html"):
+        answer = bench.http.get(f"/v1/searches/{search_id}/{path}")
+        assert answer.text == "<h1>ä</h1>"
+        assert answer.headers["Content-Security-Policy"].startswith("sandbox allow-scripts")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+from io import StringIO
 from typing import Any
 
+import numpy as np
 import pytest
 from service_helpers import Bench, write_study
 
@@ -100,3 +103,82 @@ def test_trial_with_a_metric_that_is_not_finite_is_infeasible_and_on_no_frontier
     assert trial["state"] == "INFEASIBLE"
     assert "sensitivity = nan" in trial["error"]
     assert numbers(pareto(bench, search_id)) == [1]
+
+
+def test_trials_are_sorted_by_what_was_measured(bench: Bench) -> None:
+    search_id = bench.submit()
+    write_study(bench.folder(search_id), ROWS)
+    path = f"/v1/searches/{search_id}/trials"
+    assert numbers(bench.http.get(path, params={"sort": "-dice"})) == [1, 0, 4, 3, 2]  # the failed one last
+    assert numbers(bench.http.get(path, params={"sort": "hd95"})) == [3, 0, 4, 1, 2]
+    assert numbers(bench.http.get(path, params={"sort": "-number", "page_size": 2})) == [4, 3]
+    first = bench.http.get(path, params={"sort": "-dice", "page_size": 2}).json()
+    params = {"sort": "-dice", "page_size": 2, "page_token": first["next_page_token"]}
+    assert numbers(bench.http.get(path, params=params)) == [4, 3]
+    refused = bench.http.get(path, params={"sort": "beauty"})
+    assert refused.status_code == 422
+    assert "number, seconds, dice, hd95, latency_ms" in refused.json()["errors"][0]["detail"]
+
+
+def test_trials_as_a_table_for_spreadsheets(bench: Bench) -> None:
+    search_id = bench.submit()
+    write_study(bench.folder(search_id), ROWS)
+    answer = bench.http.get(f"/v1/searches/{search_id}/trials.csv", params={"sort": "-dice"})
+    assert answer.headers["Content-Type"].startswith("text/csv")
+    rows = list(csv.DictReader(StringIO(answer.text)))
+    assert [int(row["number"]) for row in rows] == [1, 0, 4, 3, 2]
+    assert (float(rows[0]["dice"]), rows[0]["state"], rows[0]["error"]) == (0.9, "COMPLETED", "")
+    assert (rows[-1]["dice"], rows[-1]["error"]) == ("", "out of memory")
+
+
+def test_hypervolume_grows_with_the_frontier(bench: Bench) -> None:
+    search_id = bench.submit()
+    path = f"/v1/searches/{search_id}/hypervolume"
+    assert bench.http.get(path).json()["points"] == []
+    write_study(bench.folder(search_id), ROWS)
+    found = bench.http.get(path).json()
+    volumes = [point["hypervolume"] for point in found["points"]]
+    # From the first trial, a tenth of its size worse: Dice 0.72 and HD95 5.5.
+    assert found["reference"] == pytest.approx([0.72, 5.5])
+    assert volumes == pytest.approx([0.08 * 0.5] * 5)
+    one = bench.http.get(path, params={"objectives": "dice"}).json()
+    assert [point["hypervolume"] for point in one["points"]] == pytest.approx([0.08, 0.18, 0.18, 0.18, 0.18])
+    assert bench.http.get(path, params={"objectives": "beauty"}).status_code == 422
+
+
+def test_scores_of_a_trial_by_image_the_worst_first(bench: Bench) -> None:
+    search_id = bench.submit()
+    write_study(bench.folder(search_id), ROWS)
+    target = bench.folder(search_id).counts_path("search", 1)
+    target.parent.mkdir(parents=True)
+    counts = np.array([[[6, 2, 2, 90]], [[0, 0, 0, 100]], [[0, 5, 5, 90]]], dtype=np.uint32)
+    np.savez_compressed(target, counts=counts, names=np.array(["a", "empty", "missed"]))
+    path = f"/v1/searches/{search_id}/trials"
+    assert bench.http.get(f"{path}/1/images").json()["images"] == [
+        {"name": "missed", "dice": 0.0, "iou": 0.0},
+        {"name": "a", "dice": 0.75, "iou": 0.6},
+        {"name": "empty", "dice": 1.0, "iou": 1.0},
+    ]
+    assert bench.http.get(f"{path}/2/images").status_code == 404
+    assert bench.http.get(f"{path}/99/images").status_code == 404
+
+
+def test_study_is_converted_once_and_open_trials_are_seen_to_end(bench: Bench) -> None:
+    search_id = bench.submit()
+    folder = bench.folder(search_id)
+    study = write_study(folder, ROWS[:2])
+    space = study.space
+    running = [study.start(space.decode([1, i, 1, 1]), origin="evolution", asked_after=2).number for i in (0, 1)]
+    path = f"/v1/searches/{search_id}/trials"
+
+    def states() -> list[str]:
+        return [trial["state"] for trial in bench.http.get(path).json()["trials"]]
+
+    assert states() == ["COMPLETED", "COMPLETED", "RUNNING", "RUNNING"]
+    study.complete(running[1], {"dice": 0.5, "hd95": 1.0}, ended_as=2, seconds=0.1)
+    assert states() == ["COMPLETED", "COMPLETED", "RUNNING", "COMPLETED"]
+    before = bench.parts.studies.trials(search_id, folder, "search")
+    study.fail(running[0], "out of memory", ended_as=3)
+    assert states() == ["COMPLETED", "COMPLETED", "FAILED", "COMPLETED"]
+    after = bench.parts.studies.trials(search_id, folder, "search")
+    assert all(after[i] is before[i] for i in (0, 1, 3))

@@ -1,0 +1,60 @@
+// Requests to the service, with the token that the user gave for this tab.
+
+export class Problem extends Error {
+  constructor(status, body) {
+    const findings = (body.errors ?? []).map((e) => `${e.pointer ?? e.parameter ?? ""}: ${e.detail}`);
+    super([body.detail ?? `the service answered ${status}`, ...findings.filter((f) => !(body.detail ?? "").includes(f))].join("\n"));
+    this.status = status;
+    this.errors = body.errors ?? [];
+  }
+}
+
+const KEY = "slicemamba-token";
+let askForToken = async () => null;
+export const onTokenNeeded = (ask) => { askForToken = ask; };
+
+export async function send(method, path, body, headers = {}) {
+  const token = sessionStorage.getItem(KEY);
+  const options = { method, headers: { ...headers } };
+  if (token) options.headers.Authorization = `Bearer ${token}`;
+  if (body !== undefined) {
+    options.headers["Content-Type"] = "application/json";
+    options.body = JSON.stringify(body);
+  }
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new Problem(0, { detail: "the service does not answer" });
+  }
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
+  if (response.status === 401) {
+    const given = await askForToken(problem.detail);
+    if (given) {
+      sessionStorage.setItem(KEY, given);
+      return send(method, path, body, headers);
+    }
+  }
+  throw new Problem(response.status, problem);
+}
+
+export const get = async (path) => (await send("GET", path)).json();
+export const getText = async (path) => (await send("GET", path)).text();
+export const post = async (path, body, headers) => (await send("POST", path, body, headers)).json();
+
+export function query(values) {
+  const params = new URLSearchParams();
+  for (const [name, value] of Object.entries(values))
+    for (const one of [value].flat()) if (one !== null && one !== undefined && one !== "") params.append(name, one);
+  return params.size ? `?${params}` : "";
+}
+
+// Fetched with the token, then handed to the browser: a plain link could not carry it.
+export async function openFile(path, name) {
+  const url = URL.createObjectURL(await (await send("GET", path)).blob());
+  const link = Object.assign(document.createElement("a"), { href: url });
+  if (name) link.download = name; else link.target = "_blank";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}

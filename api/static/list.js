@@ -1,0 +1,42 @@
+// All searches, newest first.
+import { get, query } from "./api.js";
+import { PHASES, chip, el, select, table, when } from "./ui.js";
+
+const STATES = ["", "QUEUED", "STARTING", "RUNNING", "PAUSED", "CANCELLING", "SUCCEEDED", "CANCELLED", "FAILED"];
+
+export function listPage(main, live) {
+  let state = "";
+  let tokens = [null];
+  const body = el("div");
+  const refresh = async () => {
+    const page = await get(`/v1/searches${query({ state, page_size: 25, page_token: tokens.at(-1) })}`);
+    body.replaceChildren(page.searches.length ? rows(page.searches) : empty(), pager(page));
+  };
+  const pager = (page) => el("div", { className: "row" },
+    el("button", { disabled: tokens.length < 2, onclick: () => { tokens.pop(); live.now(); } }, "Newer"),
+    el("button", { disabled: !page.next_page_token, onclick: () => { tokens.push(page.next_page_token); live.now(); } }, "Older"));
+  main.replaceChildren(
+    el("div", { className: "row" }, el("h1", { className: "grow" }, "Searches"),
+      select("State", STATES.map((s) => [s, s || "all"]), state, (value) => { state = value; tokens = [null]; live.now(); }),
+      el("a", { className: "button", href: "#/new" }, "New search")),
+    el("section", { className: "card" }, body));
+  live.every(3, refresh);
+}
+
+function empty() {
+  return el("p", {}, "No search yet. ", el("a", { href: "#/new" }, "Submit one"), ", or from the command line: ", el("code", {}, "slicemamba submit configs/laptop.yaml"));
+}
+
+function rows(searches) {
+  const columns = ["Name", "State", "Phase", "Progress", "Labels", "Created"].map((title) => ({ title }));
+  return table(columns, searches.map((s) => {
+    const now = s.progress[s.phase];
+    return el("tr", {},
+      el("td", {}, el("a", { href: `#/s/${s.id}` }, s.name), el("br"), el("span", { className: "mono soft" }, s.id)),
+      el("td", {}, chip(s.state)),
+      el("td", {}, s.phase ? PHASES[s.phase] ?? s.phase : "–"),
+      el("td", {}, now ? [el("progress", { max: now.total || 1, value: now.done, ariaLabel: `${now.done} of ${now.total} ${now.unit}` }), el("span", { className: "soft" }, `${now.done} / ${now.total} ${now.unit}`)] : "–"),
+      el("td", {}, Object.entries(s.labels).map(([k, v]) => `${k}=${v}`).join(", ") || "–"),
+      el("td", {}, when(s.created_at)));
+  }));
+}

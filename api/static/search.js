@@ -1,0 +1,150 @@
+// One search: how far it is, what it found, and what can be done about it.
+import { get, getText, openFile, post, query, send } from "./api.js";
+import * as plots from "./plots.js";
+import { PHASES, ask, attempt, chip, duration, el, number, notify, select, table, when } from "./ui.js";
+
+const ENDED = ["SUCCEEDED", "CANCELLED", "FAILED"];
+const UNDER_WAY = ["QUEUED", "STARTING", "RUNNING"];
+
+export function searchPage(main, live, id) {
+  const url = `/v1/searches/${id}`;
+  const parts = Object.fromEntries(["head", "phases", "tiles", "trials", "log", "history"].map((name) => [name, el("div")]));
+  const plot = Object.fromEntries(["pareto", "hypervolume", "slicing"].map((name) => [name, el("div", { className: "plot", role: "img" })]));
+  plot.pareto.setAttribute("aria-label", "Trials and Pareto frontier; the table below holds the same figures");
+  plot.hypervolume.setAttribute("aria-label", "Hypervolume of the frontier against evaluations");
+  plot.slicing.setAttribute("aria-label", "Share of each slice size in the frontier, by block; the best is framed");
+  const view = { sort: null, state: "", tokens: [null], axes: null, search: null, showLog: false };
+  const axes = el("div", { className: "row" });
+  const log = el("details", { ontoggle: (event) => { view.showLog = event.target.open; live.now(); } }, el("summary", {}, "Log of the driver"), parts.log);
+
+  main.replaceChildren(
+    el("section", { className: "card" }, parts.head, parts.phases), el("section", { className: "card" }, parts.tiles),
+    el("div", { className: "two" },
+      el("section", { className: "card" }, el("div", { className: "row" }, el("h2", { className: "grow" }, "Pareto frontier"), axes), plot.pareto),
+      el("section", { className: "card" }, el("h2", {}, "Hypervolume"), plot.hypervolume)),
+    el("section", { className: "card" }, el("h2", {}, "Slicing of the frontier"), plot.slicing),
+    el("section", { className: "card" }, parts.trials), el("section", { className: "card" }, log),
+    el("section", { className: "card" }, el("details", {}, el("summary", {}, "Changes of state, and the job"), parts.history)));
+
+  async function refresh() {
+    const search = await get(url);
+    view.search = search;
+    parts.head.replaceChildren(...head(search, url, live));
+    parts.phases.replaceChildren(phases(search));
+    parts.history.replaceChildren(history(search));
+    const front = await get(`${url}/pareto`);
+    view.axes ??= [front.objectives[0].name, (front.objectives[1] ?? front.objectives[0]).name];
+    view.sort ??= `${front.objectives[0].direction === "maximize" ? "-" : ""}${front.objectives[0].name}`;
+    parts.tiles.replaceChildren(tiles(search, front));
+    await Promise.all([trialTable(search, front), figures(search, front), view.showLog ? showLog() : null]);
+    if (ENDED.includes(search.state)) live.slow();
+  }
+
+  async function figures(search, front) {
+    const known = Object.fromEntries((await get("/v1/objectives")).objectives.map((o) => [o.name, o]));
+    if (!axes.childElementCount) for (const i of [1, 0])
+      axes.append(select(i ? "x" : "y", front.measured.map((n) => [n, known[n].title]), view.axes[i], (value) => { view.axes[i] = value; live.now(); }));
+    const [y, x] = view.axes.map((name) => known[name]);
+    const names = [...new Set(view.axes)].join(",");
+    const some = (study) => get(`${url}/trials${query({ study, state: "COMPLETED", page_size: 1000 })}`).then((page) => page.trials);
+    const [trials, random, chosen, curve, baseline] = await Promise.all([
+      some("search"), some("random"), get(`${url}/pareto${query({ objectives: names })}`), get(`${url}/hypervolume`), get(`${url}/hypervolume?study=random`)]);
+    plots.pareto(plot.pareto, { x, y, trials, front: chosen.trials, random }, (n) => { location.hash = `#/s/${id}/t/${n}`; });
+    plots.hypervolume(plot.hypervolume, [{ name: "search", points: curve.points }, { name: "random", points: baseline.points }].filter((c) => c.points.length));
+    plots.slicing(plot.slicing, front.trials);
+  }
+
+  async function trialTable(search, front) {
+    const page = await get(`${url}/trials${query({ sort: search.progress.search ? view.sort : "number", state: view.state, page_size: 20, page_token: view.tokens.at(-1) })}`)
+      .catch(() => get(`${url}/trials?page_size=20`));
+    const best = new Set(front.trials.map((t) => t.number));
+    const metrics = [...new Set([...front.objectives.map((o) => o.name), "seconds"])];
+    const order = (name) => () => { view.sort = view.sort === `-${name}` ? name : `-${name}`; view.tokens = [null]; live.now(); };
+    const sortable = (name, num = true) => ({ num, sorted: view.sort === name ? "ascending" : view.sort === `-${name}` ? "descending" : null, content: el("button", { type: "button", onclick: order(name) }, `${name} ${view.sort === name ? "▲" : view.sort === `-${name}` ? "▼" : ""}`) });
+    const columns = [sortable("number"), { title: "State" }, ...metrics.map((m) => sortable(m)), { title: "Origin" }, { title: "Slicing" }];
+    const rows = page.trials.map((t) => el("tr", {},
+      el("td", { className: "num" }, el("a", { href: `#/s/${id}/t/${t.number}` }, String(t.number)), best.has(t.number) ? " ★" : ""),
+      el("td", {}, chip(t.state)), metrics.map((m) => el("td", { className: "num" }, number(m === "seconds" ? t.seconds : t.metrics[m]))),
+      el("td", {}, t.origin), el("td", { className: "slicing mono", title: t.architecture }, t.architecture)));
+    parts.trials.replaceChildren(
+      el("div", { className: "row" }, el("h2", { className: "grow" }, `Trials (${page.total.toLocaleString("en")})`),
+        select("State", ["", "COMPLETED", "RUNNING", "PRUNED", "INFEASIBLE", "FAILED"].map((s) => [s, s || "all"]), view.state, (value) => { view.state = value; view.tokens = [null]; live.now(); }),
+        el("button", { onclick: () => attempt(() => openFile(`${url}/trials.csv${query({ state: view.state })}`, `${id}.csv`)) }, "CSV")),
+      table(columns, rows),
+      el("div", { className: "row" },
+        el("button", { disabled: view.tokens.length < 2, onclick: () => { view.tokens.pop(); live.now(); } }, "Back"),
+        el("button", { disabled: !page.next_page_token, onclick: () => { view.tokens.push(page.next_page_token); live.now(); } }, "More"),
+        el("span", { className: "soft" }, "★ Pareto-optimal")));
+  }
+
+  async function showLog() {
+    const text = await getText(`${url}/logs?tail=300`).catch((error) => error.message);
+    const box = el("pre", { className: "log", tabIndex: 0 }, text || "(nothing yet)");
+    parts.log.replaceChildren(box);
+    box.scrollTop = box.scrollHeight;
+  }
+
+  live.every(3, refresh);
+}
+
+function head(search, url, live) {
+  const act = (what, body) => () => attempt(async () => { await post(`${url}/${what}`, body); live.now(); });
+  const button = (text, onclick, className = "") => el("button", { type: "button", onclick, className }, text);
+  const ended = ENDED.includes(search.state);
+  const extend = async () => {
+    const before = search.spec.search.num_trials;
+    const total = await ask({ title: "Extend the search", text: `It has ${before} trials. How many in all?`, ok: "Extend", input: String(before * 2) });
+    if (total) await act("extend", { num_trials: Number(total) })();
+  };
+  const cancel = async () => {
+    if (await ask({ title: "Cancel this search?", text: "What it has found so far is kept, and it can be resumed.", ok: "Cancel the search", danger: true })) await act("cancel")();
+  };
+  const remove = async () => {
+    if (!(await ask({ title: "Delete this search?", text: "Its trials, networks and figures are removed for good.", ok: "Delete", danger: true }))) return;
+    await attempt(async () => { await send("DELETE", url); notify(`${search.name} is deleted`); location.hash = "#/"; });
+  };
+  return [el("div", { className: "row" }, el("h1", { className: "grow" }, search.name, " ", chip(search.state)),
+    search.state === "SUCCEEDED" ? button("Report", () => attempt(() => openFile(`${url}/report`))) : null,
+    UNDER_WAY.includes(search.state) ? button("Pause", act("pause")) : null,
+    ["PAUSED", "FAILED", "CANCELLED"].includes(search.state) ? button("Resume", act("resume"), "primary") : null,
+    ended || search.state === "PAUSED" ? button("Extend", extend) : null,
+    !ended && search.state !== "CANCELLING" ? button("Cancel", cancel, "danger") : null,
+    ended ? button("Delete", remove, "danger") : null),
+  el("p", { className: "soft" }, el("span", { className: "mono" }, search.id), " · ", `data ${search.spec.data.name}`, ` · ${search.spec.search.searcher}`, search.message && !search.error ? ` · ${search.message}` : ""),
+  search.error ? el("pre", { className: "log bad" }, search.error) : null].filter(Boolean);
+}
+
+function phases(search) {
+  const wanted = Object.keys(PHASES).filter((p) => p !== "check" && (p !== "random" || search.spec.search.random_baseline) && (!["retrain", "evaluate"].includes(p) || search.spec.retrain));
+  return el("ol", { className: "phases" }, wanted.map((phase) => {
+    const now = search.progress[phase];
+    const figures = Object.entries(now?.metrics ?? {}).slice(0, 3).map(([k, v]) => `${k.replace("val_", "")} ${number(v, 3)}`).join(" · ");
+    return el("li", {}, el("div", { className: "row" }, el("b", { className: "grow" }, PHASES[phase]), el("span", { className: "soft" }, now ? `${now.done} / ${now.total} ${now.unit}` : "–")),
+      el("progress", { max: now?.total || 1, value: now?.done ?? 0, ariaLabel: PHASES[phase] }), el("div", { className: "soft" }, figures));
+  }));
+}
+
+function tiles(search, front) {
+  const best = front.trials[0];
+  const tile = (text, value) => el("div", { className: "tile" }, el("b", {}, value), el("span", {}, text));
+  const spent = search.started_at ? ((search.ended_at ? new Date(search.ended_at) : new Date()) - new Date(search.started_at)) / 1000 : NaN;
+  return el("div", { className: "tiles" },
+    front.objectives.map((o) => tile(`best trial: ${plots.title(o)}`, best ? number(best.metrics[o.name]) : "–")),
+    tile("Pareto-optimal", number(front.trials.length)), tile("completed trials", `${number(front.num_completed)} of ${number(search.spec.search.num_trials)}`),
+    tile("time so far", duration(spent)), tile(remaining(search).text, remaining(search).value));
+}
+
+// From the pace of the phase that is running; the later phases are not guessed at.
+function remaining(search) {
+  const now = search.progress[search.phase];
+  const began = search.started_at && search.state === "RUNNING" ? new Date(search.history.findLast((c) => c.new_state === "RUNNING")?.time) : null;
+  if (!now || !began || !now.done || Object.keys(search.progress).length > 1) return { text: "Ray job", value: search.job_status ?? "–" };
+  const pace = (new Date() - began) / 1000 / now.done;
+  return { text: `left of ${PHASES[search.phase] ?? search.phase}, at most`, value: duration(pace * (now.total - now.done)) };
+}
+
+function history(search) {
+  return el("div", {}, table([{ title: "Time" }, { title: "State" }, { title: "Why" }],
+    search.history.map((c) => el("tr", {}, el("td", {}, when(c.time)), el("td", {}, chip(c.new_state)), el("td", {}, c.message ?? "")))),
+  el("pre", { className: "log" }, JSON.stringify(search.spec, null, 2)));
+}

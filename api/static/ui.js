@@ -1,0 +1,83 @@
+// Small pieces of page. All text goes in as text, never as HTML.
+
+export function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name in node && name !== "list" && name !== "form") node[name] = value;
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+export const chip = (state) => el("span", { className: `chip ${state}` }, state);
+
+export function notify(text) {
+  const box = document.getElementById("notice");
+  const line = el("div", {}, text);
+  box.append(line);
+  setTimeout(() => line.remove(), 8000);
+}
+
+// Runs an action of the user's and tells what went wrong with it.
+export async function attempt(action) {
+  try {
+    return await action();
+  } catch (error) {
+    notify(error.message);
+    return undefined;
+  }
+}
+
+export function ask({ title, text, ok, input = null, secret = false, danger = false }) {
+  const dialog = document.getElementById("ask");
+  const field = document.getElementById("ask-input");
+  const button = document.getElementById("ask-ok");
+  document.getElementById("ask-title").textContent = title;
+  document.getElementById("ask-text").textContent = text;
+  field.hidden = input === null;
+  field.value = input ?? "";
+  field.type = secret ? "password" : "text";
+  field.setAttribute("aria-label", title);
+  button.textContent = ok;
+  button.className = danger ? "danger" : "primary";
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok" ? (input === null ? true : field.value.trim()) : null), { once: true });
+  });
+}
+
+export function number(value, digits = 4) {
+  if (value === null || value === undefined) return "–";
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(digits)));
+}
+
+export function duration(seconds) {
+  if (!Number.isFinite(seconds) || seconds < 0) return "–";
+  const s = Math.round(seconds);
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+}
+
+export const when = (text) => (text ? new Date(text).toLocaleString() : "–");
+
+export function table(columns, rows, { caption } = {}) {
+  return el("div", { className: "scroll" },
+    el("table", {},
+      caption ? el("caption", { className: "soft" }, caption) : null,
+      el("thead", {}, el("tr", {}, columns.map((c) => el("th", { scope: "col", className: c.num ? "num" : "", ariaSort: c.sorted ?? null }, c.content ?? c.title)))),
+      el("tbody", {}, rows)));
+}
+
+export function select(label, options, value, onchange) {
+  return el("label", { className: "row" }, el("span", { className: "soft" }, label),
+    el("select", { onchange: (event) => onchange(event.target.value) },
+      options.map(([key, text]) => el("option", { value: key, selected: key === value }, text))));
+}
+
+export const PHASES = { check: "Check", supernet: "Supernet", search: "Search", random: "Random baseline", retrain: "Retrain", evaluate: "Test" };

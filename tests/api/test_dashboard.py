@@ -1,0 +1,212 @@
+"""The dashboard in a real browser, on an app whose cluster lives in memory: submit, watch, front, trial, cancel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import uvicorn
+from service_helpers import BODY, Bench
+
+from cluster.jobs import JobState
+from cluster.local import free_ports
+from cluster.run_folder import Progress
+from nas.space import SearchSpace
+from nas.study import Study
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.e2e
+SHOTS = os.environ.get("SLICEMAMBA_SCREENSHOTS")  # a folder, to look at the pages
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Bench]]:
+    bench = Bench(tmp_path_factory.mktemp("dashboard") / "runs")
+    server = uvicorn.Server(uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{server.config.port}", bench
+    bench.parts.closing.set()
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """A page that fails the test when a script of ours does, or when anything is asked of another server."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    browser_path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser_path is None:
+        pytest.skip("no Chromium; install the package chromium")
+    faults: list[str] = []
+    with api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: faults.append(request.url) if "127.0.0.1" not in request.url else None)
+        yield page
+        browser.close()
+    assert [fault for fault in faults if not fault.startswith(("blob:", "data:"))] == []
+
+
+def shoot(page: Page, name: str) -> None:
+    if SHOTS:
+        page.wait_for_timeout(600)
+        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
+
+
+def fill_study(bench: Bench, search_id: str, kind: str, count: int, seed: int) -> None:
+    """A study of the published space whose scores get better, with images' counts for its trials."""
+    space = SearchSpace(((2, 2), (2, 4), (4, 2), (4, 4)), (2, 2, 9, 2, 2, 2, 2, 1))
+    folder = bench.folder(search_id)
+    study = Study(folder.study_location, folder.study_name(kind), space, ("dice", "hd95"), "nsga2")
+    rng = np.random.default_rng(seed)
+    asked = [*space.fixed(), *(space.sample(rng) for _ in range(count - 4))]
+    for i, architecture in enumerate(asked):
+        number = study.start(architecture, origin="fixed" if i < 4 else "nsga2", asked_after=i).number
+        if i % 17 == 9:
+            study.fail(number, "RuntimeError: out of memory", ended_as=i)
+            continue
+        gain = 0.1 * (1 - np.exp(-i / 30)) * (kind == "search")
+        dice = float(np.clip(0.72 + gain + 0.03 * rng.standard_normal(), 0, 1))
+        metrics = {
+            "miou": dice / (2 - dice),
+            "dice": dice,
+            "hd95": float(30 - 20 * dice + 2 * rng.standard_normal()),
+            "latency_ms": 20 + i % 7.0,
+        }
+        study.complete(number, metrics, ended_as=i, seconds=0.8 + 0.1 * rng.random())
+        hits = rng.integers(1, 900, size=(18, 1))
+        counts = np.concatenate([hits, 1000 - hits, 1000 - hits, hits + 8000], axis=1)[:, None]
+        target = folder.counts_path(kind, number)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(target, counts=counts.astype(np.uint32), names=[f"image_{n:03d}" for n in range(18)])
+
+
+def under_way(bench: Bench, search_id: str) -> None:
+    """The cluster has taken the search up, and its driver is in the middle of it."""
+    deadline = time.monotonic() + 20
+    while bench.state(search_id) != "STARTING":
+        assert time.monotonic() < deadline, bench.get(search_id)
+        time.sleep(0.1)
+    bench.jobs.states[search_id] = JobState.RUNNING
+    bench.jobs.logs[search_id] = "phase supernet\nepoch 12 of 30: loss 0.412\nphase search\n<script>alert(1)</script>"
+    progress = {
+        "supernet": Progress(done=240, total=240, unit="steps", metrics={"loss": 0.41, "val_dice": 0.78}),
+        "search": Progress(done=90, total=120, unit="trials", metrics={"front": 7, "best_dice": 0.86}),
+    }
+    bench.drive(search_id, phase="search", progress=progress)
+
+
+def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    page.goto(url)
+    page.get_by_text("No search yet").wait_for()
+    page.get_by_role("link", name="New search").first.click()
+    page.get_by_label("name", exact=True).first.fill("lesions <b>first</b>")
+    page.get_by_label("num_trials").fill("0")
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_text("greater than 0; got 0").wait_for()
+    shoot(page, "form")
+    page.get_by_label("num_trials").fill("120")
+    page.get_by_role("button", name="Check without starting").click()
+    page.get_by_text("This can run: 120 evaluations").wait_for()
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/#/s/**")
+    search_id = page.url.rpartition("/")[2]
+    assert bench.get(search_id)["name"] == "lesions <b>first</b>"  # as text: no tag has become one
+    under_way(bench, search_id)
+    fill_study(bench, search_id, "search", 90, seed=0)
+    fill_study(bench, search_id, "random", 90, seed=1)
+
+    page.locator(".chip.RUNNING").first.wait_for()
+    page.get_by_text("Trials (90)").wait_for()
+    page.locator(".plot .main-svg").first.wait_for()
+    page.get_by_text("Log of the driver").click()
+    page.get_by_text("epoch 12 of 30").wait_for()
+    assert page.get_by_text("<script>alert(1)</script>").count() == 1
+    best = bench.http.get(f"/v1/searches/{search_id}/pareto").json()["trials"][0]
+    first = page.locator("tbody tr").first
+    assert first.locator("td").first.inner_text() == f"{best['number']} ★"  # sorted by the first objective
+    shoot(page, "search")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV").click()
+    assert len(download.value.path().read_text().splitlines()) == 91
+
+    first.get_by_role("link").click()
+    page.get_by_text("image_0").first.wait_for()
+    assert page.locator(".bars i").count() == 18
+    assert page.get_by_text(best["architecture"]).count() == 1
+    shoot(page, "trial")
+
+    page.get_by_role("link", name="← Search").click()
+    page.get_by_role("button", name="Pause").click()
+    page.locator(".chip.PAUSED").first.wait_for()
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel the search").click()
+    page.locator(".chip.CANCELLING, .chip.CANCELLED").first.wait_for()
+
+
+def test_list_on_a_phone_in_the_dark(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    for i in range(30):
+        bench.submit({**BODY, "name": f"search {i}", "labels": {"team": "a"}})
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.emulate_media(color_scheme="dark")
+    page.goto(f"{url}/#/")
+    page.get_by_role("link", name="search 29").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390  # tables scroll, the page does not
+    page.get_by_role("button", name="Older").click()
+    page.get_by_role("link", name="search 2", exact=True).wait_for()
+    shoot(page, "list-phone-dark")
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_page_asks_for_the_token_once(page: Page, tmp_path: Path) -> None:
+    from api.tokens import Scope
+
+    bench = Bench(tmp_path / "runs", require_tokens=True)
+    token = bench.parts.tokens.create("Ada", Scope.READ)[1]
+    server = uvicorn.Server(uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.05)
+        page.goto(f"http://127.0.0.1:{server.config.port}")
+        page.get_by_role("textbox", name="Access token").fill(token)
+        page.get_by_role("button", name="Go on").click()
+        page.get_by_text("No search yet").wait_for()
+        page.reload()
+        page.get_by_text("No search yet").wait_for()
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_pages_may_run_their_own_scripts_only(bench: Bench) -> None:
+    answer = bench.http.get("/")
+    policy: dict[str, Any] = dict(
+        part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";")
+    )
+    assert policy["script-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert "http" not in answer.text.replace("http-equiv", "")
+    for name in ("main.js", "style.css", "icon.svg", "plotly.min.js"):
+        assert bench.http.get(f"/static/{name}").status_code == 200
+    for name in ("../main.py", "%2e%2e/main.py", "none.js"):
+        assert bench.http.get(f"/static/{name}").status_code == 404

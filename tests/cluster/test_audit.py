@@ -1,0 +1,276 @@
+"""The audit: what it plans and refuses, what it makes of its measurements, and the whole of it, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from api.cli import app
+from cluster.audit import random_plans, run_audit
+from cluster.audit_training import plan_trainings
+from cluster.config import SearchJob, parse_job
+from cluster.costs import device_hours, phase_seconds, search_costs
+from cluster.local import stop_tree
+from cluster.report import write_report
+from cluster.run_folder import RunFolder
+from nas.audit import AuditConfig
+from nas.search import SearchSession
+from nas.searchers import make_searcher
+from nas.searchers.listed import ListedSearcher
+from nas.study import Study, Trial, find_trials, open_storage, pareto_front
+from slicemamba.architecture import Architecture
+from slicemamba.errors import InputError
+
+JOB: dict[str, Any] = {
+    "kind": "search",
+    "data": {
+        "name": "synthetic",
+        "image_size": [32, 32],
+        "synthetic": {"num_train": 8, "num_val": 2, "num_search": 3, "num_test": 4},
+    },
+    "model": {"embed_dim": 8, "encoder_depths": [1, 1], "decoder_depths": [1, 1], "d_state": 4},
+    "space": {"choices": ["2x2", "4x4"]},
+    "supernet": {"epochs": 2, "batch_size": 4, "t_max": 2, "num_val_architectures": 0},
+    "search": {
+        "objectives": ["dice", "miou"],
+        "num_trials": 8,
+        "population_size": 4,
+        "num_parents": 2,
+        "num_mutations": 2,
+        "num_crossovers": 1,
+    },
+    "retrain": {"epochs": 1, "batch_size": 4},
+}
+
+
+def job(**search: Any) -> SearchJob:
+    parsed = parse_job(JOB | {"search": JOB["search"] | search})
+    assert isinstance(parsed, SearchJob)
+    return parsed
+
+
+def dice(architecture: Architecture) -> dict[str, float]:
+    """More of the second choice is better."""
+    share = sum(block.rows == 4 for block in architecture.blocks()) / architecture.num_blocks
+    return {"dice": 0.5 + 0.4 * share, "miou": 0.4 + 0.4 * share}
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> RunFolder:
+    """A run folder with a study, as a search without retraining leaves it."""
+    run, spec = RunFolder(tmp_path / "run"), job()
+    run.write_json("config.json", spec.model_dump(mode="json"))
+    fill(run, spec, "search")
+    run.write_json("result.json", {"objectives": ["dice", "miou"]})
+    return run
+
+
+def fill(run: RunFolder, spec: SearchJob, kind: str) -> list[Trial]:
+    """Evaluates a study by ``dice``; every fifth trial fails."""
+    study = Study(run.study_location, run.study_name(kind), spec.search_space, spec.search.objectives, "evolution")
+    searcher = make_searcher(spec.search, spec.search_space)
+    fixed = spec.search_space.fixed()
+    session = SearchSession(study, searcher, origin="evolution", num_trials=spec.search.num_trials, enqueue=fixed)
+    while (trial := session.ask()) is not None:
+        if trial.number % 5 == 4:
+            session.fail(trial.number, "out of memory")
+        else:
+            session.tell(trial.number, dice(Architecture.parse(trial.architecture)), 0.5)
+    return study.trials()
+
+
+def test_random_searches_are_those_that_the_search_would_run() -> None:
+    spec = job(seed=7)
+    plans = random_plans(spec, 3)
+    assert [len(set(plan)) for plan in plans] == [8, 8, 8]
+    assert plans[0] != plans[1] != plans[2]
+    searcher = make_searcher(spec.search.model_copy(update={"searcher": "random"}), spec.search_space)
+    known: set[Architecture] = set()
+    for architecture in plans[0]:
+        assert searcher.ask(known) == architecture
+        known.add(architecture)
+
+
+def test_listed_architectures_are_proposed_in_order_and_once() -> None:
+    space = job().search_space
+    wanted = [space.decode([i % 2, i // 2 % 2, i // 4, 0]) for i in range(6)]
+    searcher = ListedSearcher(wanted)
+    assert searcher.ask(set()) == wanted[0]
+    assert searcher.ask(set(wanted[:3])) == wanted[3]
+    assert searcher.ask(set(wanted)) is None
+
+
+def test_best_fixed_and_a_spread_are_trained(finished: RunFolder) -> None:
+    spec = job()
+    trials = find_trials(open_storage(finished.study_location), "search")
+    best = pareto_front(trials, spec.search.objectives)[0]
+    plan = plan_trainings(spec, AuditConfig(num_retrained=3, epochs=5), best, trials)
+    assert [one.place for one in plan] == list(range(len(plan)))
+    assert plan[0].architecture == best.architecture
+    assert "best" in plan[0].roles
+    roles = [role for one in plan for role in one.roles]
+    assert {"fixed 2x2", "fixed 4x4"} <= set(roles)
+    assert roles.count("sampled") == 3
+    assert len({one.architecture for one in plan}) == len(plan)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, "holds no finished run"),
+        ({"config.json": JOB}, "holds no finished run"),
+        ({"config.json": {"kind": "supernet"}, "result.json": {}}, "is a supernet run"),
+    ],
+    ids=["empty", "unfinished", "no search"],
+)
+@pytest.mark.parametrize("command", ["audit", "report"])
+def test_other_folders_are_refused(tmp_path: Path, files: dict[str, Any], says: str, command: str) -> None:
+    for name, values in files.items():
+        RunFolder(tmp_path).write_json(name, values)
+    result = CliRunner().invoke(app, [command, str(tmp_path)])
+    assert isinstance(result.exception, InputError)
+    assert says in str(result.exception)
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished: RunFolder) -> None:
+    RunFolder(finished.path / "audit").write_json("config.json", AuditConfig().model_dump(mode="json"))
+    with pytest.raises(InputError, match="other settings") as caught:
+        run_audit(finished, AuditConfig(random_seeds=5))
+    assert caught.value.details == ["random_seeds: 3 before, 5 now"]
+
+
+def test_report_of_a_run_without_events_network_or_audit(finished: RunFolder) -> None:
+    result = CliRunner().invoke(app, ["report", str(finished.path)])
+    assert result.exit_code == 0, result.output
+    page = (finished.path / "report.html").read_text()
+    assert "Not audited" in page
+    assert "No network was retrained" in page
+    assert "out of memory" in page
+    assert {"pareto.png", "slicing.png", "hypervolume.png", "effects.png"} <= {p.name for p in finished.path.iterdir()}
+    assert not list(finished.path.glob(".*.part"))
+
+
+def test_report_shows_the_worst_predictions(finished: RunFolder) -> None:
+    from PIL import Image
+
+    folder = finished.path / "predictions"
+    folder.mkdir()
+    for rank, name in enumerate(["00_a b_dice0.100", "01_<b>_dice0.200", "predictions"]):
+        Image.new("RGB", (1000, 300), (rank, 9, 9)).save(folder / f"{name}.png")
+    page = write_report(finished).read_text()
+    assert page.count('<figure><img src="data:image/png;base64,') == 2
+    assert "a b, Dice 0.100" in page
+    assert "&lt;b&gt;, Dice 0.200" in page
+
+
+class TestCosts:
+    def events(self, run: RunFolder, *events: tuple[float, str, str]) -> None:
+        """Writes (second, kind, phase) as a driver would have."""
+        start = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        rows = [
+            {"time": (start + timedelta(seconds=second)).isoformat(), "event": kind, "phase": phase}
+            for second, kind, phase in events
+        ]
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.events_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def test_time_between_two_starts_is_not_counted(self, tmp_path: Path) -> None:
+        run = RunFolder(tmp_path)
+        self.events(
+            run,
+            (0, "phase", "check"), (2, "phase", "supernet"), (12, "progress", "supernet"),
+            (1000, "phase", "check"), (1001, "phase", "supernet"), (1006, "phase", "search"), (1009, "trial", "search"),
+        )  # fmt: skip
+        assert phase_seconds(run) == {"check": 3, "supernet": 15, "search": 3}
+        assert phase_seconds(RunFolder(tmp_path / "none")) == {}
+
+    def test_training_counts_its_workers(self, finished: RunFolder) -> None:
+        self.events(finished, (0, "phase", "check"), (0, "phase", "supernet"), (3600, "phase", "search"))
+        spec = job()
+        resources = spec.resources.model_copy(
+            update={"train": spec.resources.train.model_copy(update={"num_workers": 4})}
+        )
+        trials = find_trials(open_storage(finished.study_location), "search")
+        hours = device_hours(spec.model_copy(update={"resources": resources}), finished, trials)
+        completed = sum(trial.seconds is not None for trial in trials)
+        assert hours == pytest.approx({"supernet": 4.0, "candidates": completed * 0.5 / 3600})
+        costs = search_costs(spec, finished, trials, [])
+        assert costs["trials"] == {"COMPLETED": completed, "FAILED": len(trials) - completed}
+        assert costs["evaluating_seconds"] == pytest.approx(0.5 * completed)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    mine = {"SLICEMAMBA_CACHE": str(tmp_path / "cache"), "RAY_AUTH_MODE": "disabled"}
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | mine
+
+
+def audit_command(run: RunFolder) -> list[str]:
+    options = ["--num-retrained", "2", "--retrain-seeds", "2", "--random-seeds", "2", "--epochs", "1"]
+    return [sys.executable, "-m", "api.cli", "audit", str(run.path), *options]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_audit_goes_on(environment: dict[str, str], tmp_path: Path) -> None:
+    run, config = RunFolder(tmp_path / "run"), tmp_path / "job.yaml"
+    config.write_text(yaml.safe_dump(JOB))
+    search = [sys.executable, "-m", "cluster.entrypoint", "--config", str(config), "--run-dir", str(run.path)]
+    subprocess.run(search, env=environment, check=True, stdin=subprocess.DEVNULL)
+    assert (run.path / "report.html").exists()
+    result = run.read_json("result.json")
+    assert result is not None
+    assert {split: one["num_images"] for split, one in result["splits"].items()}["test"] == 4
+
+    second = run.path / "audit" / "retrained" / "01" / "scores.npz"
+    first = subprocess.Popen(audit_command(run), env=environment, stdin=subprocess.DEVNULL)
+    deadline = time.monotonic() + 400
+    while not second.exists():
+        assert first.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    stop_tree(first.pid)
+    first.wait()
+    assert run.read_json("audit.json") is None
+    before, written = find_trials(open_storage(run.study_location), "audit"), second.stat().st_mtime_ns
+
+    done = subprocess.run(audit_command(run), env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert second.stat().st_mtime_ns == written
+    trials = {kind: find_trials(open_storage(run.study_location), kind) for kind in ("search", "audit")}
+    assert trials["audit"] == before
+    evaluated = [trial.architecture for kind in trials.values() for trial in kind]
+    assert len(evaluated) == len(set(evaluated))
+
+    audit = json.loads((run.path / "audit.json").read_text())
+    assert audit["splits"] == result["splits"]
+    assert audit["verdict"]["word"] in ("weak", "not supported")  # with four test images nothing can be supported
+    assert audit["verdict"]["word"] in done.stdout
+    assert not any(row["error"] for row in audit["retrained"])
+    assert set(audit["random"]["hypervolume"]) == {"search", "random 0", "random 1", "fixed"}
+    assert len(audit["front"]["members"]) == len(result["pareto"])
+    page = (run.path / "report.html").read_text()
+    assert audit["verdict"]["sentence"] in page
+
+    # Asked for again, it is read; with images that have changed, it says so.
+    num_events = len(list(RunFolder(run.path / "audit").events()))
+    subprocess.run(audit_command(run), env=environment, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    assert len(list(RunFolder(run.path / "audit").events())) == num_events + 1
+    audit["splits"]["train"]["digest"] = "other"
+    run.write_json("audit.json", audit)
+    changed = subprocess.run(audit_command(run), env=environment, capture_output=True, text=True)
+    assert changed.returncode == 2
+    assert "images have changed since the audit" in changed.stderr
