@@ -13,7 +13,9 @@ setup(
         Extension(
             "slicemamba.ops._scan",
             sources=["slicemamba/ops/_scan.cpp"],
-            depends=[f"slicemamba/ops/_scan{part}.h" for part in ("", "_vector", "_kernel", "_gemm")],
+            depends=[
+                f"slicemamba/ops/_scan{part}.h" for part in ("", "_vector", "_tile", "_forward", "_backward", "_gemm")
+            ],
             extra_compile_args=["-O3", "-std=c++17", *openmp],
             language="c++",
             optional=True,

@@ -1,9 +1,9 @@
 """Measures the memory that the native scan takes beyond its inputs and its results, forward and in training.
 
 ``python -m benchmarks.memory`` prints a Markdown table for the four stages of the network, on Linux. Each case is run
-once to warm up; then the process's peak resident size is reset, and read again after a second run. Results are y and, in
-training, the gradients of y and of all inputs. "× inputs" is relative to the inputs of the scan alone at that shape (u,
-delta, A, B, C) in all rows, also for slice_scan, which never holds delta for a whole sequence.
+once to warm up; then the process's peak resident size is reset, and read again after a second run. Results are y and,
+in training, the gradients of y and of all inputs. "× inputs" is relative to the inputs of the scan alone at that shape
+(u, delta, A, B, C) in all rows, also for slice_scan, which never holds delta for a whole sequence.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
 and then walked through. "plain" is this project's own loop, which makes them step by step and is several times faster.
 
 ``python -m benchmarks.scan`` prints a Markdown table; ``--part scan`` times the scan alone (projections and step sizes
-given) in place of the whole operator (projections, order, scan, sum of the directions). SLICEMAMBA_ISA=avx2|baseline
-forces a lower instruction set on the native backend.
+given) in place of the whole operator (projections, order, scan, sum of the directions). On a machine that others use
+too, ``--clock cpu`` compares the least processor time of one thread in place of the median of wall times.
+SLICEMAMBA_ISA=avx2|baseline forces a lower instruction set on the native backend.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from slicemamba.ops import available_backends, cpu, reference, slice_scan
 STAGES = ((64, 192), (32, 384), (16, 768), (8, 1536))  # side of the map, channels
 STATES = 16
 Contender = Callable[..., Tensor]
+Clock = Callable[[], float]
 
 
 def slice_inputs(batch: int, side: int, channels: int) -> list[Tensor]:
@@ -88,25 +90,28 @@ def published_loop(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) ->
     return torch.stack(outputs, dim=2)
 
 
-def seconds(run: Contender, inputs: list[Tensor], backward: bool) -> float:
-    """Wall time of one call; gradients of all inputs where ``backward``, and none recorded where not."""
+def seconds(run: Contender, inputs: list[Tensor], backward: bool, clock: Clock) -> float:
+    """Time of one call; gradients of all inputs where ``backward``, and none recorded where not."""
     own = [tensor.detach().requires_grad_(backward) for tensor in inputs]
-    start = time.perf_counter()
+    start = clock()
     with torch.set_grad_enabled(backward):
         y = run(*own)
     if backward:
         torch.autograd.grad(y, own, torch.ones_like(y))
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def medians(contenders: dict[str, Contender], inputs: list[Tensor], backward: bool, rounds: int) -> dict[str, float]:
-    """Median of each, side by side: every round runs the slow ones once and the fast one ten times."""
+def compare(
+    contenders: dict[str, Contender], inputs: list[Tensor], backward: bool, rounds: int, clock: Clock
+) -> dict[str, float]:
+    """Time of each, side by side: every round runs the slow ones once and the fast one ten times."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    seconds(contenders["native"], inputs, backward)
+    seconds(contenders["native"], inputs, backward, clock)
     for _ in range(rounds):
         for name, run in contenders.items():
-            times[name] += [seconds(run, inputs, backward) for _ in range(10 if name == "native" else 1)]
-    return {name: statistics.median(values) for name, values in times.items()}
+            times[name] += [seconds(run, inputs, backward, clock) for _ in range(10 if name == "native" else 1)]
+    typical = statistics.median if clock is time.perf_counter else min
+    return {name: typical(values) for name, values in times.items()}
 
 
 def machine() -> str:
@@ -121,7 +126,7 @@ def machine() -> str:
     )
 
 
-def table(part: str, backward: bool, batch: int, rounds: int) -> None:
+def table(part: str, backward: bool, batch: int, rounds: int, clock: Clock) -> None:
     run = whole if part == "slice_scan" else alone
     loops = {} if part == "slice_scan" else {"published": published_loop}
     plain = forced("reference", whole) if part == "slice_scan" else plain_loop
@@ -132,7 +137,7 @@ def table(part: str, backward: bool, batch: int, rounds: int) -> None:
     print("| --- |" + " ---: |" * (2 * len(contenders) - 1))
     for side, channels in STAGES:
         make = slice_inputs if part == "slice_scan" else scan_inputs
-        took = medians(contenders, make(batch, side, channels), backward, rounds)
+        took = compare(contenders, make(batch, side, channels), backward, rounds, clock)
         cells = [f"{1e3 * took[name]:.2f}" for name in contenders]
         cells += [f"{took[name] / took['native']:.0f}" for name in others]
         print(f"| ({batch}, {4 * channels}, {side * side}, {STATES}) | {' | '.join(cells)} |", flush=True)
@@ -144,14 +149,18 @@ def main() -> None:
     parser.add_argument("--passes", choices=("forward", "training", "both"), default="both")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     chosen = parser.parse_args()
     if (reason := available_backends()["native"]) != "usable":
         parser.exit(2, f"The native backend is what this measures, but {reason}\n")
     torch.manual_seed(0)
+    if chosen.clock == "cpu":
+        torch.set_num_threads(1)
+    clock = time.perf_counter if chosen.clock == "wall" else time.process_time
     print(machine())
     for part in ("scan", "slice_scan") if chosen.part == "both" else (chosen.part,):
         for backward in (False, True) if chosen.passes == "both" else (chosen.passes == "training",):
-            table(part, backward, chosen.batch, chosen.rounds)
+            table(part, backward, chosen.batch, chosen.rounds, clock)
 
 
 if __name__ == "__main__":

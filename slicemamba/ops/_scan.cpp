@@ -21,7 +21,9 @@
 #define SCAN_ISA 0
 namespace baseline {
 #include "_scan_vector.h"
-#include "_scan_kernel.h"
+#include "_scan_tile.h"
+#include "_scan_forward.h"
+#include "_scan_backward.h"
 #include "_scan_gemm.h"
 }  // namespace baseline
 #undef SCAN_ISA
@@ -37,7 +39,9 @@ namespace baseline {
 #define SCAN_ISA 1
 namespace avx2 {
 #include "_scan_vector.h"
-#include "_scan_kernel.h"
+#include "_scan_tile.h"
+#include "_scan_forward.h"
+#include "_scan_backward.h"
 #include "_scan_gemm.h"
 }  // namespace avx2
 #undef SCAN_ISA
@@ -52,7 +56,9 @@ namespace avx2 {
 #define SCAN_ISA 2
 namespace avx512 {
 #include "_scan_vector.h"
-#include "_scan_kernel.h"
+#include "_scan_tile.h"
+#include "_scan_forward.h"
+#include "_scan_backward.h"
 #include "_scan_gemm.h"
 }  // namespace avx512
 #undef SCAN_ISA

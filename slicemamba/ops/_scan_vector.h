@@ -24,14 +24,24 @@ static inline Vec one_or(Vec x, Vec other) {                            // 1 whe
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, fill(0.f), _CMP_GE_OQ), other, fill(1.f));
 }
 
-// 2^x: fraction in [0, 1), minimax polynomial of degree 5 that is exact at both ends (relative error 1e-7), then scaled.
+// 2^(i / 32).
+alignas(64) static const float kPowers[32] = {
+    1.0f, 1.0218971967697144f, 1.0442737340927124f, 1.0671404600143433f, 1.0905077457427979f, 1.114386796951294f, 1.1387885808944702f, 1.1637248992919922f,
+    1.1892070770263672f, 1.215247392654419f, 1.2418577671051025f, 1.2690509557724f, 1.2968395948410034f, 1.3252366781234741f, 1.3542555570602417f, 1.3839099407196045f,
+    1.4142135381698608f, 1.4451807737350464f, 1.4768261909484863f, 1.5091644525527954f, 1.5422108173370361f, 1.5759809017181396f, 1.610490322113037f, 1.6457555294036865f,
+    1.6817928552627563f, 1.7186193466186523f, 1.7562521696090698f, 1.7947090864181519f, 1.8340080976486206f, 1.8741676807403564f, 1.9152065515518188f, 1.9571441411972046f,
+};
+
+// 2^x, x = s + r with s the nearest multiple of 1/32: adding 1.5·2^18 rounds to it and leaves 32·s in the low bits, of
+// which five look up 2^(the fraction of s); 2^r is a minimax polynomial of degree 2 that is exact at 0 (relative error
+// 5e-8). The scaling by 2^floor(s) underflows to 0 by itself; -inf alone needs the bound.
 static inline Vec exp2(Vec x) {
-    const Vec f = _mm512_reduce_ps(x, 0x09);  // x - floor(x), without exceptions
-    Vec p = fma(fill(0.001879318617284298f), f, fill(0.008990994654595852f));
-    p = fma(p, f, fill(0.05581867694854736f));
-    p = fma(p, f, fill(0.240159273147583f));
-    p = fma(p, f, fill(0.6931517124176025f));
-    return _mm512_scalef_ps(fma(p, f, fill(1.f)), x);  // scales by 2^floor(x); underflows to 0 by itself
+    x = higher(fill(-1e5f), x);
+    const Vec shifted = x + fill(393216.f);
+    const Vec s = shifted - fill(393216.f), r = x - s;
+    const Vec power = _mm512_permutex2var_ps(load(kPowers), _mm512_castps_si512(shifted), load(kPowers + 16));
+    const Vec p = fma(fill(0.2402267605066299f), r, fill(0.6931573152542114f));
+    return _mm512_scalef_ps(fma(p * r, power, power), s);
 }
 
 // Sums over the lanes of eight vectors: three rounds of shuffle and add that halve the vectors, then one in place.

@@ -1,0 +1,165 @@
+// What both sweeps share for one tile of channels; included once for each instruction set, after _scan_vector.h.
+//
+// A vector holds one quantity of kLanes neighbouring channels. A chunk is kChunk steps of the sequence: its step sizes
+// and inputs are gathered first, in the order of the sequence; then the states run through it a block at a time, in
+// registers.
+
+constexpr float kLog2e = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+constexpr int kBackwardStates = 4;
+
+// Working memory of one thread. Arrays of vectors are written [step or state][lane].
+struct Scratch {
+    int64_t states, rank;  // padded
+    float *delta, *input, *x, *sigmoid, *grad_y;      // [kChunk]
+    float *accumulated, *through_decay;               // [kChunk]
+    float *bc, *grad_bc;                              // [kChunk][2 * states], no lanes: B then C of a step
+    float *decay, *previous;                          // [kChunk][kBackwardStates], [kChunk + 1][kBackwardStates]
+    float *a, *h, *carry, *grad_a;                    // [states]; a is A · log2(e)
+    float *weight, *weight_rows, *grad_weight;        // [rank], [lane][padded rank], [rank]
+    float* grad_dt;                                   // [kChunk][padded rank], no lanes
+    const int64_t* order;
+    int64_t rows[kChunk];
+    const float *b[kChunk], *c[kChunk];  // of each step, padded
+
+    static int64_t layout(Scratch* s, float* base, int64_t states, int64_t rank) {
+        int64_t used = 0;
+        const auto take = [&](float*& field, int64_t floats) {
+            field = base ? base + used : nullptr;
+            used += round_up(floats, 16) + 16;  // a line apart, or all rows of a chunk would meet in one cache set
+        };
+        s->states = round_up(states, kStateBlock);
+        s->rank = round_up(rank, kTileChannels);
+        for (float** f : {&s->delta, &s->input, &s->x, &s->sigmoid, &s->grad_y, &s->accumulated, &s->through_decay})
+            take(*f, kChunk * kLanes);
+        for (float** f : {&s->bc, &s->grad_bc}) take(*f, kChunk * 2 * s->states);
+        for (float** f : {&s->decay, &s->previous}) take(*f, (kChunk + 1) * kBackwardStates * kLanes);
+        for (float** f : {&s->a, &s->h, &s->carry, &s->grad_a}) take(*f, s->states * kLanes);
+        for (float** f : {&s->weight, &s->weight_rows, &s->grad_weight}) take(*f, s->rank * kLanes);
+        take(s->grad_dt, kChunk * s->rank);
+        return used;
+    }
+};
+
+// One direction of one tile of one image.
+struct Tile {
+    const Problem& p;
+    Scratch& s;
+    int64_t batch, group, first, count;  // channels first … first + count - 1
+
+    float* row(const Rows& rows, int64_t i) const {
+        return rows.data + batch * rows.batch + group * rows.group + i * rows.step;
+    }
+    // The state before a chunk, (states, kTileChannels): the same place for every instruction set.
+    float* checkpoint(int64_t chunk) const {
+        const int64_t chunks = round_up(p.length, kChunk) / kChunk;
+        const int64_t tiles = round_up(p.channels, kTileChannels) / kTileChannels;
+        const int64_t before = (batch * p.groups + group) * tiles + first / kTileChannels;
+        return p.checkpoints + (before * chunks + chunk) * s.states * kTileChannels + first % kTileChannels;
+    }
+};
+
+// Transpose `columns` values of each channel of the tile to [column][lane], zeros in lanes past the last channel.
+static void gather_columns(const float* from, int64_t columns, int64_t count, float* to) {
+    for (int64_t c = 0; c < columns; ++c)
+        for (int64_t lane = 0; lane < kLanes; ++lane) to[c * kLanes + lane] = lane < count ? from[lane * columns + c] : 0.f;
+}
+
+static void prepare(const Tile& t) {
+    const Problem& p = t.p;
+    Scratch& s = t.s;
+    const int64_t channel = t.group * p.channels + t.first;
+    std::fill(s.a, s.a + s.states * kLanes, 0.f);
+    gather_columns(p.a + channel * p.states, p.states, t.count, s.a);
+    for (int64_t n = 0; n < p.states; ++n) {
+        const Vec a = load(s.a + n * kLanes) * fill(kLog2e);
+        store(s.a + n * kLanes, p.a_is_log ? exp2(a) * fill(-kLog2e) : a);
+    }
+    std::fill(s.bc, s.bc + kChunk * 2 * s.states, 0.f);
+    s.order = p.order ? p.order + t.group * p.length : nullptr;
+    if (!p.delta.data) gather_columns(p.dt_weight + channel * p.rank, p.rank, t.count, s.weight);
+}
+
+// Step sizes of four places at once, so that each weight is read once for the four.
+static void project_delta(const Tile& t, int64_t i, int64_t steps, bool backward) {
+    const Problem& p = t.p;
+    Scratch& s = t.s;
+    const float* dt[4];
+    Vec raw[4];
+    const Vec bias = load_some(p.dt_bias + t.group * p.channels + t.first, t.count);
+    for (int64_t j = 0; j < 4; ++j) {
+        dt[j] = t.row(p.projected, s.rows[std::min(i + j, steps - 1)]);
+        raw[j] = bias;
+    }
+    for (int64_t r = 0; r < p.rank; ++r) {
+        const Vec w = load(s.weight + r * kLanes);
+        for (int j = 0; j < 4; ++j) raw[j] = fma(w, fill(dt[j][r]), raw[j]);
+    }
+    for (int64_t j = 0; j < 4; ++j) {  // past the last step this fills places that nobody reads
+        Vec sigmoid;
+        store(s.delta + (i + j) * kLanes, softplus(raw[j], backward ? &sigmoid : nullptr));
+        if (backward) store(s.sigmoid + (i + j) * kLanes, sigmoid);
+    }
+}
+
+static inline void copy(const float* from, int64_t n, float* to) {
+    for (int64_t i = 0; i < n; i += kLanes) store_some(to + i, load_some(from + i, n - i), n - i);
+}
+
+// Gather what the steps from `begin` on read: step sizes, inputs, B and C (and for the backward sweep the gradient of y).
+static void gather(const Tile& t, int64_t begin, int64_t steps, bool backward) {
+    const Problem& p = t.p;
+    Scratch& s = t.s;
+    for (int64_t i = 0; i < steps; ++i) s.rows[i] = s.order ? s.order[begin + i] : begin + i;
+    if (!p.delta.data)
+        for (int64_t i = 0; i < steps; i += 4) project_delta(t, i, steps, backward);
+    for (int64_t i = 0; i < steps; ++i) {
+        const int64_t at = s.rows[i];
+        const float* bc = t.row(p.projected, at) + p.rank;
+        s.b[i] = bc;
+        s.c[i] = bc + p.states;
+        if (p.states < s.states) {
+            float* padded = s.bc + i * 2 * s.states;
+            copy(bc, p.states, padded);
+            copy(bc + p.states, p.states, padded + s.states);
+            s.b[i] = padded;
+            s.c[i] = padded + s.states;
+        }
+        const Vec x = load_some(t.row(p.x, at) + t.first, t.count);
+        const Vec delta = p.delta.data ? load_some(t.row(p.delta, at) + t.first, t.count) : load(s.delta + i * kLanes);
+        store(s.x + i * kLanes, x);
+        store(s.delta + i * kLanes, delta);
+        store(s.input + i * kLanes, delta * x);
+        if (backward) store(s.grad_y + i * kLanes, load_some(t.row(p.grad_y, at) + t.first, t.count));
+    }
+}
+
+// Ask for the lines of place i, a place of the chunk to come. Places that follow each other lie rows apart in memory:
+// without this, a sweep spends half of its time waiting for them.
+template <bool Backward>
+static inline __attribute__((always_inline)) void fetch_ahead(const Tile& t, int64_t i) {
+    const Problem& p = t.p;
+    const int64_t at = t.s.order ? t.s.order[i] : i;
+    __builtin_prefetch(t.row(p.x, at) + t.first);
+    if (p.delta.data) __builtin_prefetch(t.row(p.delta, at) + t.first);
+    if (!Backward) {
+        __builtin_prefetch(t.row(p.y, at) + t.first, 1);
+        return;
+    }
+    __builtin_prefetch(t.row(p.grad_y, at) + t.first);
+    __builtin_prefetch(t.row(p.grad_x, at) + t.first, 1);
+    if (p.grad_delta.data) __builtin_prefetch(t.row(p.grad_delta, at) + t.first, 1);
+}
+
+// Sum over the directions of the skip weight, for directions that share x; zero without a skip.
+static Vec shared_skip(const Tile& t) {
+    Vec sum = fill(0.f);
+    for (int64_t k = 0; t.p.skip && k < t.p.groups; ++k)
+        sum = sum + load_some(t.p.skip + k * t.p.channels + t.first, t.count);
+    return sum;
+}
+
+static int64_t scratch_floats(const Problem& p) {
+    Scratch s;
+    return Scratch::layout(&s, nullptr, p.states, p.rank);
+}
