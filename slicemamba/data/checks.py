@@ -12,18 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slicemamba.config import DataConfig
 from slicemamba.data.catalog import SYNTHETIC, list_datasets, resolve_root
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import Pair, find_pairs, fingerprint_files
-from slicemamba.data.parallel import Progress, run_parallel
+from slicemamba.data.parallel import Progress, Result, run_parallel
 from slicemamba.data.patients import patient_of
-from slicemamba.data.reading import check_same_size, read_pair_image, read_pair_mask
+from slicemamba.data.reading import content_digest, read_image, read_mask, read_pair
 from slicemamba.data.reports import DatasetReport, recall, remember
 from slicemamba.data.splits import SPLITS, match_splits
 from slicemamba.data.synthetic import GENERATOR_VERSION, draw_mask, split_size
@@ -96,28 +94,30 @@ def _read_all(
 
 
 def _examine(pair: Pair, config: DataConfig) -> _Facts:
-    """Image and mask are judged apart, so that two broken files are both told."""
-    image = _attempt(lambda: read_pair_image(pair, config))
-    mask = _attempt(lambda: read_pair_mask(pair, config))
-    if isinstance(image, Finding) or isinstance(mask, Finding):
-        return _Facts(tuple(one for one in (image, mask) if isinstance(one, Finding)))
-    try:
-        check_same_size(pair, image, mask)
-    except BadFileError as error:
-        return _Facts((error.finding,))
-    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
-    digest.update(repr(image.shape).encode())
+    both = _attempt(lambda: read_pair(pair, config))
+    if isinstance(both, Finding):
+        return _Facts(_faults(pair, config) or (both,))
+    image, mask = both
     shares = np.bincount(mask.ravel(), minlength=max(2, config.num_classes)) / mask.size
     low, high = float(image.min()), float(image.max())
     return _Facts(
         size=(image.shape[0], image.shape[1]),
-        digest="" if pair.is_slice and low == high else digest.hexdigest(),  # slices of air alone are no twins
+        digest="" if pair.is_slice and low == high else content_digest(image),  # slices of air alone are no twins
         class_shares=tuple(shares.tolist()),
         value_range=(low, high) if pair.is_slice else None,
     )
 
 
-def _attempt(read: Callable[[], NDArray[Any]]) -> NDArray[Any] | Finding:
+def _faults(pair: Pair, config: DataConfig) -> tuple[Finding, ...]:
+    """What is wrong with the image file and with the mask file, so that two broken ones are both told."""
+    if pair.is_slice:
+        return ()
+    image = _attempt(lambda: read_image(pair.image, config.window))
+    mask = _attempt(lambda: read_mask(pair.mask, config.num_classes, config.label_map))
+    return tuple(one for one in (image, mask) if isinstance(one, Finding))
+
+
+def _attempt(read: Callable[[], Result]) -> Result | Finding:
     try:
         return read()
     except BadFileError as error:
