@@ -97,6 +97,21 @@ def card_of(network: SegmentationNetwork | Supernet, data: DataConfig | None = N
     )
 
 
+def title_of(card: NetworkCard) -> str:
+    """What tables call a network: by its family, and slices that are the same in all blocks by their size."""
+    if card.members is not None:
+        kinds = sorted({title_of(member) for member in card.members})
+        return f"Ensemble of {len(card.members)} ({', '.join(kinds)})"
+    if card.kind != "slicemamba":
+        return {"unet": "U-Net", "attention_unet": "Attention U-Net"}[card.kind]
+    if card.architecture is None:
+        return "Supernet"
+    sizes = set(Architecture.parse(card.architecture).blocks())
+    if sizes == {(1, 1)}:
+        return "VM-UNet"
+    return f"SliceMamba, fixed {format_slice_size(next(iter(sizes)))}" if len(sizes) == 1 else "SliceMamba"
+
+
 def save_network(folder: Path, network: SegmentationNetwork | Supernet, data: DataConfig | None = None) -> None:
     """Writes ``weights.safetensors`` and ``config.json``; the card last, so a folder with a card is whole."""
     folder.mkdir(parents=True, exist_ok=True)
