@@ -85,7 +85,7 @@ def test_file_gives_the_job_with_overrides(tmp_path: Path, values: dict[str, Any
         ({"resources": {"search": {"cpus": 0}}}, "/resources/search/cpus", "got 0"),
         ({"resources": {"train": {"gpus": -0.5}}}, "/resources/train/gpus", "got -0.5"),
         ({"kind": "supernet", "search": {}}, "/search", "unknown field"),
-        ({"kind": "retrain", "model": TINY}, "/architecture", "required"),
+        ({"kind": "retrain", "model": TINY}, "", "network slicemamba needs an architecture"),
         ({"kind": "retrain", "architecture": "s1:2x"}, "", "slice size must look like '2x4'"),
         (
             {"kind": "retrain", "architecture": ARCHITECTURE},
