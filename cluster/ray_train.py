@@ -30,7 +30,8 @@ from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.models.checkpoints import save_network
 from slicemamba.models.supernet import Supernet
 from slicemamba.models.unet import SliceMambaUNet
-from slicemamba.training.trainer import EpochReport, State, fit, generator_for, steps_per_epoch
+from slicemamba.training.seeds import generator_for
+from slicemamba.training.trainer import EpochReport, State, fit, steps_per_epoch, trained_weights
 
 _STATE = "state.pt"
 _SCORE = "val_dice"
@@ -83,7 +84,8 @@ def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architectur
     assert best is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
     network = _build(job, architecture)
     with best.as_directory() as folder:
-        network.load_state_dict(torch.load(Path(folder) / _STATE, weights_only=True, map_location="cpu")["network"])
+        state = torch.load(Path(folder) / _STATE, weights_only=True, map_location="cpu")
+        network.load_state_dict(trained_weights(state))
     target = run.path / ("supernet" if architecture is None else "retrained")
     save_network(target, network, job.data)
     return target
@@ -189,7 +191,8 @@ class _Reporter:
         if self._is_first:
             self._metrics |= {k: v for k, v in report.flat().items() if k in ("loss", "val_dice", "val_miou")}
             self._run.emit("epoch", phase=self._phase, **report.flat())
-            self._progress(report.step, report.step // report.epoch * report.epochs, self._metrics)
+            total = report.step if report.stopped_early else report.step // report.epoch * report.epochs
+            self._progress(report.step, total, self._metrics)
         if not report.validation:
             return
         if not self._is_first:
