@@ -67,11 +67,16 @@ class _Job(Config):
     def search_space(self) -> SearchSpace:
         return SearchSpace(self.space.choices, self.model.depths)
 
-    def _check_batch(self, field: str, batch_size: int) -> None:
-        if batch_size % self.resources.train.num_workers:
+    def _check_training(self, field: str, train: TrainConfig) -> None:
+        workers = self.resources.train
+        if train.batch_size % (workers.num_workers * train.accumulate_steps):
             raise ValueError(
-                f"{field}.batch_size ({batch_size}) must be a multiple of resources.train.num_workers "
-                f"({self.resources.train.num_workers}), so that workers take equal shares"
+                f"{field}.batch_size ({train.batch_size}) must be a multiple of resources.train.num_workers × "
+                f"accumulate_steps ({workers.num_workers} × {train.accumulate_steps}), so that all shares are equal"
+            )
+        if train.precision == "fp16" and not workers.gpus:
+            raise ValueError(
+                f"{field}.precision fp16 needs a GPU: set resources.train.gpus, or take bf16 or float32 on the CPU"
             )
 
 
@@ -83,7 +88,7 @@ class SupernetJob(_Job):
 
     @model_validator(mode="after")
     def _batch(self) -> SupernetJob:
-        self._check_batch("supernet", self.supernet.batch_size)
+        self._check_training("supernet", self.supernet)
         return self
 
 
@@ -97,9 +102,9 @@ class SearchJob(_Job):
 
     @model_validator(mode="after")
     def _fits(self) -> SearchJob:
-        self._check_batch("supernet", self.supernet.batch_size)
+        self._check_training("supernet", self.supernet)
         if self.retrain is not None:
-            self._check_batch("retrain", self.retrain.batch_size)
+            self._check_training("retrain", self.retrain)
         if "peak_memory_mb" in self.search.measured and not self.resources.search.gpus:
             raise ValueError(
                 "peak_memory_mb is measured on CUDA devices only; give resources.search.gpus, or leave it out of "
@@ -114,19 +119,36 @@ class SearchJob(_Job):
 
 
 class RetrainJob(_Job):
-    """Trains one architecture from scratch and evaluates it on test."""
+    """Trains one network from scratch and evaluates it on test.
+
+    Attributes:
+        network: what to train; ``slicemamba`` needs an ``architecture``, and the others, to compare with, take none.
+    """
 
     kind: Literal["retrain"] = "retrain"
-    architecture: str
+    network: Literal["slicemamba", "vm_unet", "unet", "attention_unet"] = "slicemamba"
+    architecture: str | None = None
     retrain: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
     def _of_this_network(self) -> RetrainJob:
-        self._check_batch("retrain", self.retrain.batch_size)
-        depths = Architecture.parse(self.architecture).depths
-        if depths != self.model.depths:
-            raise ValueError(f"architecture has stages of depths {depths}, model has {self.model.depths}")
+        self._check_training("retrain", self.retrain)
+        if (self.network == "slicemamba") != (self.architecture is not None):
+            raise ValueError(
+                "network slicemamba needs an architecture; give one, such as 's1:2x2|…', or another network"
+                if self.architecture is None
+                else f"network {self.network} takes no architecture; remove it, or take network slicemamba"
+            )
+        if self.slicing is not None and self.slicing.depths != self.model.depths:
+            raise ValueError(f"architecture has stages of depths {self.slicing.depths}, model has {self.model.depths}")
         return self
+
+    @property
+    def slicing(self) -> Architecture | None:
+        """Slice sizes of the network's blocks; none of a network that slices nothing."""
+        if self.network == "vm_unet":
+            return Architecture.uniform((1, 1), self.model.depths)
+        return None if self.architecture is None else Architecture.parse(self.architecture)
 
 
 Job = SupernetJob | SearchJob | RetrainJob

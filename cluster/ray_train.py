@@ -19,6 +19,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from cluster.config import Job, RetrainJob, SearchJob, parse_job
+from cluster.history import plot_trainings
 from cluster.run_folder import RunFolder
 from nas.evaluator import mean_scores
 from nas.sampling import PathSampler
@@ -28,10 +29,14 @@ from slicemamba.config import TrainConfig
 from slicemamba.data.base import SegmentationData, load_split
 from slicemamba.errors import RunFailedError
 from slicemamba.evaluation.evaluate import evaluate
+from slicemamba.models.baselines import ConvUNet
 from slicemamba.models.checkpoints import save_network
+from slicemamba.models.ensemble import SingleNetwork
 from slicemamba.models.supernet import Supernet
 from slicemamba.models.unet import SliceMambaUNet
-from slicemamba.training.trainer import EpochReport, State, fit, generator_for, steps_per_epoch
+from slicemamba.training.logs import TensorBoardLog
+from slicemamba.training.seeds import generator_for
+from slicemamba.training.trainer import EpochReport, State, fit, steps_per_epoch, trained_weights
 
 _STATE = "state.pt"
 _SCORE = "val_dice"
@@ -43,13 +48,13 @@ def train_supernet(job: Job, run: RunFolder, cache_dir: Path) -> Path:
     return _train(job, run, cache_dir, phase="supernet", architecture=None)
 
 
-def retrain(job: SearchJob | RetrainJob, architecture: Architecture, run: RunFolder, cache_dir: Path) -> Path:
-    """Trains one architecture from scratch; returns the folder of the best epoch's weights, ``<run>/retrained``."""
+def retrain(job: SearchJob | RetrainJob, architecture: Architecture | None, run: RunFolder, cache_dir: Path) -> Path:
+    """Trains one network from scratch; returns the folder of the best epoch's weights, ``<run>/retrained``."""
     return _train(job, run, cache_dir, phase="retrain", architecture=architecture)
 
 
 def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architecture: Architecture | None) -> Path:
-    workers, settings = job.resources.train, _settings(job, architecture)
+    workers, settings = job.resources.train, _settings(job, phase)
     # Loaded here first, so that the images are decoded once and not by each worker.
     num_images = len(load_split(job.data, "train", cache_dir))
     total = settings.epochs * steps_per_epoch(num_images, settings.batch_size)
@@ -84,8 +89,10 @@ def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architectur
     assert best is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
     network = _build(job, architecture)
     with best.as_directory() as folder:
-        network.load_state_dict(torch.load(Path(folder) / _STATE, weights_only=True, map_location="cpu")["network"])
-    target = run.path / ("supernet" if architecture is None else "retrained")
+        state = torch.load(Path(folder) / _STATE, weights_only=True, map_location="cpu")
+        network.load_state_dict(trained_weights(state))
+    target = run.path / ("supernet" if isinstance(network, Supernet) else "retrained")
+    plot_trainings(run)
     save_network(target, network, job.data)
     return target
 
@@ -96,7 +103,9 @@ def _last_line(error: WorkerGroupError) -> str:
     return (failures or [str(error)])[0].strip().splitlines()[-1]
 
 
-def _build(job: Job, architecture: Architecture | None) -> Supernet | SliceMambaUNet:
+def _build(job: Job, architecture: Architecture | None) -> Supernet | SingleNetwork:
+    if isinstance(job, RetrainJob) and (job.network == "unet" or job.network == "attention_unet"):
+        return ConvUNet(job.network, job.model, job.data.num_classes)
     if architecture is not None:
         return SliceMambaUNet(job.model, job.data.num_classes, architecture)
     return Supernet(job.model, job.data.num_classes, job.space.choices, job.space.weight_sharing)
@@ -113,7 +122,7 @@ def _worker(config: dict[str, Any]) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # else Ray Train prints a line for each report
     job = parse_job(config["job"])
     architecture = None if config["architecture"] is None else Architecture.parse(config["architecture"])
-    settings = _settings(job, architecture)
+    settings = _settings(job, config["phase"])
     device = ray.train.torch.get_device()
     torch.manual_seed(settings.seed)
     network = _build(job, architecture).to(device)
@@ -128,7 +137,7 @@ def _worker(config: dict[str, Any]) -> None:
         validate=_validator(job, network, val, settings),
         on_epoch=reporter.on_epoch,
         on_step=reporter.on_step,
-        draw=_sampler(job) if architecture is None else None,
+        draw=_sampler(job) if isinstance(network, Supernet) else None,
         state=_resume(),
     )
 
@@ -138,8 +147,8 @@ def _sampler(job: Job) -> PathSampler:
     return PathSampler(job.search_space, job.supernet.sampling, job.supernet.seed)
 
 
-def _settings(job: Job, architecture: Architecture | None) -> TrainConfig:
-    if architecture is None:
+def _settings(job: Job, phase: str) -> TrainConfig:
+    if phase == "supernet":
         assert not isinstance(job, RetrainJob)
         return job.supernet
     assert isinstance(job, (SearchJob, RetrainJob))
@@ -148,7 +157,7 @@ def _settings(job: Job, architecture: Architecture | None) -> TrainConfig:
 
 
 def _validator(
-    job: Job, network: Supernet | SliceMambaUNet, val: SegmentationData, settings: TrainConfig
+    job: Job, network: Supernet | SingleNetwork, val: SegmentationData, settings: TrainConfig
 ) -> Callable[[], dict[str, float]]:
     device = next(network.parameters()).device
     if isinstance(network, Supernet):
@@ -173,11 +182,12 @@ def _resume() -> State | None:
 
 
 class _Reporter:
-    """Sends progress to the run's events (first worker only) and checkpoints to Ray Train."""
+    """Sends progress to the run's events and TensorBoard (first worker only) and checkpoints to Ray Train."""
 
     def __init__(self, run: RunFolder, phase: str) -> None:
         self._run = run
         self._phase = phase
+        self._tensorboard = TensorBoardLog(run.path / "tensorboard" / phase)
         self._is_first = ray.train.get_context().get_world_rank() == 0
         self._metrics: dict[str, float] = {}
         self._last = 0.0
@@ -192,7 +202,9 @@ class _Reporter:
         if self._is_first:
             self._metrics |= {k: v for k, v in report.flat().items() if k in ("loss", "val_dice", "val_miou")}
             self._run.emit("epoch", phase=self._phase, **report.flat())
-            self._progress(report.step, report.step // report.epoch * report.epochs, self._metrics)
+            self._tensorboard.add(report)
+            total = report.step if report.stopped_early else report.step // report.epoch * report.epochs
+            self._progress(report.step, total, self._metrics)
         if not report.validation:
             return
         if not self._is_first:

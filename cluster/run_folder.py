@@ -7,12 +7,13 @@
   search.journal   the study (Optuna journal): studies "search" and "random"
   .ray/            checkpoints and other state of Ray Train and Tune
   precision.json   whether bf16 ranked slicings as float32 did, where a search asked for bf16
-  scores/<study>/  pixel counts of each image, a file a trial: <number>.npz with counts (N, K, 4) and names
-  supernet/        weights.safetensors, config.json, history.json of the trained supernet
+  supernet/        weights.safetensors, config.json of the trained supernet
   retrained/       the same of the retrained winner
+  tensorboard/     scalars of each training, an epoch a step: tensorboard --logdir <run>/tensorboard
   result.json      Pareto frontier, comparison, test scores; written last
   report.html      all of it as one page that needs nothing else
-  scores/          <study>/<number>.npz: pixel counts of each image, for trials that have them
+  scores/          per-image counts: search.npz, test.npz of the retrained network; <study>/<number>.npz of trials
+  training.png     loss and validation score of each training
   audit.json       how far the result can be trusted; of ``slicemamba audit``
   audit/           its own config.json, status.json and events.jsonl; retrained/NN/ networks trained for it
   *.png, predictions/
@@ -100,6 +101,10 @@ class RunFolder:
     @property
     def result_path(self) -> Path:
         return self.path / "result.json"
+
+    def scores_path(self, split: str) -> Path:
+        """Scores by image of the network that this run gave, on a split."""
+        return self.path / "scores" / f"{split}.npz"
 
     @property
     def events_path(self) -> Path:

@@ -73,6 +73,8 @@ class DataConfig(Config):
         patient_pattern: regular expression whose one group is the patient (or video, or volume) in an image's name. One
             patient is never held out in part, and a patient in two splits is a fault. Null: each image stands alone,
             except that ``case0005_slice012`` belongs to ``case0005``.
+        folds, fold: cross-validation: train and val together are parted into so many folds, whole patients by
+            split_seed, and ``fold`` (1 … folds) is val, all others are train. Search and test stay as they are.
         synthetic: the synthetic set's sizes and seed; used with ``name: synthetic`` only.
     """
 
@@ -88,7 +90,15 @@ class DataConfig(Config):
     label_map: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
     window: tuple[float, float] | None = None
     patient_pattern: Annotated[str, Field(max_length=200)] | None = None
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: PositiveInt | None = None
     synthetic: SyntheticConfig = SyntheticConfig()
+
+    @model_validator(mode="after")
+    def _fold_of_folds(self) -> DataConfig:
+        if (self.folds is None) != (self.fold is None) or (self.fold or 0) > (self.folds or 0):
+            raise ValueError(f"folds and fold go together, fold from 1 to folds; got {self.folds} and {self.fold}")
+        return self
 
     @model_validator(mode="after")
     def _two_classes_is_one(self) -> DataConfig:
@@ -169,22 +179,35 @@ class TrainConfig(Config):
 
     Attributes:
         batch_size: global batch; with several workers each takes an equal share.
+        accumulate_steps: parts in which a worker passes its share through the network before the one optimiser step;
+            saves memory, and is the same update as in one part.
         learning_rate, weight_decay: AdamW. t_max, min_learning_rate: cosine annealing, in epochs.
+        warmup_epochs: epochs over which the learning rate rises linearly, step by step, before the cosine.
         clip_grad_norm: largest gradient norm; none when null.
+        precision: of the network's matrix products; the scan, the loss and the weights stay float32. ``fp16`` needs a
+            GPU.
+        ema_decay: validate and keep an exponential moving average of the weights with this decay; null keeps the
+            weights themselves.
         augment: random flips and rotations, and what else has a probability below.
         flip_probability, rotate_probability: of each flip, and of a rotation by any angle.
         scale_probability, scale_range: of magnifying by a factor in this range. Not published, so 0.
         intensity_probability: of each of gamma, contrast and brightness being changed. Not published, so 0.
         validate_every: epochs between two validations; the last epoch is always validated.
+        early_stop_epochs: stop at the first validation whose best predecessor is at least so many epochs old; null
+            never stops early.
     """
 
     epochs: PositiveInt = 300
     batch_size: PositiveInt = 32
+    accumulate_steps: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     t_max: PositiveInt = 50
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
     clip_grad_norm: PositiveFloat | None = None
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     augment: bool = True
     flip_probability: Probability = 0.5
     rotate_probability: Probability = 0.5
@@ -192,12 +215,22 @@ class TrainConfig(Config):
     scale_range: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.4)
     intensity_probability: Probability = 0.0
     validate_every: PositiveInt = 1
+    early_stop_epochs: PositiveInt | None = None
     seed: int = 0
 
     @model_validator(mode="after")
     def _scales_in_order(self) -> TrainConfig:
         if self.scale_range[0] > self.scale_range[1]:
             raise ValueError(f"scale_range must be (smallest, largest); got {self.scale_range}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts(self) -> TrainConfig:
+        if self.batch_size % self.accumulate_steps:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of accumulate_steps ({self.accumulate_steps}), "
+                "so that all parts weigh the same"
+            )
         return self
 
 

@@ -84,6 +84,9 @@ def prepare(
     plan = SplitPlan(_shares(fractions), seed, _pattern(patient_pattern), read_groups(groups) if groups else None)
     if (images is None) != (masks is None):
         raise InputError("--images and --masks go together; give both or neither")
+    _refuse_unused(
+        chosen, {"--images": images, "--patient-pattern": patient_pattern, "--published-test": published_test}
+    )
     folders = None if images is None or masks is None else (images, masks)
     with bar("Prepare", "volumes" if chosen == "synapse" else "images") as on_progress:
         if chosen == "synapse":
@@ -105,6 +108,14 @@ def _kind(text: str) -> Kind:
         if kind == text:
             return kind
     raise InputError(f"kind must be one of {', '.join(kinds)}; got {text!r}")
+
+
+def _refuse_unused(kind: Kind, given: dict[str, object]) -> None:
+    """An option that would do nothing is told, not passed over."""
+    fits = {"--published-test"} if kind == "synapse" else {"--images", "--patient-pattern"}
+    for option, value in given.items():
+        if value and option not in fits:
+            raise InputError(f"{option} means nothing for {kind}; leave it out")
 
 
 def _shares(text: str) -> tuple[float, float, float, float]:

@@ -6,6 +6,7 @@ model selection nor the final figures have seen them.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from slicemamba.config import DataConfig
 from slicemamba.data.findings import Finding, raise_findings
+from slicemamba.data.folds import part_anew
 from slicemamba.data.isic import EXPECTED_TREE, Pair, check_layout, has_split, match_folders, match_pairs
 from slicemamba.data.patients import groups_of
 from slicemamba.data.polyp import is_polyp, polyp_folders
@@ -41,12 +43,14 @@ def detect_layout(root: Path) -> Layout:
     """The layout of a data folder, from the names of the folders in it.
 
     Raises:
-        InputError: it is missing, no folder, or laid out in none of the known ways, which are listed.
+        InputError: it is missing, no folder, closed, or laid out in none of the known ways, which are listed.
     """
     if not root.exists():
         raise InputError(f"data folder {root} does not exist", pointer="/data/root", details=_accepted())
     if not root.is_dir():
         raise InputError(f"data root {root} is not a folder", pointer="/data/root", details=_accepted())
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise InputError(f"data folder {root} may not be read; give this user the right to", pointer="/data/root")
     if is_synapse(root):
         return "synapse"
     if is_polyp(root):
@@ -111,6 +115,8 @@ def match_splits(root: Path, config: DataConfig) -> tuple[dict[str, list[Pair]],
             groups = groups_of((pair.name for pair in pairs["train"]), config.patient_pattern)
             kept, held = hold_out(groups, fraction, config.split_seed, split=split)
             pairs["train"], pairs[split] = ([pairs["train"][index] for index in part] for part in (kept, held))
+    if not findings:
+        pairs["train"], pairs["val"] = part_anew(pairs["train"], pairs["val"], config, lambda pair: pair.name)
     return pairs, findings
 
 

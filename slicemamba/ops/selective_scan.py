@@ -58,7 +58,7 @@ def slice_scan(
     if backend == "reference" or (backend == "mamba_ssm" and _mamba_takes(dtype)):
         wide, x_weight, dt_weight, dt_bias, a_log, skip = tensors
         run = reference.slice_scan if backend == "reference" else mamba.slice_scan
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False):  # its matrix products are to keep float32 too
             y = run(wide, x_weight, dt_weight, dt_bias, a_log, skip, (rows, columns))
     else:
         y, _ = torch.ops.slicemamba.slice_scan(*tensors, rows, columns, _needs_gradient(*tensors))
