@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
-from slicemamba.training.trainer import generator_for
+from slicemamba.training.seeds import generator_for
 
 Sampling = Literal["uniform", "fair"]
 

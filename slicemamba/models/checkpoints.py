@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from slicemamba.architecture import Architecture, format_block, parse_block
+from slicemamba.architecture import Architecture, Block, format_block, parse_block
 from slicemamba.config import Config, DataConfig, ModelConfig
 from slicemamba.errors import InputError, name_some
 from slicemamba.models.baselines import ConvUNet
@@ -107,7 +107,7 @@ def title_of(card: NetworkCard) -> str:
     if card.architecture is None:
         return "Supernet"
     sizes = set(Architecture.parse(card.architecture).blocks())
-    if sizes == {(1, 1)}:
+    if sizes == {Block(1, 1)}:
         return "VM-UNet"
     return f"SliceMamba, fixed {format_block(next(iter(sizes)))}" if len(sizes) == 1 else "SliceMamba"
 

@@ -171,3 +171,11 @@ def test_networks_to_compare_with_have_a_slicing_of_their_own_or_none() -> None:
 def test_network_and_architecture_must_fit(values: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         parse_job({"kind": "retrain", "model": TINY, **values})
+
+
+def test_peak_memory_needs_a_graphics_card() -> None:
+    for search in ({"objectives": ["dice", "peak_memory_mb"]}, {"constraints": {"peak_memory_mb": {"max": 100}}}):
+        with pytest.raises(InputError) as caught:
+            parse_job({"search": search})
+        assert "peak_memory_mb is measured on CUDA devices only; give resources.search.gpus" in caught.value.details[0]
+        assert isinstance(parse_job({"search": search, "resources": {"search": {"gpus": 0.5}}}), SearchJob)
