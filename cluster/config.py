@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from nas.config import SearchConfig, SpaceConfig, SupernetConfig
 from nas.space import SearchSpace
-from slicemamba.architecture import Architecture
+from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import Config, DataConfig, ModelConfig, TrainConfig, override, read_yaml, validate
 from slicemamba.errors import InputError
 
@@ -53,6 +53,16 @@ class _Job(Config):
     space: SpaceConfig = SpaceConfig()
     resources: ResourcesConfig = ResourcesConfig()
 
+    @model_validator(mode="after")
+    def _choices_fit(self) -> _Job:
+        for block in self.space.choices:
+            if block.d_state > self.model.d_state or block.expand > self.model.expand:
+                raise ValueError(
+                    f"space.choices: {format_block(block)} exceeds model.d_state ({self.model.d_state}) or "
+                    f"model.expand ({self.model.expand}); a choice may be smaller than the model, not larger"
+                )
+        return self
+
     @property
     def search_space(self) -> SearchSpace:
         return SearchSpace(self.space.choices, self.model.depths)
@@ -90,6 +100,11 @@ class SearchJob(_Job):
         self._check_batch("supernet", self.supernet.batch_size)
         if self.retrain is not None:
             self._check_batch("retrain", self.retrain.batch_size)
+        if "peak_memory_mb" in self.search.measured and not self.resources.search.gpus:
+            raise ValueError(
+                "peak_memory_mb is measured on CUDA devices only; give resources.search.gpus, or leave it out of "
+                "search.objectives and search.constraints"
+            )
         if self.search.num_trials > self.search_space.size:
             raise ValueError(
                 f"search.num_trials ({self.search.num_trials}) exceeds the {self.search_space.size} architectures of "

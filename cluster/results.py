@@ -18,7 +18,7 @@ from cluster.run_folder import RunFolder
 from nas.report import plot_pareto, plot_slicing
 from nas.sampling import PathSampler
 from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
-from slicemamba.architecture import Architecture, format_slice_size
+from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
 from slicemamba.evaluation.evaluate import evaluate, trivial_baselines
@@ -104,7 +104,7 @@ def _supernet_history(job: SupernetJob | SearchJob, run: RunFolder) -> dict[str,
     history = _history(run, "supernet")
     num_steps = history["epochs"][-1]["step"] if history["epochs"] else 0
     counts = PathSampler(job.search_space, job.supernet.sampling, job.supernet.seed).update_counts(num_steps)
-    names = [format_slice_size(size) for size in job.space.choices]
+    names = [format_block(block) for block in job.space.choices]
     return history | {"updates": [dict(zip(names, row, strict=True)) for row in counts.tolist()]}
 
 
@@ -117,7 +117,7 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 
 def _slicing(trial: Trial) -> str:
-    return format_slice_size(next(Architecture.parse(trial.architecture).blocks()))
+    return format_block(next(Architecture.parse(trial.architecture).blocks()))
 
 
 def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir: Path) -> dict[str, Any]:

@@ -4,45 +4,43 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, WithJsonSchema, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt, WithJsonSchema, model_validator
 
-from nas.objectives import ObjectiveName
-from slicemamba.architecture import SliceSize, format_slice_size, parse_slice_size
+from nas.objectives import Bound, ObjectiveName
+from slicemamba.architecture import BLOCK_PATTERN, Block, as_block, format_block, parse_block
 from slicemamba.config import Config, Probability, TrainConfig
 
 
-def _to_slice_size(value: object) -> object:
-    return parse_slice_size(value) if isinstance(value, str) else parse_slice_size("x".join(map(str, _sequence(value))))
+def _to_block(value: object) -> Block:
+    return as_block(value) if isinstance(value, (list, tuple)) else parse_block(str(value))
 
 
-def _sequence(value: object) -> list[object]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-SliceSizeField = Annotated[
-    SliceSize,
-    BeforeValidator(_to_slice_size),
-    PlainSerializer(format_slice_size, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^[1-9]\d*x[1-9]\d*$", "examples": ["2x4"]}),
+BlockField = Annotated[
+    Block,
+    PlainValidator(_to_block),
+    PlainSerializer(format_block, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": f"^({BLOCK_PATTERN})$", "examples": ["2x4"]}),
 ]
 
 Flip = Literal["horizontal", "vertical", "both"]
 COUNTED = ("dice", "miou", "sensitivity", "specificity")
 """Objectives that are made from pixel counts alone."""
 
-SearcherName = Literal["evolution", "nsga2", "tpe", "random"]
+SearcherName = Literal["evolution", "nsga2", "local", "regularized_evolution", "optuna_nsga2", "tpe", "random"]
 
 
 class SpaceConfig(Config):
     """The slicings to choose from.
 
     Attributes:
-        choices: slice sizes ``MxN`` open to every block; the published ones by default.
+        choices: slice sizes ``MxN`` open to every block; the published ones by default. With ``-`` among them a block
+            may be left out (elastic depth); ``2x4n8`` has 8 states and ``2x4e1`` an inner width of once its channels,
+            at most as many as the model's, so that architectures differ in cost.
         weight_sharing: ``separate`` gives every choice of a block weights of its own (published); ``shared`` gives all
             choices of a block one set of weights, a quarter of the memory with four choices.
     """
 
-    choices: tuple[SliceSizeField, ...] = ((2, 2), (2, 4), (4, 2), (4, 4))
+    choices: tuple[BlockField, ...] = (Block(2, 2), Block(2, 4), Block(4, 2), Block(4, 4))
     weight_sharing: Literal["separate", "shared"] = "separate"
 
     @model_validator(mode="after")
@@ -50,7 +48,7 @@ class SpaceConfig(Config):
         if len(set(self.choices)) != len(self.choices) or len(self.choices) < 2:
             raise ValueError(
                 "choices need at least two different slice sizes; got "
-                + (", ".join(map(format_slice_size, self.choices)) or "none")
+                + (", ".join(map(format_block, self.choices)) or "none")
             )
         return self
 
@@ -69,6 +67,18 @@ class SupernetConfig(TrainConfig):
     num_val_architectures: Annotated[int, Field(ge=0)] = 4
 
 
+class WarmStart(Config):
+    """An earlier search, of this data set or another, whose best architectures are evaluated early.
+
+    Attributes:
+        study: folder of the earlier run, or the study's name in the database that both share.
+        top: how many of its best to take; of its frontier first, the ends and the least crowded of it before others.
+    """
+
+    study: Annotated[str, Field(min_length=1)]
+    top: PositiveInt = 10
+
+
 class RacingConfig(Config):
     """When a candidate is given up before all images were seen (see ``nas.racing``).
 
@@ -85,13 +95,20 @@ class SearchConfig(Config):
     """The search over a trained supernet. Defaults are the published evolution: 20 generations of 50.
 
     Attributes:
-        searcher: ``evolution`` (published), Optuna's ``nsga2`` or ``tpe``, or ``random``.
-        objectives: what is optimised; ``evolution`` ranks by the first and breaks ties by the next. The Pareto
-            frontier is taken over all of them.
+        searcher: ``evolution`` (published), ``nsga2`` (steady state), ``local``, ``regularized_evolution``, Optuna's
+            ``optuna_nsga2`` or ``tpe``, or ``random``; docs/search.md says which is for what.
+        objectives: what is optimised; ``evolution`` and ``regularized_evolution`` rank by the first and break ties by
+            the next. The Pareto frontier is taken over all of them.
+        constraints: what a metric may be at least or at most. An architecture outside is recorded with its violation
+            and is neither on the frontier nor the winner.
         num_trials: architectures to evaluate, the fixed slicings included. No architecture is evaluated twice.
-        population_size, num_parents, num_mutations, num_crossovers, mutation_probability: of ``evolution``;
-            ``population_size`` is that of ``nsga2`` too.
+        population_size: of ``evolution``, both ``nsga2`` and ``regularized_evolution``.
+        num_parents: of ``evolution``; the size of a tournament of ``regularized_evolution``; how many architectures
+            ``nsga2`` draws at random before it breeds.
+        num_mutations, num_crossovers: of ``evolution``.
+        mutation_probability: of ``evolution`` and ``nsga2``, for each block.
         evaluate_fixed: evaluate the slicings that give all blocks one size first.
+        warm_start: architectures of an earlier search to evaluate after those.
         random_baseline: after the search, evaluate as many random architectures, to tell what the search was worth.
         batch_size: images a forward pass of the evaluation.
         flips: each image is scored as it is and in these mirrored forms too, and the pixel counts are added up.
@@ -103,11 +120,14 @@ class SearchConfig(Config):
             each candidate.
         activation_cache_mb: of activations kept on a worker's device, so that a candidate starts at the first block in
             which it differs from an earlier one; changes no score. 0 keeps none.
-        latency_repeats: timed forward passes of one image; the shortest is reported.
+        latency: ``measured`` for each candidate, or summed from a ``table`` of each block and choice, timed once.
+        latency_batch_size: images a timed forward pass, on the device of the search workers at the data's image size.
+        latency_repeats: timed forward passes; the shortest is reported.
     """
 
     searcher: SearcherName = "evolution"
     objectives: tuple[ObjectiveName, ...] = ("miou", "dice")
+    constraints: dict[ObjectiveName, Bound] = Field(default_factory=dict)
     num_trials: PositiveInt = 1000
     population_size: Annotated[int, Field(ge=2)] = 50
     num_parents: PositiveInt = 10
@@ -115,6 +135,7 @@ class SearchConfig(Config):
     num_crossovers: Annotated[int, Field(ge=0)] = 25
     mutation_probability: Probability = 0.1
     evaluate_fixed: bool = True
+    warm_start: WarmStart | None = None
     random_baseline: bool = False
     batch_size: PositiveInt = 16
     flips: tuple[Flip, ...] = ()
@@ -122,8 +143,15 @@ class SearchConfig(Config):
     racing: RacingConfig | None = None
     image_cache_mb: Annotated[int, Field(ge=0)] = 1024
     activation_cache_mb: Annotated[int, Field(ge=0)] = 1024
+    latency: Literal["measured", "table"] = "measured"
+    latency_batch_size: PositiveInt = 1
     latency_repeats: PositiveInt = 10
     seed: int = 0
+
+    @property
+    def measured(self) -> frozenset[str]:
+        """Names of the metrics that the search needs: its objectives, and what it constrains."""
+        return frozenset({*self.objectives, *self.constraints})
 
     @model_validator(mode="after")
     def _consistent(self) -> SearchConfig:

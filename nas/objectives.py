@@ -8,8 +8,22 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import model_validator
 
-ObjectiveName = Literal["dice", "miou", "hd95", "sensitivity", "specificity", "latency_ms", "params", "flops"]
+from slicemamba.config import Config
+
+ObjectiveName = Literal[
+    "dice",
+    "miou",
+    "hd95",
+    "sensitivity",
+    "specificity",
+    "worst_class_dice",
+    "latency_ms",
+    "peak_memory_mb",
+    "params",
+    "flops",
+]
 
 
 @dataclass(frozen=True)
@@ -30,7 +44,9 @@ OBJECTIVES: dict[str, Objective] = {
         Objective("hd95", "minimize", "pixels", "HD95"),
         Objective("sensitivity", "maximize", "0…1", "Sensitivity"),
         Objective("specificity", "maximize", "0…1", "Specificity"),
+        Objective("worst_class_dice", "maximize", "0…1", "Dice of the worst class"),
         Objective("latency_ms", "minimize", "ms", "Latency"),
+        Objective("peak_memory_mb", "minimize", "MiB", "Peak memory"),
         Objective("params", "minimize", "count", "Parameters"),
         Objective("flops", "minimize", "count", "FLOPs"),
     )
@@ -46,3 +62,31 @@ def losses(metrics: Mapping[str, float], names: Sequence[str]) -> tuple[float, .
 def loss_matrix(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> npt.NDArray[np.float64]:
     """``losses`` of many, as an array (trials, objectives)."""
     return np.array([losses(row, names) for row in rows], dtype=np.float64).reshape(len(rows), len(names))
+
+
+class Bound(Config):
+    """What a metric may be at least (``min``) and at most (``max``); one of them or both."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Bound:
+        if self.min is None and self.max is None:
+            raise ValueError("a constraint needs min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min}) must not exceed max ({self.max})")
+        return self
+
+    def excess(self, value: float) -> float:
+        """How far a value lies outside, as a share of the limit it passes (itself where that is 0)."""
+        limits = [(limit, sign) for limit, sign in ((self.min, -1), (self.max, 1)) if limit is not None]
+        return sum(max(0.0, sign * (value - limit)) / (abs(limit) or 1.0) for limit, sign in limits)
+
+
+Constraints = Mapping[ObjectiveName, Bound]
+
+
+def violation(metrics: Mapping[str, float], constraints: Constraints) -> float:
+    """Sum of what the constraints are exceeded by, each as a share of its limit; 0 where all are met."""
+    return sum((bound.excess(metrics[name]) for name, bound in constraints.items()), 0.0)

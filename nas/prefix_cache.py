@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from slicemamba.architecture import SliceSize
+from slicemamba.architecture import Block
 from slicemamba.models.unet import Features
 
-Prefix = tuple[SliceSize, ...]
+Prefix = tuple[Block, ...]
 
 
 class PrefixCache:

@@ -14,7 +14,7 @@ from nas.objectives import OBJECTIVES, loss_matrix
 from nas.pareto import pareto_mask
 from nas.space import SearchSpace
 from nas.study import Trial, TrialState
-from slicemamba.architecture import Architecture, format_slice_size
+from slicemamba.architecture import Architecture, format_block
 
 FRONT, TRIALS, RANDOM, FIXED = "#d55e00", "#0072b2", "#999999", "#009e73"
 
@@ -63,7 +63,7 @@ def _panel(
     if fixed:
         axes.scatter(values(fixed, x), values(fixed, y), s=52, c=FIXED, marker="s", label="fixed slicing", zorder=3)
     for trial in fixed:
-        label = format_slice_size(next(Architecture.parse(trial.architecture).blocks()))
+        label = format_block(next(Architecture.parse(trial.architecture).blocks()))
         axes.annotate(
             label, (values([trial], x)[0], values([trial], y)[0]), xytext=(6, 5), textcoords="offset points", fontsize=8
         )
@@ -116,7 +116,7 @@ def plot_slicing(path: Path, front: Sequence[Trial], space: SearchSpace) -> None
     for i, (end, depth) in enumerate(zip(edges, space.depths, strict=True)):
         name = f"enc {i + 1}" if i < num_stages else f"dec {i + 1 - num_stages}"
         axes.text(end - depth / 2 - 0.5, -0.62, name, ha="center", va="bottom", fontsize=8)
-    axes.set_yticks(range(len(space.choices)), [format_slice_size(size) for size in space.choices])
+    axes.set_yticks(range(len(space.choices)), [format_block(size) for size in space.choices])
     axes.set_xticks(range(space.num_blocks), [str(i) for i in range(1, space.num_blocks + 1)], fontsize=8)
     axes.set_xlabel("block")
     axes.set_ylabel("slice size")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from nas.racing import Leaders
 from nas.searchers import Searcher
@@ -18,7 +18,7 @@ Evaluate = Callable[[Architecture], Mapping[str, float]]
 
 
 class SearchSession:
-    """One search: fixed slicings first, then what the searcher proposes, until the budget is spent.
+    """One search: fixed slicings and a warm start first, then what the searcher proposes, until the budget is spent.
 
     Opened on a study that already has trials, it brings the searcher to the state it had by telling it all that
     happened, in the order it happened, and hands out first what was running when its process died. So a resumed search
@@ -29,7 +29,8 @@ class SearchSession:
         searcher: fresh, made with the settings of the search.
         origin: the searcher's name, for the trials' records.
         num_trials: budget; trials that failed count.
-        enqueue: architectures to evaluate first.
+        enqueue: architectures to evaluate first, the fixed slicings.
+        warm: architectures to evaluate after those, the best of an earlier search.
         leaders: with racing, names the trials that each candidate is given as reference; without, None.
 
     Raises:
@@ -43,14 +44,16 @@ class SearchSession:
         *,
         origin: str,
         num_trials: int,
-        enqueue: list[Architecture] | None = None,
+        enqueue: Sequence[Architecture] = (),
+        warm: Sequence[Architecture] = (),
         leaders: Leaders | None = None,
     ) -> None:
         self._study = study
         self._searcher = searcher
         self._origin = origin
         self._num_trials = num_trials
-        self._enqueue = list(enqueue or [])[:num_trials]
+        origins = dict.fromkeys(warm, "warm") | dict.fromkeys(enqueue, "fixed")
+        self._enqueue = [(a, origins[a]) for a in dict.fromkeys([*enqueue, *warm])][:num_trials]
         self._leaders = leaders
         self._known: set[Architecture] = set()
         self._running: dict[int, Architecture] = {}
@@ -87,7 +90,7 @@ class SearchSession:
     def _next(self) -> tuple[Architecture | None, str]:
         position = len(self._known)
         if position < len(self._enqueue):
-            return self._enqueue[position], "fixed"
+            return self._enqueue[position]
         return self._searcher.ask(self._known), self._origin
 
     def _remember(self, number: int, architecture: Architecture) -> None:
@@ -121,7 +124,7 @@ class SearchSession:
     def _hear(self, trial: Trial) -> None:
         architecture = self._running.pop(trial.number)
         self._num_ended += 1
-        if self._leaders is not None and trial.state is TrialState.COMPLETED:
+        if self._leaders is not None and trial.eligible:
             self._leaders.add(trial.number, trial.metrics)
         self._searcher.tell(architecture, trial.metrics if trial.state is TrialState.COMPLETED else None)
 

@@ -1,4 +1,4 @@
-"""The search space: which slice sizes each block may take, with the seeded moves that searchers are made of."""
+"""The search space: what each block may take, with the seeded moves that searchers are made of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slicemamba.architecture import Architecture, SliceSize, format_slice_size
+from slicemamba.architecture import SKIP, Architecture, Block, as_block, format_block
 from slicemamba.errors import InputError
 
 
@@ -14,8 +14,11 @@ from slicemamba.errors import InputError
 class SearchSpace:
     """``choices`` for each block of stages of the given ``depths``. Genes are indices into ``choices``, one a block."""
 
-    choices: tuple[SliceSize, ...]
+    choices: tuple[Block, ...]
     depths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "choices", tuple(map(as_block, self.choices)))  # plain slice sizes are welcome
 
     @property
     def num_blocks(self) -> int:
@@ -32,24 +35,24 @@ class SearchSpace:
     def encode(self, architecture: Architecture) -> list[int]:
         """Choice index of each block. Raises InputError where the architecture is not of this space."""
         self.check(architecture)
-        return [self.choices.index(size) for size in architecture.blocks()]
+        return [self.choices.index(block) for block in architecture.blocks()]
 
     def check(self, architecture: Architecture) -> None:
-        """Raises InputError that names the block whose slice size, or the stages whose depths, are not of it."""
+        """Raises InputError that names the block, or the stages whose depths, are not of this space."""
         if architecture.depths != self.depths:
             raise InputError(
                 f"architecture must have stages of depths {self.depths}, as the network has; got {architecture.depths}"
             )
-        for i, size in enumerate(architecture.blocks(), 1):
-            if size not in self.choices:
+        for i, block in enumerate(architecture.blocks(), 1):
+            if block not in self.choices:
                 raise InputError(
-                    f"block {i} has slice size {format_slice_size(size)}, which is not among the choices "
-                    + ", ".join(map(format_slice_size, self.choices))
+                    f"block {i} is {format_block(block)}, which is not among the choices "
+                    + ", ".join(map(format_block, self.choices))
                 )
 
     def fixed(self) -> list[Architecture]:
-        """The architectures with one slice size in all blocks, in the order of ``choices``."""
-        return [Architecture.uniform(size, self.depths) for size in self.choices]
+        """The architectures with one choice in all blocks, in the order of ``choices``; none without any block."""
+        return [Architecture.uniform(block, self.depths) for block in self.choices if block != SKIP]
 
     def sample(self, rng: np.random.Generator) -> Architecture:
         """A uniformly drawn architecture."""
@@ -66,3 +69,13 @@ class SearchSpace:
         """Uniform crossover: each gene from one parent or the other with equal chance."""
         from_first = rng.random(self.num_blocks) < 0.5
         return self.decode(np.where(from_first, self.encode(first), self.encode(second)).tolist())
+
+    def neighbours(self, architecture: Architecture) -> list[Architecture]:
+        """All architectures that differ from the given one in one block, by block and choice."""
+        genes = self.encode(architecture)
+        return [
+            self.decode([*genes[:block], choice, *genes[block + 1 :]])
+            for block, own in enumerate(genes)
+            for choice in range(len(self.choices))
+            if choice != own
+        ]

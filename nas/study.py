@@ -8,7 +8,7 @@ when it ends, so a killed process leaves a RUNNING trial and nothing half-writte
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -24,10 +24,10 @@ from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 from pydantic import BaseModel, ConfigDict
 
-from nas.objectives import OBJECTIVES, loss_matrix
-from nas.pareto import pareto_mask
+from nas.objectives import OBJECTIVES, Constraints, loss_matrix, losses, violation
+from nas.pareto import ParetoFront, pareto_mask
 from nas.space import SearchSpace
-from slicemamba.architecture import Architecture, format_slice_size
+from slicemamba.architecture import Architecture, format_block
 from slicemamba.errors import InputError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -51,8 +51,9 @@ class Trial(BaseModel):
     """One evaluated (or still running) architecture.
 
     Attributes:
-        number: place in the study, from 0. origin: ``fixed`` or the searcher's name.
+        number: place in the study, from 0. origin: ``fixed``, ``warm`` or the searcher's name.
         metrics: everything measured; the objectives are among them.
+        violation: by how much the constraints are exceeded, see ``nas.objectives.violation``; 0 where all are met.
         asked_after: how many trials had ended when this one was asked for. ended_as: how many when it ended.
             Together they tell the order of events, which is all that is needed to bring a searcher back to its state.
         seconds: wall time of the evaluation in its worker.
@@ -67,6 +68,7 @@ class Trial(BaseModel):
     architecture: str
     origin: str
     metrics: dict[str, float] = {}
+    violation: float = 0.0
     error: str | None = None
     asked_after: int
     ended_as: int | None = None
@@ -79,6 +81,11 @@ class Trial(BaseModel):
     @property
     def ended(self) -> bool:
         return self.ended_as is not None
+
+    @property
+    def eligible(self) -> bool:
+        """Whether it may be on the frontier: evaluated in full, and within all constraints."""
+        return self.state is TrialState.COMPLETED and self.violation == 0
 
 
 def open_storage(location: str | Path) -> BaseStorage:
@@ -96,26 +103,38 @@ class Study:
     Args:
         location: path of the journal file, or a database URL.
         name: the study's name in that storage.
-        space, objectives, origin: of the search; kept with the study, and a study made with others is refused.
+        space, objectives, searcher, constraints: of the search; kept with the study, and a study made with others is
+            refused.
 
     Raises:
         InputError: the storage holds a study of this name with another space, objectives or searcher.
     """
 
-    def __init__(self, location: str | Path, name: str, space: SearchSpace, objectives: tuple[str, ...], searcher: str):
+    def __init__(
+        self,
+        location: str | Path,
+        name: str,
+        space: SearchSpace,
+        objectives: tuple[str, ...],
+        searcher: str,
+        constraints: Constraints | None = None,
+    ) -> None:
         self.space = space
         self.objectives = objectives
+        self.constraints = dict(constraints or {})
         self._storage = open_storage(location)
         self._distributions = {
-            f"block_{i:02d}": CategoricalDistribution([format_slice_size(size) for size in space.choices])
+            f"block_{i:02d}": CategoricalDistribution([format_block(size) for size in space.choices])
             for i in range(1, space.num_blocks + 1)
         }
-        meta = {
+        meta: dict[str, Any] = {
             "objectives": list(objectives),
-            "choices": [format_slice_size(size) for size in space.choices],
+            "choices": [format_block(size) for size in space.choices],
             "depths": list(space.depths),
             "searcher": searcher,
         }
+        if self.constraints:  # absent without any, as in studies from before there were constraints
+            meta["constraints"] = {name: bound.model_dump() for name, bound in self.constraints.items()}
         self._study_id = self._open(name, meta)
 
     def _open(self, name: str, meta: dict[str, Any]) -> int:
@@ -133,7 +152,9 @@ class Study:
             self._storage.set_study_user_attr(study_id, "search", meta)
         elif found != meta:
             differing = [
-                f"{key}: {found.get(key)!r} before, {meta[key]!r} now" for key in meta if found.get(key) != meta[key]
+                f"{key}: {found.get(key)!r} before, {meta.get(key)!r} now"
+                for key in sorted({*found, *meta})
+                if found.get(key) != meta.get(key)
             ]
             raise InputError(
                 f"study {name!r} exists with other settings; give the search a new folder or the same settings",
@@ -147,7 +168,7 @@ class Study:
         """Writes a RUNNING trial."""
         template = create_trial(
             state=OptunaState.RUNNING,
-            params=dict(zip(self._distributions, map(format_slice_size, architecture.blocks()), strict=True)),
+            params=dict(zip(self._distributions, map(format_block, architecture.blocks()), strict=True)),
             distributions=dict(self._distributions),
             user_attrs={
                 "architecture": str(architecture),
@@ -175,6 +196,8 @@ class Study:
             return self.fail(number, f"not finite: {reason}", ended_as=ended_as, infeasible=True)
         outcome = {"metrics": dict(metrics), "ended_as": ended_as, "seconds": seconds, "work": dict(work or {})}
         values = [metrics[name] for name in self.objectives]
+        if self.constraints:
+            outcome["violation"] = violation(metrics, self.constraints)
         return self._end(number, OptunaState.COMPLETE, outcome, values)
 
     def prune(self, number: int, *, ended_as: int, seconds: float | None, work: Mapping[str, int]) -> Trial:
@@ -191,12 +214,22 @@ class Study:
     def _end(self, number: int, state: OptunaState, outcome: dict[str, Any], values: list[float] | None) -> Trial:
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         self._storage.set_trial_user_attr(trial_id, "outcome", outcome)
+        if "violation" in outcome:  # where Optuna's own tools look for it
+            self._storage.set_trial_system_attr(trial_id, "constraints:violation", outcome["violation"])
         self._storage.set_trial_state_values(trial_id, state, values)
         return to_trial(self._storage.get_trial(trial_id))
 
     def trials(self) -> list[Trial]:
         """All trials by number."""
         return read_trials(self._storage, self._study_id)
+
+    def warm_start(self, choose: Callable[[], list[Architecture]]) -> list[Architecture]:
+        """What ``choose`` gave the first time; kept, so that a resumed search does not depend on the earlier one."""
+        kept = self._storage.get_study_user_attrs(self._study_id).get("warm_start")
+        if kept is None:
+            kept = [str(architecture) for architecture in choose()]
+            self._storage.set_study_user_attr(self._study_id, "warm_start", kept)
+        return [Architecture.parse(text) for text in kept]
 
 
 def read_trials(storage: BaseStorage, study_id: int) -> list[Trial]:
@@ -211,6 +244,16 @@ def find_trials(storage: BaseStorage, name: str) -> list[Trial]:
         return []
 
 
+def find_settings(storage: BaseStorage, name: str) -> dict[str, Any] | None:
+    """Objectives, space, searcher and constraints that a study was made with; None where there is no such study."""
+    try:
+        attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+    except KeyError:
+        return None
+    settings: dict[str, Any] | None = attributes.get("search")
+    return settings
+
+
 def to_trial(frozen: FrozenTrial) -> Trial:
     """Our view of an Optuna trial."""
     attrs = frozen.user_attrs
@@ -223,6 +266,7 @@ def to_trial(frozen: FrozenTrial) -> Trial:
         architecture=attrs["architecture"],
         origin=attrs["origin"],
         metrics=outcome.get("metrics", {}),
+        violation=outcome.get("violation", 0.0),
         error=outcome.get("error"),
         asked_after=attrs["asked_after"],
         ended_as=outcome.get("ended_as"),
@@ -239,9 +283,47 @@ def _utc(moment: datetime | None) -> datetime | None:
 
 
 def pareto_front(trials: list[Trial], objectives: tuple[str, ...]) -> list[Trial]:
-    """The completed trials that no other dominates, best first in the first objective, then the next."""
-    completed = [trial for trial in trials if trial.state is TrialState.COMPLETED]
-    losses = loss_matrix([trial.metrics for trial in completed], objectives)
-    mask = pareto_mask(losses)
-    front = [(tuple(row), trial) for row, trial, keep in zip(losses, completed, mask, strict=True) if keep]
+    """The completed trials within all constraints that no other dominates, best first in the first objective, then the
+    next.
+    """
+    eligible = [trial for trial in trials if trial.eligible]
+    rows = loss_matrix([trial.metrics for trial in eligible], objectives)
+    mask = pareto_mask(rows)
+    front = [(tuple(row), trial) for row, trial, keep in zip(rows, eligible, mask, strict=True) if keep]
     return [trial for _, trial in sorted(front, key=lambda pair: (pair[0], pair[1].number))]
+
+
+_REFERENCE_MARGIN = 0.1
+
+
+def reference_point(trials: list[Trial], objectives: tuple[str, ...]) -> tuple[float, ...] | None:
+    """The point that hypervolumes of a study are measured from, as losses.
+
+    In each objective the worst of the fixed slicings, a tenth of its size worse: what anyone has without a search, with
+    room for what is somewhat worse in one objective and better in another. A study evaluates them first, so the point
+    does not move while it searches, and it is the same for all searchers on one supernet. Without fixed slicings, the
+    first completed trial takes their place. None while there is no such trial.
+    """
+    completed = [trial for trial in trials if trial.state is TrialState.COMPLETED]
+    fixed = [trial for trial in completed if trial.origin == "fixed"] or completed[:1]
+    if not fixed:
+        return None
+    worst = loss_matrix([trial.metrics for trial in fixed], objectives).max(axis=0)
+    return tuple((worst + _REFERENCE_MARGIN * abs(worst)).tolist())
+
+
+def hypervolume_curve(
+    trials: list[Trial], objectives: tuple[str, ...], reference: Sequence[float]
+) -> list[tuple[Trial, float]]:
+    """(trial, hypervolume of the frontier with it) for all that ended, in the order in which they did.
+
+    Args:
+        reference: see ``reference_point``; of the search for its random baseline too, so that the two compare.
+    """
+    front = ParetoFront(len(objectives), reference)
+    curve = []
+    for trial in sorted((trial for trial in trials if trial.ended), key=lambda trial: trial.ended_as or 0):
+        if trial.eligible:
+            front.add(losses(trial.metrics, objectives))
+        curve.append((trial, front.hypervolume))
+    return curve

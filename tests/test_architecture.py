@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slicemamba.architecture import Architecture, format_slice_size, parse_slice_size
+from slicemamba.architecture import SKIP, Architecture, Block, format_block, parse_block
 from slicemamba.errors import InputError
 
-sizes = st.tuples(st.integers(1, 2000), st.integers(1, 2000))
+numbers = st.integers(1, 2000)
+sizes = st.builds(Block, numbers, numbers, st.integers(0, 64), st.integers(0, 4)) | st.just(SKIP)
 architectures = st.lists(st.lists(sizes, min_size=1, max_size=5).map(tuple), min_size=1, max_size=8).map(
     lambda stages: Architecture(tuple(stages))
 )
@@ -28,22 +29,42 @@ def test_blocks_and_depths_come_back(architecture: Architecture) -> None:
 
 
 @given(sizes)
-def test_slice_size_comes_back(size: tuple[int, int]) -> None:
-    assert parse_slice_size(format_slice_size(size)) == size
+def test_block_comes_back(block: Block) -> None:
+    assert parse_block(format_block(block)) == block
 
 
 def test_text_form_is_the_documented_one() -> None:
     architecture = Architecture((((2, 2), (4, 4)), ((2, 4),)))
     assert str(architecture) == "s1:2x2,4x4|s2:2x4"
     assert Architecture.parse(" s1: 2x2, 4x4 | s2: 2x4 \n") == architecture
+    smaller = Architecture(((SKIP, Block(2, 4, d_state=8)), (Block(4, 4, expand=1), Block(2, 2, 8, 1))))
+    assert str(smaller) == "s1:-,2x4n8|s2:4x4e1,2x2n8e1"
 
 
 @pytest.mark.parametrize(
-    "text", ["", "2x", "x2", "0x2", "2x0", "-2x2", "2X2", "2x2x2", "02x2", "2.0x2", "two", "2 x 2"]
+    "text",
+    [
+        "",
+        "2x",
+        "x2",
+        "0x2",
+        "2x0",
+        "-2x2",
+        "2X2",
+        "2x2x2",
+        "02x2",
+        "2x2n",
+        "2x2n0",
+        "2x2e1n8",
+        "--",
+        "2.0x2",
+        "two",
+        "2 x 2",
+    ],
 )
 def test_slice_size_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="slice size must look like '2x4'") as caught:
-        parse_slice_size(text)
+        parse_block(text)
     assert repr(text) in str(caught.value)
 
 
@@ -67,7 +88,9 @@ def test_error_names_the_part_that_is_wrong(text: str, named: str) -> None:
     assert named in str(caught.value)
 
 
-@pytest.mark.parametrize("size", [(0, 2), (2, -1), (2,), (2, 2, 2), (2.0, 2), ("2", "2")])
+@pytest.mark.parametrize(
+    "size", [(0, 2), (2, -1), (2,), (2, 2, 2), (2.0, 2), ("2", "2"), Block(0, 2), Block(0, 0, 8), Block(2, 2, -1)]
+)
 def test_architecture_of_impossible_slices_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(InputError, match="slice size must be two integers of 1 or more"):
         Architecture(((size,),))
@@ -75,7 +98,7 @@ def test_architecture_of_impossible_slices_is_refused(size: tuple[int, int]) -> 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_wrong_number_of_blocks_is_refused(count: int) -> None:
-    with pytest.raises(InputError, match=rf"expected 3 slice sizes for stages of depths \(1, 2\); got {count}"):
+    with pytest.raises(InputError, match=rf"expected 3 blocks for stages of depths \(1, 2\); got {count}"):
         Architecture.from_blocks([(2, 2)] * count, (1, 2))
 
 

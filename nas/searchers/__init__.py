@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nas.config import SearchConfig
 from nas.searchers.base import Searcher
 from nas.searchers.evolution import EvolutionSearcher
+from nas.searchers.local import LocalSearcher
+from nas.searchers.nsga2 import NSGA2Searcher
 from nas.searchers.optuna import OptunaSearcher
 from nas.searchers.random import RandomSearcher
+from nas.searchers.regularized_evolution import RegularizedEvolutionSearcher
 from nas.space import SearchSpace
+
+_SEARCHERS: dict[str, Callable[[SearchSpace, SearchConfig], Searcher]] = {
+    "evolution": EvolutionSearcher,
+    "nsga2": NSGA2Searcher,
+    "local": LocalSearcher,
+    "regularized_evolution": RegularizedEvolutionSearcher,
+    "optuna_nsga2": OptunaSearcher,
+    "tpe": OptunaSearcher,
+    "random": RandomSearcher,
+}
 
 
 def make_searcher(config: SearchConfig, space: SearchSpace) -> Searcher:
     """The searcher that the configuration names."""
-    if config.searcher == "evolution":
-        return EvolutionSearcher(space, config)
-    if config.searcher == "random":
-        return RandomSearcher(space, config.seed)
-    return OptunaSearcher(space, config)
+    return _SEARCHERS[config.searcher](space, config)
 
 
-__all__ = ["EvolutionSearcher", "OptunaSearcher", "RandomSearcher", "Searcher", "make_searcher"]
+__all__ = ["Searcher", "make_searcher"]

@@ -1,14 +1,19 @@
-"""The contract of searchers, and the draw of a fresh architecture that all of them need."""
+"""The contract of searchers, and what they share: how architectures compare, and draws of fresh ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
+import numpy as np
+
+from nas.config import SearchConfig
+from nas.objectives import losses, violation
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
 
 Metrics = Mapping[str, float]
+_ATTEMPTS = 100
 
 
 class Searcher(Protocol):
@@ -25,6 +30,13 @@ class Searcher(Protocol):
 
     def tell(self, architecture: Architecture, metrics: Metrics | None) -> None:
         """What an architecture scored; None when its evaluation failed. It need not come from ``ask``."""
+
+
+def fitness(metrics: Metrics, config: SearchConfig) -> tuple[float, ...]:
+    """The violation of the constraints, then the objectives' losses. As tuples, the smaller the better: what meets all
+    constraints comes before what does not (Deb 2000), then the first objective decides, then the next.
+    """
+    return violation(metrics, config.constraints), *losses(metrics, config.objectives)
 
 
 def draw_fresh(draw: Callable[[], Architecture], known: Collection[Architecture], attempts: int) -> Architecture | None:
@@ -49,3 +61,9 @@ def first_unknown(start: Architecture, known: Collection[Architecture], space: S
             if genes[i]:
                 break
     raise ValueError(f"all {space.size} architectures of the space are known")
+
+
+def fresh_sample(space: SearchSpace, known: Collection[Architecture], rng: np.random.Generator) -> Architecture:
+    """A uniformly drawn architecture outside ``known``; the next one after a draw where hardly any is left."""
+    drawn = draw_fresh(lambda: space.sample(rng), known, _ATTEMPTS)
+    return drawn or first_unknown(space.sample(rng), known, space)

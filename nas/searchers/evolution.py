@@ -11,8 +11,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from nas.config import SearchConfig
-from nas.objectives import losses
-from nas.searchers.base import Metrics, draw_fresh, first_unknown
+from nas.searchers.base import Metrics, draw_fresh, first_unknown, fitness
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
 
@@ -20,7 +19,10 @@ _ATTEMPTS_PER_PLACE = 10
 
 
 class EvolutionSearcher:
-    """Parents are the best by the first objective, ties broken by the next; offspring by mutation and crossover."""
+    """Parents are the best by the first objective, ties broken by the next; offspring by mutation and crossover.
+
+    What violates a constraint ranks behind all that meets them.
+    """
 
     def __init__(self, space: SearchSpace, config: SearchConfig) -> None:
         self._space = space
@@ -41,7 +43,7 @@ class EvolutionSearcher:
     def tell(self, architecture: Architecture, metrics: Metrics | None) -> None:
         self._heard.add(architecture)
         if metrics is not None:
-            self._scores[architecture] = losses(metrics, self._config.objectives)
+            self._scores[architecture] = fitness(metrics, self._config)
 
     def _next_generation(self, known: set[Architecture]) -> list[Architecture]:
         config, space, rng = self._config, self._space, self._rng

@@ -15,20 +15,22 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import Trial, TrialState, create_trial
 
 from nas.config import SearchConfig
-from nas.objectives import losses
-from nas.searchers.base import Metrics, first_unknown
+from nas.objectives import losses, violation
+from nas.searchers.base import Metrics, first_unknown, fitness
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
 
 _ATTEMPTS = 20
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 
 class OptunaSearcher:
-    """``config.searcher`` is ``nsga2`` or ``tpe``; all objectives are optimised at once."""
+    """``config.searcher`` is ``optuna_nsga2`` or ``tpe``; all objectives are optimised at once."""
 
     def __init__(self, space: SearchSpace, config: SearchConfig) -> None:
         self._space = space
-        self._objectives = config.objectives
+        self._config = config
         self._study = optuna.create_study(
             sampler=_make_sampler(config), directions=["minimize"] * len(config.objectives)
         )
@@ -37,7 +39,7 @@ class OptunaSearcher:
         }
         self._rng = np.random.default_rng(config.seed)
         self._running: dict[Architecture, Trial] = {}
-        self._values: dict[Architecture, tuple[float, ...]] = {}
+        self._told: dict[Architecture, Metrics] = {}
 
     def ask(self, known: Collection[Architecture]) -> Architecture | None:
         for _ in range(_ATTEMPTS):
@@ -46,13 +48,12 @@ class OptunaSearcher:
             if architecture not in known:
                 self._running[architecture] = trial
                 return architecture
-            values = self._values.get(architecture)
-            self._study.tell(trial, values, state=TrialState.FAIL if values is None else None)
+            self._end(trial, self._told.get(architecture))
         return self._unknown_near_the_best(known)
 
     def _unknown_near_the_best(self, known: Collection[Architecture]) -> Architecture:
         """The sampler has settled: its neighbours' turn."""
-        best = min(self._values, key=lambda a: (self._values[a], str(a)), default=None)
+        best = min(self._told, key=lambda a: (fitness(self._told[a], self._config), str(a)), default=None)
         start = self._space.sample(self._rng) if best is None else self._space.mutate(best, 0.1, self._rng)
         architecture = first_unknown(start, known, self._space)
         self._study.enqueue_trial(self._params(architecture))
@@ -61,26 +62,38 @@ class OptunaSearcher:
 
     def tell(self, architecture: Architecture, metrics: Metrics | None) -> None:
         trial = self._running.pop(architecture, None)
-        if metrics is None:
-            if trial is not None:
-                self._study.tell(trial, state=TrialState.FAIL)
-            return
-        values = losses(metrics, self._objectives)
-        self._values[architecture] = values
+        if metrics is not None:
+            self._told[architecture] = metrics
         if trial is not None:
-            self._study.tell(trial, values)
-        else:
+            self._end(trial, metrics)
+        elif metrics is not None:
             self._study.add_trial(
                 create_trial(
-                    params=self._params(architecture), distributions=dict(self._distributions), values=list(values)
+                    params=self._params(architecture),
+                    distributions=dict(self._distributions),
+                    values=list(losses(metrics, self._config.objectives)),
+                    constraints=self._constraints(metrics) or None,
                 )
             )
+
+    def _end(self, trial: Trial, metrics: Metrics | None) -> None:
+        if metrics is None:
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        for name, value in self._constraints(metrics).items():
+            trial.set_constraint(name, value)
+        self._study.tell(trial, losses(metrics, self._config.objectives))
+
+    def _constraints(self, metrics: Metrics) -> dict[str, float]:
+        """As Optuna takes them: 0 or less is feasible."""
+        constraints = self._config.constraints
+        return {"violation": violation(metrics, constraints)} if constraints else {}
 
     def _params(self, architecture: Architecture) -> dict[str, int]:
         return dict(zip(self._distributions, self._space.encode(architecture), strict=True))
 
 
 def _make_sampler(config: SearchConfig) -> BaseSampler:
-    if config.searcher == "nsga2":
+    if config.searcher == "optuna_nsga2":
         return NSGAIISampler(population_size=config.population_size, seed=config.seed)
     return TPESampler(seed=config.seed, multivariate=True, constant_liar=True)

@@ -6,23 +6,21 @@ from collections.abc import Collection
 
 import numpy as np
 
-from nas.searchers.base import Metrics, draw_fresh, first_unknown
+from nas.config import SearchConfig
+from nas.searchers.base import Metrics, fresh_sample
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
-
-_ATTEMPTS = 100
 
 
 class RandomSearcher:
     """Proposes uniformly drawn architectures, whatever the others scored."""
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
+    def __init__(self, space: SearchSpace, config: SearchConfig) -> None:
         self._space = space
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(config.seed)
 
     def ask(self, known: Collection[Architecture]) -> Architecture | None:
-        drawn = draw_fresh(lambda: self._space.sample(self._rng), known, _ATTEMPTS)
-        return drawn or first_unknown(self._space.sample(self._rng), known, self._space)
+        return fresh_sample(self._space, known, self._rng)
 
     def tell(self, architecture: Architecture, metrics: Metrics | None) -> None:
         """Random search learns nothing."""

@@ -86,9 +86,10 @@ def summarize(counts: Tensor) -> dict[str, float]:
         counts: (N, K, 4) of all images of the split, from ``confusion``.
 
     Returns:
-        Pooled over all pixels of the split: ``miou`` and ``dice`` (mean over foreground classes), ``accuracy`` (share
-        of pixels with the right class), ``specificity`` and ``sensitivity`` (mean over foreground classes; 1 where
-        there is nothing to get wrong). Mean over images: ``dice_per_image``, ``miou_per_image``.
+        Pooled over all pixels of the split: ``miou`` and ``dice`` (mean over foreground classes), ``worst_class_dice``
+        (of the foreground class that scores least), ``accuracy`` (share of pixels with the right class),
+        ``specificity`` and ``sensitivity`` (mean over foreground classes; 1 where there is nothing to get wrong).
+        Mean over images: ``dice_per_image``, ``miou_per_image``.
 
     Raises:
         ValueError: no image, or another shape.
@@ -104,6 +105,7 @@ def summarize(counts: Tensor) -> dict[str, float]:
     return {
         "miou": iou.mean().item(),
         "dice": dice.mean().item(),
+        "worst_class_dice": dice.min().item(),
         "accuracy": accuracy,
         "specificity": _ratio(tn, tn + fp).mean().item(),
         "sensitivity": _ratio(tp, tp + fn).mean().item(),

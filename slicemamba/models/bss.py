@@ -1,6 +1,8 @@
 """Bidirectional Slicing and Scanning (BSS), and the S³ block around it (SliceMamba, arXiv 2407.08481, section III).
 
-The slice size is an argument of ``forward``: it changes the order of the scan alone, so one set of weights serves any.
+What a block takes is an argument of ``forward``. Its slice size changes the order of the scan alone, so one set of
+weights serves any; a block of fewer states or smaller inner width uses the first of each (Once-for-All,
+arXiv 1908.09791).
 Letters: B batch, H×W map, C block channels, D = expand·C inner channels, R = ceil(C/16) rank of Δ, N states.
 """
 
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slicemamba.architecture import SliceSize
+from slicemamba.architecture import SKIP, Block, format_block
+from slicemamba.errors import InputError
 from slicemamba.models.layers import DropPath
 from slicemamba.ops import slice_scan
 
@@ -40,15 +43,71 @@ class BSS(nn.Module):
         self.Ds = nn.Parameter(torch.ones(NUM_DIRECTIONS * d_inner))
         self.out_norm = nn.LayerNorm(d_inner)
         self.out_proj = nn.Linear(d_inner, dim, bias=False)
+        self.d_state, self.expand = d_state, expand
 
-    def forward(self, x: Tensor, slice_size: SliceSize) -> Tensor:
-        x, z = self.in_proj(x).chunk(2, dim=-1)
-        x = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+    def forward(self, x: Tensor, block: Block) -> Tensor:
+        w = self.weights(block)
+        d_inner = len(w["out_norm.weight"])
+        x, z = F.linear(x, w["in_proj.weight"]).chunk(2, dim=-1)
+        x = x.permute(0, 3, 1, 2)
+        x = F.conv2d(x, w["conv2d.weight"], w["conv2d.bias"], padding=self.conv2d.padding, groups=d_inner)  # type: ignore[arg-type]
         y = slice_scan(
-            x, self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds, slice_size
+            F.silu(x).permute(0, 2, 3, 1),
+            w["x_proj_weight"],
+            w["dt_projs_weight"],
+            w["dt_projs_bias"],
+            w["A_logs"],
+            w["Ds"],
+            block.slice_size,
         )
-        mixed: Tensor = self.out_proj(self.out_norm(y) * F.silu(z))
-        return mixed
+        y = F.layer_norm(y, (d_inner,), w["out_norm.weight"], w["out_norm.bias"], self.out_norm.eps)
+        return F.linear(y * F.silu(z), w["out_proj.weight"])
+
+    def weights(self, block: Block) -> dict[str, Tensor]:
+        """The weights that ``block`` uses, by name: all of them, or the first states and inner channels of each.
+
+        Raises:
+            InputError: the block is larger than this one.
+        """
+        assert self.conv2d.bias is not None
+        every: dict[str, Tensor] = {  # by hand: forward passes of small networks would notice ``named_parameters``
+            "in_proj.weight": self.in_proj.weight,
+            "conv2d.weight": self.conv2d.weight,
+            "conv2d.bias": self.conv2d.bias,
+            "x_proj_weight": self.x_proj_weight,
+            "dt_projs_weight": self.dt_projs_weight,
+            "dt_projs_bias": self.dt_projs_bias,
+            "A_logs": self.A_logs,
+            "Ds": self.Ds,
+            "out_norm.weight": self.out_norm.weight,
+            "out_norm.bias": self.out_norm.bias,
+            "out_proj.weight": self.out_proj.weight,
+        }
+        d_state, expand = block.d_state or self.d_state, block.expand or self.expand
+        if d_state > self.d_state or expand > self.expand:
+            raise InputError(
+                f"block {format_block(block)} needs {d_state} states and expand {expand}; "
+                f"the weights have {self.d_state} and {self.expand}"
+            )
+        if (d_state, expand) == (self.d_state, self.expand):
+            return every
+        whole, dim = self.out_norm.weight.shape[0], self.out_proj.weight.shape[0]
+        part = expand * dim
+        dt_rank = self.dt_projs_weight.shape[2]
+        dt, b, c = torch.split(every["x_proj_weight"][..., :part], [dt_rank, self.d_state, self.d_state], dim=1)
+        return {
+            "in_proj.weight": every["in_proj.weight"].view(2, whole, dim)[:, :part].flatten(0, 1),
+            "conv2d.weight": every["conv2d.weight"][:part],
+            "conv2d.bias": every["conv2d.bias"][:part],
+            "x_proj_weight": torch.cat([dt, b[:, :d_state], c[:, :d_state]], dim=1),
+            "dt_projs_weight": every["dt_projs_weight"][:, :part],
+            "dt_projs_bias": every["dt_projs_bias"][:, :part],
+            "A_logs": every["A_logs"].view(NUM_DIRECTIONS, whole, -1)[:, :part, :d_state].flatten(0, 1),
+            "Ds": every["Ds"].view(NUM_DIRECTIONS, whole)[:, :part].flatten(),
+            "out_norm.weight": every["out_norm.weight"][:part],
+            "out_norm.bias": every["out_norm.bias"][:part],
+            "out_proj.weight": every["out_proj.weight"][:, :part],
+        }
 
 
 def _initial_dt_bias(*shape: int, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> Tensor:
@@ -58,7 +117,7 @@ def _initial_dt_bias(*shape: int, dt_min: float = 1e-3, dt_max: float = 0.1, dt_
 
 
 class S3Block(nn.Module):
-    """x + DropPath(BSS(LayerNorm(x))). (B, H, W, C) → the same shape."""
+    """x + DropPath(BSS(LayerNorm(x))), or x alone where the block is left out. (B, H, W, C) → the same shape."""
 
     def __init__(self, dim: int, *, drop_path: float, d_state: int = 16, expand: int = 2, d_conv: int = 3) -> None:
         super().__init__()
@@ -66,6 +125,23 @@ class S3Block(nn.Module):
         self.self_attention = BSS(dim, d_state=d_state, expand=expand, d_conv=d_conv)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, slice_size: SliceSize) -> Tensor:
-        mixed: Tensor = self.drop_path(self.self_attention(self.ln_1(x), slice_size))
+    def forward(self, x: Tensor, block: Block) -> Tensor:
+        if block == SKIP:
+            return x
+        mixed: Tensor = self.drop_path(self.self_attention(self.ln_1(x), block))
         return x + mixed
+
+    def weights(self, block: Block) -> dict[str, Tensor]:
+        """The weights that ``block`` uses, by name."""
+        outer = {f"ln_1.{name}": tensor for name, tensor in self.ln_1.named_parameters()}
+        return outer | {f"self_attention.{name}": tensor for name, tensor in self.self_attention.weights(block).items()}
+
+
+class SkippedBlock(nn.Module):
+    """In the place of a block that the architecture leaves out; without weights."""
+
+    def forward(self, x: Tensor, block: Block) -> Tensor:
+        return x
+
+    def weights(self, block: Block) -> dict[str, Tensor]:
+        return {}

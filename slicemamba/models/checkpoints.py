@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from slicemamba.architecture import Architecture, format_slice_size, parse_slice_size
+from slicemamba.architecture import Architecture, format_block, parse_block
 from slicemamba.config import Config, DataConfig, ModelConfig
 from slicemamba.errors import InputError, name_some
 from slicemamba.models.supernet import Supernet
@@ -50,7 +50,7 @@ class NetworkCard(Config):
         """The network with fresh weights."""
         if self.architecture is not None:
             return SliceMambaUNet(self.model, self.num_classes, Architecture.parse(self.architecture))
-        sizes = [parse_slice_size(choice) for choice in self.choices or ()]
+        sizes = [parse_block(choice) for choice in self.choices or ()]
         return Supernet(self.model, self.num_classes, sizes, self.weight_sharing or "separate")
 
 
@@ -62,7 +62,7 @@ def card_of(network: SliceMambaUNet | Supernet, data: DataConfig | None = None) 
     return NetworkCard(
         model=config,
         num_classes=num_classes,
-        choices=tuple(map(format_slice_size, network.choices)),
+        choices=tuple(map(format_block, network.choices)),
         weight_sharing=network.weight_sharing,
         data=data,
     )

@@ -1,10 +1,11 @@
 """Parameters and floating point operations of a network.
 
-Slicing changes the order of the scan alone, so both are the same for every slicing of one network.
+Slicing changes the order of the scan alone, so both are the same for every slicing whose blocks have the same sizes.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,12 +13,31 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 import slicemamba.ops  # noqa: F401  (registers torch.ops.slicemamba)
+from slicemamba.architecture import SKIP, Architecture, Block
+from slicemamba.config import ModelConfig
 from slicemamba.models.unet import SliceMambaUNet
 
 
 def num_parameters(network: nn.Module) -> int:
     """Trainable weights of a network."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def cost(
+    config: ModelConfig, num_classes: int, architecture: Architecture, image_size: tuple[int, int]
+) -> dict[str, float]:
+    """``params`` and ``flops`` of one image of (height, width) pixels, of the network with this architecture."""
+    sizes = tuple(block if block == SKIP else block._replace(rows=1, columns=1) for block in architecture.blocks())
+    return dict(_cost(config, num_classes, sizes, image_size))
+
+
+@lru_cache(maxsize=4096)  # all slicings of blocks of the same sizes cost the same
+def _cost(
+    config: ModelConfig, num_classes: int, blocks: tuple[Block, ...], image_size: tuple[int, int]
+) -> dict[str, float]:
+    with torch.device("meta"):
+        network = SliceMambaUNet(config, num_classes, Architecture.from_blocks(blocks, config.depths))
+    return {"params": float(num_parameters(network)), "flops": float(count_flops(network, image_size))}
 
 
 @register_flop_formula(torch.ops.slicemamba.slice_scan)  # type: ignore[untyped-decorator]

@@ -10,37 +10,39 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from slicemamba.architecture import Architecture, SliceSize, format_slice_size
+from slicemamba.architecture import SKIP, Architecture, Block, SliceSize, as_block, format_block
 from slicemamba.config import ModelConfig
 from slicemamba.errors import InputError
-from slicemamba.models.bss import S3Block
-from slicemamba.models.unet import SliceMambaUNet, SliceUNet, block_factory
+from slicemamba.models.bss import S3Block, SkippedBlock
+from slicemamba.models.unet import SliceMambaUNet, SliceUNet, make_block
 
 WeightSharing = Literal["separate", "shared"]
 
 
 class ChoiceBlock(nn.ModuleList):
-    """One S³ block for each slice size, of which ``forward`` runs the one asked for."""
+    """One S³ block for each choice, of which ``forward`` runs the one asked for."""
 
-    def __init__(self, choices: Sequence[SliceSize], blocks: Iterable[S3Block]) -> None:
+    def __init__(self, choices: Sequence[Block], blocks: Iterable[nn.Module]) -> None:
         super().__init__(blocks)
         self.choices = tuple(choices)
 
-    def pick(self, slice_size: SliceSize) -> S3Block:
-        """Raises InputError for a slice size that is not among the choices."""
+    def pick(self, block: Block) -> S3Block | SkippedBlock:
+        """Raises InputError for a block that is not among the choices."""
         try:
-            block = self[self.choices.index(slice_size)]
+            module = self[self.choices.index(block)]
         except ValueError:
-            known = ", ".join(map(format_slice_size, self.choices))
-            raise InputError(
-                f"slice size {format_slice_size(slice_size)} is not among the supernet's choices {known}"
-            ) from None
-        assert isinstance(block, S3Block)
-        return block
+            known = ", ".join(map(format_block, self.choices))
+            raise InputError(f"block {format_block(block)} is not among the supernet's choices {known}") from None
+        assert isinstance(module, (S3Block, SkippedBlock))
+        return module
 
-    def forward(self, x: Tensor, slice_size: SliceSize) -> Tensor:
-        y: Tensor = self.pick(slice_size)(x, slice_size)
+    def forward(self, x: Tensor, block: Block) -> Tensor:
+        y: Tensor = self.pick(block)(x, block)
         return y
+
+    def weights(self, block: Block) -> dict[str, Tensor]:
+        """The weights of the choice, by name."""
+        return dict(self.pick(block).named_parameters())
 
 
 class Supernet(SliceUNet):
@@ -48,7 +50,7 @@ class Supernet(SliceUNet):
 
     Args:
         config, num_classes: as of the network.
-        choices: slice sizes that each block may take.
+        choices: what each block may take; slice sizes, and smaller or no blocks (see ``slicemamba.architecture``).
         weight_sharing: ``separate`` – every choice has weights of its own (published); ``shared`` – all choices of a
             block use the same weights, and any slice size is accepted.
     """
@@ -57,16 +59,18 @@ class Supernet(SliceUNet):
         self,
         config: ModelConfig,
         num_classes: int,
-        choices: Sequence[SliceSize],
+        choices: Sequence[Block | SliceSize],
         weight_sharing: WeightSharing = "separate",
     ) -> None:
-        make = block_factory(config)
+        blocks = tuple(map(as_block, choices))
 
         def make_choices(dim: int, drop_path: float) -> nn.Module:
-            return ChoiceBlock(choices, [make(dim, drop_path) for _ in choices])
+            if weight_sharing == "shared":
+                return make_block(config, dim, drop_path)
+            return ChoiceBlock(blocks, [make_block(config, dim, drop_path, block) for block in blocks])
 
-        super().__init__(config, num_classes, make_choices if weight_sharing == "separate" else make)
-        self.choices = tuple(choices)
+        super().__init__(config, num_classes, make_choices)
+        self.choices = blocks
         self.weight_sharing = weight_sharing
 
     def forward(self, image: Tensor, architecture: Architecture) -> Tensor:
@@ -82,7 +86,7 @@ class Supernet(SliceUNet):
         network = SliceMambaUNet(self.config, self.num_classes, architecture)
         outside = {key: value for key, value in self.state_dict().items() if ".blocks." not in key}
         network.load_state_dict(outside, strict=False)
-        for block, copy, size in zip(self.blocks(), network.blocks(), architecture.blocks(), strict=True):
-            chosen = block.pick(size) if isinstance(block, ChoiceBlock) else block
-            copy.load_state_dict(chosen.state_dict())
+        for module, copy, block in zip(self.blocks(), network.blocks(), architecture.blocks(), strict=True):
+            assert isinstance(module, (S3Block, ChoiceBlock))
+            copy.load_state_dict({} if block == SKIP else module.weights(block))
         return network.train(self.training).to(next(self.parameters()).device)

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slicemamba.architecture import Architecture, SliceSize
+from slicemamba.architecture import SKIP, Architecture, Block
 from slicemamba.config import ModelConfig
 from slicemamba.errors import InputError
-from slicemamba.models.bss import S3Block
+from slicemamba.models.bss import S3Block, SkippedBlock
 from slicemamba.models.layers import PatchEmbed, PatchExpand, PatchMerging
 
-BlockFactory = Callable[[int, float], nn.Module]  # (channels, drop path rate) → module with forward(x, slice_size)
+BlockFactory = Callable[[int, float], nn.Module]  # (channels, drop path rate) → module with forward(x, block)
 
 
 class Stage(nn.Module):
@@ -35,11 +35,11 @@ class Stage(nn.Module):
         self.upsample = upsample
         self.downsample = downsample
 
-    def step(self, x: Tensor, place: int, slice_size: SliceSize) -> Tensor:
+    def step(self, x: Tensor, place: int, block: Block) -> Tensor:
         """Runs the block at ``place``; the first after the PatchExpand, the last before the PatchMerging."""
         if place == 0 and self.upsample is not None:
             x = self.upsample(x)
-        x = self.blocks[place](x, slice_size)
+        x = self.blocks[place](x, block)
         return self.downsample(x) if self.downsample is not None and place == len(self.blocks) - 1 else x
 
 
@@ -56,7 +56,7 @@ class SliceUNet(nn.Module):
     Args:
         config: widths, depths and block settings.
         num_classes: channels of the logits; 1 for binary segmentation.
-        make_block: makes the block for a width and a drop path rate.
+        make_block: makes the block for a width and a drop path rate; called in forward order.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int, make_block: BlockFactory) -> None:
@@ -104,7 +104,7 @@ class SliceUNet(nn.Module):
 
         Args:
             image: (B, 1 or 3, H, W), any H and W; edges are repeated up to a multiple of ``stride`` and cropped again.
-            architecture: slice sizes of all blocks.
+            architecture: what each block takes.
 
         Returns:
             Logits (B, num_classes, H, W).
@@ -118,25 +118,25 @@ class SliceUNet(nn.Module):
                 f"got {architecture.depths}"
             )
         features = self.embed(image)
-        for block, slice_size in enumerate(architecture.blocks()):
-            features = self.advance(features, block, slice_size)
+        for place, block in enumerate(architecture.blocks()):
+            features = self.advance(features, place, block)
         return self.logits(features, image.shape[2:])
 
     def embed(self, image: Tensor) -> Features:
         """The first of the three parts of ``run``: what the first block gets."""
         return Features(self.patch_embed(self._prepare(image)))
 
-    def advance(self, features: Features, block: int, slice_size: SliceSize) -> Features:
-        """The second part of ``run``, to be called for each block in turn, ``block`` counting from 0.
+    def advance(self, features: Features, place: int, block: Block) -> Features:
+        """The second part of ``run``, to be called for each block in turn, ``place`` counting from 0.
 
         What it is given stays as it is, so that several slicings may go on from the same features.
         """
-        (x, skips), (stage, place) = features, self._places[block]
-        if place == 0 and 0 < stage < len(self.layers):  # nothing takes up what the first stage gets
+        (x, skips), (stage, number) = features, self._places[place]
+        if number == 0 and 0 < stage < len(self.layers):  # nothing takes up what the first stage gets
             skips = (*skips, x)
-        elif place == 0 and stage > len(self.layers):
+        elif number == 0 and stage > len(self.layers):
             x, skips = x + skips[-1], skips[:-1]
-        return Features((*self.layers, *self.layers_up)[stage].step(x, place, slice_size), skips)
+        return Features((*self.layers, *self.layers_up)[stage].step(x, number, block), skips)
 
     def logits(self, features: Features, size: Sequence[int]) -> Tensor:
         """The last part of ``run``: logits (B, num_classes, H, W) for an image of ``size`` (H, W)."""
@@ -156,9 +156,10 @@ class SliceMambaUNet(SliceUNet):
     """A network with one fixed slicing, ``architecture``; 35.80 M parameters at the published widths."""
 
     def __init__(self, config: ModelConfig, num_classes: int, architecture: Architecture) -> None:
-        super().__init__(config, num_classes, block_factory(config))
         if architecture.depths != config.depths:
             raise InputError(f"architecture has stages of depths {architecture.depths}, the network {config.depths}")
+        blocks = architecture.blocks()
+        super().__init__(config, num_classes, lambda dim, drop_path: make_block(config, dim, drop_path, next(blocks)))
         self.architecture = architecture
 
     def forward(self, image: Tensor) -> Tensor:
@@ -166,13 +167,18 @@ class SliceMambaUNet(SliceUNet):
         return self.run(image, self.architecture)
 
 
-def block_factory(config: ModelConfig) -> Callable[[int, float], S3Block]:
-    """Makes S³ blocks of the configuration's settings."""
-
-    def make(dim: int, drop_path: float) -> S3Block:
-        return S3Block(dim, drop_path=drop_path, d_state=config.d_state, expand=config.expand, d_conv=config.d_conv)
-
-    return make
+def make_block(config: ModelConfig, dim: int, drop_path: float, block: Block | None = None) -> S3Block | SkippedBlock:
+    """An S³ block of the configuration's settings, as large as ``block`` needs."""
+    if block == SKIP:
+        return SkippedBlock()
+    d_state, expand = (block.d_state, block.expand) if block else (0, 0)
+    return S3Block(
+        dim,
+        drop_path=drop_path,
+        d_state=d_state or config.d_state,
+        expand=expand or config.expand,
+        d_conv=config.d_conv,
+    )
 
 
 def _rates(largest: float, depths: Sequence[int], *, falling: bool = False) -> list[list[float]]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from nas.space import SearchSpace
-from slicemamba.architecture import Architecture
+from slicemamba.architecture import Architecture, parse_block
 from slicemamba.config import ModelConfig
-from slicemamba.models.complexity import count_flops
+from slicemamba.models.complexity import cost, count_flops, num_parameters
 from slicemamba.models.unet import SliceMambaUNet
 
 
@@ -42,6 +42,20 @@ def test_flops_of_a_padded_image_are_those_of_the_padded_size(tiny_model: ModelC
 def test_flops_are_equal_for_all_slicings(tiny_model: ModelConfig, tiny_space: SearchSpace) -> None:
     counts = {count_flops(SliceMambaUNet(tiny_model, 1, a), (32, 32)) for a in tiny_space.fixed()}
     assert len(counts) == 1
+
+
+def test_smaller_blocks_cost_less(tiny_model: ModelConfig) -> None:
+    def measured(text: str) -> dict[str, float]:
+        architecture = Architecture.uniform(parse_block(text), tiny_model.depths)
+        network = SliceMambaUNet(tiny_model, 1, architecture)
+        found = cost(tiny_model, 1, architecture, (32, 32))
+        assert found == {"params": num_parameters(network), "flops": count_flops(network, (32, 32))}
+        return found
+
+    whole, fewer_states, narrower, skipped = map(measured, ("2x4", "2x4n2", "2x4e1", "-"))
+    assert measured("4x2") == whole
+    for name in ("params", "flops"):
+        assert skipped[name] < narrower[name] < fewer_states[name] < whole[name]
 
 
 @pytest.mark.parametrize("training", [True, False])

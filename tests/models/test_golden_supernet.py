@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slicemamba.architecture import Architecture, SliceSize
+from slicemamba.architecture import Architecture, Block, SliceSize
 from slicemamba.config import ModelConfig
 from slicemamba.models.bss import BSS
 from slicemamba.models.checkpoints import load_state
@@ -76,7 +76,7 @@ def test_bss_gives_the_golden_output_and_gradients(golden_dir: Path, size: Slice
     mixer = BSS(12, d_state=16, expand=2, d_conv=3)
     load_state(mixer, under(stored, "param/"), source="golden")
     x = stored["x"].requires_grad_()
-    y = mixer(x, size)
+    y = mixer(x, Block(*size))
     torch.testing.assert_close(y, stored["y"], atol=1e-5, rtol=0)
     y.backward(stored["grad_y"])
     assert x.grad is not None

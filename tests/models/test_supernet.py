@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nas.space import SearchSpace
-from slicemamba.architecture import Architecture
+from slicemamba.architecture import SKIP, Architecture, parse_block
 from slicemamba.config import ModelConfig
 from slicemamba.errors import InputError
 from slicemamba.models.bss import S3Block
@@ -70,7 +70,7 @@ def test_unknown_slice_size_is_refused_with_the_choices(tiny_model: ModelConfig,
     supernet = Supernet(tiny_model, 1, tiny_space.choices)
     unlisted = Architecture.uniform((3, 7), tiny_model.depths)
     for use in (lambda: supernet(torch.rand(1, 3, 16, 16), unlisted), lambda: supernet.extract(unlisted)):
-        with pytest.raises(InputError, match="slice size 3x7 is not among the supernet's choices 2x2, 2x4, 4x2, 4x4"):
+        with pytest.raises(InputError, match="block 3x7 is not among the supernet's choices 2x2, 2x4, 4x2, 4x4"):
             use()
 
 
@@ -85,3 +85,45 @@ def test_architecture_of_other_depths_is_refused_by_the_supernet(
 def test_extraction_keeps_the_training_mode(tiny_model: ModelConfig, tiny_space: SearchSpace) -> None:
     supernet = Supernet(tiny_model, 1, tiny_space.choices).train()
     assert supernet.extract(tiny_space.fixed()[0]).training
+
+
+ELASTIC = tuple(map(parse_block, ("2x2", "4x2", "2x2n2", "4x4e1", "2x4n1e1", "-")))
+
+
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_smaller_and_skipped_blocks_come_out_as_they_were(tiny_model: ModelConfig, sharing: Sharing) -> None:
+    space = SearchSpace(ELASTIC, tiny_model.depths)
+    supernet = Supernet(tiny_model, 3, ELASTIC, sharing).eval()
+    image = torch.rand(2, 3, 16, 24)
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for architecture in [
+            *space.fixed(),
+            Architecture.uniform(SKIP, space.depths),
+            *map(space.decode, [[5, 4, 3, 2, 1, 0]]),
+            space.sample(rng),
+        ]:
+            network = supernet.extract(architecture)
+            torch.testing.assert_close(network(image), supernet(image, architecture))
+            assert torch.equal(network(image), supernet.extract(architecture)(image))
+
+
+def test_smaller_block_of_shared_weights_leaves_the_rest_without_gradient(tiny_model: ModelConfig) -> None:
+    supernet = Supernet(tiny_model, 1, ELASTIC, "shared").eval()
+    depths = tiny_model.depths
+    supernet(torch.rand(1, 3, 16, 16), Architecture.uniform(parse_block("2x2n2e1"), depths)).sum().backward()
+    block = next(iter(supernet.blocks()))
+    assert isinstance(block, S3Block)
+    mixer = block.self_attention
+    half = len(mixer.out_norm.weight) // 2
+    states = mixer.A_logs.grad.view(4, 2 * half, -1)  # type: ignore[union-attr]
+    assert states[:, :half, :2].all()
+    assert not states[:, half:].any()
+    assert not states[..., 2:].any()
+    assert not mixer.out_proj.weight.grad[:, half:].any()  # type: ignore[index]
+
+
+def test_block_larger_than_the_shared_weights_is_refused(tiny_model: ModelConfig) -> None:
+    supernet = Supernet(tiny_model, 1, ELASTIC, "shared")
+    with pytest.raises(InputError, match="block 2x2n8 needs 8 states and expand 2; the weights have 4 and 2"):
+        supernet(torch.rand(1, 3, 16, 16), Architecture.uniform(parse_block("2x2n8"), tiny_model.depths))

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from nas.space import SearchSpace
-from slicemamba.architecture import Architecture
+from slicemamba.architecture import Architecture, Block
 from slicemamba.config import ModelConfig
 from slicemamba.errors import InputError
 from slicemamba.models.bss import BSS, S3Block
@@ -156,7 +156,7 @@ def test_same_input_gives_the_same_output_in_eval_mode(network: SliceMambaUNet) 
 def test_block_is_a_residual_around_the_mixer() -> None:
     block = S3Block(6, drop_path=0.5, d_state=2).eval()
     x = torch.rand(2, 5, 7, 6)
-    torch.testing.assert_close(block(x, (2, 2)), x + block.self_attention(block.ln_1(x), (2, 2)))
+    torch.testing.assert_close(block(x, Block(2, 2)), x + block.self_attention(block.ln_1(x), Block(2, 2)))
 
 
 def test_step_sizes_start_between_a_thousandth_and_a_tenth() -> None:

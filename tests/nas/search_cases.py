@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from nas.config import SearchConfig
+from nas.config import SearchConfig, SearcherName
 from nas.search import SearchSession
 from nas.searchers import make_searcher
 from nas.space import SearchSpace
@@ -15,7 +15,7 @@ from nas.study import Study, Trial
 from slicemamba.architecture import Architecture
 
 SPACE = SearchSpace(((2, 2), (4, 4)), (2, 1, 3))
-SEARCHERS = ("evolution", "nsga2", "tpe", "random")
+SEARCHERS: tuple[str, ...] = get_args(SearcherName)
 
 
 def config(searcher: str, **options: Any) -> SearchConfig:
@@ -36,13 +36,20 @@ def open_session(
     storage: BaseStorage | None, options: SearchConfig, space: SearchSpace = SPACE, *, fixed: bool = True
 ) -> tuple[SearchSession, Study]:
     """A session on a study in the given storage, as a fresh process opens it."""
-    study = Study(storage or InMemoryStorage(), "search", space, options.objectives, options.searcher)  # type: ignore[arg-type]
+    study = Study(
+        storage or InMemoryStorage(),  # type: ignore[arg-type]
+        "search",
+        space,
+        options.objectives,
+        options.searcher,
+        options.constraints,
+    )
     session = SearchSession(
         study,
         make_searcher(options, space),
         origin=options.searcher,
         num_trials=options.num_trials,
-        enqueue=space.fixed() if fixed else None,
+        enqueue=space.fixed() if fixed else (),
     )
     return session, study
 
