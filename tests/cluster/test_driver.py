@@ -10,16 +10,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
-from cluster import driver
+from cluster import driver, ray_tune
 from cluster.config import SearchJob, parse_job
 from cluster.local import stop_tree
 from cluster.run_folder import STUDY_VARIABLE, RunFolder
 from nas.config import WarmStart
 from nas.study import Study, Trial, TrialState, find_trials, open_storage
 from slicemamba.errors import InputError
+from slicemamba.evaluation.metrics import summarize
 
 NUM_TRIALS = 24
 JOB = {
@@ -105,6 +108,62 @@ def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
     assert status.state == "SUCCEEDED"
 
 
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_search_keeps_each_candidates_counts_and_what_it_took(
+    config: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "raced")
+    options = ["search.racing={min_images: 6, confidence: 0.6}", "search.batch_size=3", "search.num_trials=14"]
+    options += ["data.synthetic.num_search=12", "supernet.sampling=fair", "resources.search.num_workers=1"]
+    more = [part for option in options for part in ("--set", option)]
+    subprocess.run(command(config, run.path, *more), env=environment, check=True, stdin=subprocess.DEVNULL)
+    trials = find_trials(open_storage(run.study_location), "search")
+    assert len(trials) == 14
+    for trial in trials:
+        with np.load(run.counts_path("search", trial.number)) as arrays:
+            counts, names = arrays["counts"], arrays["names"]
+        assert counts.shape == (trial.work["images"], 1, 4)
+        assert len(names) == len(counts)
+        assert trial.work["blocks_computed"] + trial.work["blocks_reused"] == 4 * len(counts)
+        if trial.state is TrialState.COMPLETED:
+            assert trial.metrics["dice"] == summarize(torch.from_numpy(counts.astype(np.int64)))["dice"]
+            assert len(counts) == 12
+        else:
+            assert trial.state is TrialState.PRUNED
+            assert 6 <= len(counts) < 12
+    assert any(trial.reference for trial in trials)
+    shown = [
+        event["metrics"] for _, event in run.events() if event["event"] == "progress" and event["unit"] == "trials"
+    ]
+    assert 0 < shown[-1]["reused"] < 1
+    result = run.read_json("result.json")
+    assert result is not None
+    assert result["supernet"]["updates"] == [{"2x2": 1, "2x4": 1, "4x2": 1, "4x4": 1}] * 4
+
+
+@pytest.mark.parametrize(("tau", "precision"), [(0.985, "bf16"), (0.97, "float32")])
+def test_faster_arithmetic_is_taken_only_where_the_ranking_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tau: float, precision: str
+) -> None:
+    asked = []
+
+    def agreement(*_: object) -> float:
+        asked.append(1)
+        return tau
+
+    monkeypatch.setattr(ray_tune, "agreement_of_precision", agreement)
+    job = parse_job({**JOB, "search": {**JOB["search"], "precision": "bf16"}})  # type: ignore[dict-item]
+    assert isinstance(job, SearchJob)
+    run = RunFolder(tmp_path)
+    for _ in range(2):  # a resumed search takes what was decided before
+        assert driver._with_proven_precision(job, run, tmp_path, tmp_path).precision == precision
+    assert len(asked) == 1
+    warnings = [event["message"] for _, event in run.events() if event["event"] == "warning"]
+    assert bool(warnings) == (precision == "float32")
+    assert all("0.970, less than 0.98; the search goes on in float32" in message for message in warnings)
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -113,6 +172,11 @@ def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
         (["--set", "search.objectives=[speed]"], "latency_ms"),
         (["--set", "space.choices=['0x2', '2x2']"], "both numbers 1 or more"),
         (["--set", "search.num_trials=100000"], "exceeds the 256 architectures"),
+        (
+            ["--set", "search.objectives=[dice, hd95]", "--set", "search.racing={}"],
+            "racing compares pixel counts, so objectives can be dice, miou, sensitivity, specificity only; got hd95",
+        ),
+        (["--set", "search.flips=[both, both]"], "flips must not name one twice"),
     ],
 )
 def test_bad_input_exits_2_with_the_mend(
