@@ -70,7 +70,7 @@ class Estimate(Config):
         if self.value is None:
             return "not measured"
         ends = "no interval" if self.low is None else f"{self.low:+.3f} to {self.high:+.3f}"
-        return f"{self.value:+.3f} ({ends})"
+        return f"{self.value:+.3f} ({ends})".replace("-", "−")
 
 
 class Criterion(Config):

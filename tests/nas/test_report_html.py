@@ -170,7 +170,7 @@ def test_page_has_every_part(page: Page) -> None:
     expected = {"front-hd95", "hypervolume", "time", "slicing", "effects", "parallel", "ranking", "difference", "cost"}
     assert set(page.figures()) == expected
     assert "The evidence is weak." in page.text
-    assert "0.9000 (0.8500–0.9400)" in " ".join(page.text.split())
+    assert "0.9000 (0.8500 to 0.9400)" in " ".join(page.text.split())
     assert "train/a = test/b" in page.text
 
 
