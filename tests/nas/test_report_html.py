@@ -111,7 +111,7 @@ FULL = ReportInput(
     audit=audit(),
     costs={
         "wall_seconds": {"search": 10.0}, "device_hours": {"candidates": 0.1}, "evaluating_seconds": 15.0,
-        "waiting_seconds": 3.0, "trials": {"COMPLETED": 31},
+        "waiting_seconds": 3.0, "blocks_reused": 0.25, "trials": {"COMPLETED": 31},
     },
     pictures=[Picture(b"\x89PNG", "lesion_1, Dice 0.100")],
     written_at="1 January 2026",
@@ -172,6 +172,7 @@ def test_page_has_every_part(page: Page) -> None:
     assert "The evidence is weak." in page.text
     assert "0.9000 (0.8500 to 0.9400)" in " ".join(page.text.split())
     assert "train/a = test/b" in page.text
+    assert "25.0 %" in page.text
 
 
 def test_specifications_are_plotlys(page: Page) -> None:
