@@ -67,13 +67,19 @@ def front_scores(
         ray.get(task.remote(job.data, run.path / "supernet", todo, folder.path, cache_dir, job.search.batch_size))
     primary = primary_metric(job.search.objectives)
     shown = list(dict.fromkeys([primary, *counted(job.search.objectives)]))
-    counts = [np.load(run.counts_path("search", trial.number))["counts"] for trial in front]
+    counts = [_by_name(run.counts_path("search", trial.number)) for trial in front]
     rows = front_intervals(counts, shown, primary, seed)
     members = [
         {"number": trial.number, "architecture": trial.architecture, "metrics": trial.metrics, **row}
         for trial, row in zip(front, rows, strict=True)
     ]
     return {"num_images": len(counts[0]), "members": members}
+
+
+def _by_name(path: Path) -> Counts:
+    """A trial's counts with the images in the order of their names: a race may have seen them in another."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays["counts"][np.argsort(arrays["names"])], dtype=np.int64)
 
 
 def _count_candidates(
@@ -225,7 +231,7 @@ class _Trainings:
             counts = ray.get(task.remote(self._job.data, network, self._cache_dir, job.retrain.batch_size))
             save_arrays(scores, **counts)
         self._progress(one, 1.0, {})
-        with np.load(scores) as arrays:
+        with np.load(scores, allow_pickle=False) as arrays:
             return {split: arrays[split] for split in SPLITS}
 
     def _retrain_job(self, one: Training) -> RetrainJob:

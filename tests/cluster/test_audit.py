@@ -12,13 +12,14 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from api.cli import app
 from cluster.audit import random_plans, run_audit
-from cluster.audit_training import plan_trainings
+from cluster.audit_training import front_scores, plan_trainings, save_arrays
 from cluster.config import SearchJob, parse_job
 from cluster.costs import device_hours, phase_seconds, search_costs
 from cluster.local import stop_tree
@@ -172,6 +173,22 @@ def test_report_shows_the_worst_predictions(finished: RunFolder) -> None:
     assert page.count('<figure><img src="data:image/png;base64,') == 2
     assert "a b, Dice 0.100" in page
     assert "&lt;b&gt;, Dice 0.200" in page
+
+
+def test_images_of_two_members_are_paired_by_name(finished: RunFolder) -> None:
+    spec = job()
+    front = find_trials(open_storage(finished.study_location), "search")[:2]
+    counts = np.random.default_rng(0).integers(1, 1000, (30, 1, 4))
+    names = np.array([f"image_{i:02d}" for i in range(30)])
+    turned = np.random.default_rng(1).permutation(30)
+    save_arrays(finished.counts_path("search", front[0].number), counts=counts, names=names)
+    save_arrays(finished.counts_path("search", front[1].number), counts=counts[turned], names=names[turned])
+    found = front_scores(spec, finished, RunFolder(finished.path / "audit"), front, 0, finished.path)
+    assert found["num_images"] == 30
+    second = found["members"][1]
+    assert second["difference_to_best"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert second["tie"]
+    assert set(second["intervals"]) == {"dice", "miou"}
 
 
 class TestCosts:
