@@ -254,11 +254,12 @@ NAN = trial(40, state=TrialState.INFEASIBLE)
         ReportInput(job(), {}, SPACE, [TRIALS[3]]),
         ReportInput(job(), {}, SPACE, [trial(1, state=TrialState.FAILED), NAN]),
         ReportInput(job(), FULL.result, SPACE, [*TRIALS, NAN], random=[NAN]),
+        ReportInput(job(), FULL.result, SPACE, [*TRIALS, trial(41, state=TrialState.PRUNED)]),
         ReportInput(job(search={**job()["search"], "objectives": ["miou"], "searcher": "tpe"}), {}, SPACE, TRIALS),
         ReportInput(job(), {}, SPACE, [t.model_copy(update={"started_at": None, "ended_at": None}) for t in TRIALS]),
         ReportInput(job(), {"retrained": {"scores": {"test": {"dice": float("nan")}}}}, SPACE, TRIALS, audit=audit()),
     ],
-    ids=["no trial", "one trial", "all failed", "random failed", "one objective", "no times", "NaN on test"],
+    ids=["no trial", "one trial", "all failed", "random failed", "pruned", "one objective", "no times", "NaN on test"],
 )
 def test_missing_parts_are_left_out(source: ReportInput) -> None:
     html = render_report(source)
