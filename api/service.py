@@ -27,6 +27,7 @@ from api.states import ACTIVE, SearchState, check_transition
 from cluster.config import SearchJob, config_hash
 from cluster.run_folder import RunFolder
 from slicemamba.data.checks import DatasetReport
+from slicemamba.errors import InputError
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as the numbers do
 
@@ -71,7 +72,22 @@ class SearchService:
     def check(self, body: Mapping[str, Any]) -> tuple[SearchJob, DatasetReport]:
         """All checks of a submission, without submitting. Raises InputError."""
         settings = self._settings
-        return check_data(read_job(body), settings.data_root, settings.runs_path / ".checks")
+        job = self._with_warm_start(read_job(body))
+        return check_data(job, settings.data_root, settings.runs_path / ".checks")
+
+    def _with_warm_start(self, job: SearchJob) -> SearchJob:
+        """The job with the folder of the earlier search in place of its id."""
+        warm_start = job.search.warm_start
+        if warm_start is None:
+            return job
+        if self.find(warm_start.study) is None:
+            raise InputError(
+                f"a request names an earlier search by its id, and there is no search {warm_start.study!r}; "
+                "GET /v1/searches lists those there are",
+                pointer="/search/warm_start/study",
+            )
+        warm_start = warm_start.model_copy(update={"study": str(self.run_folder(warm_start.study).path)})
+        return job.model_copy(update={"search": job.search.model_copy(update={"warm_start": warm_start})})
 
     def submit(self, body: Mapping[str, Any], key: str | None = None) -> tuple[Search, bool]:
         """Puts a search in the queue; the reconciler starts it.

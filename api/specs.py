@@ -124,6 +124,9 @@ def check_data(job: SearchJob, data_root: Path | None, cache_dir: Path) -> tuple
 
 
 def public_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The job as shown to clients: where data lies on the server is not their business."""
+    """The job as shown to clients: where data and runs lie on the server is not their business."""
     data = {key: value for key, value in spec["data"].items() if key != "root"}
-    return {**spec, "data": data}
+    search = dict(spec["search"])
+    if search.get("warm_start"):  # the folder of a run is named after its search
+        search["warm_start"] = {**search["warm_start"], "study": Path(search["warm_start"]["study"]).name}
+    return {**spec, "data": data, "search": search}

@@ -16,7 +16,7 @@ import multiprocessing
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -37,6 +37,9 @@ from slicemamba.config import DataConfig, ModelConfig, TrainConfig
 from slicemamba.data.base import load_split
 from slicemamba.models.supernet import Supernet
 from slicemamba.training.trainer import EpochReport, fit
+
+Losses = npt.NDArray[np.float64]
+Results = dict[str, dict[str, Losses]]  # of each task and searcher what is missing, (seeds, budgets)
 
 TABLE = Path(__file__).parents[1] / "tests" / "assets" / "testbed_kvasir.json"
 SCORES = ("miou", "hd95", "sensitivity", "specificity")
@@ -94,50 +97,60 @@ def _commit() -> str:
 
 @dataclass(frozen=True, eq=False)
 class Landscape:
-    """A space with the metrics of each of its architectures.
+    """A space with the losses of each of its architectures.
 
     Attributes:
-        losses: (size, objectives), in the order of the space's genes, the last block's choice counting fastest.
-        reference: of hypervolumes, by the rule of ``nas.study.reference_point``.
+        losses: of the architecture with these genes, one an objective.
+        best: the least loss of the first objective in the whole space.
+        reference, whole: reference point by the rule of ``nas.study.reference_point``, and the hypervolume of the whole
+            space from there; with several objectives.
     """
 
     space: SearchSpace
     objectives: tuple[str, ...]
-    losses: npt.NDArray[np.float64]
+    losses: Callable[[Sequence[int]], Losses]
+    best: float
+    reference: Losses
+    whole: float
 
-    @property
-    def reference(self) -> npt.NDArray[np.float64]:
-        fixed = self.losses[[self.index(self.space.encode(architecture)) for architecture in self.space.fixed()]]
-        worst: npt.NDArray[np.float64] = fixed.max(axis=0)
-        return worst + 0.1 * np.abs(worst)
-
-    def index(self, genes: Sequence[int]) -> int:
-        return int(np.ravel_multi_index(genes, (len(self.space.choices),) * self.space.num_blocks))
-
-    def search(self, config: SearchConfig) -> npt.NDArray[np.int64]:
-        """The rows that a search evaluates, in its order: one after the other, no fixed slicings first."""
+    def search(self, config: SearchConfig) -> Losses:
+        """Losses of what a search evaluates, in its order: one after the other, no fixed slicings first."""
         searcher, known, rows = make_searcher(config, self.space), set(), []
         for _ in range(config.num_trials):
             architecture = searcher.ask(known)
             assert architecture is not None  # with nothing under way, every searcher has a proposal
-            rows.append(self.index(self.space.encode(architecture)))
+            rows.append(self.losses(self.space.encode(architecture)))
             known.add(architecture)
-            values = zip(self.objectives, self.losses[rows[-1]].tolist(), strict=True)
+            values = zip(self.objectives, rows[-1].tolist(), strict=True)
             searcher.tell(architecture, {o: v if o == "hd95" else -v for o, v in values})
         return np.array(rows)
 
-    def progress(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def missing(self, rows: Losses) -> Losses:
         """After each evaluation, how much is missing: with one objective the regret, the distance of the best found to
         the best there is; with more, the share of the whole space's hypervolume that is not covered.
         """
         if len(self.objectives) == 1:
-            regret: npt.NDArray[np.float64] = np.minimum.accumulate(self.losses[rows, 0]) - self.losses.min()
-            return regret
+            return np.minimum.accumulate(rows[:, 0]) - self.best
         front, covered = ParetoFront(len(self.objectives), self.reference), []
         for row in rows:
-            front.add(self.losses[row])
+            front.add(row)
             covered.append(front.hypervolume)
-        return 1 - np.array(covered) / hypervolume(self.losses, self.reference)
+        return 1 - np.array(covered) / self.whole
+
+
+def _enumerated(space: SearchSpace, objectives: tuple[str, ...], everything: Losses) -> Landscape:
+    """Of the losses of all architectures, (size, objectives), the last block's choice counting fastest."""
+    shape = (len(space.choices),) * space.num_blocks
+    fixed = everything[[np.ravel_multi_index(space.encode(a), shape) for a in space.fixed()]].max(axis=0)
+    reference = fixed + 0.1 * np.abs(fixed)
+    return Landscape(
+        space,
+        objectives,
+        lambda genes: everything[np.ravel_multi_index(tuple(genes), shape)],
+        float(everything[:, 0].min()),
+        reference,
+        hypervolume(everything, reference) if len(objectives) > 1 else 0.0,
+    )
 
 
 def read_table(objectives: tuple[str, ...]) -> Landscape:
@@ -146,37 +159,63 @@ def read_table(objectives: tuple[str, ...]) -> Landscape:
     scores = [dict(zip(table["scores"], row, strict=True)) for row in zip(*table["scores"].values(), strict=True)]
     depths = ModelConfig.model_validate(table["model"]).depths
     choices = SpaceConfig.model_validate(table["space"]).choices
-    return Landscape(SearchSpace(choices, depths), objectives, loss_matrix(scores, objectives))
+    return _enumerated(SearchSpace(choices, depths), objectives, loss_matrix(scores, objectives))
 
 
-def draw_landscape(objectives: tuple[str, ...], interactions: int, seed: int) -> Landscape:
-    """A random landscape of the table's size (Kauffman's NK model): the loss is the mean over the blocks of a random
-    number for the choices of the block and of ``interactions`` others; without any, blocks add up.
+def draw_landscape(
+    objectives: tuple[str, ...], depths: tuple[int, ...], interactions: int, rng: np.random.Generator
+) -> Landscape:
+    """A random landscape (Kauffman's NK model with adjacent neighbours): the loss is the mean over the blocks of a
+    uniformly random number for the choices of the block and of the ``interactions`` next ones; with none, blocks add
+    up.
     """
-    rng = np.random.default_rng([seed, interactions])
-    space = SearchSpace(CHOICES.choices, MODEL.depths)
-    num_blocks, num_choices = space.num_blocks, len(space.choices)
-    genes = np.indices((num_choices,) * num_blocks).reshape(num_blocks, -1)
-    losses = np.zeros((space.size, len(objectives)))
-    for column, block in product(range(len(objectives)), range(num_blocks)):
-        others = rng.permutation(np.delete(np.arange(num_blocks), block))[:interactions]
-        parts = rng.random((num_choices,) * (1 + interactions))
-        losses[:, column] += parts[tuple(genes[[block, *others]])] / num_blocks
-    return Landscape(space, objectives, losses)
+    space = SearchSpace(CHOICES.choices, depths)
+    ends = [min(block + interactions + 1, space.num_blocks) for block in range(space.num_blocks)]
+    parts = [
+        [rng.random((len(space.choices),) * (end - block)) / space.num_blocks for block, end in enumerate(ends)]
+        for _ in objectives
+    ]
+
+    def losses(genes: npt.ArrayLike) -> Losses:
+        rows = np.asarray(genes)
+        columns = [
+            sum(part[tuple(rows[i:end])] for i, (part, end) in enumerate(zip(own, ends, strict=True))) for own in parts
+        ]
+        return np.stack(columns, axis=-1)
+
+    if space.num_blocks <= MODEL_BLOCKS:
+        return _enumerated(
+            space,
+            objectives,
+            losses(np.indices((len(space.choices),) * space.num_blocks).reshape(space.num_blocks, -1)),
+        )
+    if len(objectives) > 1:
+        raise ValueError("the hypervolume of a space too large to enumerate is not known")
+    return Landscape(space, objectives, losses, _least(parts[0], interactions), np.zeros(1), 0.0)
+
+
+def _least(parts: list[Losses], interactions: int) -> float:
+    """The least sum of the parts, by dynamic programming from the last block to the first."""
+    rest = np.zeros(())
+    for part in reversed(parts):  # the rest by the choices of this block and the next ones
+        total = part + rest
+        rest = total.min(axis=-1) if total.ndim > interactions else total
+    return float(rest.min())
 
 
 SEARCHERS: tuple[str, ...] = get_args(SearcherName)
 OURS = ("nsga2", "local", "regularized_evolution")
-ONE, TWO = ("miou",), ("miou", "hd95")
-TASKS = {
-    "Kvasir, mIoU": ("table", ("miou",)),
-    "Kvasir, mIoU and HD95": ("table", ("miou", "hd95")),
-    "Kvasir, sensitivity and specificity": ("table", ("sensitivity", "specificity")),
-    "separable, one objective": (0, ONE),
-    "separable, two objectives": (0, TWO),
-    "epistatic (2), one objective": (2, ONE),
-    "epistatic (2), two objectives": (2, TWO),
-    "rugged (4), one objective": (4, ONE),
+MODEL_BLOCKS = sum(MODEL.depths)
+SMALL, PUBLISHED = MODEL.depths, ModelConfig().depths
+TASKS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int | None]] = {  # objectives, depths, interactions or table
+    "Kvasir, mIoU": (("miou",), SMALL, None),
+    "Kvasir, mIoU and HD95": (("miou", "hd95"), SMALL, None),
+    "Kvasir, sensitivity and specificity": (("sensitivity", "specificity"), SMALL, None),
+    "6 blocks, 2 interactions, two objectives": (("miou", "hd95"), SMALL, 2),
+    "6 blocks, 2 interactions": (("miou",), SMALL, 2),
+    "6 blocks, 4 interactions": (("miou",), SMALL, 4),
+    "22 blocks, separable": (("miou",), PUBLISHED, 0),
+    "22 blocks, 2 interactions": (("miou",), PUBLISHED, 2),
 }
 BUDGETS = (16, 32, 48, 64, 96, 128, 192, 256)
 
@@ -184,27 +223,41 @@ BUDGETS = (16, 32, 48, 64, 96, 128, 192, 256)
 def run_one(work: tuple[str, str, int]) -> list[float]:
     """What is missing at each budget, of one searcher, task and seed; all with the published settings."""
     task, searcher, seed = work
-    kind, objectives = TASKS[task]
-    landscape = read_table(objectives) if kind == "table" else draw_landscape(objectives, int(kind), seed)
+    objectives, depths, interactions = TASKS[task]
+    if interactions is None:
+        landscape = read_table(objectives)
+    else:
+        landscape = draw_landscape(objectives, depths, interactions, np.random.default_rng([seed, interactions]))
     config = SearchConfig.model_validate(
         {"searcher": searcher, "objectives": objectives, "num_trials": BUDGETS[-1], "seed": seed}
     )
-    missing = landscape.progress(landscape.search(config))
+    missing = landscape.missing(landscape.search(config))
     return [float(missing[budget - 1]) for budget in BUDGETS]
 
 
-def compare(out: Path, num_seeds: int, searchers: Sequence[str], processes: int) -> None:
-    """All searchers on all tasks with the same seeds; a synthetic landscape is drawn anew for each seed."""
+def compare(out: Path, num_seeds: int, num_landscapes: int, searchers: Sequence[str], processes: int) -> None:
+    """All searchers on the table with the same seeds, and on the same random landscapes, one a seed.
+
+    TPE, some ten times slower than the others, runs on the table only. What was run into ``out`` before is kept.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    results: dict[tuple[str, str], npt.NDArray[np.float64]] = {}
+    kept = out / "runs.json"
+    runs: dict[str, list[list[float]]] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for task, searcher in product(TASKS, searchers):
-            runs = pool.map(run_one, [(task, searcher, seed) for seed in range(num_seeds)], chunksize=4)
-            results[task, searcher] = np.array(runs)
-            print(f"{task}: {searcher} {results[task, searcher].mean(axis=0).round(4).tolist()}", flush=True)
+        for searcher, task in product(searchers, TASKS):
+            on_table, name = TASKS[task][2] is None, f"{task}: {searcher}"
+            if name in runs or (searcher == "tpe" and not on_table):
+                continue
+            seeds = range(num_seeds if on_table else num_landscapes)
+            runs[name] = pool.map(run_one, [(task, searcher, seed) for seed in seeds], chunksize=1)
+            kept.write_text(json.dumps(runs), encoding="utf-8")
+            print(f"{name} {np.mean(runs[name], axis=0).round(4).tolist()}", flush=True)
+    results: Results = {
+        task: {s: np.array(runs[name]) for s in SEARCHERS if (name := f"{task}: {s}") in runs} for task in TASKS
+    }
     _write_csv(out / "searchers.csv", results)
-    _plot(out / "searchers.png", results, searchers)
-    (out / "searchers.md").write_text(_tables(results, searchers, num_seeds), encoding="utf-8")
+    _plot(out / "searchers.png", results)
+    (out / "searchers.md").write_text(_tables(results), encoding="utf-8")
 
 
 def _half_width(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -213,43 +266,42 @@ def _half_width(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return width
 
 
-def _write_csv(path: Path, results: dict[tuple[str, str], npt.NDArray[np.float64]]) -> None:
+def _write_csv(path: Path, results: Results) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["task", "searcher", "evaluations", "seeds", "mean_missing", "half_width_95"])
-        for (task, searcher), runs in results.items():
+        for task, searcher, runs in ((t, s, results[t][s]) for t in results for s in results[t]):
             for budget, mean, half in zip(BUDGETS, runs.mean(axis=0), _half_width(runs), strict=True):
                 writer.writerow([task, searcher, budget, len(runs), f"{mean:.6f}", f"{half:.6f}"])
 
 
-def _plot(path: Path, results: dict[tuple[str, str], npt.NDArray[np.float64]], searchers: Sequence[str]) -> None:
+def _plot(path: Path, results: Results) -> None:
     figure = Figure(figsize=(16, 7.5), layout="constrained")
-    panels = figure.subplots(2, len(TASKS) // 2).flat
-    for axes, task in zip(panels, TASKS, strict=True):
-        for searcher in searchers:
-            runs = results[task, searcher]
+    for axes, (task, by_searcher) in zip(figure.subplots(2, len(TASKS) // 2).flat, results.items(), strict=True):
+        for searcher, runs in by_searcher.items():
             mean, half = runs.mean(axis=0), _half_width(runs)
-            (line,) = axes.plot(BUDGETS, mean, lw=1.6, ls="-" if searcher in OURS else "--", label=searcher)
-            axes.fill_between(BUDGETS, mean - half, mean + half, color=line.get_color(), alpha=0.15, lw=0)
+            style = {"color": f"C{SEARCHERS.index(searcher)}", "ls": "-" if searcher in OURS else "--"}
+            axes.plot(BUDGETS, mean, lw=1.6, label=searcher, **style)
+            axes.fill_between(BUDGETS, mean - half, mean + half, color=style["color"], alpha=0.15, lw=0)
         axes.set_title(task, fontsize=10)
         axes.set_xlabel("evaluations")
-        axes.set_ylabel("regret" if len(TASKS[task][1]) == 1 else "share of hypervolume missing")
+        axes.set_ylabel("regret" if len(TASKS[task][0]) == 1 else "share of hypervolume missing")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
     figure.axes[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
-def _tables(results: dict[tuple[str, str], npt.NDArray[np.float64]], searchers: Sequence[str], num_seeds: int) -> str:
-    """A Markdown table a task: means, the best and all within its interval in bold."""
+def _tables(results: Results) -> str:
+    """A Markdown table a task: means, the best and all whose interval holds its mean in bold."""
     text = ""
-    for task, (_, objectives) in TASKS.items():
-        what = "regret" if len(objectives) == 1 else "share of the hypervolume missing"
+    for task, by_searcher in results.items():
+        what = "regret" if len(TASKS[task][0]) == 1 else "share of the hypervolume missing"
+        num_seeds = len(next(iter(by_searcher.values())))
         text += f"\n**{task}** ({what} × 1000, mean of {num_seeds} seeds ± half the 95 % interval)\n\n"
         text += f"| searcher | {' | '.join(map(str, BUDGETS))} |\n| --- |{' ---: |' * len(BUDGETS)}\n"
-        best = [min(results[task, s].mean(axis=0)[b] for s in searchers) for b in range(len(BUDGETS))]
-        for searcher in searchers:
-            runs = results[task, searcher]
+        best = np.min([runs.mean(axis=0) for runs in by_searcher.values()], axis=0)
+        for searcher, runs in by_searcher.items():
             cells = []
             for mean, half, least in zip(runs.mean(axis=0), _half_width(runs), best, strict=True):
                 cell = f"{1000 * mean:.1f} ± {1000 * half:.1f}"
@@ -262,14 +314,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("command", choices=("make", "compare"))
     parser.add_argument("--out", type=Path, default=Path("testbed-output"))
-    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--landscapes", type=int, default=50)
     parser.add_argument("--searchers", nargs="+", choices=SEARCHERS, default=SEARCHERS)
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
     if chosen.command == "make":
         make()
     else:
-        compare(chosen.out, chosen.seeds, chosen.searchers, chosen.processes)
+        compare(chosen.out, chosen.seeds, chosen.landscapes, chosen.searchers, chosen.processes)
 
 
 if __name__ == "__main__":

@@ -100,6 +100,11 @@ class SearchJob(_Job):
         self._check_batch("supernet", self.supernet.batch_size)
         if self.retrain is not None:
             self._check_batch("retrain", self.retrain.batch_size)
+        if "peak_memory_mb" in self.search.measured and not self.resources.search.gpus:
+            raise ValueError(
+                "peak_memory_mb is measured on CUDA devices only; give resources.search.gpus, or leave it out of "
+                "search.objectives and search.constraints"
+            )
         if self.search.num_trials > self.search_space.size:
             raise ValueError(
                 f"search.num_trials ({self.search.num_trials}) exceeds the {self.search_space.size} architectures of "

@@ -15,13 +15,14 @@ from typing import Any
 
 from cluster.config import Job, RetrainJob, SearchJob, SupernetJob, parse_job, refuse_mixing
 from cluster.connect import cluster_resources, ray_cluster, shortage
-from cluster.run_folder import RunFolder, RunStatus
+from cluster.run_folder import JOURNAL, RunFolder, RunStatus
 from cluster.status import StatusWriter
-from nas.config import SearchConfig
+from nas.config import SearchConfig, WarmStart
 from nas.racing import Leaders
 from nas.search import SearchSession
 from nas.searchers import make_searcher
-from nas.study import Study, Trial, TrialState, pareto_front
+from nas.study import Study, Trial, TrialState, find_settings, open_storage, pareto_front
+from nas.warm_start import best_architectures
 from slicemamba.architecture import Architecture
 from slicemamba.data.cache import default_cache_dir
 from slicemamba.data.catalog import resolve_root
@@ -29,6 +30,7 @@ from slicemamba.data.checks import check_dataset
 from slicemamba.errors import InputError, RunFailedError
 
 SEARCH, RANDOM = "search", "random"
+LATENCIES = "latencies.json"
 
 
 def run_job(
@@ -61,6 +63,8 @@ def run_job(
     with only_driver(run), StatusWriter(run, on_status):
         run.emit("phase", phase="check")
         check_dataset(job.data, cache_dir=default_cache_dir())
+        if before is None and isinstance(job, SearchJob) and job.search.warm_start is not None:
+            _warm_start(job, run, job.search.warm_start)
         run.write_json("config.json", values)
         with ray_cluster(address) as own:
             _check_resources(job, own)
@@ -105,16 +109,28 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
     study = _search(job, run, cache_dir, supernet, SEARCH, config)
     if job.search.random_baseline:
         # Scored in full: what a search is compared with shows how scores are spread, not the best one alone.
-        plain = {"searcher": "random", "evaluate_fixed": False, "racing": None}
+        plain = {"searcher": "random", "evaluate_fixed": False, "warm_start": None, "racing": None}
         _search(job, run, cache_dir, supernet, RANDOM, config.model_copy(update=plain))
     front = pareto_front(study.trials(), study.objectives)
     if not front:
-        raise RunFailedError(f"none of the candidates could be evaluated; the first: {study.trials()[0].error}")
+        raise RunFailedError(_why_no_front(study.trials()))
     network: Path | None = None
     if job.retrain is not None:
         winner = Architecture.parse(front[0].architecture)
         network = _once(run, "retrain", "retrained", lambda: ray_train.retrain(job, winner, run, cache_dir))
     return results.searched(job, run, network, cache_dir)
+
+
+def _why_no_front(trials: list[Trial]) -> str:
+    completed = [trial for trial in trials if trial.state is TrialState.COMPLETED]
+    if not completed:
+        return f"none of the candidates could be evaluated; the first: {trials[0].error}"
+    nearest = min(completed, key=lambda trial: trial.violation)
+    metrics = ", ".join(f"{name} {value:.6g}" for name, value in nearest.metrics.items())
+    return (
+        f"none of {len(completed)} candidates meets the constraints; the nearest is {nearest.architecture}: {metrics}. "
+        "Loosen search.constraints, or widen the space"
+    )
 
 
 def _once(run: RunFolder, phase: str, folder: str, train: Callable[[], Path]) -> Path:
@@ -156,19 +172,49 @@ def _search(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path, nam
 
     run.emit("phase", phase=name)
     space = job.search_space
-    study = Study(run.study_location, run.study_name(name), space, config.objectives, config.searcher)
+    study = Study(
+        run.study_location, run.study_name(name), space, config.objectives, config.searcher, config.constraints
+    )
+    warm_start = config.warm_start
     session = SearchSession(
         study,
         make_searcher(config, space),
         origin=config.searcher,
         num_trials=config.num_trials,
         enqueue=space.fixed() if config.evaluate_fixed else [],
+        # Kept with the study, so that a resumed search does not depend on the earlier one.
+        warm=study.warm_start(lambda: _warm_start(job, run, warm_start)) if warm_start else [],
         leaders=Leaders(config) if config.racing else None,
     )
     progress = _SearchProgress(run, name, study, config)
     settled = job.model_copy(update={"search": config})
-    ray_tune.search(settled, session, supernet, run, cache_dir, name=name, on_trial=progress)
+    latencies = _latency_table(settled, run, cache_dir, supernet)
+    ray_tune.search(settled, session, supernet, run, cache_dir, name=name, on_trial=progress, latencies=latencies)
     return study
+
+
+def _latency_table(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path) -> dict[str, Any] | None:
+    """Measured once in a run, before other workers are busy, and kept in its folder."""
+    from cluster import ray_tune
+
+    if job.search.latency != "table" or "latency_ms" not in job.search.measured:
+        return None
+    found = run.read_json(LATENCIES)
+    if found is None:
+        found = ray_tune.measure_latencies(job, supernet, cache_dir)
+        run.write_json(LATENCIES, found)
+    return found
+
+
+def _warm_start(job: SearchJob, run: RunFolder, warm_start: WarmStart) -> list[Architecture]:
+    """The best of an earlier search: from its run folder, or from the database that runs share."""
+    earlier = RunFolder(Path(warm_start.study))
+    location, name = run.study_location, warm_start.study
+    if (journal := earlier.path / JOURNAL).is_file() or isinstance(location, Path):
+        location, name = journal, SEARCH
+    elif find_settings(open_storage(location), name) is None:
+        name = earlier.study_name(SEARCH)
+    return best_architectures(location, name, job.search_space, warm_start.top)
 
 
 class _SearchProgress:

@@ -26,6 +26,7 @@ from cluster.connect import cluster_resources
 from cluster.run_folder import RunFolder
 from nas.counts import load_counts, save_counts
 from nas.evaluator import Evaluator
+from nas.latency import LatencyTable
 from nas.precision import ranking_agreement
 from nas.search import SearchSession
 from nas.study import Trial
@@ -50,11 +51,13 @@ class SlicingTrial(tune.Trainable):  # type: ignore[misc]
         cache_dir: str,
         run_path: str,
         study: str,
+        latencies: dict[str, Any] | None = None,
     ) -> None:
         spec = parse_job(job)
         assert isinstance(spec, SearchJob)
         supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(_device(spec))
-        self._evaluator = Evaluator(supernet, load_split(spec.data, "search", Path(cache_dir)), spec.search)
+        table = None if latencies is None else LatencyTable.model_validate(latencies)
+        self._evaluator = Evaluator(supernet, load_split(spec.data, "search", Path(cache_dir)), spec.search, table)
         self._run = RunFolder(Path(run_path))
         self._study = study
 
@@ -148,6 +151,7 @@ def search(
     *,
     name: str,
     on_trial: Callable[[Trial], None],
+    latencies: dict[str, Any] | None = None,
 ) -> None:
     """Runs a session to its end on Ray.
 
@@ -155,6 +159,7 @@ def search(
         job: the job. session: of the study to fill. supernet_dir: the trained supernet.
         name: of the study in the run's folder, and of the Tune experiment.
         on_trial: called in this process with each ended trial.
+        latencies: of ``measure_latencies``, when the job asks for the table.
     """
     if session.finished:
         return
@@ -168,6 +173,7 @@ def search(
         cache_dir=str(cache_dir),
         run_path=str(run.path),
         study=name,
+        latencies=latencies,
     )
     Tuner(
         tune.with_resources(trainable, {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})),
@@ -203,6 +209,25 @@ def _agreement(weights: Weights, card: str, job: dict[str, Any], cache_dir: str)
     supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(_device(spec))
     data = load_split(spec.data, "search", Path(cache_dir))
     return ranking_agreement(supernet, data, spec.search, spec.search_space)
+
+
+def measure_latencies(job: SearchJob, supernet_dir: Path, cache_dir: Path) -> dict[str, Any]:
+    """The table of latencies, a ``LatencyTable`` as JSON, measured on a worker as the search will use."""
+    workers = job.resources.search
+    task = ray.remote(_latencies).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="latencies")
+    card = read_card(supernet_dir).model_dump_json()
+    table: dict[str, Any] = ray.get(
+        task.remote(_weights(supernet_dir), card, job.model_dump(mode="json"), str(cache_dir))
+    )
+    return table
+
+
+def _latencies(weights: Weights, card: str, job: dict[str, Any], cache_dir: str) -> dict[str, Any]:
+    spec = parse_job(job)
+    assert isinstance(spec, SearchJob)
+    supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(_device(spec))
+    evaluator = Evaluator(supernet, load_split(spec.data, "search", Path(cache_dir)), spec.search)
+    return evaluator.measure_latencies().model_dump(mode="json")
 
 
 def num_search_workers(job: SearchJob) -> int:

@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+JOURNAL = "search.journal"
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 PHASES = (
@@ -86,7 +87,7 @@ class RunFolder:
     @property
     def study_location(self) -> Path | str:
         """Where the trials are: SLICEMAMBA_STUDY_URL (a database), else a journal file in this folder."""
-        return os.environ.get(STUDY_VARIABLE) or self.path / "search.journal"
+        return os.environ.get(STUDY_VARIABLE) or self.path / JOURNAL
 
     def study_name(self, kind: str) -> str:
         """Name of the study ``search`` or ``random``; in a database, which runs share, after the run's folder."""

@@ -7,9 +7,9 @@ which it differs from an earlier one (``nas.prefix_cache``). None of this change
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from nas.config import Flip, SearchConfig
+from nas.latency import LatencyTable, measure_latencies, peak_memory_mb, shortest_ms
 from nas.prefix_cache import PrefixCache
 from nas.racing import Race
 from slicemamba.architecture import Architecture
 from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import to_input
+from slicemamba.errors import InputError
 from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.evaluation.metrics import confusion, mean_hd95, summarize, to_labels
 from slicemamba.models.complexity import cost
@@ -102,11 +104,21 @@ class Evaluator:
     Args:
         supernet: trained, on its device; set to eval mode. Its weights must not change afterwards.
         data: the search split.
-        config: batch size, flips, precision, racing, what is kept, and objectives (HD95 and latency are measured only
-            when asked for).
+        config: batch size, flips, precision, racing, what is kept, and objectives (HD95, latency and peak memory are
+            measured only when asked for).
+        latencies: the table for ``latency: table``; measured when first needed if None.
+
+    Raises:
+        InputError: peak memory is asked for, and the device is none that keeps count of it.
     """
 
-    def __init__(self, supernet: Supernet, data: SegmentationData, config: SearchConfig) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        data: SegmentationData,
+        config: SearchConfig,
+        latencies: LatencyTable | None = None,
+    ) -> None:
         self.supernet = supernet.eval()
         self.data = data
         self.config = config
@@ -119,6 +131,9 @@ class Evaluator:
         )
         budget = config.activation_cache_mb * _MB
         self._caches = [PrefixCache(budget * len(chosen) // len(data)) for chosen in self._batches.indices]
+        if "peak_memory_mb" in config.measured and self.device.type != "cuda":
+            raise InputError(f"peak_memory_mb is measured on CUDA devices only; the search runs on {self.device.type}")
+        self._latencies = latencies
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
         """All objectives' values, and the other scores of docs/metrics.md; NaN where a logit was not finite."""
@@ -144,7 +159,7 @@ class Evaluator:
             predicted = to_labels(logits, self.data.num_classes)
             counts.append(_by_flip(confusion(predicted, masks, self.data.num_classes), len(chosen)).sum(dim=0))
             finite.append(torch.isfinite(logits).all())
-            if "hd95" in self.config.objectives:
+            if "hd95" in self.config.measured:
                 labels.append(_by_flip(predicted.to(torch.uint8), len(chosen)).cpu())
             seen, reused = seen + len(chosen), reused + known * len(chosen)
             if race is not None and seen < total and race.lost(torch.cat(counts).cpu().numpy()):
@@ -173,8 +188,10 @@ class Evaluator:
         if not finite:
             metrics = dict.fromkeys(metrics, float("nan"))
         metrics |= cost(self.supernet.config, self.supernet.num_classes, architecture, self.data.images.shape[1:3])
-        if "latency_ms" in self.config.objectives:
+        if "latency_ms" in self.config.measured:
             metrics["latency_ms"] = self.latency_ms(architecture)
+        if "peak_memory_mb" in self.config.measured:
+            metrics["peak_memory_mb"] = peak_memory_mb(lambda: self._timed_pass(architecture), self.device)
         return metrics
 
     def _forward(self, batch: int, architecture: Architecture) -> tuple[Tensor, Tensor, int]:
@@ -217,22 +234,28 @@ class Evaluator:
         ]
         return statistics.fmean(values)
 
-    @torch.inference_mode()
     def latency_ms(self, architecture: Architecture) -> float:
-        """Shortest wall time of a forward pass of one image on this worker, in milliseconds, after one to warm up.
+        """Of a forward pass of ``latency_batch_size`` images on this worker, measured or from the table."""
+        if self.config.latency == "table":
+            self._latencies = self._latencies or self.measure_latencies()
+            return self._latencies.latency_ms(architecture)
+        return shortest_ms(lambda: self._timed_pass(architecture), self.device, self.config.latency_repeats)[0]
 
-        The shortest, because whatever else the machine does can only add to it.
-        """
-        image = to_input(self.data.images[:1], self.data.intensity).to(self.device)
-        times = []
-        for _ in range(self.config.latency_repeats + 1):
-            started = time.perf_counter()
-            with self._precision():
-                self.supernet(image, architecture)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            times.append(1000 * (time.perf_counter() - started))
-        return min(times[1:])
+    def measure_latencies(self) -> LatencyTable:
+        """The table that a search with ``latency: table`` takes its latencies from."""
+        return measure_latencies(self.supernet, self._timed_images, self.config.latency_repeats, self._precision)
+
+    @torch.inference_mode()
+    def _timed_pass(self, architecture: Architecture) -> Tensor:
+        with self._precision():
+            logits: Tensor = self.supernet(self._timed_images, architecture)
+        return logits
+
+    @cached_property
+    def _timed_images(self) -> Tensor:
+        """As many images as are timed at once; a smaller split is repeated."""
+        chosen = np.resize(np.arange(len(self.data)), self.config.latency_batch_size)
+        return to_input(self.data.images[chosen], self.data.intensity).to(self.device)
 
 
 def _by_flip(batch: Tensor, num_images: int) -> Tensor:

@@ -124,7 +124,7 @@ class SearchSession:
     def _hear(self, trial: Trial) -> None:
         architecture = self._running.pop(trial.number)
         self._num_ended += 1
-        if self._leaders is not None and trial.state is TrialState.COMPLETED:
+        if self._leaders is not None and trial.eligible:
             self._leaders.add(trial.number, trial.metrics)
         self._searcher.tell(architecture, trial.metrics if trial.state is TrialState.COMPLETED else None)
 

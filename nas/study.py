@@ -244,6 +244,16 @@ def find_trials(storage: BaseStorage, name: str) -> list[Trial]:
         return []
 
 
+def find_settings(storage: BaseStorage, name: str) -> dict[str, Any] | None:
+    """Objectives, space, searcher and constraints that a study was made with; None where there is no such study."""
+    try:
+        attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+    except KeyError:
+        return None
+    settings: dict[str, Any] | None = attributes.get("search")
+    return settings
+
+
 def to_trial(frozen: FrozenTrial) -> Trial:
     """Our view of an Optuna trial."""
     attrs = frozen.user_attrs

@@ -22,6 +22,8 @@ from slicemamba.architecture import Architecture
 
 _ATTEMPTS = 20
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 
 class OptunaSearcher:
     """``config.searcher`` is ``optuna_nsga2`` or ``tpe``; all objectives are optimised at once."""

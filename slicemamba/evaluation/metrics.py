@@ -86,9 +86,10 @@ def summarize(counts: Tensor) -> dict[str, float]:
         counts: (N, K, 4) of all images of the split, from ``confusion``.
 
     Returns:
-        Pooled over all pixels of the split: ``miou`` and ``dice`` (mean over foreground classes), ``accuracy`` (share
-        of pixels with the right class), ``specificity`` and ``sensitivity`` (mean over foreground classes; 1 where
-        there is nothing to get wrong). Mean over images: ``dice_per_image``, ``miou_per_image``.
+        Pooled over all pixels of the split: ``miou`` and ``dice`` (mean over foreground classes), ``worst_class_dice``
+        (of the foreground class that scores least), ``accuracy`` (share of pixels with the right class),
+        ``specificity`` and ``sensitivity`` (mean over foreground classes; 1 where there is nothing to get wrong).
+        Mean over images: ``dice_per_image``, ``miou_per_image``.
 
     Raises:
         ValueError: no image, or another shape.
@@ -112,13 +113,14 @@ def pooled_scores(pooled: Tensor) -> dict[str, Tensor]:
         pooled: (…, K, 4) float64; leading axes are independent sums, as of many resamples.
 
     Returns:
-        (…) of each of ``miou``, ``dice``, ``accuracy``, ``specificity`` and ``sensitivity``.
+        (…) of each of ``miou``, ``dice``, ``worst_class_dice``, ``accuracy``, ``specificity`` and ``sensitivity``.
     """
     tp, fp, fn, tn = _foreground(pooled).unbind(dim=-1)
     dice, iou = _overlap(tp, fp, fn)
     return {
         "miou": iou.mean(dim=-1),
         "dice": dice.mean(dim=-1),
+        "worst_class_dice": dice.min(dim=-1).values,
         "accuracy": _accuracy(pooled),
         "specificity": _ratio(tn, tn + fp).mean(dim=-1),
         "sensitivity": _ratio(tp, tp + fn).mean(dim=-1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nas.objectives import OBJECTIVES, loss_matrix, losses
+from nas.objectives import OBJECTIVES, Bound, loss_matrix, losses, violation
 
 
 def test_scores_are_maximised_and_costs_minimised() -> None:
@@ -28,3 +28,21 @@ def test_loss_matrix_has_a_row_a_trial() -> None:
 def test_metric_that_was_not_measured_is_an_error() -> None:
     with pytest.raises(KeyError, match="hd95"):
         losses({"dice": 0.8}, ("dice", "hd95"))
+
+
+def test_violation_is_the_sum_of_what_lies_outside_as_shares_of_the_limits() -> None:
+    constraints = {"latency_ms": Bound(max=4.0), "dice": Bound(min=0.5, max=0.9)}
+    assert violation({"latency_ms": 4.0, "dice": 0.5}, constraints) == 0
+    assert violation({"latency_ms": 5.0, "dice": 0.9}, constraints) == pytest.approx(0.25)
+    assert violation({"latency_ms": 5.0, "dice": 0.4}, constraints) == pytest.approx(0.25 + 0.2)
+    assert violation({"latency_ms": 1.0, "dice": 0.99}, constraints) == pytest.approx(0.1)
+    assert violation({"dice": 0.0}, {}) == 0
+
+
+def test_excess_over_a_limit_of_zero_is_taken_as_it_is() -> None:
+    assert Bound(max=0.0).excess(0.3) == pytest.approx(0.3)
+
+
+def test_limit_that_is_not_measured_is_an_error() -> None:
+    with pytest.raises(KeyError, match="latency_ms"):
+        violation({"dice": 0.8}, {"latency_ms": Bound(max=4.0)})

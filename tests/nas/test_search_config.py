@@ -37,7 +37,17 @@ def test_choices_may_be_smaller_blocks_and_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [SpaceConfig(choices=((1, 9), (3, 2))), SearchConfig(num_trials=7), SupernetConfig()]
+    "config",
+    [
+        SpaceConfig(choices=((1, 9), (3, 2))),
+        SearchConfig.model_validate(
+            {
+                "constraints": {"latency_ms": {"max": 4}, "dice": {"min": 0.5}},
+                "warm_start": {"study": "runs/a", "top": 3},
+            }
+        ),
+        SupernetConfig(),
+    ],
 )
 def test_options_survive_json(config: Config) -> None:
     assert type(config).model_validate_json(config.model_dump_json()) == config
@@ -55,6 +65,17 @@ def test_options_survive_json(config: Config) -> None:
         (SpaceConfig, {"choices": []}, "", "got none"),
         (SpaceConfig, {"weight_sharing": "both"}, "/weight_sharing", "'separate' or 'shared'"),
         (SearchConfig, {"searcher": "grid"}, "/searcher", "'optuna_nsga2', 'tpe' or 'random'"),
+        (SearchConfig, {"constraints": {"auc": {"max": 1}}}, "/constraints/auc/[key]", "'params' or 'flops'"),
+        (SearchConfig, {"constraints": {"flops": {}}}, "/constraints/flops", "needs min, max or both"),
+        (
+            SearchConfig,
+            {"constraints": {"dice": {"min": 2, "max": 1}}},
+            "/constraints/dice",
+            "min (2.0) must not exceed",
+        ),
+        (SearchConfig, {"warm_start": {"study": ""}}, "/warm_start/study", "at least 1 character"),
+        (SearchConfig, {"warm_start": {"study": "a", "top": 0}}, "/warm_start/top", "got 0"),
+        (SearchConfig, {"latency": "guessed"}, "/latency", "'measured' or 'table'"),
         (SearchConfig, {"objectives": ["dice", "auc"]}, "/objectives/1", "got 'auc'"),
         (SearchConfig, {"objectives": []}, "", "objectives need at least one name"),
         (SearchConfig, {"objectives": ["dice", "dice"]}, "", "none of them twice"),
@@ -77,3 +98,8 @@ def test_unknown_objective_is_answered_with_the_known_ones() -> None:
     with pytest.raises(InputError) as caught:
         validate(SearchConfig, {"objectives": ["auc"]}, source="test")
     assert all(name in str(caught.value) for name in OBJECTIVES)
+
+
+def test_what_is_constrained_is_measured() -> None:
+    config = SearchConfig.model_validate({"objectives": ["dice"], "constraints": {"hd95": {"max": 9}}})
+    assert config.measured == {"dice", "hd95"}

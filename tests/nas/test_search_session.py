@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from search_cases import SEARCHERS, SPACE, config, end, open_session, score, story
 
 from nas.config import SearchConfig
@@ -225,3 +225,55 @@ def test_larger_budget_extends_a_finished_search(storage: BaseStorage) -> None:
     assert not session.finished
     Workers(1, seed=0).run(session, 30)
     assert story(study) == story(whole)
+
+
+def open_warm(storage: BaseStorage, warm: list[Architecture], budget: int = 12) -> tuple[SearchSession, Study]:
+    options = config("nsga2", num_trials=budget)
+    study = Study(storage, "search", SPACE, options.objectives, "nsga2")  # type: ignore[arg-type]
+    searcher = make_searcher(options, SPACE)
+    session = SearchSession(
+        study, searcher, origin="nsga2", num_trials=budget, enqueue=SPACE.fixed(), warm=study.warm_start(lambda: warm)
+    )
+    return session, study
+
+
+def test_warm_start_comes_after_the_fixed_slicings_and_repeats_none(storage: BaseStorage) -> None:
+    one, other = SPACE.decode([0, 1, 0, 1, 0, 1]), SPACE.decode([1, 1, 0, 1, 0, 1])
+    session, study = open_warm(storage, [one, SPACE.fixed()[1], other, one])
+    Workers(1, seed=0).run(session, 12)
+    trials = study.trials()
+    assert [trial.origin for trial in trials] == ["fixed"] * 2 + ["warm"] * 2 + ["nsga2"] * 8
+    assert [trial.architecture for trial in trials[2:4]] == [str(one), str(other)]
+    assert len({trial.architecture for trial in trials}) == 12
+
+
+def test_budget_may_end_within_a_warm_start(storage: BaseStorage) -> None:
+    session, study = open_warm(storage, SPACE.neighbours(SPACE.fixed()[0]), budget=4)
+    Workers(1, seed=0).run(session, 4)
+    assert [trial.origin for trial in study.trials()] == ["fixed", "fixed", "warm", "warm"]
+    assert session.ask() is None
+
+
+def test_resumed_search_keeps_its_warm_start_whatever_became_of_the_earlier_one(storage: BaseStorage) -> None:
+    warm = SPACE.neighbours(SPACE.fixed()[0])[:3]
+    whole, uninterrupted = open_warm(InMemoryStorage(), warm)
+    Workers(1, seed=0).run(whole, 12)
+    pool = Workers(1, seed=0)
+    for stop in (3, 4, 12):
+        session, study = open_warm(storage, warm if stop == 3 else [])
+        pool.run(session, stop)
+    assert story(study) == story(uninterrupted)
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_search_within_constraints_goes_on_as_if_it_had_not_stopped(storage: BaseStorage, name: str) -> None:
+    options = config(name, seed=3, constraints={"hd95": {"max": 4}})
+    session, uninterrupted = open_session(None, options)
+    Workers(2, seed=6).run(session, BUDGET)
+    pool = Workers(2, seed=6)
+    session, study = open_session(storage, options)
+    for stop in (7, 15, BUDGET):
+        pool.run(session, stop)
+        session = pool.die(lambda: open_session(storage, options)[0])
+    assert story(study) == story(uninterrupted)
+    assert any(trial.violation > 0 for trial in study.trials())

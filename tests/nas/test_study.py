@@ -13,8 +13,18 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from search_cases import SPACE, score
 
+from nas.objectives import Bound
 from nas.space import SearchSpace
-from nas.study import Study, Trial, TrialState, find_trials, open_storage, pareto_front
+from nas.study import (
+    Study,
+    Trial,
+    TrialState,
+    find_trials,
+    hypervolume_curve,
+    open_storage,
+    pareto_front,
+    reference_point,
+)
 from slicemamba.architecture import Architecture
 from slicemamba.errors import InputError
 
@@ -232,3 +242,70 @@ def test_reader_sees_whole_trials_while_another_process_writes(tmp_path: Path) -
         writer.join()
     assert writer.exitcode == 0
     assert len([trial for trial in reader.trials() if trial.ended]) == 40
+
+
+LIMITED = {"hd95": Bound(max=3.0), "miou": Bound(min=0.2)}
+
+
+def test_trial_outside_the_constraints_is_kept_with_its_violation_and_off_the_front(tmp_path: Path) -> None:
+    study = Study(tmp_path / "search.journal", "search", SPACE, OBJECTIVES, "nsga2", LIMITED)
+    metrics = [{"miou": 0.9, "hd95": 6.0}, {"miou": 0.5, "hd95": 3.0}, {"miou": 0.1, "hd95": 1.0}]
+    for number, (architecture, values) in enumerate(zip(architectures(3), metrics, strict=True)):
+        study.start(architecture, origin="fixed", asked_after=number)
+        study.complete(number, values, ended_as=number, seconds=None)
+    trials = study.trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETED] * 3
+    assert [trial.violation for trial in trials] == pytest.approx([1.0, 0.0, 0.5])
+    assert [trial.eligible for trial in trials] == [False, True, False]
+    assert [trial.number for trial in pareto_front(trials, OBJECTIVES)] == [1]
+    loaded = optuna.load_study(study_name="search", storage=open_storage(tmp_path / "search.journal"))
+    assert [trial.number for trial in loaded.best_trials] == [1]
+
+
+def test_study_with_other_constraints_is_refused(tmp_path: Path) -> None:
+    Study(tmp_path / "search.journal", "search", SPACE, OBJECTIVES, "evolution", LIMITED)
+    with pytest.raises(InputError, match="with other settings") as caught:
+        make(tmp_path / "search.journal")
+    (detail,) = caught.value.details
+    assert detail.startswith("constraints: {'hd95'")
+    assert detail.endswith("before, None now")
+
+
+def completed(number: int, miou: float, hd95: float, origin: str = "nsga2", **fields: float) -> Trial:
+    metrics = {"miou": miou, "hd95": hd95}
+    return Trial(
+        number=number,
+        state=TrialState.COMPLETED,
+        architecture="",
+        origin=origin,
+        metrics=metrics,
+        asked_after=number,
+        ended_as=number,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def test_reference_point_is_a_tenth_worse_than_the_worst_fixed_slicing() -> None:
+    trials = [completed(0, 0.5, 10.0, "fixed"), completed(1, 0.6, 12.0, "fixed"), completed(2, 0.1, 99.0)]
+    assert reference_point(trials, OBJECTIVES) == pytest.approx((-0.45, 13.2))
+    assert reference_point(trials[2:], OBJECTIVES) == pytest.approx((-0.09, 108.9)), "no fixed slicing: the first trial"
+    failed = Trial(number=0, state=TrialState.FAILED, architecture="", origin="fixed", asked_after=0, ended_as=0)
+    assert reference_point([failed], OBJECTIVES) is None
+
+
+def test_hypervolume_grows_in_the_order_in_which_trials_ended() -> None:
+    first, second = completed(1, 0.5, 1.0), completed(0, 0.4, 2.0).model_copy(update={"ended_as": 3})
+    outside = completed(2, 1.0, 0.0, violation=0.1)
+    running = Trial(number=3, state=TrialState.RUNNING, architecture="", origin="", asked_after=0)
+    curve = hypervolume_curve([second, first, outside, running], OBJECTIVES, (0.0, 3.0))
+    assert [(trial.number, value) for trial, value in curve] == [
+        (1, pytest.approx(0.5 * 2)),
+        (2, pytest.approx(0.5 * 2)),
+        (0, pytest.approx(0.5 * 2)),
+    ]
+
+
+def test_warm_start_is_chosen_once(tmp_path: Path) -> None:
+    study = make(tmp_path / "search.journal")
+    assert study.warm_start(lambda: architectures(3)) == architectures(3)
+    assert make(tmp_path / "search.journal").warm_start(list) == architectures(3)
