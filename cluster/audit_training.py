@@ -249,7 +249,9 @@ class _Trainings:
     def _network(self, one: Training, job: RetrainJob, place: RunFolder) -> Path:
         """The folder of the trained network: the run's own where it was trained just so."""
         own = self._run.path / "retrained"
-        if "best" in one.roles and job.retrain == self._job.retrain and (own / "config.json").exists():
+        from_scratch = self._job.model_dump().get("init") is None  # from other weights it is another recipe
+        same = "best" in one.roles and job.retrain == self._job.retrain and from_scratch
+        if same and (own / "config.json").exists():
             return own
         if (place.path / "retrained" / "config.json").exists():  # written last
             return place.path / "retrained"

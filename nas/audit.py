@@ -37,7 +37,8 @@ MIN_ARCHITECTURES = 8  # below, an interval of a rank correlation says nothing
 MIN_TEST_IMAGES = 20  # below, percentile intervals are too narrow
 MIN_SEEDS = 3  # trainings of the best and of its rival; random searches
 RANK_RESAMPLES = 1000
-_COUNTED = ("dice", "miou", "worst_class_dice", "sensitivity", "specificity")  # scores that follow from per-image counts
+# Objectives that follow from per-image counts.
+_COUNTED = ("dice", "miou", "worst_class_dice", "sensitivity", "specificity")
 
 
 class AuditConfig(Config):

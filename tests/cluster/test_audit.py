@@ -18,9 +18,10 @@ import yaml
 from typer.testing import CliRunner
 
 from api.cli import app
+from cluster import audit_training
 from cluster.audit import random_plans, run_audit
-from cluster.audit_training import front_scores, plan_trainings, save_arrays
-from cluster.config import SearchJob, parse_job
+from cluster.audit_training import Training, _Trainings, front_scores, plan_trainings, save_arrays
+from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.costs import device_hours, phase_seconds, search_costs
 from cluster.local import stop_tree
 from cluster.report import write_report
@@ -124,6 +125,43 @@ def test_best_fixed_and_a_spread_are_trained(finished: RunFolder) -> None:
     assert {"fixed 2x2", "fixed 4x4"} <= set(roles)
     assert roles.count("sampled") == 3
     assert len({one.architecture for one in plan}) == len(plan)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "roles", "seed", "reused"),
+    [
+        (None, ("best",), 0, True),
+        (None, ("best", "fixed 2x2"), 0, True),
+        (None, ("sampled",), 0, False),
+        (None, ("best",), 1, False),
+        (5, ("best",), 0, False),
+    ],
+)
+def test_winner_of_the_run_is_trained_again_only_by_another_recipe(
+    finished: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    epochs: int | None,
+    roles: tuple[str, ...],
+    seed: int,
+    reused: bool,
+) -> None:
+    trained: list[RetrainJob] = []
+
+    def retrain(job: RetrainJob, architecture: Architecture, run: RunFolder, cache_dir: Path) -> Path:
+        trained.append(job)
+        return run.path / "retrained"
+
+    monkeypatch.setattr(audit_training, "retrain", retrain)
+    finished.write_json("retrained/config.json", {})
+    work = _Trainings(job(), finished, RunFolder(finished.path / "audit"), AuditConfig(epochs=epochs), finished.path)
+    one = Training(3, str(job().search_space.fixed()[0]), roles, seed)
+    place = RunFolder(finished.path / "audit" / "retrained" / "03")
+    network = work._network(one, work._retrain_job(one), place)
+    assert (network == finished.path / "retrained") == reused
+    assert len(trained) == (not reused)
+    if trained:
+        assert (trained[0].retrain.epochs, trained[0].retrain.seed) == (epochs or 1, seed)
+        assert [event["phase"] for _, event in place.events()] == ["check", "retrain"]  # from which its time is counted
 
 
 @pytest.mark.parametrize(
