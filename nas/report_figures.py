@@ -312,6 +312,7 @@ def effects_figure(trials: Sequence[Trial], space: SearchSpace, metric: str) -> 
         )
     layout = _layout("block", f"{OBJECTIVES[metric].title} against the mean", 380)
     layout["xaxis"] |= {"dtick": 1 if space.num_blocks <= 12 else 2, "tick0": 1, "showgrid": False}
+    layout["xaxis"] |= {"range": [0.4, space.num_blocks + 0.6]}
     layout["yaxis"] |= {"zeroline": True, "zerolinecolor": TEXT, "zerolinewidth": 1}
     return {"data": data, "layout": layout}
 
@@ -352,7 +353,7 @@ def parallel_figure(trials: Sequence[Trial], space: SearchSpace, objectives: Seq
     layout = _layout("", "", 420)
     layout["xaxis"] |= {"tickvals": list(range(len(names))), "ticktext": names}
     layout["xaxis"] |= {"range": [-0.4, len(names) - 0.6]}
-    layout["margin"]["b"] = 90
+    layout["margin"]["b"] = 72
     layout["yaxis"] |= {"tickvals": [(i + 0.5) / len(labels) for i in range(len(labels))], "ticktext": labels}
     layout["yaxis"] |= {"range": [-0.08, 1.08], "showgrid": False}
     note = {"showarrow": False, "font": {"size": 11}}
