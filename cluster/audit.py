@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cluster.config import SearchJob, differing_fields
 from cluster.connect import ray_cluster
-from cluster.driver import only_driver
+from cluster.driver import only_driver, with_proven_precision
 from cluster.report import finished_search, write_report
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
@@ -125,7 +125,9 @@ def _evaluate_missing(
 
     folder.emit("phase", phase="audit_search")
     space = job.search_space
-    elsewhere = {t.architecture: t for kind in ("random", "search") for t in _trials(run, kind) if t.ended}
+    # One that racing gave up has no score of the whole split.
+    known = [t for kind in ("random", "search") for t in _trials(run, kind) if t.ended]
+    elsewhere = {t.architecture: t for t in known if t.state is not TrialState.PRUNED}
     wanted = [*space.fixed(), *(one for plan in plans for one in plan)]
     # What an earlier start has written comes first and in its order, so that the session recognises it.
     listed = dict.fromkeys(Architecture.parse(trial.architecture) for trial in _trials(run, AUDIT))
@@ -139,7 +141,9 @@ def _evaluate_missing(
         )
 
     show()
-    search(job, session, run.path / "supernet", run, cache_dir, name=AUDIT, on_trial=show)
+    supernet = run.path / "supernet"
+    settled = job.model_copy(update={"search": with_proven_precision(job, run, cache_dir, supernet)})
+    search(settled, session, supernet, run, cache_dir, name=AUDIT, on_trial=show)
     return {t.architecture: t for t in study.trials() if t.ended} | elsewhere
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy.typing as npt
 import ray
 import torch
 
-from cluster.config import RetrainJob, SearchJob, refuse_mixing
+from cluster.config import RetrainJob, SearchJob, TrainWorkers, refuse_mixing
+from cluster.connect import cluster_resources
 from cluster.ray_train import retrain
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
@@ -65,13 +67,19 @@ def front_scores(
         ray.get(task.remote(job.data, run.path / "supernet", todo, folder.path, cache_dir, job.search.batch_size))
     primary = primary_metric(job.search.objectives)
     shown = list(dict.fromkeys([primary, *counted(job.search.objectives)]))
-    counts = [np.load(run.counts_path("search", trial.number))["counts"] for trial in front]
+    counts = [_by_name(run.counts_path("search", trial.number)) for trial in front]
     rows = front_intervals(counts, shown, primary, seed)
     members = [
         {"number": trial.number, "architecture": trial.architecture, "metrics": trial.metrics, **row}
         for trial, row in zip(front, rows, strict=True)
     ]
     return {"num_images": len(counts[0]), "members": members}
+
+
+def _by_name(path: Path) -> Counts:
+    """A trial's counts with the images in the order of their names: a race may have seen them in another."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays["counts"][np.argsort(arrays["names"])], dtype=np.int64)
 
 
 def _count_candidates(
@@ -148,21 +156,15 @@ def retrained_scores(
     plan = plan_trainings(job, settings, best, list(pool.values()))
     work = _Trainings(job, run, folder, settings, cache_dir)
     folder.emit("phase", phase="audit_retrain")
-    work.expect(len(plan) + 2 * (settings.retrain_seeds - 1))
-    counts = {one: found for one in plan if (found := work.train(one)) is not None}
+    counts = work.train(plan, more=2 * (settings.retrain_seeds - 1))
     own = [one for one in counts if "best" in one.roles]
     if not own:
         raise RunFailedError(f"the best slicing could not be trained: {work.failures.get(plan[0].place)}")
     rival = _rival(counts, metric)
-    for offset in range(1, settings.retrain_seeds if rival else 1):
-        for twin in (own[0], rival):
-            assert twin is not None
-            more = Training(len(plan) + len(work.extra), twin.architecture, twin.roles, twin.seed + offset)
-            work.extra.append(more)
-            found = work.train(more)
-            if found is not None:
-                counts[more] = found
-    rows = [_row(one, counts.get(one), pool, metric, work.failures.get(one.place)) for one in [*plan, *work.extra]]
+    twins = [] if rival is None else [own[0], rival] * (settings.retrain_seeds - 1)
+    extra = [replace(one, place=len(plan) + i, seed=one.seed + 1 + i // 2) for i, one in enumerate(twins)]
+    counts |= work.train(extra)
+    rows = [_row(one, counts.get(one), pool, metric, work.failures.get(one.place)) for one in [*plan, *extra]]
     first = [one for one in plan if one in counts and _supernet_score(one, pool, metric) is not None]
     return {
         "metric": metric,
@@ -175,7 +177,10 @@ def retrained_scores(
 
 
 class _Trainings:
-    """Trains and scores, each in ``audit/retrained/NN``; what is there already is read."""
+    """Trains and scores, each in ``audit/retrained/NN``, as many at once as the cluster has room for.
+
+    What is there already is read.
+    """
 
     def __init__(
         self, job: SearchJob, run: RunFolder, folder: RunFolder, settings: AuditConfig, cache_dir: Path
@@ -185,15 +190,27 @@ class _Trainings:
         self._folder = folder
         self._settings = _settings(job, settings)
         self._cache_dir = cache_dir
+        self._parts: dict[int, float] = {}
         self._total = 0
-        self.extra: list[Training] = []
         self.failures: dict[int, str] = {}
 
-    def expect(self, total: int) -> None:
-        self._total = total
+    def train(self, trainings: Sequence[Training], more: int = 0) -> dict[Training, dict[str, Counts]]:
+        """Counts of each split by training; one that failed is left out and does not stop the others.
 
-    def train(self, one: Training) -> dict[str, Counts] | None:
-        """Counts of each split; None where the training failed, which does not stop the audit."""
+        Args:
+            more: trainings that will follow, for the progress.
+        """
+        self._total = max(self._total, len(self._parts) + len(trainings) + more)
+        for one in trainings:
+            self._progress(one, 0.0, {})
+        pool = ThreadPoolExecutor(num_trainings_at_once(self._job.resources.train))
+        try:
+            found = list(pool.map(self._train, trainings))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return {one: counts for one, counts in zip(trainings, found, strict=True) if counts is not None}
+
+    def _train(self, one: Training) -> dict[str, Counts] | None:
         place = RunFolder(self._folder.path / "retrained" / f"{one.place:02d}")
         job = self._retrain_job(one)
         values = job.model_dump(mode="json")
@@ -201,7 +218,6 @@ class _Trainings:
         if before is not None:
             refuse_mixing(before, values, place.path)
         place.write_json("config.json", values)
-        self._progress(one, 0.0, {})
         scores = place.path / "scores.npz"
         if not scores.exists():
             try:
@@ -210,14 +226,12 @@ class _Trainings:
                 self.failures[one.place] = str(error)
                 return None
             workers = self._job.resources.train
-            task = ray.remote(_count_splits).options(
-                num_cpus=workers.cpus, num_gpus=workers.gpus, name="audit evaluate"
-            )
-            save_arrays(
-                scores, **ray.get(task.remote(self._job.data, network, self._cache_dir, job.retrain.batch_size))
-            )
+            options = {"num_cpus": workers.cpus, "num_gpus": workers.gpus, "name": "audit evaluate"}
+            task = ray.remote(_count_splits).options(**options)
+            counts = ray.get(task.remote(self._job.data, network, self._cache_dir, job.retrain.batch_size))
+            save_arrays(scores, **counts)
         self._progress(one, 1.0, {})
-        with np.load(scores) as arrays:
+        with np.load(scores, allow_pickle=False) as arrays:
             return {split: arrays[split] for split in SPLITS}
 
     def _retrain_job(self, one: Training) -> RetrainJob:
@@ -235,7 +249,9 @@ class _Trainings:
     def _network(self, one: Training, job: RetrainJob, place: RunFolder) -> Path:
         """The folder of the trained network: the run's own where it was trained just so."""
         own = self._run.path / "retrained"
-        if "best" in one.roles and job.retrain == self._job.retrain and (own / "config.json").exists():
+        from_scratch = self._job.model_dump().get("init") is None  # from other weights it is another recipe
+        same = "best" in one.roles and job.retrain == self._job.retrain and from_scratch
+        if same and (own / "config.json").exists():
             return own
         if (place.path / "retrained" / "config.json").exists():  # written last
             return place.path / "retrained"
@@ -246,18 +262,28 @@ class _Trainings:
                 self._progress(one, step.done / step.total, step.metrics)
 
         with StatusWriter(place, forward):
+            place.emit("phase", phase="check")  # a start, from which its time is counted
+            place.emit("phase", phase="retrain")
             return retrain(job, Architecture.parse(one.architecture), place, self._cache_dir)
 
     def _progress(self, one: Training, part: float, metrics: dict[str, float]) -> None:
         """In hundredths of a training, as bars count in whole numbers."""
+        self._parts[one.place] = part
         self._folder.emit(
             "progress",
             phase="audit_retrain",
-            done=round(100 * (one.place + part)),
+            done=round(100 * sum(self._parts.values())),
             total=100 * self._total,
             unit="% of a training",
             metrics=metrics,
         )
+
+
+def num_trainings_at_once(workers: TrainWorkers) -> int:
+    """How many trainings the cluster has room for now; at least one, which then waits for room."""
+    total = cluster_resources()
+    needs = {"CPU": workers.num_workers * workers.cpus, "GPU": workers.num_workers * workers.gpus}
+    return max(1, min(int(total.get(name, 0) / need) for name, need in needs.items() if need))
 
 
 def _count_splits(config: DataConfig, folder: Path, cache_dir: Path, batch_size: int) -> dict[str, Counts]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.config import SearchJob
-from cluster.costs import device_hours
+from cluster.costs import device_hours, phase_seconds
 from cluster.run_folder import RunFolder
 from nas.audit import AuditConfig, Estimate, Evidence, judge
 from nas.checklist import RunFacts, checklist
@@ -63,6 +63,10 @@ def _device_hours(job: SearchJob, run: RunFolder, folder: RunFolder) -> dict[str
     trials = {kind: find_trials(storage, run.study_name(kind)) for kind in ("search", "random", "audit")}
     own = device_hours(job, run, [*trials["search"], *trials["random"]])
     of_audit = device_hours(job, folder, trials["audit"])
+    # Several trainings may have run at once, so each is counted in its own folder.
+    places = [RunFolder(path) for path in sorted((folder.path / "retrained").glob("*"))]
+    own_seconds = sum(phase_seconds(place).get("retrain", 0.0) for place in places)
+    of_audit["audit_retrain"] = own_seconds * job.resources.train.num_workers / 3600
     return own | {f"audit: {name.removeprefix('audit_')}": hours for name, hours in of_audit.items()}
 
 

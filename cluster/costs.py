@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -35,7 +35,7 @@ def device_hours(job: SearchJob, run: RunFolder, trials: Iterable[Trial]) -> dic
     """
     workers = job.resources.train.num_workers
     wall = phase_seconds(run)
-    shares = {"supernet": workers, "retrain": workers, "audit_retrain": workers, "evaluate": 1, "audit_front": 1}
+    shares = {"supernet": workers, "retrain": workers, "evaluate": 1, "audit_front": 1}
     hours = {name: wall[name] * share / 3600 for name, share in shares.items() if name in wall}
     return hours | {"candidates": sum(trial.seconds or 0.0 for trial in trials) / 3600}
 
@@ -44,18 +44,20 @@ def search_costs(job: SearchJob, run: RunFolder, trials: list[Trial], random: li
     """Where the time of a search went: phases, and evaluating against waiting within the search.
 
     ``waiting`` is what the search's workers did not spend on evaluating: start-up, hand-out and, for searchers with
-    generations, the wait for the last of one.
+    generations, the wait for the last of one. ``blocks_reused`` is the share of blocks whose output was taken from
+    earlier candidates; None where that was not recorded.
     """
     wall = phase_seconds(run)
     spans = [(t.ended_at - t.started_at).total_seconds() for t in trials if t.started_at and t.ended_at]
     evaluating = sum(trial.seconds or 0.0 for trial in trials)
-    states: dict[str, int] = defaultdict(int)
-    for trial in [*trials, *random]:
-        states[trial.state.value] += 1
+    everyone = [*trials, *random]
+    reused = sum(trial.work.get("blocks_reused", 0) for trial in everyone)
+    blocks = reused + sum(trial.work.get("blocks_computed", 0) for trial in everyone)
     return {
         "wall_seconds": wall,
         "device_hours": device_hours(job, run, [*trials, *random]),
         "evaluating_seconds": evaluating,
         "waiting_seconds": max(0.0, sum(spans) - evaluating),
-        "trials": dict(states),
+        "blocks_reused": reused / blocks if blocks else None,
+        "trials": dict(Counter(trial.state.value for trial in everyone)),
     }

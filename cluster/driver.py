@@ -104,7 +104,7 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
     supernet = _once(run, "supernet", "supernet", lambda: ray_train.train_supernet(job, run, cache_dir))
     if isinstance(job, SupernetJob):
         return results.supernet(job, run)
-    config = _with_proven_precision(job, run, cache_dir, supernet)
+    config = with_proven_precision(job, run, cache_dir, supernet)
     study = _search(job, run, cache_dir, supernet, SEARCH, config)
     if job.search.random_baseline:
         # Scored in full: what a search is compared with shows how scores are spread, not the best one alone.
@@ -140,7 +140,7 @@ def _once(run: RunFolder, phase: str, folder: str, train: Callable[[], Path]) ->
     return train()
 
 
-def _with_proven_precision(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path) -> SearchConfig:
+def with_proven_precision(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path) -> SearchConfig:
     """The search's settings, with float32 in place of a precision that does not rank slicings as float32 does.
 
     Decided once in a run and kept in its folder, so that a resumed search goes on in the same precision.

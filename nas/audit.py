@@ -37,7 +37,8 @@ MIN_ARCHITECTURES = 8  # below, an interval of a rank correlation says nothing
 MIN_TEST_IMAGES = 20  # below, percentile intervals are too narrow
 MIN_SEEDS = 3  # trainings of the best and of its rival; random searches
 RANK_RESAMPLES = 1000
-_COUNTED = ("dice", "miou", "sensitivity", "specificity")  # scores that follow from per-image counts
+# Objectives that follow from per-image counts.
+_COUNTED = ("dice", "miou", "worst_class_dice", "sensitivity", "specificity")
 
 
 class AuditConfig(Config):
@@ -70,7 +71,7 @@ class Estimate(Config):
         if self.value is None:
             return "not measured"
         ends = "no interval" if self.low is None else f"{self.low:+.3f} to {self.high:+.3f}"
-        return f"{self.value:+.3f} ({ends})"
+        return f"{self.value:+.3f} ({ends})".replace("-", "−")
 
 
 class Criterion(Config):

@@ -312,6 +312,7 @@ def effects_figure(trials: Sequence[Trial], space: SearchSpace, metric: str) -> 
         )
     layout = _layout("block", f"{OBJECTIVES[metric].title} against the mean", 380)
     layout["xaxis"] |= {"dtick": 1 if space.num_blocks <= 12 else 2, "tick0": 1, "showgrid": False}
+    layout["xaxis"] |= {"range": [0.4, space.num_blocks + 0.6]}
     layout["yaxis"] |= {"zeroline": True, "zerolinecolor": TEXT, "zerolinewidth": 1}
     return {"data": data, "layout": layout}
 
@@ -326,7 +327,8 @@ def parallel_figure(trials: Sequence[Trial], space: SearchSpace, objectives: Seq
     ranked = sorted(done, key=lambda t: (loss_matrix([t.metrics], objectives)[0].tolist(), t.number), reverse=True)
     kept = [ranked[i] for i in np.unique(np.linspace(0, len(ranked) - 1, min(_MAX_LINES, len(ranked))).astype(int))]
     stages, labels = stage_names(space), [format_block(size) for size in space.choices]
-    names = [*stages, *(title_of(name) for name in objectives)]
+    arrows = ("↑" if OBJECTIVES[name].direction == "maximize" else "↓" for name in objectives)
+    names = [*stages, *(f"{OBJECTIVES[name].title} {arrow}" for name, arrow in zip(objectives, arrows, strict=True))]
     scale = {name: _range([t.metrics[name] for t in done]) for name in objectives}
     groups = np.array_split(np.arange(len(kept)), min(4, len(kept)))
     colours = [RANDOM, "#56b4e9", TRIALS, FRONT][-len(groups) :]
@@ -349,7 +351,9 @@ def parallel_figure(trials: Sequence[Trial], space: SearchSpace, objectives: Seq
          "line": {"color": TEXT, "width": 3}, "text": [_hover(kept[-1], objectives)] * len(names), "hoverinfo": "text"}
     )  # fmt: skip
     layout = _layout("", "", 420)
-    layout["xaxis"] |= {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": -35}
+    layout["xaxis"] |= {"tickvals": list(range(len(names))), "ticktext": names}
+    layout["xaxis"] |= {"range": [-0.4, len(names) - 0.6]}
+    layout["margin"]["b"] = 72
     layout["yaxis"] |= {"tickvals": [(i + 0.5) / len(labels) for i in range(len(labels))], "ticktext": labels}
     layout["yaxis"] |= {"range": [-0.08, 1.08], "showgrid": False}
     note = {"showarrow": False, "font": {"size": 11}}

@@ -147,10 +147,10 @@ def _tiles(source: ReportInput, front: list[Trial], objectives: Sequence[str]) -
     tiles = [("evaluated", str(len(source.trials)), f"{len(done)} completed, {len(front)} Pareto-optimal")]
     if front:
         tiles.append((f"{title}, best found", _number(front[0].metrics[first]), "supernet weights, search split"))
-    for name, of in (("fixed slicing", [t for t in done if t.origin == "fixed"]), ("random", completed(source.random))):
+    for name, of in (("fixed", [t for t in done if t.origin == "fixed"]), ("random", completed(source.random))):
         found = best(of)
         if found is not None:
-            note = figures.fixed_label(found) if name == "fixed slicing" else f"of {len(of)} candidates"
+            note = figures.fixed_label(found) if name == "fixed" else f"of {len(of)} candidates"
             tiles.append((f"{title}, best {name}", _number(found.metrics[first]), note))
     test = source.result.get("retrained", {}).get("scores", {}).get("test")
     if test:
@@ -208,7 +208,7 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
                 ),
                 f"{first} and {against}.",
                 "Each mark is a slicing, scored with the supernet's weights on the search split; ringed are those that "
-                f"no other beats in all objectives.{bars} The slider goes back in the search.",
+                f"no other beats in all objectives, the best has a star.{bars} The slider goes back in the search.",
                 f"Scatter plot of {len(done)} slicings, {len(front)} of them Pareto-optimal; the best, trial "
                 f"{best.number}, has {first} {_number(best.metrics[objectives[0]])}.",
             )
@@ -253,7 +253,8 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
             figures.effects_figure(shown, source.space, metric),
             "Effect of each choice alone.",
             f"Mean {OBJECTIVES[metric].title} of the candidates with a slice size in a block, less the mean of all, "
-            "with 95 % intervals (Student). "
+            f"with 95 % intervals (Student); of {source.space.num_blocks * len(source.space.choices)}, about one in twenty "
+            "misses by chance. "
             + (
                 "From random search alone, so the blocks are independent of each other."
                 if by_chance

@@ -113,7 +113,7 @@ def pooled_scores(pooled: Tensor) -> dict[str, Tensor]:
         pooled: (…, K, 4) float64; leading axes are independent sums, as of many resamples.
 
     Returns:
-        (…) of each of ``miou``, ``dice``, ``accuracy``, ``specificity`` and ``sensitivity``.
+        (…) of each of ``miou``, ``dice``, ``worst_class_dice``, ``accuracy``, ``specificity`` and ``sensitivity``.
     """
     tp, fp, fn, tn = _foreground(pooled).unbind(dim=-1)
     dice, iou = _overlap(tp, fp, fn)

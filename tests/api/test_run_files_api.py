@@ -41,6 +41,21 @@ def test_artifacts_are_listed_and_served_whole_or_in_part(bench: Bench) -> None:
     assert (part.status_code, part.text) == (206, "{")
 
 
+def test_report_and_audit_are_artifacts(bench: Bench) -> None:
+    search_id = bench.succeeded()
+    folder = bench.folder(search_id)
+    folder.write_json("audit.json", {"verdict": {"word": "weak"}})
+    folder.write_json("audit/retrained/00/config.json", {})
+    (folder.path / "report.html").write_text("<!doctype html><title>x</title>")
+    url = f"/v1/searches/{search_id}/artifacts"
+    listed = {item["path"] for item in bench.http.get(url).json()["artifacts"]}
+    assert {"audit.json", "report.html", "audit/retrained/00/config.json"} <= listed
+    assert bench.http.get(f"{url}/audit.json").json()["verdict"]["word"] == "weak"
+    page = bench.http.get(f"{url}/report.html")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-disposition"].startswith("inline")
+
+
 @pytest.mark.parametrize(
     "path",
     [

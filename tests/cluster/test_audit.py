@@ -12,14 +12,16 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from api.cli import app
+from cluster import audit_training
 from cluster.audit import random_plans, run_audit
-from cluster.audit_training import plan_trainings
-from cluster.config import SearchJob, parse_job
+from cluster.audit_training import Training, _Trainings, front_scores, plan_trainings, save_arrays
+from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.costs import device_hours, phase_seconds, search_costs
 from cluster.local import stop_tree
 from cluster.report import write_report
@@ -126,6 +128,43 @@ def test_best_fixed_and_a_spread_are_trained(finished: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(
+    ("epochs", "roles", "seed", "reused"),
+    [
+        (None, ("best",), 0, True),
+        (None, ("best", "fixed 2x2"), 0, True),
+        (None, ("sampled",), 0, False),
+        (None, ("best",), 1, False),
+        (5, ("best",), 0, False),
+    ],
+)
+def test_winner_of_the_run_is_trained_again_only_by_another_recipe(
+    finished: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    epochs: int | None,
+    roles: tuple[str, ...],
+    seed: int,
+    reused: bool,
+) -> None:
+    trained: list[RetrainJob] = []
+
+    def retrain(job: RetrainJob, architecture: Architecture, run: RunFolder, cache_dir: Path) -> Path:
+        trained.append(job)
+        return run.path / "retrained"
+
+    monkeypatch.setattr(audit_training, "retrain", retrain)
+    finished.write_json("retrained/config.json", {})
+    work = _Trainings(job(), finished, RunFolder(finished.path / "audit"), AuditConfig(epochs=epochs), finished.path)
+    one = Training(3, str(job().search_space.fixed()[0]), roles, seed)
+    place = RunFolder(finished.path / "audit" / "retrained" / "03")
+    network = work._network(one, work._retrain_job(one), place)
+    assert (network == finished.path / "retrained") == reused
+    assert len(trained) == (not reused)
+    if trained:
+        assert (trained[0].retrain.epochs, trained[0].retrain.seed) == (epochs or 1, seed)
+        assert [event["phase"] for _, event in place.events()] == ["check", "retrain"]  # from which its time is counted
+
+
+@pytest.mark.parametrize(
     ("files", "says"),
     [
         ({}, "holds no finished run"),
@@ -172,6 +211,22 @@ def test_report_shows_the_worst_predictions(finished: RunFolder) -> None:
     assert page.count('<figure><img src="data:image/png;base64,') == 2
     assert "a b, Dice 0.100" in page
     assert "&lt;b&gt;, Dice 0.200" in page
+
+
+def test_images_of_two_members_are_paired_by_name(finished: RunFolder) -> None:
+    spec = job()
+    front = find_trials(open_storage(finished.study_location), "search")[:2]
+    counts = np.random.default_rng(0).integers(1, 1000, (30, 1, 4))
+    names = np.array([f"image_{i:02d}" for i in range(30)])
+    turned = np.random.default_rng(1).permutation(30)
+    save_arrays(finished.counts_path("search", front[0].number), counts=counts, names=names)
+    save_arrays(finished.counts_path("search", front[1].number), counts=counts[turned], names=names[turned])
+    found = front_scores(spec, finished, RunFolder(finished.path / "audit"), front, 0, finished.path)
+    assert found["num_images"] == 30
+    second = found["members"][1]
+    assert second["difference_to_best"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert second["tie"]
+    assert set(second["intervals"]) == {"dice", "miou"}
 
 
 class TestCosts:

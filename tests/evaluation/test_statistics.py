@@ -21,7 +21,7 @@ from slicemamba.evaluation.statistics import (
 )
 
 Counts = NDArray[np.int64]
-POOLED = ("miou", "dice", "accuracy", "specificity", "sensitivity")
+POOLED = ("miou", "dice", "worst_class_dice", "accuracy", "specificity", "sensitivity")
 PER_IMAGE = ("dice_per_image", "miou_per_image")
 
 

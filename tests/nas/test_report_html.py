@@ -111,7 +111,7 @@ FULL = ReportInput(
     audit=audit(),
     costs={
         "wall_seconds": {"search": 10.0}, "device_hours": {"candidates": 0.1}, "evaluating_seconds": 15.0,
-        "waiting_seconds": 3.0, "trials": {"COMPLETED": 31},
+        "waiting_seconds": 3.0, "blocks_reused": 0.25, "trials": {"COMPLETED": 31},
     },
     pictures=[Picture(b"\x89PNG", "lesion_1, Dice 0.100")],
     written_at="1 January 2026",
@@ -170,8 +170,9 @@ def test_page_has_every_part(page: Page) -> None:
     expected = {"front-hd95", "hypervolume", "time", "slicing", "effects", "parallel", "ranking", "difference", "cost"}
     assert set(page.figures()) == expected
     assert "The evidence is weak." in page.text
-    assert "0.9000 (0.8500–0.9400)" in " ".join(page.text.split())
+    assert "0.9000 (0.8500 to 0.9400)" in " ".join(page.text.split())
     assert "train/a = test/b" in page.text
+    assert "25.0 %" in page.text
 
 
 def test_specifications_are_plotlys(page: Page) -> None:
@@ -253,11 +254,12 @@ NAN = trial(40, state=TrialState.INFEASIBLE)
         ReportInput(job(), {}, SPACE, [TRIALS[3]]),
         ReportInput(job(), {}, SPACE, [trial(1, state=TrialState.FAILED), NAN]),
         ReportInput(job(), FULL.result, SPACE, [*TRIALS, NAN], random=[NAN]),
+        ReportInput(job(), FULL.result, SPACE, [*TRIALS, trial(41, state=TrialState.PRUNED)]),
         ReportInput(job(search={**job()["search"], "objectives": ["miou"], "searcher": "tpe"}), {}, SPACE, TRIALS),
         ReportInput(job(), {}, SPACE, [t.model_copy(update={"started_at": None, "ended_at": None}) for t in TRIALS]),
         ReportInput(job(), {"retrained": {"scores": {"test": {"dice": float("nan")}}}}, SPACE, TRIALS, audit=audit()),
     ],
-    ids=["no trial", "one trial", "all failed", "random failed", "one objective", "no times", "NaN on test"],
+    ids=["no trial", "one trial", "all failed", "random failed", "pruned", "one objective", "no times", "NaN on test"],
 )
 def test_missing_parts_are_left_out(source: ReportInput) -> None:
     html = render_report(source)
