@@ -83,18 +83,26 @@ class SupernetJob(_Job):
 
 
 class SearchJob(_Job):
-    """Trains the supernet, searches, retrains the winner (unless ``retrain`` is null), evaluates it on test."""
+    """Trains the supernet, searches, retrains the winner (unless ``retrain`` is null), evaluates it on test.
+
+    Attributes:
+        init: what the winner starts from: null, from scratch (published); ``supernet``, its weights in this run's
+            supernet; or a path as of a retrain job.
+    """
 
     kind: Literal["search"] = "search"
     supernet: SupernetConfig = SupernetConfig()
     search: SearchConfig = SearchConfig()
     retrain: TrainConfig | None = TrainConfig()
+    init: Annotated[Literal["supernet"] | Path | None, Field(union_mode="left_to_right")] = None
 
     @model_validator(mode="after")
     def _fits(self) -> SearchJob:
         self._check_training("supernet", self.supernet)
         if self.retrain is not None:
             self._check_training("retrain", self.retrain)
+        elif self.init is not None:
+            raise ValueError("init is what the retraining starts from, and retrain is null; leave one of them out")
         if self.search.num_trials > self.search_space.size:
             raise ValueError(
                 f"search.num_trials ({self.search.num_trials}) exceeds the {self.search_space.size} architectures of "
@@ -104,11 +112,17 @@ class SearchJob(_Job):
 
 
 class RetrainJob(_Job):
-    """Trains one architecture from scratch and evaluates it on test."""
+    """Trains one architecture and evaluates it on test.
+
+    Attributes:
+        init: what it starts from: null, from scratch; or the folder of a supernet, of a trained network or of a
+            pretrained encoder, or a file of VMamba or VM-UNet as published.
+    """
 
     kind: Literal["retrain"] = "retrain"
     architecture: str
     retrain: TrainConfig = TrainConfig()
+    init: Path | None = None
 
     @model_validator(mode="after")
     def _of_this_network(self) -> RetrainJob:

@@ -15,6 +15,7 @@ from typing import Any
 
 from cluster.config import Job, RetrainJob, SearchJob, SupernetJob, parse_job, refuse_mixing
 from cluster.connect import cluster_resources, ray_cluster, shortage
+from cluster.initial import check_init, resolve_init
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
 from nas.config import SearchConfig
@@ -48,7 +49,7 @@ def run_job(
         InputError: a fault of the data, a folder that holds a run with another configuration or a running driver, an
             address where no Ray answers, or a cluster without the resources.
     """
-    job = job.model_copy(update={"data": resolve_root(job.data)})
+    job = resolve_init(job.model_copy(update={"data": resolve_root(job.data)}))
     values = job.model_dump(mode="json")
     before = run.read_json("config.json")
     if before is not None:
@@ -59,6 +60,7 @@ def run_job(
             return done
     with _only_driver(run), StatusWriter(run, on_status):
         run.emit("phase", phase="check")
+        check_init(job)
         check_dataset(job.data, cache_dir=default_cache_dir())
         run.write_json("config.json", values)
         with ray_cluster(address) as own:

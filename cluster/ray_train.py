@@ -20,6 +20,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from cluster.config import Job, RetrainJob, SearchJob, parse_job
 from cluster.history import plot_trainings
+from cluster.initial import init_source
 from cluster.run_folder import RunFolder
 from nas.evaluator import mean_scores
 from nas.space import SearchSpace
@@ -29,6 +30,7 @@ from slicemamba.data.base import SegmentationData, load_split
 from slicemamba.errors import RunFailedError
 from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.models.checkpoints import save_network
+from slicemamba.models.initialise import initialise
 from slicemamba.models.supernet import Supernet
 from slicemamba.models.unet import SliceMambaUNet
 from slicemamba.training.logs import TensorBoardLog
@@ -46,11 +48,27 @@ def train_supernet(job: Job, run: RunFolder, cache_dir: Path) -> Path:
 
 
 def retrain(job: SearchJob | RetrainJob, architecture: Architecture, run: RunFolder, cache_dir: Path) -> Path:
-    """Trains one architecture from scratch; returns the folder of the best epoch's weights, ``<run>/retrained``."""
-    return _train(job, run, cache_dir, phase="retrain", architecture=architecture)
+    """Trains one architecture; returns the folder of the best epoch's weights, ``<run>/retrained``.
+
+    With ``init`` it starts from those weights, and ``<run>/init_report.json`` says what of them was taken.
+    """
+    source = init_source(job, run)
+    if source is not None:
+        report = initialise(_build(job, architecture), source, architecture)
+        run.write_json("init_report.json", report.to_json())
+        print(report.summary(), flush=True)
+    return _train(job, run, cache_dir, phase="retrain", architecture=architecture, init=source)
 
 
-def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architecture: Architecture | None) -> Path:
+def _train(
+    job: Job,
+    run: RunFolder,
+    cache_dir: Path,
+    *,
+    phase: str,
+    architecture: Architecture | None,
+    init: Path | None = None,
+) -> Path:
     workers, settings = job.resources.train, _settings(job, architecture)
     # Loaded here first, so that the images are decoded once and not by each worker.
     num_images = len(load_split(job.data, "train", cache_dir))
@@ -64,6 +82,7 @@ def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architectur
             "cache": str(cache_dir),
             "phase": phase,
             "architecture": None if architecture is None else str(architecture),
+            "init": None if init is None else str(init),
         },
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
@@ -120,7 +139,11 @@ def _worker(config: dict[str, Any]) -> None:
     settings = _settings(job, architecture)
     device = ray.train.torch.get_device()
     torch.manual_seed(settings.seed)
-    network = _build(job, architecture).to(device)
+    network = _build(job, architecture)
+    state = _resume()
+    if state is None and architecture is not None and config["init"] is not None:
+        initialise(network, Path(config["init"]), architecture)
+    network.to(device)
     data = load_split(job.data, "train", Path(config["cache"]))
     val = load_split(job.data, "val", Path(config["cache"]))
     reporter = _Reporter(RunFolder(Path(config["run"])), config["phase"])
@@ -136,7 +159,7 @@ def _worker(config: dict[str, Any]) -> None:
         on_epoch=reporter.on_epoch,
         on_step=reporter.on_step,
         draw=draw if architecture is None else None,
-        state=_resume(),
+        state=state,
     )
 
 

@@ -8,6 +8,7 @@
   .ray/            checkpoints and other state of Ray Train and Tune
   supernet/        weights.safetensors, config.json of the trained supernet
   retrained/       the same of the retrained winner
+  init_report.json what it took of the weights it started from, where there were any
   tensorboard/     scalars of each training, an epoch a step: tensorboard --logdir <run>/tensorboard
   result.json      Pareto frontier, comparison, test scores; written last
   training.png     loss and validation score of each training

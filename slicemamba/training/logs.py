@@ -48,16 +48,16 @@ def plot_training(path: Path, phases: Mapping[str, Sequence[Mapping[str, Any]]],
         score: what was validated; a column of the reports.
     """
     figure = Figure(figsize=(10, 3.4 * len(phases)), layout="constrained")
-    rows = figure.subplots(len(phases), 2, squeeze=False)
+    rows = figure.subplots(len(phases), 2, squeeze=False, sharex="row")
     for (name, epochs), (left, right) in zip(phases.items(), rows, strict=True):
         _plot(left, epochs, "loss", LOSS)
-        left.set_title(f"{name}: training loss")
+        ending = " (stopped early)" if epochs[-1].get("stopped_early") else ""
+        left.set_title(f"{name}: training loss{ending}")
         validated = [row for row in epochs if score in row]
         _plot(right, validated, score, SCORE)
         best = max(validated, key=lambda row: row[score])
         right.plot(best["epoch"], best[score], "*", color=BEST, markersize=12, zorder=3)
-        ending = ", stopped early" if epochs[-1].get("stopped_early") else ""
-        right.set_title(f"{name}: {score}, best {best[score]:.4f} in epoch {best['epoch']}{ending}")
+        right.set_title(f"{name}: {score}, best {best[score]:.4f} in epoch {best['epoch']}")
     figure.savefig(path, dpi=150)
 
 

@@ -39,6 +39,7 @@ def test_submitted_search_is_queued_and_found_at_its_location(bench: Bench) -> N
         ({"kind": "nonsense"}, "/kind", "kind must be one of"),
         ({"data": {"name": "kvasir"}}, "/data/name", "known: synthetic"),
         ({"data": {"name": "x", "root": "/etc"}}, "/data/root", "/v1/datasets"),
+        ({"init": "/etc/passwd"}, "/init", "'supernet' or null only"),
         ({"search": {"objectives": ["beauty"]}}, "/search/objectives/0", "'dice'"),
         ({"space": {"choices": ["0x2", "2x2"]}}, "/space/choices/0", "1 or more"),
         ({"serach": {}}, "/serach", "unknown field"),
