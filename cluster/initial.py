@@ -1,12 +1,30 @@
-"""The weights that a retraining starts from: where they are, and whether they fit, before any time is spent."""
+"""The network of a job, and the weights that it starts from: where they are, and whether they fit."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.config import Job, RetrainJob, SearchJob
 from cluster.run_folder import RunFolder
 from slicemamba.architecture import Architecture
+
+if TYPE_CHECKING:
+    from slicemamba.models.ensemble import SingleNetwork
+    from slicemamba.models.supernet import Supernet
+
+
+def build_network(job: Job, architecture: Architecture | None) -> Supernet | SingleNetwork:
+    """What the job trains, with fresh weights: for a search or a supernet job without architecture, the supernet."""
+    from slicemamba.models.baselines import ConvUNet
+    from slicemamba.models.supernet import Supernet
+    from slicemamba.models.unet import SliceMambaUNet
+
+    if isinstance(job, RetrainJob) and (job.network == "unet" or job.network == "attention_unet"):
+        return ConvUNet(job.network, job.model, job.data.num_classes)
+    if architecture is not None:
+        return SliceMambaUNet(job.model, job.data.num_classes, architecture)
+    return Supernet(job.model, job.data.num_classes, job.space.choices, job.space.weight_sharing)
 
 
 def resolve_init(job: Job) -> Job:
@@ -26,8 +44,6 @@ def check_init(job: Job) -> None:
     if not isinstance(job, (SearchJob, RetrainJob)) or not isinstance(job.init, Path):
         return
     from slicemamba.models.initialise import initialise
-    from slicemamba.models.unet import SliceMambaUNet
 
-    given = [Architecture.parse(job.architecture)] if isinstance(job, RetrainJob) else job.search_space.fixed()
-    for architecture in given:
-        initialise(SliceMambaUNet(job.model, job.data.num_classes, architecture), job.init, architecture)
+    for architecture in [job.slicing] if isinstance(job, RetrainJob) else job.search_space.fixed():
+        initialise(build_network(job, architecture), job.init, architecture)

@@ -20,7 +20,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from cluster.config import Job, RetrainJob, SearchJob, parse_job
 from cluster.history import plot_trainings
-from cluster.initial import init_source
+from cluster.initial import build_network, init_source
 from cluster.run_folder import RunFolder
 from nas.evaluator import mean_scores
 from nas.space import SearchSpace
@@ -30,9 +30,9 @@ from slicemamba.data.base import SegmentationData, load_split
 from slicemamba.errors import RunFailedError
 from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.models.checkpoints import save_network
+from slicemamba.models.ensemble import SingleNetwork
 from slicemamba.models.initialise import initialise
 from slicemamba.models.supernet import Supernet
-from slicemamba.models.unet import SliceMambaUNet
 from slicemamba.training.logs import TensorBoardLog
 from slicemamba.training.seeds import generator_for
 from slicemamba.training.trainer import EpochReport, State, fit, steps_per_epoch, trained_weights
@@ -47,14 +47,14 @@ def train_supernet(job: Job, run: RunFolder, cache_dir: Path) -> Path:
     return _train(job, run, cache_dir, phase="supernet", architecture=None)
 
 
-def retrain(job: SearchJob | RetrainJob, architecture: Architecture, run: RunFolder, cache_dir: Path) -> Path:
-    """Trains one architecture; returns the folder of the best epoch's weights, ``<run>/retrained``.
+def retrain(job: SearchJob | RetrainJob, architecture: Architecture | None, run: RunFolder, cache_dir: Path) -> Path:
+    """Trains one network; returns the folder of the best epoch's weights, ``<run>/retrained``.
 
     With ``init`` it starts from those weights, and ``<run>/init_report.json`` says what of them was taken.
     """
     source = init_source(job, run)
     if source is not None:
-        report = initialise(_build(job, architecture), source, architecture)
+        report = initialise(build_network(job, architecture), source, architecture)
         run.write_json("init_report.json", report.to_json())
         print(report.summary(), flush=True)
     return _train(job, run, cache_dir, phase="retrain", architecture=architecture, init=source)
@@ -69,7 +69,7 @@ def _train(
     architecture: Architecture | None,
     init: Path | None = None,
 ) -> Path:
-    workers, settings = job.resources.train, _settings(job, architecture)
+    workers, settings = job.resources.train, _settings(job, phase)
     # Loaded here first, so that the images are decoded once and not by each worker.
     num_images = len(load_split(job.data, "train", cache_dir))
     total = settings.epochs * steps_per_epoch(num_images, settings.batch_size)
@@ -103,11 +103,11 @@ def _train(
         raise RunFailedError(f"training failed after its retries: {_last_line(error)}") from error
     best = result.get_best_checkpoint(_SCORE, "max")
     assert best is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
-    network = _build(job, architecture)
+    network = build_network(job, architecture)
     with best.as_directory() as folder:
         state = torch.load(Path(folder) / _STATE, weights_only=True, map_location="cpu")
         network.load_state_dict(trained_weights(state))
-    target = run.path / ("supernet" if architecture is None else "retrained")
+    target = run.path / ("supernet" if isinstance(network, Supernet) else "retrained")
     plot_trainings(run)
     save_network(target, network, job.data)
     return target
@@ -117,12 +117,6 @@ def _last_line(error: WorkerGroupError) -> str:
     """What the first failed worker raised, without the tracebacks around it."""
     failures = [str(error.worker_failures[rank]) for rank in sorted(error.worker_failures)]
     return (failures or [str(error)])[0].strip().splitlines()[-1]
-
-
-def _build(job: Job, architecture: Architecture | None) -> Supernet | SliceMambaUNet:
-    if architecture is not None:
-        return SliceMambaUNet(job.model, job.data.num_classes, architecture)
-    return Supernet(job.model, job.data.num_classes, job.space.choices, job.space.weight_sharing)
 
 
 def validation_architectures(space: SearchSpace, num_random: int, seed: int) -> list[Architecture]:
@@ -136,12 +130,12 @@ def _worker(config: dict[str, Any]) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # else Ray Train prints a line for each report
     job = parse_job(config["job"])
     architecture = None if config["architecture"] is None else Architecture.parse(config["architecture"])
-    settings = _settings(job, architecture)
+    settings = _settings(job, config["phase"])
     device = ray.train.torch.get_device()
     torch.manual_seed(settings.seed)
-    network = _build(job, architecture)
+    network = build_network(job, architecture)
     state = _resume()
-    if state is None and architecture is not None and config["init"] is not None:
+    if state is None and config["init"] is not None:
         initialise(network, Path(config["init"]), architecture)
     network.to(device)
     data = load_split(job.data, "train", Path(config["cache"]))
@@ -158,13 +152,13 @@ def _worker(config: dict[str, Any]) -> None:
         validate=_validator(job, network, val, settings),
         on_epoch=reporter.on_epoch,
         on_step=reporter.on_step,
-        draw=draw if architecture is None else None,
+        draw=draw if isinstance(network, Supernet) else None,
         state=state,
     )
 
 
-def _settings(job: Job, architecture: Architecture | None) -> TrainConfig:
-    if architecture is None:
+def _settings(job: Job, phase: str) -> TrainConfig:
+    if phase == "supernet":
         assert not isinstance(job, RetrainJob)
         return job.supernet
     assert isinstance(job, (SearchJob, RetrainJob))
@@ -173,7 +167,7 @@ def _settings(job: Job, architecture: Architecture | None) -> TrainConfig:
 
 
 def _validator(
-    job: Job, network: Supernet | SliceMambaUNet, val: SegmentationData, settings: TrainConfig
+    job: Job, network: Supernet | SingleNetwork, val: SegmentationData, settings: TrainConfig
 ) -> Callable[[], dict[str, float]]:
     device = next(network.parameters()).device
     if isinstance(network, Supernet):

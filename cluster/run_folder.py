@@ -11,6 +11,7 @@
   init_report.json what it took of the weights it started from, where there were any
   tensorboard/     scalars of each training, an epoch a step: tensorboard --logdir <run>/tensorboard
   result.json      Pareto frontier, comparison, test scores; written last
+  scores/          per-image counts of the retrained network: search.npz, test.npz
   training.png     loss and validation score of each training
   *.png, predictions/
 """
@@ -82,6 +83,10 @@ class RunFolder:
     @property
     def result_path(self) -> Path:
         return self.path / "result.json"
+
+    def scores_path(self, split: str) -> Path:
+        """Scores by image of the network that this run gave, on a split."""
+        return self.path / "scores" / f"{split}.npz"
 
     @property
     def events_path(self) -> Path:

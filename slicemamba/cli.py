@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from slicemamba.models.checkpoints import NetworkCard
-    from slicemamba.models.unet import SliceMambaUNet
+    from slicemamba.models.ensemble import SegmentationNetwork
 
 NetworkFolder = Annotated[Path, typer.Argument(help="Folder of a trained network, such as RUN/retrained.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; the GPU where there is one.")]
@@ -106,17 +106,17 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _load(folder: Path, device: str | None) -> tuple[SliceMambaUNet, NetworkCard, torch.device]:
+def _load(folder: Path, device: str | None) -> tuple[SegmentationNetwork, NetworkCard, torch.device]:
     """Raises InputError for a folder without a plain network, one trained on unknown data, or an absent device."""
     import torch
 
     from slicemamba.errors import InputError
     from slicemamba.models.checkpoints import load_network, read_card
-    from slicemamba.models.unet import SliceMambaUNet
+    from slicemamba.models.supernet import Supernet
 
     card = read_card(folder)
     network = load_network(folder)
-    if not isinstance(network, SliceMambaUNet):
+    if isinstance(network, Supernet):
         raise InputError(f"{folder} holds a supernet; give a plain network, such as RUN/retrained")
     if card.data is None:
         raise InputError(f"{folder} does not say what data it was trained on; its config.json needs 'data'")

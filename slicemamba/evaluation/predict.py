@@ -17,7 +17,7 @@ from slicemamba.data.reading import read_image, resize_image, resize_mask
 from slicemamba.data.transforms import to_input
 from slicemamba.errors import InputError, name_some
 from slicemamba.evaluation.metrics import to_labels
-from slicemamba.models.unet import SliceMambaUNet
+from slicemamba.models.ensemble import SegmentationNetwork
 
 
 @dataclass
@@ -48,7 +48,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 @torch.inference_mode()
 def predict_files(
-    network: SliceMambaUNet,
+    network: SegmentationNetwork,
     images: Sequence[Path],
     destination: Path,
     *,

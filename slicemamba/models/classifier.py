@@ -19,8 +19,8 @@ from slicemamba.architecture import Architecture
 from slicemamba.config import Config, ModelConfig
 from slicemamba.errors import InputError
 from slicemamba.models.checkpoints import CARD, WEIGHTS
-from slicemamba.models.layers import PatchEmbed
-from slicemamba.models.unet import block_factory, encoder_stages, init_linear, prepare_image, stage_dims
+from slicemamba.models.layers import PatchEmbed, fit_image
+from slicemamba.models.unet import block_factory, encoder_stages, init_linear, stage_dims
 
 
 class SliceClassifier(nn.Module):
@@ -47,7 +47,7 @@ class SliceClassifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1 or 3, H, W) → logits (B, num_classes)."""
-        x = self.patch_embed(prepare_image(image, int(4 * 2 ** (len(self.layers) - 1))))
+        x = self.patch_embed(fit_image(image, int(4 * 2 ** (len(self.layers) - 1))))
         for stage, slice_sizes in zip(self.layers, self.architecture.stages, strict=False):  # the decoder's are left
             x = stage(x, slice_sizes)
         logits: Tensor = self.head(self.norm(x).mean(dim=(1, 2)))

@@ -58,14 +58,14 @@ class InitReport:
         return "\n".join(lines)
 
 
-def initialise(network: nn.Module, source: Path, architecture: Architecture) -> InitReport:
+def initialise(network: nn.Module, source: Path, architecture: Architecture | None) -> InitReport:
     """Puts weights into a network, in place.
 
     Args:
         network: of the U-shape, or any whose names the file has.
         source: folder of a supernet, of a trained network or of a pretrained encoder, or a file of VMamba, VM-UNet or
             SliceMamba as published (``.pth``, ``.safetensors``).
-        architecture: of the network; its choices are taken out of a supernet.
+        architecture: of the network, None of one that slices nothing; its choices are taken out of a supernet.
 
     Raises:
         InputError: the source is absent or broken, no weight of it is in the network, or one has another shape there
@@ -73,7 +73,7 @@ def initialise(network: nn.Module, source: Path, architecture: Architecture) -> 
     """
     kind, found = _read(source, architecture)
     own = network.state_dict()
-    if not any(name.startswith("layers_up.") for name in found):
+    if architecture is not None and not any(name.startswith("layers_up.") for name in found):
         found |= _mirrored(own, found, num_stages=len(architecture.stages) // 2)
     shared = {name: found[name] for name in own if name in found}
     other = {
@@ -102,7 +102,7 @@ def initialise(network: nn.Module, source: Path, architecture: Architecture) -> 
     )
 
 
-def _read(source: Path, architecture: Architecture) -> tuple[str, Found]:
+def _read(source: Path, architecture: Architecture | None) -> tuple[str, Found]:
     """What the source holds, in words, and all its weights."""
     if source.is_file():
         return _published(read_state(source))
@@ -115,8 +115,8 @@ def _read(source: Path, architecture: Architecture) -> tuple[str, Found]:
     if read_encoder_card(source) is not None:
         return "pretrained encoder", {key: (key, value) for key, value in read_state(source / WEIGHTS).items()}
     card, state = read_card(source), read_state(source / WEIGHTS)
-    if card.choices is None:
-        return f"network {card.architecture}", {key: (key, value) for key, value in state.items()}
+    if card.choices is None or architecture is None:
+        return f"network {card.architecture or card.kind}", {key: (key, value) for key, value in state.items()}
     return "supernet", {_subnet_name(key, card, architecture): (key, value) for key, value in state.items()}
 
 

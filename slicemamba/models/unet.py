@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slicemamba.architecture import Architecture, SliceSize
 from slicemamba.config import ModelConfig
 from slicemamba.errors import InputError
 from slicemamba.models.bss import S3Block
-from slicemamba.models.layers import PatchEmbed, PatchExpand, PatchMerging
+from slicemamba.models.layers import PatchEmbed, PatchExpand, PatchMerging, fit_image
 
 BlockFactory = Callable[[int, float], nn.Module]  # (channels, drop path rate) → module with forward(x, slice_size)
 
@@ -99,7 +98,7 @@ class SliceUNet(nn.Module):
                 f"architecture must have stages of depths {self.config.depths}, as the network; "
                 f"got {architecture.depths}"
             )
-        x = self.patch_embed(prepare_image(image, self.stride))
+        x = self.patch_embed(fit_image(image, self.stride))
         encoder, decoder = architecture.stages[: len(self.layers)], architecture.stages[len(self.layers) :]
         skips = []
         for stage, slice_sizes in zip(self.layers, encoder, strict=True):
@@ -141,16 +140,6 @@ def encoder_stages(config: ModelConfig, make_block: BlockFactory) -> nn.ModuleLi
         )
         for i, dim in enumerate(dims)
     )
-
-
-def prepare_image(image: Tensor, stride: int) -> Tensor:
-    """(B, 1 or 3, H, W) → (B, 3, H', W'), the edges repeated up to multiples of ``stride``. Raises InputError."""
-    if image.ndim != 4 or image.shape[1] not in (1, 3):
-        raise InputError(f"image must be (B, 1 or 3, H, W); got shape {tuple(image.shape)}")
-    if image.shape[1] == 1:
-        image = image.expand(-1, 3, -1, -1)
-    bottom, right = (-image.shape[2] % stride, -image.shape[3] % stride)
-    return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
 
 
 def block_factory(config: ModelConfig) -> Callable[[int, float], S3Block]:
