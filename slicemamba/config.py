@@ -188,7 +188,10 @@ class TrainConfig(Config):
             GPU.
         ema_decay: validate and keep an exponential moving average of the weights with this decay; null keeps the
             weights themselves.
-        augment: random flips and rotations.
+        augment: random flips and rotations, and what else has a probability below.
+        flip_probability, rotate_probability: of each flip, and of a rotation by any angle.
+        scale_probability, scale_range: of magnifying by a factor in this range. Not published, so 0.
+        intensity_probability: of each of gamma, contrast and brightness being changed. Not published, so 0.
         validate_every: epochs between two validations; the last epoch is always validated.
         early_stop_epochs: stop at the first validation whose best predecessor is at least so many epochs old; null
             never stops early.
@@ -208,6 +211,9 @@ class TrainConfig(Config):
     augment: bool = True
     flip_probability: Probability = 0.5
     rotate_probability: Probability = 0.5
+    scale_probability: Probability = 0.0
+    scale_range: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.4)
+    intensity_probability: Probability = 0.0
     validate_every: PositiveInt = 1
     early_stop_epochs: PositiveInt | None = None
     seed: int = 0
@@ -219,6 +225,12 @@ class TrainConfig(Config):
                 f"batch_size ({self.batch_size}) must be a multiple of accumulate_steps ({self.accumulate_steps}), "
                 "so that all parts weigh the same"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _scales_in_order(self) -> TrainConfig:
+        if self.scale_range[0] > self.scale_range[1]:
+            raise ValueError(f"scale_range must be (smallest, largest); got {self.scale_range}")
         return self
 
 

@@ -67,4 +67,7 @@ class Segmentation:
             torch_generator(self._config.seed, "augment", step, rank),
             flip_probability=self._config.flip_probability,
             rotate_probability=self._config.rotate_probability,
+            scale_probability=self._config.scale_probability,
+            scale_range=self._config.scale_range,
+            intensity_probability=self._config.intensity_probability,
         )
