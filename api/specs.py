@@ -61,7 +61,7 @@ def read_job(body: Mapping[str, Any]) -> SearchJob:
         InputError: not a valid search, of a kind that is not served, or it holds a path.
     """
     kind = body.get("kind", "search")
-    if kind in ("supernet", "retrain"):
+    if kind in ("supernet", "retrain", "pretrain"):
         raise InputError(
             f"the service runs jobs of kind 'search' only; run a {kind!r} job with the command line", pointer="/kind"
         )

@@ -13,7 +13,17 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from nas.config import SearchConfig, SpaceConfig, SupernetConfig
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
-from slicemamba.config import Config, DataConfig, ModelConfig, TrainConfig, override, read_yaml, validate
+from slicemamba.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    PicturesConfig,
+    PretrainConfig,
+    TrainConfig,
+    override,
+    read_yaml,
+    validate,
+)
 from slicemamba.errors import InputError
 
 
@@ -43,19 +53,13 @@ class ResourcesConfig(Config):
     search: SearchWorkers = SearchWorkers()
 
 
-class _Job(Config):
+class _AnyJob(Config):
     """What every kind of job has."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)] = "search"
     labels: dict[str, str] = Field(default_factory=dict)
-    data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
-    space: SpaceConfig = SpaceConfig()
     resources: ResourcesConfig = ResourcesConfig()
-
-    @property
-    def search_space(self) -> SearchSpace:
-        return SearchSpace(self.space.choices, self.model.depths)
 
     def _check_training(self, field: str, train: TrainConfig) -> None:
         workers = self.resources.train
@@ -68,6 +72,17 @@ class _Job(Config):
             raise ValueError(
                 f"{field}.precision fp16 needs a GPU: set resources.train.gpus, or take bf16 or float32 on the CPU"
             )
+
+
+class _Job(_AnyJob):
+    """What every job that segments has."""
+
+    data: DataConfig = DataConfig()
+    space: SpaceConfig = SpaceConfig()
+
+    @property
+    def search_space(self) -> SearchSpace:
+        return SearchSpace(self.space.choices, self.model.depths)
 
 
 class SupernetJob(_Job):
@@ -147,10 +162,37 @@ class RetrainJob(_Job):
         return None if self.architecture is None else Architecture.parse(self.architecture)
 
 
-Job = SupernetJob | SearchJob | RetrainJob
+class PretrainJob(_AnyJob):
+    """Trains the encoder of an architecture as a classifier of pictures; its weights may start a retraining."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    architecture: str
+    data: PicturesConfig = PicturesConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+
+    @model_validator(mode="after")
+    def _of_this_network(self) -> PretrainJob:
+        self._check_training("pretrain", self.pretrain)
+        if self.slicing.depths != self.model.depths:
+            raise ValueError(f"architecture has stages of depths {self.slicing.depths}, model has {self.model.depths}")
+        return self
+
+    @property
+    def slicing(self) -> Architecture:
+        """Slice sizes of the network's blocks; those of the decoder are not used."""
+        return Architecture.parse(self.architecture)
+
+
+SegmentationJob = SupernetJob | SearchJob | RetrainJob
+Job = SegmentationJob | PretrainJob
 JobSpec = Annotated[Job, Field(discriminator="kind")]
 
-_KINDS: dict[str, type[_Job]] = {"supernet": SupernetJob, "search": SearchJob, "retrain": RetrainJob}
+_KINDS: dict[str, type[_AnyJob]] = {
+    "supernet": SupernetJob,
+    "search": SearchJob,
+    "retrain": RetrainJob,
+    "pretrain": PretrainJob,
+}
 
 
 def parse_job(values: Mapping[str, Any], *, source: str = "job") -> Job:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.config import Job, RetrainJob, SearchJob
+from cluster.config import Job, RetrainJob, SearchJob, SegmentationJob
 from cluster.run_folder import RunFolder
 from slicemamba.architecture import Architecture
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from slicemamba.models.supernet import Supernet
 
 
-def build_network(job: Job, architecture: Architecture | None) -> Supernet | SingleNetwork:
+def build_network(job: SegmentationJob, architecture: Architecture | None) -> Supernet | SingleNetwork:
     """What the job trains, with fresh weights: for a search or a supernet job without architecture, the supernet."""
     from slicemamba.models.baselines import ConvUNet
     from slicemamba.models.supernet import Supernet

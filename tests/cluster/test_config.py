@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.config import (
+    PretrainJob,
     ResourcesConfig,
     RetrainJob,
     SearchJob,
@@ -22,7 +23,7 @@ from cluster.initial import check_init, init_source, resolve_init
 from cluster.run_folder import RunFolder
 from nas.config import SearchConfig
 from slicemamba.architecture import Architecture
-from slicemamba.config import ModelConfig, TrainConfig
+from slicemamba.config import ModelConfig, PretrainConfig, TrainConfig
 from slicemamba.errors import InputError
 from slicemamba.models.checkpoints import save_network
 from slicemamba.models.unet import SliceMambaUNet
@@ -71,15 +72,15 @@ def test_file_gives_the_job_with_overrides(tmp_path: Path, values: dict[str, Any
     file = tmp_path / "job.yaml"
     file.write_text(job.model_dump_json(), encoding="utf-8")  # JSON is YAML too
     assert load_job(file) == job
-    changed = load_job(file, ["data.num_classes=9"], name="another")
+    changed = load_job(file, ["data.intensity=zscore"], name="another")
     assert changed.name == "another"
-    assert changed.data == job.data.model_copy(update={"num_classes": 9})
+    assert changed.data == job.data.model_copy(update={"intensity": "zscore"})
 
 
 @pytest.mark.parametrize(
     ("values", "pointer", "said"),
     [
-        ({"kind": "train"}, "/kind", "kind must be one of supernet, search, retrain; got 'train'"),
+        ({"kind": "train"}, "/kind", "kind must be one of supernet, search, retrain, pretrain; got 'train'"),
         ({"kind": None}, "/kind", "got None"),
         ({"kind": ["search"]}, "/kind", "got ['search']"),
         ({"nmae": "x"}, "/nmae", "unknown field"),
@@ -106,6 +107,9 @@ def test_file_gives_the_job_with_overrides(tmp_path: Path, values: dict[str, Any
         ),
         ({"retrain": {"batch_size": 8, "accumulate_steps": 3}}, "/retrain", "must be a multiple of accumulate_steps"),
         ({"supernet": {"precision": "fp16"}}, "", "supernet.precision fp16 needs a GPU"),
+        ({"kind": "pretrain", "architecture": "s1:2x2|s2:2x2"}, "", "depths (1, 1), model has (2, 2, 9"),
+        ({"kind": "pretrain", "model": TINY}, "/architecture", "required"),
+        ({"kind": "pretrain", "space": {}}, "/space", "unknown field"),
         ({"retrain": {"ema_decay": 1.0}}, "/retrain/ema_decay", "less than 1"),
     ],
 )
@@ -121,6 +125,13 @@ def test_budget_may_not_exceed_the_space() -> None:
     assert parse_job({**values, "search": {"num_trials": 16}})
     with pytest.raises(InputError, match=r"search\.num_trials \(17\) exceeds the 16 architectures of the space"):
         parse_job({**values, "search": {"num_trials": 17}})
+
+
+def test_pretraining_in_the_configs_folder_is_a_job_of_the_published_widths() -> None:
+    job = load_job(Path(__file__).resolve().parents[2] / "configs" / "pretrain.yaml")
+    assert isinstance(job, PretrainJob)
+    assert job.pretrain.model_copy(update={"precision": "float32", "decode_threads": 4}) == PretrainConfig()
+    assert job.slicing.depths == ModelConfig().depths
 
 
 def test_winner_may_start_from_the_supernet_or_a_path(tmp_path: Path) -> None:
