@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+import slicemamba.data.cli
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command()(evaluate)
     app.command()(predict)
     app.command()(doctor)
+    slicemamba.data.cli.register(app)
 
 
 def evaluate(
