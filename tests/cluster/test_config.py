@@ -109,7 +109,7 @@ def test_file_gives_the_job_with_overrides(tmp_path: Path, values: dict[str, Any
         ({"supernet": {"precision": "fp16"}}, "", "supernet.precision fp16 needs a GPU"),
         ({"kind": "pretrain", "architecture": "s1:2x2|s2:2x2"}, "", "depths (1, 1), model has (2, 2, 9"),
         ({"kind": "pretrain", "model": TINY}, "/architecture", "required"),
-        ({"kind": "pretrain", "space": {}}, "/space", "unknown field"),
+        ({**JOBS[-1], "space": {}}, "/space", "unknown field"),
         ({"retrain": {"ema_decay": 1.0}}, "/retrain/ema_decay", "less than 1"),
     ],
 )
