@@ -40,11 +40,12 @@ JOBS: list[dict[str, Any]] = [
         "data": {"name": "kvasir", "root": "/data/kvasir"},
     },
     {"kind": "retrain", "model": TINY, "network": "unet", "data": {"folds": 5, "fold": 2}},
+    {"kind": "pretrain", "model": TINY, "architecture": ARCHITECTURE, "data": {"root": "/data/pictures"}},
 ]
 
 
 def test_kind_chooses_the_schema() -> None:
-    assert [type(parse_job(job)) for job in JOBS] == [SupernetJob, SearchJob, RetrainJob, RetrainJob]
+    assert [type(parse_job(job)) for job in JOBS] == [SupernetJob, SearchJob, RetrainJob, RetrainJob, PretrainJob]
     assert isinstance(parse_job({}), SearchJob)
 
 
