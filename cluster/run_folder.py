@@ -8,7 +8,9 @@
   .ray/            checkpoints and other state of Ray Train and Tune
   precision.json   whether bf16 ranked slicings as float32 did, where a search asked for bf16
   supernet/        weights.safetensors, config.json of the trained supernet
+  pretrained/      the same of the encoder of a pretrain job
   retrained/       the same of the retrained winner
+  init_report.json what it took of the weights it started from, where there were any
   tensorboard/     scalars of each training, an epoch a step: tensorboard --logdir <run>/tensorboard
   result.json      Pareto frontier, comparison, test scores; written last
   report.html      all of it as one page that needs nothing else
@@ -36,6 +38,7 @@ STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 PHASES = (
     "check",
+    "pretrain",
     "supernet",
     "search",
     "random",

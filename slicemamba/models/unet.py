@@ -62,18 +62,9 @@ class SliceUNet(nn.Module):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        last = len(config.encoder_depths) - 1
-        dims = [config.embed_dim * 2**i for i in range(last + 1)]
+        dims = stage_dims(config)
         self.patch_embed = PatchEmbed(dims[0])
-        rates = _rates(config.drop_path_rate, config.encoder_depths)
-        self.layers = nn.ModuleList(
-            Stage(
-                [make_block(dim, rate) for rate in rates[i]],
-                upsample=None,
-                downsample=PatchMerging(dim) if i < last else None,
-            )
-            for i, dim in enumerate(dims)
-        )
+        self.layers = encoder_stages(config, make_block)
         rates = _rates(config.drop_path_rate, config.decoder_depths, falling=True)
         self.layers_up = nn.ModuleList(
             Stage(
@@ -86,7 +77,7 @@ class SliceUNet(nn.Module):
         self._places = [(stage, place) for stage, depth in enumerate(config.depths) for place in range(depth)]
         self.final_up = PatchExpand(dims[0], 4)
         self.final_conv = nn.Conv2d(dims[0] // 4, num_classes, 1)
-        self.apply(_init_linear)
+        self.apply(init_linear)
 
     @property
     def stride(self) -> int:
@@ -116,6 +107,7 @@ class SliceUNet(nn.Module):
                 f"architecture must have stages of depths {self.config.depths}, as the network; "
                 f"got {architecture.depths}"
             )
+<<<<<<< HEAD
         features = self.embed(image)
         for place, block in enumerate(architecture.blocks()):
             features = self.advance(features, place, block)
@@ -141,9 +133,18 @@ class SliceUNet(nn.Module):
         """The last part of ``run``: logits (B, num_classes, H, W) for an image of ``size`` (H, W)."""
         logits: Tensor = self.final_conv(self.final_up(features.x).permute(0, 3, 1, 2))
         return logits[..., : size[0], : size[1]].contiguous()
-
-    def _prepare(self, image: Tensor) -> Tensor:
-        return fit_image(image, self.stride)
+=======
+        x = self.patch_embed(fit_image(image, self.stride))
+        encoder, decoder = architecture.stages[: len(self.layers)], architecture.stages[len(self.layers) :]
+        skips = []
+        for stage, slice_sizes in zip(self.layers, encoder, strict=True):
+            skips.append(x)
+            x = stage(x, slice_sizes)
+        for i, (stage, slice_sizes) in enumerate(zip(self.layers_up, decoder, strict=True)):
+            x = stage(x if i == 0 else x + skips[-i], slice_sizes)
+        logits: Tensor = self.final_conv(self.final_up(x).permute(0, 3, 1, 2))
+        return logits[..., : image.shape[2], : image.shape[3]].contiguous()
+>>>>>>> a23242578f874ef0f205eb90daf07bcbb61eff44
 
 
 class SliceMambaUNet(SliceUNet):
@@ -161,6 +162,7 @@ class SliceMambaUNet(SliceUNet):
         return self.run(image, self.architecture)
 
 
+<<<<<<< HEAD
 def make_block(config: ModelConfig, dim: int, drop_path: float, block: Block | None = None) -> S3Block | SkippedBlock:
     """An S³ block of the configuration's settings, as large as ``block`` needs."""
     if block == SKIP:
@@ -173,6 +175,33 @@ def make_block(config: ModelConfig, dim: int, drop_path: float, block: Block | N
         expand=expand or config.expand,
         d_conv=config.d_conv,
     )
+=======
+def stage_dims(config: ModelConfig) -> list[int]:
+    """Channels of the encoder's stages."""
+    return [config.embed_dim * 2**i for i in range(len(config.encoder_depths))]
+
+
+def encoder_stages(config: ModelConfig, make_block: BlockFactory) -> nn.ModuleList:
+    """The stages of the encoder, a PatchMerging after each but the last."""
+    dims, rates = stage_dims(config), _rates(config.drop_path_rate, config.encoder_depths)
+    return nn.ModuleList(
+        Stage(
+            [make_block(dim, rate) for rate in rates[i]],
+            upsample=None,
+            downsample=PatchMerging(dim) if dim < dims[-1] else None,
+        )
+        for i, dim in enumerate(dims)
+    )
+
+
+def block_factory(config: ModelConfig) -> Callable[[int, float], S3Block]:
+    """Makes S³ blocks of the configuration's settings."""
+
+    def make(dim: int, drop_path: float) -> S3Block:
+        return S3Block(dim, drop_path=drop_path, d_state=config.d_state, expand=config.expand, d_conv=config.d_conv)
+
+    return make
+>>>>>>> a23242578f874ef0f205eb90daf07bcbb61eff44
 
 
 def _rates(largest: float, depths: Sequence[int], *, falling: bool = False) -> list[list[float]]:
@@ -182,6 +211,7 @@ def _rates(largest: float, depths: Sequence[int], *, falling: bool = False) -> l
 
 
 @torch.no_grad()
-def _init_linear(module: nn.Module) -> None:
+def init_linear(module: nn.Module) -> None:
+    """The published initialisation of linear layers; for ``Module.apply``."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
