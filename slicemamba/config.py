@@ -7,6 +7,7 @@ This module imports neither torch nor Ray, so that the API and ``slicemamba --he
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -35,7 +36,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has neither
 
 
-Intensity = Literal["minmax", "zscore"]
+Intensity = Literal["minmax", "zscore", "unit"]
 
 
 class SyntheticConfig(Config):
@@ -53,14 +54,25 @@ class DataConfig(Config):
 
     Attributes:
         name: ``synthetic``, or the data set's name in results; without ``root`` it is looked up by this name.
-        root: folder with ``train``, ``val``, ``test`` and optionally ``search``, each holding ``images`` and ``masks``.
+        root: the set's folder; its layout (split folders, polyp, Synapse; docs/data.md) is seen from what it holds.
         image_size: (height, width) in pixels to which images and masks are resized.
         intensity: what becomes of an image's values before the network: ``minmax`` stretches each image to 0…255
             (published); ``zscore`` gives each image mean 0 and standard deviation 1, from which small networks learn
-            faster when they are trained from scratch.
+            faster when they are trained from scratch; ``unit`` is 0…1, 8-bit values divided by 255 and CT slices as
+            they are stored (published for Synapse).
         num_classes: 1 for binary masks (logits of one channel); more for label masks, background included.
         search_fraction: share of train held out as search split when the folder has none. Never taken from val or test.
-        split_seed: seed of that split.
+        val_fraction: share of train held out as val split in the polyp and Synapse layouts when the folder has none;
+            drawn before search, which then takes its share of what is left.
+        split_seed: seed of these splits.
+        test_set: polyp layout: the folder below ``TestDataset`` to test on; needed when there are several.
+        label_map: stored mask value → class, for masks whose values are not the classes; a value that is not in the map
+            is an error.
+        window: NIfTI and Synapse images: values (low, high) that become 0 and 1, as (-125, 275) for CT in Hounsfield
+            units; null takes Synapse slices as they are and stretches each NIfTI image from its own extremes.
+        patient_pattern: regular expression whose one group is the patient (or video, or volume) in an image's name. One
+            patient is never held out in part, and a patient in two splits is a fault. Null: each image stands alone,
+            except that ``case0005_slice012`` belongs to ``case0005``.
         synthetic: the synthetic set's sizes and seed; used with ``name: synthetic`` only.
     """
 
@@ -70,13 +82,48 @@ class DataConfig(Config):
     intensity: Intensity = "minmax"
     num_classes: PositiveInt = 1
     search_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     split_seed: int = 0
+    test_set: str | None = None
+    label_map: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    window: tuple[float, float] | None = None
+    patient_pattern: Annotated[str, Field(max_length=200)] | None = None
     synthetic: SyntheticConfig = SyntheticConfig()
 
     @model_validator(mode="after")
     def _two_classes_is_one(self) -> DataConfig:
         if self.num_classes == 2:
             raise ValueError("num_classes 2 is ambiguous: use 1 for binary masks, 3 or more for label masks")
+        return self
+
+    @model_validator(mode="after")
+    def _window_has_a_width(self) -> DataConfig:
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"window must be (low, high) with low below high; got {self.window}")
+        return self
+
+    @model_validator(mode="after")
+    def _map_fits_the_classes(self) -> DataConfig:
+        classes = max(2, self.num_classes)
+        beyond = sorted({label for label in (self.label_map or {}).values() if label >= classes})
+        if beyond:
+            raise ValueError(
+                f"label_map must give classes 0 to {classes - 1} with num_classes {self.num_classes}; got {beyond}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pattern_names_the_patient(self) -> DataConfig:
+        if self.patient_pattern is None:
+            return self
+        try:
+            groups = re.compile(self.patient_pattern).groups
+        except re.error as error:
+            raise ValueError(f"patient_pattern is not a regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(
+                rf"patient_pattern needs one group, as in '^(\d+)_'; {self.patient_pattern!r} has {groups}"
+            )
         return self
 
 

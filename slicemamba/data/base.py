@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,13 @@ from slicemamba.data.cache import Source, cached_arrays
 from slicemamba.data.catalog import SYNTHETIC, resolve_root
 from slicemamba.data.isic import fingerprint_files
 from slicemamba.data.parallel import Progress
-from slicemamba.data.reading import read_pair, resize_image, resize_mask
+from slicemamba.data.reading import read_pair, resize_pair
 from slicemamba.data.splits import check_split_name, split_pairs
 from slicemamba.data.synthetic import GENERATOR_VERSION, draw_lesion, split_size
 
 Pixels = NDArray[np.uint8]
+READING_OPTIONS = {"num_classes", "label_map", "window"}
+"""Options that change what is read from a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +28,14 @@ class SegmentationData:
     """One split, decoded and resized.
 
     Attributes:
-        images: (N, H, W, 3) uint8 RGB, memory-mapped for reading.
+        images: (N, H, W, 3) uint8 RGB, or (N, H, W, 1) float32 of about 0…1 (CT slices); memory-mapped for reading.
         masks: (N, H, W) uint8 class indices; 0 and 1 when ``num_classes`` is 1.
         names: N file names without extension, in the arrays' order.
         split: train, val, search or test.
         num_classes, intensity: as in DataConfig.
     """
 
-    images: Pixels
+    images: NDArray[Any]
     masks: Pixels
     names: tuple[str, ...]
     split: str
@@ -41,6 +44,14 @@ class SegmentationData:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def picture(self, index: int) -> Pixels:
+        """Image number ``index`` for drawing: (H, W, 3) uint8, whatever the set is stored as."""
+        image = np.asarray(self.images[index])
+        if image.dtype == np.uint8:
+            return image
+        grey = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)  # cubic resizing overshoots a little
+        return np.repeat(grey, 3, axis=2)
 
 
 def load_split(
@@ -81,14 +92,17 @@ def _folder_source(config: DataConfig, split: str) -> Source:
     assert config.root is not None  # resolve_root has set it
     pairs = split_pairs(config.root, config)[split]
 
-    def read(index: int) -> tuple[Pixels, Pixels]:
-        image, mask = read_pair(pairs[index], config.num_classes)
-        return resize_image(image, config.image_size), resize_mask(mask, config.image_size)
+    def read(index: int) -> tuple[NDArray[Any], Pixels]:
+        image, mask = read_pair(pairs[index], config)
+        return resize_pair(image, mask, config.image_size)
 
+    volumes = pairs[0].is_slice  # all of a set or none
     files = [path for pair in pairs for path in (pair.image, pair.mask)]
     return Source(
         label=f"{config.name}-{split}",
-        identity={"files": fingerprint_files(files), "num_classes": config.num_classes},
+        identity={"files": fingerprint_files(files), **config.model_dump(mode="json", include=READING_OPTIONS)},
         names=tuple(pair.name for pair in pairs),
         read=read,
+        channels=1 if volumes else 3,
+        dtype="float32" if volumes else "uint8",
     )

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -41,13 +41,24 @@ class Source:
         label: start of the entry's folder name, for people.
         identity: everything the pixels depend on besides the size; JSON values only.
         names: one name an image.
-        read: index → image (H, W, 3) and mask (H, W), both uint8 and of the final size.
+        read: index → image (H, W, C) and mask (H, W) uint8, both of the final size.
+        channels, dtype: C and the type of the images: 3 of uint8 for pictures, 1 of float32 for CT slices.
     """
 
     label: str
     identity: dict[str, Any]
     names: tuple[str, ...]
-    read: Callable[[int], tuple[Pixels, Pixels]]
+    read: Callable[[int], tuple[NDArray[Any], Pixels]]
+    channels: int = 3
+    dtype: Literal["uint8", "float32"] = "uint8"
+
+    def image_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """(N, H, W, C) of all images."""
+        return (len(self.names), *size, self.channels)
+
+    def mask_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """(N, H, W) of all masks."""
+        return (len(self.names), *size)
 
 
 def default_cache_dir() -> Path:
@@ -64,8 +75,8 @@ def entry_folder(cache_dir: Path, source: Source, size: tuple[int, int]) -> Path
 
 def cached_arrays(
     cache_dir: Path, source: Source, size: tuple[int, int], on_progress: Progress | None = None
-) -> tuple[Pixels, Pixels]:
-    """Images (N, H, W, 3) and masks (N, H, W) of a source, memory-mapped for reading; built when not there.
+) -> tuple[NDArray[Any], Pixels]:
+    """Images (N, H, W, C) and masks (N, H, W) of a source, memory-mapped for reading; built when not there.
 
     An entry that is incomplete, cut short or of another shape is built anew.
 
@@ -74,7 +85,7 @@ def cached_arrays(
     """
     folder = entry_folder(cache_dir, source, size)
     for _ in range(ATTEMPTS):  # another process may replace a damaged entry between our build and our opening
-        arrays = _open(folder, len(source.names), size)
+        arrays = _open(folder, source, size)
         if arrays is not None:
             return arrays
         try:
@@ -86,15 +97,16 @@ def cached_arrays(
     raise RuntimeError(f"cache entry {folder} is replaced by something unusable again and again")
 
 
-def _open(folder: Path, count: int, size: tuple[int, int]) -> tuple[Pixels, Pixels] | None:
+def _open(folder: Path, source: Source, size: tuple[int, int]) -> tuple[NDArray[Any], Pixels] | None:
     """The entry's arrays, or None when they are missing or damaged (np.load compares header and file length)."""
     try:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    right_shape = images.shape == (count, *size, 3) and masks.shape == (count, *size)
-    return (images, masks) if right_shape and images.dtype == masks.dtype == np.uint8 else None
+    right_shape = images.shape == source.image_shape(size) and masks.shape == source.mask_shape(size)
+    right_type = images.dtype == source.dtype and masks.dtype == np.uint8
+    return (images, masks) if right_shape and right_type else None
 
 
 def _build(folder: Path, source: Source, size: tuple[int, int], on_progress: Progress | None) -> None:
@@ -104,35 +116,34 @@ def _build(folder: Path, source: Source, size: tuple[int, int], on_progress: Pro
     workplace.mkdir()
     try:
         _fill(workplace, source, size, on_progress)
-        _publish(workplace, folder, len(source.names), size)
+        _publish(workplace, folder, source, size)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
 
 
 def _fill(workplace: Path, source: Source, size: tuple[int, int], on_progress: Progress | None) -> None:
-    count = len(source.names)
-    images = _create(workplace / "images.npy", (count, *size, 3))
-    masks = _create(workplace / "masks.npy", (count, *size))
+    images = _create(workplace / "images.npy", source.image_shape(size), source.dtype)
+    masks = _create(workplace / "masks.npy", source.mask_shape(size), "uint8")
 
     def store(index: int) -> None:
         images[index], masks[index] = source.read(index)
 
-    run_parallel(store, count, on_progress)
+    run_parallel(store, len(source.names), on_progress)
     images.flush()
     masks.flush()
 
 
-def _create(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
-    array: np.memmap[Any, np.dtype[np.uint8]] = open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+def _create(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap[Any, Any]:
+    array: np.memmap[Any, Any] = open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
     if hasattr(os, "posix_fallocate"):  # without reserved space, writing to a map on a full disk kills the process
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
 
 
-def _publish(workplace: Path, folder: Path, count: int, size: tuple[int, int]) -> None:
+def _publish(workplace: Path, folder: Path, source: Source, size: tuple[int, int]) -> None:
     """Moves a finished entry to its place, unless another process has put a good one there."""
-    if _open(folder, count, size) is not None:
+    if _open(folder, source, size) is not None:
         return
     if folder.exists():  # damaged: renamed first, as readers must never see a half-removed entry
         aside = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")

@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 
 from slicemamba.config import DataConfig
-from slicemamba.data.reading import MAX_CLASSES
+from slicemamba.data.isic import has_split
+from slicemamba.data.polyp import is_polyp
+from slicemamba.data.synapse import is_synapse
 from slicemamba.errors import InputError
 
+MAX_CLASSES = 256  # masks are kept in 8 bits
 SYNTHETIC = "synthetic"
 DATA_ROOT_VARIABLE = "SLICEMAMBA_DATA"
 
@@ -20,7 +23,7 @@ def data_root_from_environment() -> Path | None:
 
 
 def list_datasets(data_root: Path | None = None) -> list[str]:
-    """Names that a config may use without ``root``: ``synthetic``, and subfolders that hold ``train/images``.
+    """Names that a config may use without ``root``: ``synthetic``, and subfolders in a known layout (docs/data.md).
 
     Args:
         data_root: folder of data sets; SLICEMAMBA_DATA when None.
@@ -28,7 +31,11 @@ def list_datasets(data_root: Path | None = None) -> list[str]:
     root = data_root or data_root_from_environment()
     if root is None or not root.is_dir():
         return [SYNTHETIC]
-    return [SYNTHETIC, *sorted(path.parent.parent.name for path in root.glob("*/train/images") if path.is_dir())]
+    return [SYNTHETIC, *sorted(path.name for path in root.iterdir() if path.is_dir() and _holds_a_set(path))]
+
+
+def _holds_a_set(folder: Path) -> bool:
+    return has_split(folder, "train/images") or is_polyp(folder) or is_synapse(folder)
 
 
 def resolve_root(config: DataConfig, data_root: Path | None = None) -> DataConfig:

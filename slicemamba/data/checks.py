@@ -12,15 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slicemamba.config import DataConfig
 from slicemamba.data.catalog import SYNTHETIC, list_datasets, resolve_root
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import Pair, find_pairs, fingerprint_files
 from slicemamba.data.parallel import Progress, run_parallel
-from slicemamba.data.reading import Pixels, check_same_size, read_image, read_mask
+from slicemamba.data.reading import check_same_size, read_pair_image, read_pair_mask
 from slicemamba.data.reports import DatasetReport, recall, remember
 from slicemamba.data.splits import SPLITS, match_splits
 from slicemamba.data.synthetic import GENERATOR_VERSION, draw_mask, split_size
@@ -84,17 +86,17 @@ def _read_all(
     config: DataConfig, splits: dict[str, list[Pair]], on_progress: Progress | None
 ) -> dict[str, list[_Facts]]:
     pairs = [(split, pair) for split in splits for pair in splits[split]]
-    results = run_parallel(lambda index: _examine(pairs[index][1], config.num_classes), len(pairs), on_progress)
+    results = run_parallel(lambda index: _examine(pairs[index][1], config), len(pairs), on_progress)
     facts: dict[str, list[_Facts]] = {split: [] for split in splits}
     for (split, _), found in zip(pairs, results, strict=True):
         facts[split].append(found)
     return facts
 
 
-def _examine(pair: Pair, num_classes: int) -> _Facts:
+def _examine(pair: Pair, config: DataConfig) -> _Facts:
     """Image and mask are judged apart, so that two broken files are both told."""
-    image = _attempt(lambda: read_image(pair.image))
-    mask = _attempt(lambda: read_mask(pair.mask, num_classes))
+    image = _attempt(lambda: read_pair_image(pair, config))
+    mask = _attempt(lambda: read_pair_mask(pair, config))
     if isinstance(image, Finding) or isinstance(mask, Finding):
         return _Facts(tuple(one for one in (image, mask) if isinstance(one, Finding)))
     try:
@@ -103,11 +105,11 @@ def _examine(pair: Pair, num_classes: int) -> _Facts:
         return _Facts((error.finding,))
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
     digest.update(repr(image.shape).encode())
-    shares = np.bincount(mask.ravel(), minlength=max(2, num_classes)) / mask.size
+    shares = np.bincount(mask.ravel(), minlength=max(2, config.num_classes)) / mask.size
     return _Facts((), (image.shape[0], image.shape[1]), digest.hexdigest(), tuple(shares.tolist()))
 
 
-def _attempt(read: Callable[[], Pixels]) -> Pixels | Finding:
+def _attempt(read: Callable[[], NDArray[Any]]) -> NDArray[Any] | Finding:
     try:
         return read()
     except BadFileError as error:
@@ -205,7 +207,7 @@ def _synthetic_report(config: DataConfig) -> DatasetReport:
 
 def _fingerprint(config: DataConfig, splits: dict[str, list[Pair]]) -> str:
     files = [path for pairs in splits.values() for pair in pairs for path in (pair.image, pair.mask)]
-    options = config.model_dump(mode="json", include={"name", "root", "num_classes", "search_fraction", "split_seed"})
+    options = config.model_dump(mode="json", exclude={"image_size", "synthetic"})
     return _digest({"version": CHECKS_VERSION, "files": fingerprint_files(files), "options": options})
 
 

@@ -23,6 +23,11 @@ class Fault(Enum):
     TWO_MASKS = ("image with several masks", "keep one mask an image")
     TWO_IMAGES = ("several images of one name", "rename or remove all but one, as masks are matched by name")
     BROKEN = ("file that cannot be read as a picture", "replace it by an intact file")
+    NO_VOLUME = (
+        "file that does not hold a volume",
+        "give NIfTI (.nii, .nii.gz) of three dimensions, or HDF5 (.h5) with the data set 'image' of (Z, H, W)",
+    )
+    NO_SLICE = ("file that does not hold a slice", "give the two arrays 'image' and 'label' of (H, W)")
     SIZE = ("mask of another size than its image", "export both at the same size")
     COLOUR_MASK = ("mask in colour", "save masks with one channel that holds the class of each pixel")
     NOT_BINARY = (
@@ -34,8 +39,14 @@ class Fault(Enum):
         "mask with labels out of range",
         "use the labels 0 (background) to num_classes - 1, or correct num_classes",
     )
+    NOT_IN_MAP = ("mask with values that label_map does not name", "add them to label_map, or correct the mask")
+    LISTED = ("file that a list names but the folder lacks", "add the file, or take its name out of the list")
     ALL_EMPTY = ("split in which no mask marks any pixel", "check that the masks were exported correctly")
     SHARED = ("image that is in two splits", "keep it in one split, or scores will be too good")
+    SHARED_PATIENT = (
+        "patient (or volume, or video) that is in two splits",
+        "keep all images of one in one split, or correct patient_pattern",
+    )
 
 
 @dataclass(frozen=True)

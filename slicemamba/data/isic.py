@@ -13,22 +13,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
+from slicemamba.data.volumes import NIFTI_EXTENSIONS, base_name
 from slicemamba.errors import InputError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+ACCEPTED = (*IMAGE_EXTENSIONS, *NIFTI_EXTENSIONS)
 MASK_SUFFIXES = ("_segmentation", "_mask", "-mask", "_seg", "_gt", "_he")
 """Known endings of mask names, compared without regard to case; a mask may also be named exactly like its image."""
 
-EXPECTED_TREE = "expected <root>/{train,val,test}/{images,masks}, and optionally <root>/search/{images,masks}"
+EXPECTED_TREE = "<root>/{train,val,test}/{images,masks}, and optionally <root>/search/{images,masks}"
 
 
 @dataclass(frozen=True, order=True)
 class Pair:
-    """An image and its mask. ``name`` is the image's file name without extension."""
+    """An image and its mask.
+
+    Attributes:
+        name: the image's file name without extension; for a slice of a volume also the slice's number.
+        image, mask: the files; one and the same when it holds both, as Synapse files do.
+        slice_index: which slice of a volume it is; None when the file holds no more than this image.
+    """
 
     name: str
     image: Path
     mask: Path
+    slice_index: int | None = None
+
+    @property
+    def is_slice(self) -> bool:
+        """True for a slice of a volume with its labels in the same file."""
+        return self.image == self.mask
 
 
 def find_pairs(root: Path, split: str) -> list[Pair]:
@@ -44,11 +58,15 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
 
 def match_pairs(root: Path, split: str) -> tuple[list[Pair], list[Finding]]:
     """Like ``find_pairs``, but hands the findings back, so that those of all splits can be told together."""
-    folder = root / split
-    images, findings = _images_by_name(_picture_files(folder / "images"))
-    masks, orphans = _masks_by_image(_picture_files(folder / "masks"), images)
+    return match_folders(root / split / "images", root / split / "masks", split)
+
+
+def match_folders(image_folder: Path, mask_folder: Path, split: str) -> tuple[list[Pair], list[Finding]]:
+    """Pairs of the pictures in two folders, sorted by name, and what is wrong; an empty ``split`` is told by its name."""
+    images, findings = _images_by_name(_picture_files(image_folder))
+    masks, orphans = _masks_by_image(_picture_files(mask_folder), images)
     if not images:
-        findings.append(Finding(Fault.NO_IMAGES, f"{split} (accepted: {', '.join(IMAGE_EXTENSIONS)})"))
+        findings.append(Finding(Fault.NO_IMAGES, f"{split} (accepted: {', '.join(ACCEPTED)})"))
     findings += [Finding(Fault.NO_IMAGE, short_path(path)) for path in orphans]
     pairs = []
     for name, image in sorted(images.items()):
@@ -69,18 +87,14 @@ def has_split(root: Path, split: str) -> bool:
 
 
 def check_layout(root: Path, required: Iterable[str]) -> None:
-    """Raises InputError unless ``root`` is a folder that holds ``images`` and ``masks`` for each required split."""
-    if not root.exists():
-        raise InputError(f"data folder {root} does not exist; {EXPECTED_TREE}", pointer="/data/root")
-    if not root.is_dir():
-        raise InputError(f"data root {root} is not a folder; {EXPECTED_TREE}", pointer="/data/root")
+    """Raises InputError unless the folder ``root`` holds ``images`` and ``masks`` for each required split."""
     wanted = [f"{split}/{part}" for split in required for part in ("images", "masks")]
     faults = [f"missing: {folder}" for folder in wanted if not (root / folder).is_dir()]
     faults += [f"may not be read: {folder}" for folder in wanted if not _is_open(root / folder)]
     if faults:
         holds = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
         raise InputError(
-            f"data folder {root} is not laid out as {EXPECTED_TREE}; it holds {holds}",
+            f"data folder {root} is not laid out as expected, {EXPECTED_TREE}; it holds {holds}",
             pointer="/data/root",
             details=faults,
         )
@@ -96,7 +110,7 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
     A file rewritten with the same size and the same time in nanoseconds is not noticed.
     """
     digest = hashlib.sha256()
-    for path in sorted(paths):
+    for path in sorted(set(paths)):  # all slices of a volume are one file
         status = path.stat()
         digest.update(f"{path.as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
@@ -106,7 +120,7 @@ def _picture_files(folder: Path) -> list[Path]:
     """Picture files in a folder, hidden ones left out (file managers leave some behind)."""
     if not folder.is_dir():
         return []
-    entries = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_EXTENSIONS)
+    entries = (path for path in folder.iterdir() if path.name.lower().endswith(ACCEPTED))
     return sorted(path for path in entries if path.is_file() and not path.name.startswith("."))
 
 
@@ -114,9 +128,10 @@ def _images_by_name(files: list[Path]) -> tuple[dict[str, Path], list[Finding]]:
     images: dict[str, Path] = {}
     findings = []
     for path in files:
-        if path.stem in images:
-            findings.append(Finding(Fault.TWO_IMAGES, f"{short_path(path)} and {images[path.stem].name}"))
-        images.setdefault(path.stem, path)
+        name = base_name(path)
+        if name in images:
+            findings.append(Finding(Fault.TWO_IMAGES, f"{short_path(path)} and {images[name].name}"))
+        images.setdefault(name, path)
     return images, findings
 
 
@@ -125,7 +140,7 @@ def _masks_by_image(files: list[Path], images: dict[str, Path]) -> tuple[dict[st
     masks: dict[str, list[Path]] = defaultdict(list)
     orphans = []
     for path in files:
-        name = _image_name(path.stem, images)
+        name = _image_name(base_name(path), images)
         if name is None:
             orphans.append(path)
         else:

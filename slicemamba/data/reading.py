@@ -1,11 +1,13 @@
 """Decoding of image and mask files, with every check that needs the pixels.
 
-Arrays are rows first: images (H, W, 3) uint8, masks (H, W) uint8 holding class indices. Pixels are taken as they are
+Arrays are rows first: images (H, W, 3) uint8, or (H, W, 1) float32 for slices of CT volumes; masks (H, W) uint8
+holding class indices. Pixels are taken as they are
 stored: an EXIF orientation is not applied, as masks are drawn on the stored pixels and carry no such tag.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,57 +15,104 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.data.isic import Pair
+from slicemamba.data.slices import read_slice, resize_slice, resize_slice_labels
+from slicemamba.data.volumes import is_nifti, read_nifti
 
 Pixels = NDArray[np.uint8]
 WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """Pillow modes of one channel with more than 8 bits."""
 
-MAX_CLASSES = 256  # masks are kept in 8 bits
 BINARY_WHITES = (1, 255, 65535)
 
 
-def read_image(path: Path) -> Pixels:
+def read_image(path: Path, window: tuple[float, float] | None = None) -> Pixels:
     """Decodes an image as RGB, (H, W, 3) uint8.
 
     Grey and palette pictures become RGB and an alpha channel is dropped. Pictures of 16 or 32 bits are stretched from
-    their own lowest and highest value to 0…255, as the network's input is stretched so anyway.
+    their own lowest and highest value to 0…255, as the network's input is stretched so anyway; so are NIfTI slices,
+    unless ``window`` gives the values (low, high) that become 0 and 255.
 
     Raises:
         BadFileError: the file is missing, broken or no picture of a known format.
     """
+    if is_nifti(path):
+        values = _nifti_slice(path)
+        return _as_rgb(_stretch(values if window is None else np.clip(values, *window), path, window))
     picture = _decode(path)
     if picture.mode in WIDE_MODES:
-        return np.repeat(_stretch(np.asarray(picture), path)[..., None], 3, axis=2)
+        return _as_rgb(_stretch(np.asarray(picture), path))
     return np.asarray(picture.convert("RGB"), dtype=np.uint8)
 
 
-def read_mask(path: Path, num_classes: int) -> Pixels:
+def read_mask(path: Path, num_classes: int, label_map: Mapping[int, int] | None = None) -> Pixels:
     """Decodes a mask as class indices, (H, W) uint8.
 
-    With ``num_classes`` 1 the file holds 0 and one of 255 or 1 (65535 with 16 bits), and the result 0 and 1.
-    Otherwise file and result hold labels 0…num_classes - 1.
+    With ``label_map`` each stored value becomes the class it is mapped to. Without it and with ``num_classes`` 1 the
+    file holds 0 and one of 255 or 1 (65535 with 16 bits), and the result 0 and 1; otherwise file and result hold labels
+    0…num_classes - 1.
 
     Raises:
-        BadFileError: unreadable, in colour, not binary or with labels out of range.
+        BadFileError: unreadable, in colour, not binary, with labels out of range, or with a value that is not mapped.
     """
-    values = _mask_values(_decode(path), path, binary=num_classes == 1)
-    return _as_binary(values, path) if num_classes == 1 else _as_labels(values, path, num_classes)
+    if is_nifti(path):
+        values = _nifti_slice(path)
+    else:
+        values = _mask_values(_decode(path), path, binary=num_classes == 1 and label_map is None)
+    return as_classes(values, short_path(path), num_classes, label_map)
 
 
-def read_pair(pair: Pair, num_classes: int) -> tuple[Pixels, Pixels]:
-    """Image (H, W, 3) and mask (H, W) of a pair; raises BadFileError, also when their sizes differ."""
-    image, mask = read_image(pair.image), read_mask(pair.mask, num_classes)
+def as_classes(
+    values: NDArray[Any], where: str, num_classes: int, label_map: Mapping[int, int] | None = None
+) -> Pixels:
+    """Stored mask values (H, W) as classes, as ``read_mask`` does; ``where`` names the file in errors."""
+    if label_map is not None:
+        return _mapped(values, where, label_map)
+    return _as_binary(values, where) if num_classes == 1 else _as_labels(values, where, num_classes)
+
+
+def read_pair(pair: Pair, config: DataConfig) -> tuple[NDArray[Any], Pixels]:
+    """Image and mask (H, W) of a pair.
+
+    The image is (H, W, 3) uint8, or (H, W, 1) float32 for a slice of a volume; a set holds only one of these kinds.
+
+    Raises:
+        BadFileError: a file is faulty, or image and mask differ in size.
+    """
+    image, mask = read_pair_image(pair, config), read_pair_mask(pair, config)
     check_same_size(pair, image, mask)
     return image, mask
 
 
-def check_same_size(pair: Pair, image: Pixels, mask: Pixels) -> None:
+def read_pair_image(pair: Pair, config: DataConfig) -> NDArray[Any]:
+    """The image of a pair; raises BadFileError."""
+    if pair.is_slice:
+        return read_slice(pair.image, pair.slice_index, config.window)[0][..., None]
+    return read_image(pair.image, config.window)
+
+
+def read_pair_mask(pair: Pair, config: DataConfig) -> Pixels:
+    """The mask of a pair; raises BadFileError."""
+    if not pair.is_slice:
+        return read_mask(pair.mask, config.num_classes, config.label_map)
+    values = read_slice(pair.mask, pair.slice_index)[1]
+    return as_classes(values, short_path(pair.mask), config.num_classes, config.label_map)
+
+
+def check_same_size(pair: Pair, image: NDArray[Any], mask: Pixels) -> None:
     """Raises BadFileError naming both files and sizes (width×height) when image and mask differ in size."""
     if image.shape[:2] != mask.shape:
         sizes = [f"{array.shape[1]}×{array.shape[0]}" for array in (image, mask)]
         raise BadFileError(Fault.SIZE, f"{short_path(pair.image)} is {sizes[0]}, {pair.mask.name} is {sizes[1]}")
+
+
+def resize_pair(image: NDArray[Any], mask: Pixels, size: tuple[int, int]) -> tuple[NDArray[Any], Pixels]:
+    """Image and mask at ``size`` = (height, width): pictures bilinear and antialiased, slices cubic, masks nearest."""
+    if image.dtype == np.uint8:
+        return resize_image(image, size), resize_mask(mask, size)
+    return resize_slice(image[..., 0], size)[..., None], resize_slice_labels(mask, size)
 
 
 def resize_image(image: Pixels, size: tuple[int, int]) -> Pixels:
@@ -96,10 +145,26 @@ def _decode(path: Path) -> Image.Image:
     return picture
 
 
-def _stretch(values: NDArray[Any], path: Path) -> Pixels:
+def _nifti_slice(path: Path) -> NDArray[Any]:
+    """The one slice (H, W) that a NIfTI file holds, as stored."""
+    volume, _ = read_nifti(path)
+    if len(volume) != 1:
+        raise BadFileError(
+            Fault.BROKEN, f"{short_path(path)} (holds {len(volume)} slices; one is expected: save each slice as a file)"
+        )
+    one: NDArray[Any] = volume[0]
+    return one
+
+
+def _as_rgb(grey: Pixels) -> Pixels:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _stretch(values: NDArray[Any], path: Path, bounds: tuple[float, float] | None = None) -> Pixels:
+    """0…255 from the lowest to the highest value, or from ``bounds``, which no value exceeds."""
     exact = values.astype(np.float64)
-    low, high = exact.min(), exact.max()
-    if not np.isfinite([low, high]).all():
+    low, high = bounds or (exact.min(), exact.max())
+    if not np.isfinite(exact).all():
         raise BadFileError(Fault.BROKEN, f"{short_path(path)} (holds values that are not finite)")
     scale = 255 / (high - low) if high > low else 0.0
     stretched: Pixels = np.rint((exact - low) * scale).astype(np.uint8)
@@ -129,18 +194,27 @@ def _palette_values(picture: Image.Image) -> NDArray[Any]:
     return colours[..., 0] if black_and_white else indices
 
 
-def _as_binary(values: NDArray[Any], path: Path) -> Pixels:
+def _mapped(values: NDArray[Any], where: str, label_map: Mapping[int, int]) -> Pixels:
+    strangers = [value for value in _distinct(values) if value not in label_map]
+    if strangers:
+        raise BadFileError(Fault.NOT_IN_MAP, f"{where} (values {_some(strangers)})")
+    stored = sorted(label_map)
+    classes = np.array([label_map[value] for value in stored], np.uint8)
+    return classes[np.searchsorted(stored, values)]
+
+
+def _as_binary(values: NDArray[Any], where: str) -> Pixels:
     seen = _distinct(values)
     if not any(set(seen) <= {0, white} for white in BINARY_WHITES):
-        raise BadFileError(Fault.NOT_BINARY, f"{short_path(path)} (values {_some(seen)})")
+        raise BadFileError(Fault.NOT_BINARY, f"{where} (values {_some(seen)})")
     marked: Pixels = (values != 0).astype(np.uint8)
     return marked
 
 
-def _as_labels(values: NDArray[Any], path: Path, num_classes: int) -> Pixels:
+def _as_labels(values: NDArray[Any], where: str, num_classes: int) -> Pixels:
     seen = _distinct(values)
-    if min(seen) < 0 or max(seen) >= num_classes or any(value != int(value) for value in seen):
-        raise BadFileError(Fault.LABELS, f"{short_path(path)} (values {_some(seen)}, num_classes {num_classes})")
+    if not all(0 <= value < num_classes and value == int(value) for value in seen):
+        raise BadFileError(Fault.LABELS, f"{where} (values {_some(seen)}, num_classes {num_classes})")
     labels: Pixels = values.astype(np.uint8)
     return labels
 

@@ -1,4 +1,4 @@
-"""The four splits, and how ``search`` is held out of ``train`` when a folder has none.
+"""The four splits of a folder, whatever its layout, and how those it lacks are held out of ``train``.
 
 ``search`` scores candidates during architecture search. It never takes images from val or test, so that neither
 model selection nor the final figures have seen them.
@@ -6,17 +6,29 @@ model selection nor the final figures have seen them.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from slicemamba.config import DataConfig
 from slicemamba.data.findings import Finding, raise_findings
-from slicemamba.data.isic import Pair, check_layout, has_split, match_pairs
+from slicemamba.data.isic import EXPECTED_TREE, Pair, check_layout, has_split, match_folders, match_pairs
+from slicemamba.data.patients import groups_of
+from slicemamba.data.polyp import is_polyp, polyp_folders
+from slicemamba.data.synapse import is_synapse, match_synapse
 from slicemamba.errors import InputError
 
 SPLITS = ("train", "val", "search", "test")
 REQUIRED_SPLITS = ("train", "val", "test")
+Layout = Literal["folders", "polyp", "synapse"]
+LAYOUTS = (
+    EXPECTED_TREE,
+    "<root>/TrainDataset/{images,masks} and <root>/TestDataset/<name>/{images,masks} (polyp)",
+    "<root>/train_npz/*.npz and <root>/test_vol_h5/*.npy.h5 (Synapse)",
+)
 
 
 def check_split_name(split: str) -> None:
@@ -25,41 +37,80 @@ def check_split_name(split: str) -> None:
         raise InputError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
 
 
-def hold_out(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Parts ``range(count)`` at random, from the seed alone, into (kept, held out), both in ascending order.
-
-    About ``fraction`` of all is held out, at least one, and at least one is kept.
+def detect_layout(root: Path) -> Layout:
+    """The layout of a data folder, from the names of the folders in it.
 
     Raises:
-        InputError: fewer than two images.
+        InputError: it is missing, no folder, or laid out in none of the known ways, which are listed.
     """
-    if count < 2:
+    if not root.exists():
+        raise InputError(f"data folder {root} does not exist", pointer="/data/root", details=_accepted())
+    if not root.is_dir():
+        raise InputError(f"data root {root} is not a folder", pointer="/data/root", details=_accepted())
+    if is_synapse(root):
+        return "synapse"
+    if is_polyp(root):
+        return "polyp"
+    if any(has_split(root, split) for split in SPLITS):
+        return "folders"
+    holds = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+    raise InputError(
+        f"data folder {root} is laid out in none of the known ways; it holds {holds}",
+        pointer="/data/root",
+        details=_accepted(),
+    )
+
+
+def hold_out(
+    groups: Sequence[str], fraction: float, seed: int, *, split: str = "search"
+) -> tuple[list[int], list[int]]:
+    """Parts images at random, from the seed alone, into (kept, held out), both as ascending indices.
+
+    About ``fraction`` of all images is held out, whole groups of them, at least one, and at least one is kept.
+
+    Args:
+        groups: each image's patient, or a name of its own.
+        fraction: share of the images, 0…1.
+        seed: any integer.
+        split: what they are held out as, for the error.
+
+    Raises:
+        InputError: fewer than two groups.
+    """
+    sizes = Counter(groups)  # in the order of first appearance
+    names = list(sizes)
+    if len(names) < 2:
         raise InputError(
-            f"train holds {count} image(s), of which none can be held out as search split; "
-            "add a search folder, or at least two images to train",
-            pointer="/data/search_fraction",
+            f"train holds {len(groups)} image(s) of {len(names)} patient(s), of which none can be held out as {split} "
+            f"split; add a {split} split, or at least two images of different patients to train",
+            pointer=f"/data/{split}_fraction",
         )
-    held = min(max(1, round(count * fraction)), count - 1)
-    order = np.random.default_rng(seed % 2**64).permutation(count).tolist()
-    return sorted(order[held:]), sorted(order[:held])
+    wanted = max(1, round(len(groups) * fraction))
+    held: set[str] = set()
+    for index in np.random.default_rng(seed % 2**64).permutation(len(names)).tolist()[:-1]:
+        if wanted <= 0:
+            break
+        held.add(names[index])
+        wanted -= sizes[names[index]]
+    kept = [index for index, group in enumerate(groups) if group not in held]
+    return kept, [index for index, group in enumerate(groups) if group in held]
 
 
 def match_splits(root: Path, config: DataConfig) -> tuple[dict[str, list[Pair]], list[Finding]]:
     """Pairs of all four splits, and what is wrong with their names.
 
     Raises:
-        InputError: the folder is missing or laid out otherwise, or train is too small to hold out a search split.
+        InputError: the folder is missing or in no known layout, or train is too small to hold out a split.
     """
-    own_search = has_split(root, "search")
-    folders = SPLITS if own_search else REQUIRED_SPLITS
-    check_layout(root, folders)
-    pairs: dict[str, list[Pair]] = {}
-    findings: list[Finding] = []
-    for split in folders:
-        pairs[split], faults = match_pairs(root, split)
-        findings += faults
-    if not own_search:
-        pairs["train"], pairs["search"] = _part(pairs["train"], config) if not findings else (pairs["train"], [])
+    pairs, findings = _match(root, config)
+    for split, fraction in (("val", config.val_fraction), ("search", config.search_fraction)):
+        if split in pairs:
+            continue
+        pairs[split] = []
+        if not findings:
+            groups = groups_of((pair.name for pair in pairs["train"]), config.patient_pattern)
+            kept, held = hold_out(groups, fraction, config.split_seed, split=split)
+            pairs["train"], pairs[split] = ([pairs["train"][index] for index in part] for part in (kept, held))
     return pairs, findings
 
 
@@ -70,6 +121,21 @@ def split_pairs(root: Path, config: DataConfig) -> dict[str, list[Pair]]:
     return pairs
 
 
-def _part(train: list[Pair], config: DataConfig) -> tuple[list[Pair], list[Pair]]:
-    kept, held = hold_out(len(train), config.search_fraction, config.split_seed)
-    return [train[index] for index in kept], [train[index] for index in held]
+def _match(root: Path, config: DataConfig) -> tuple[dict[str, list[Pair]], list[Finding]]:
+    """Pairs of the splits that the folder has."""
+    layout = detect_layout(root)
+    if layout == "synapse":
+        return match_synapse(root)
+    if layout == "polyp":
+        folders = polyp_folders(root, config.test_set)
+        matched = {split: match_folders(*parts, split) for split, parts in folders.items()}
+    else:
+        splits = SPLITS if has_split(root, "search") else REQUIRED_SPLITS
+        check_layout(root, splits)
+        matched = {split: match_pairs(root, split) for split in splits}
+    findings = [finding for _, found in matched.values() for finding in found]
+    return {split: pairs for split, (pairs, _) in matched.items()}, findings
+
+
+def _accepted() -> list[str]:
+    return [f"expected {layout}" for layout in LAYOUTS]

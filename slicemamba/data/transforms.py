@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,30 +14,34 @@ from torch.nn.functional import affine_grid, grid_sample
 from slicemamba.config import Intensity
 
 
-def to_input(images: NDArray[np.uint8], intensity: Intensity = "minmax") -> Tensor:
-    """The network's input: each image stretched from its own lowest and highest value to 0…255, or standardised.
+def to_input(images: NDArray[Any], intensity: Intensity = "minmax") -> Tensor:
+    """The network's input: each image stretched to 0…255, standardised, or in 0…1.
 
     ``minmax``: the published intensity step is (x - mean) / std with the data set's mean and standard deviation, then
     min-max to 0…255 for each image over all its pixels and channels. The min-max undoes any affine step before it, so
     it is computed directly and no data set statistics are needed. ``zscore``: mean 0 and standard deviation 1 for each
-    image, as nnU-Net does. An image of one value throughout becomes 0.
+    image, as nnU-Net does. ``unit``: 8-bit values divided by 255, floating point values as they are, as VM-UNet feeds
+    Synapse. With the first two an image of one value throughout becomes 0.
 
     Args:
-        images: (B, H, W, 3) uint8.
+        images: (B, H, W, 3) uint8, or (B, H, W, 1) float32, whose channel is repeated.
         intensity: as in DataConfig.
 
     Returns:
         (B, 3, H, W) float32, contiguous, on the CPU.
     """
-    pixels = (
-        torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    )
-    if intensity == "zscore":
+    stored = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+    pixels = stored.to(torch.float32, memory_format=torch.contiguous_format)
+    if intensity == "unit":
+        pixels = pixels / 255 if stored.dtype == torch.uint8 else pixels
+    elif intensity == "zscore":
         spread, mean = torch.std_mean(pixels, dim=(1, 2, 3), keepdim=True, correction=0)
-        return (pixels - mean) / spread.clamp(min=1e-3)
-    low = pixels.amin(dim=(1, 2, 3), keepdim=True)
-    span = pixels.amax(dim=(1, 2, 3), keepdim=True) - low
-    return (pixels - low) * 255.0 / span.clamp(min=1.0)  # in this order the highest value is exactly 255
+        pixels = (pixels - mean) / spread.clamp(min=1e-3)
+    else:
+        low = pixels.amin(dim=(1, 2, 3), keepdim=True)
+        span = pixels.amax(dim=(1, 2, 3), keepdim=True) - low
+        pixels = (pixels - low) * 255.0 / span.clamp(min=1e-6)  # in this order the highest value is exactly 255
+    return pixels if pixels.shape[1] == 3 else pixels.expand(-1, 3, -1, -1).contiguous()
 
 
 def augment(

@@ -197,7 +197,9 @@ def test_twins_parted_by_the_held_out_search_split(folder: DataConfig) -> None:
     shutil.rmtree(path_of(folder, "search"))
     shutil.copy(path_of(folder, IMAGE), path_of(folder, "train/images/twin.jpg"))
     shutil.copy(path_of(folder, MASK), path_of(folder, "train/masks/twin.png"))
-    parted = next(seed for seed in range(100) if hold_out(7, 0.2, seed)[1] == [6])  # twin.jpg is the last
+    parted = next(
+        seed for seed in range(100) if hold_out([str(i) for i in range(7)], 0.2, seed)[1] == [6]
+    )  # twin.jpg is the last
     text = fault(folder.model_copy(update={"split_seed": parted}))
     assert "train/images/train_00000.jpg = train/images/twin.jpg (train and search)" in text
 

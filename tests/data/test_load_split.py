@@ -99,25 +99,29 @@ def test_own_search_folder_leaves_train_whole(folder: DataConfig) -> None:
     assert names(folder)["search"] == {"search_00000", "search_00001"}
 
 
+def alone(count: int) -> list[str]:
+    return [str(index) for index in range(count)]
+
+
 def test_hold_out_depends_on_the_seed_alone() -> None:
-    assert hold_out(50, 0.2, 3) == hold_out(50, 0.2, 3)
-    assert hold_out(50, 0.2, 3) != hold_out(50, 0.2, 4)
-    assert hold_out(50, 0.2, -1) == hold_out(50, 0.2, -1)
+    assert hold_out(alone(50), 0.2, 3) == hold_out(alone(50), 0.2, 3)
+    assert hold_out(alone(50), 0.2, 3) != hold_out(alone(50), 0.2, 4)
+    assert hold_out(alone(50), 0.2, -1) == hold_out(alone(50), 0.2, -1)
 
 
 @pytest.mark.parametrize(
     ("count", "fraction", "held"), [(50, 0.2, 10), (3, 0.01, 1), (2, 0.9, 1), (10, 0.99, 9), (7, 0.5, 4)]
 )
 def test_hold_out_sizes(count: int, fraction: float, held: int) -> None:
-    kept, out = hold_out(count, fraction, 0)
+    kept, out = hold_out(alone(count), fraction, 0)
     assert len(out) == held
     assert sorted(kept + out) == list(range(count))
     assert (kept, out) == (sorted(kept), sorted(out))
 
 
 def test_hold_out_of_one_image() -> None:
-    with pytest.raises(InputError, match="add a search folder"):
-        hold_out(1, 0.2, 0)
+    with pytest.raises(InputError, match="add a search split"):
+        hold_out(alone(1), 0.2, 0)
 
 
 def test_names_are_looked_up(folder: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:

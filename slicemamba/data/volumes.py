@@ -1,0 +1,214 @@
+"""Volumes of slices: NIfTI and HDF5 files in, label volumes as NIfTI out.
+
+Arrays are (Z, H, W). NIfTI stores (X, Y, Z), so a volume is its array transposed: slice z, row y, column x. Voxels are
+never reordered or flipped to a common orientation; the affine says where they lie, as in the file. So a label volume
+written with the geometry of the image it was made from lies on it voxel by voxel in any viewer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from slicemamba.config import DataConfig
+from slicemamba.data.findings import BadFileError, Fault, short_path
+from slicemamba.errors import InputError
+
+NIFTI_EXTENSIONS = (".nii", ".nii.gz")
+HDF5_EXTENSIONS = (".h5", ".hdf5")
+MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+"""What a NIfTI length unit is in mm; most writers leave it unknown and mean mm."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A stack of slices.
+
+    Attributes:
+        name: file name without its extensions.
+        image: (Z, H, W) float32; scaled to 0…1 when read with a window.
+        label: (Z, H, W) uint8 classes, or None when the file holds none (NIfTI files never do).
+        spacing: distance of neighbouring voxels in mm along (z, y, x), or None when the file does not tell.
+        affine: (4, 4) from voxel indices (x, y, z) to mm, or None when the file does not tell.
+    """
+
+    name: str
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8] | None = None
+    spacing: tuple[float, float, float] | None = None
+    affine: NDArray[np.float64] | None = None
+
+
+def is_nifti(path: Path) -> bool:
+    """True for ``.nii`` and ``.nii.gz``, in any case."""
+    return path.name.lower().endswith(NIFTI_EXTENSIONS)
+
+
+def is_volume(path: Path) -> bool:
+    """True for the extensions that ``read_volume`` takes."""
+    return is_nifti(path) or path.name.lower().endswith(HDF5_EXTENSIONS)
+
+
+def base_name(path: Path) -> str:
+    """The file name without its extensions: ``case0001`` for ``case0001.npy.h5``, ``a`` for ``a.nii.gz``."""
+    name = path.name
+    for extension in (".nii.gz", ".nii", ".npy.h5", *HDF5_EXTENSIONS):
+        if name.lower().endswith(extension):
+            return name[: -len(extension)]
+    return path.stem
+
+
+def read_volume(path: Path, window: tuple[float, float] | None = None) -> Volume:
+    """Reads ``.nii`` and ``.nii.gz`` (3-D; a single 2-D slice has Z = 1), or HDF5 with ``image`` and perhaps ``label``.
+
+    HDF5 data sets are (Z, H, W); the attributes ``spacing`` (z, y, x) and ``affine`` are read where the file has them
+    (``slicemamba data prepare`` writes them, the published Synapse files have none).
+
+    Args:
+        path: the file; its extension tells the format.
+        window: values (low, high) that become 0 and 1, all beyond is clipped: (-125, 275) for raw abdominal CT in
+            Hounsfield units. None: values as they are, with a NIfTI header's slope and intercept applied.
+
+    Raises:
+        BadFileError: the file is missing, broken, of another format or not 3-D, or holds values that are not finite.
+    """
+    if is_nifti(path):
+        volume = _read_nifti(path)
+    elif is_volume(path):
+        volume = _read_hdf5(path)
+    else:
+        raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} (its extension is not known)")
+    if window is None:
+        return volume
+    return Volume(volume.name, apply_window(volume.image, window), volume.label, volume.spacing, volume.affine)
+
+
+def apply_window(values: NDArray[Any], window: tuple[float, float]) -> NDArray[np.float32]:
+    """Values clipped to ``window`` = (low, high) and scaled to 0…1, float32."""
+    low, high = window
+    if not low < high:
+        raise InputError(f"window must be (low, high) with low below high; got ({low:g}, {high:g})")
+    scaled: NDArray[np.float32] = ((np.clip(values, low, high) - low) / (high - low)).astype(np.float32)
+    return scaled
+
+
+def write_labels(path: Path, labels: NDArray[Any], like: Volume) -> None:
+    """Writes classes (Z, H, W) as NIfTI with the geometry of ``like``; a volume that tells none has voxels of 1 mm.
+
+    Args:
+        path: ends in ``.nii`` or ``.nii.gz``; its folder is made where absent.
+        labels: classes 0…255, of the shape of ``like.image``.
+        like: the volume that the labels belong to.
+
+    Raises:
+        InputError: another shape or extension.
+    """
+    if not is_nifti(path):
+        raise InputError(f"labels are written as .nii or .nii.gz; got {path.name}")
+    if labels.shape != like.image.shape:
+        raise InputError(f"labels of {like.name} must be {like.image.shape} as its image; got {labels.shape}")
+    affine = like.affine if like.affine is not None else np.diag([*(like.spacing or (1.0, 1.0, 1.0))[::-1], 1.0])
+    image: Any = nib.Nifti1Image(np.ascontiguousarray(labels.astype(np.uint8).T), affine)  # type: ignore[no-untyped-call]
+    image.header.set_xyzt_units("mm")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)
+
+
+def find_volumes(config: DataConfig) -> list[Path]:
+    """The test volumes of a data set in the Synapse layout, in the order of its list; empty for other layouts.
+
+    Raises:
+        InputError: the data set is unknown, or a volume that the list names is missing.
+    """
+    from slicemamba.data.catalog import SYNTHETIC, resolve_root  # these read volumes in their turn
+    from slicemamba.data.synapse import is_synapse, test_volumes
+
+    config = resolve_root(config)
+    if config.name == SYNTHETIC or config.root is None or not is_synapse(config.root):
+        return []
+    return test_volumes(config.root)
+
+
+def read_nifti(path: Path) -> tuple[NDArray[Any], Any]:
+    """The array (Z, H, W) as stored, in the file's own type unless scaled by its header, and nibabel's image.
+
+    Raises:
+        BadFileError: the file is missing, broken, in colour, complex or of more than three dimensions.
+    """
+    try:
+        image: Any = nib.load(path)
+        stored = np.asanyarray(image.dataobj)
+    except Exception as error:  # nibabel, gzip and numpy raise nearly anything on a broken file
+        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({_reason(error)})") from error
+    if stored.dtype.kind not in "uif":
+        raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} (voxels of type {stored.dtype})")
+    array = stored.reshape(stored.shape[:3]) if stored.shape[3:] == (1,) * (stored.ndim - 3) else stored
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} (shape {stored.shape})")
+    return array.T, image
+
+
+def _read_nifti(path: Path) -> Volume:
+    array, image = read_nifti(path)
+    unit = MILLIMETRES[image.header.get_xyzt_units()[0]]
+    affine = np.asarray(image.affine, dtype=np.float64).copy()
+    affine[:3] *= unit
+    zooms = [float(zoom) * unit for zoom in image.header.get_zooms()[:3]]
+    z, y, x = (*reversed(zooms),) if len(zooms) == 3 else (1.0, *reversed(zooms))
+    return Volume(base_name(path), _finite(array, path), None, (z, y, x), affine)
+
+
+def _read_hdf5(path: Path) -> Volume:
+    try:
+        with h5py.File(path) as file:
+            held = list(file)
+            image, label = (file[name][()] if name in file else None for name in ("image", "label"))
+            spacing, affine = (file.attrs.get(name) for name in ("spacing", "affine"))
+    except Exception as error:  # h5py raises OSError, KeyError, RuntimeError … on broken files
+        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({_reason(error)})") from error
+    if image is None:
+        held_names = ", ".join(held) or "nothing"
+        raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} (no data set 'image'; it holds {held_names})")
+    for array, what in ((image, "image"), (label, "label")):
+        if array is None:
+            continue
+        kind = np.asarray(array).dtype
+        if np.ndim(array) != 3 or kind.kind not in "uif" or 0 in np.shape(array):
+            raise BadFileError(
+                Fault.NO_VOLUME, f"{short_path(path)} ('{what}' has shape {np.shape(array)}, type {kind})"
+            )
+    if label is not None and label.shape != image.shape:
+        raise BadFileError(Fault.SIZE, f"{short_path(path)} ('image' is {image.shape}, 'label' {label.shape})")
+    return Volume(
+        base_name(path),
+        _finite(image, path),
+        None if label is None else _as_bytes(label, path),
+        None if spacing is None else tuple(float(value) for value in spacing),  # type: ignore[arg-type]
+        None if affine is None else np.asarray(affine, dtype=np.float64),
+    )
+
+
+def _as_bytes(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
+    classes: NDArray[np.uint8] = values.astype(np.uint8)
+    if not (classes == values).all():
+        raise BadFileError(Fault.LABELS, f"{short_path(path)} (values {values.min():g} … {values.max():g})")
+    return classes
+
+
+def _finite(values: NDArray[Any], path: Path) -> NDArray[np.float32]:
+    image: NDArray[np.float32] = np.ascontiguousarray(values, dtype=np.float32)
+    if not np.isfinite(image).all():
+        raise BadFileError(Fault.BROKEN, f"{short_path(path)} (holds values that are not finite)")
+    return image
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
