@@ -12,7 +12,8 @@ from torch import Tensor
 
 from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import to_input
-from slicemamba.evaluation.metrics import confusion, mean_hd95, summarize, to_labels
+from slicemamba.evaluation.metrics import confusion, image_hd95, mean_hd95, summarize, to_labels
+from slicemamba.evaluation.statistics import Interval, bootstrap_metrics
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -25,11 +26,19 @@ class Evaluation:
         metrics: see docs/metrics.md; NaN throughout when a logit was not finite.
         counts: (N, K, 4) pixel counts of each image.
         labels: (N, H, W) uint8 predicted classes.
+        hd95: (N,) of each image, where it was measured.
     """
 
     metrics: dict[str, float]
     counts: npt.NDArray[np.int64]
     labels: npt.NDArray[np.uint8]
+    hd95: npt.NDArray[np.float64] | None = None
+
+    def intervals(self) -> dict[str, Interval]:
+        """95 % bootstrap intervals of the scores over the images; none where the scores are NaN."""
+        if np.isnan(self.metrics["dice"]):
+            return {}
+        return bootstrap_metrics(self.counts, hd95=self.hd95)
 
 
 def batches(data: SegmentationData, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -73,11 +82,12 @@ def evaluate(
             on_progress(sum(map(len, labels)), len(data))
     all_counts, all_labels = torch.cat(counts), torch.cat(labels).numpy()
     metrics = summarize(all_counts)
-    if with_hd95:
-        metrics["hd95"] = mean_hd95(all_labels, data.masks, data.num_classes)
+    distances = image_hd95(all_labels, data.masks, data.num_classes) if with_hd95 else None
+    if distances is not None:
+        metrics["hd95"] = float(distances.mean())
     if not finite:
         metrics = dict.fromkeys(metrics, float("nan"))
-    return Evaluation(metrics, all_counts.cpu().numpy(), all_labels)
+    return Evaluation(metrics, all_counts.cpu().numpy(), all_labels, distances)
 
 
 def trivial_baselines(data: SegmentationData) -> dict[str, dict[str, float]]:

@@ -93,35 +93,58 @@ def summarize(counts: Tensor) -> dict[str, float]:
     Raises:
         ValueError: no image, or another shape.
     """
+    exact = check_counts(counts).detach().cpu().to(torch.float64)
+    scores = pooled_scores(exact.sum(dim=0)) | image_scores(exact)
+    return {name: value.mean().item() for name, value in scores.items()}
+
+
+def check_counts(counts: Tensor) -> Tensor:
+    """The counts as they are; ValueError unless they are (N, K, 4) of at least one image and class."""
     if counts.ndim != 3 or counts.shape[2] != 4 or 0 in counts.shape:
         raise ValueError(f"counts must have shape (N, K, 4) with N and K at least 1; got {tuple(counts.shape)}")
-    exact = counts.detach().cpu().to(torch.float64)
-    accuracy = _accuracy(exact.sum(dim=0))
-    each = exact if exact.shape[1] == 1 else exact[:, 1:]
-    tp, fp, fn, tn = each.sum(dim=0).unbind(dim=-1)
-    dice_per_image, iou_per_image = _overlap(each)
-    dice, iou = _overlap(each.sum(dim=0))
+    return counts
+
+
+def pooled_scores(pooled: Tensor) -> dict[str, Tensor]:
+    """Scores of counts summed over images.
+
+    Args:
+        pooled: (…, K, 4) float64; leading axes are independent sums, as of many resamples.
+
+    Returns:
+        (…) of each of ``miou``, ``dice``, ``accuracy``, ``specificity`` and ``sensitivity``.
+    """
+    tp, fp, fn, tn = _foreground(pooled).unbind(dim=-1)
+    dice, iou = _overlap(tp, fp, fn)
     return {
-        "miou": iou.mean().item(),
-        "dice": dice.mean().item(),
-        "accuracy": accuracy,
-        "specificity": _ratio(tn, tn + fp).mean().item(),
-        "sensitivity": _ratio(tp, tp + fn).mean().item(),
-        "dice_per_image": dice_per_image.mean().item(),
-        "miou_per_image": iou_per_image.mean().item(),
+        "miou": iou.mean(dim=-1),
+        "dice": dice.mean(dim=-1),
+        "accuracy": _accuracy(pooled),
+        "specificity": _ratio(tn, tn + fp).mean(dim=-1),
+        "sensitivity": _ratio(tp, tp + fn).mean(dim=-1),
     }
 
 
-def _accuracy(pooled: Tensor) -> float:
-    """(K, 4) → share of pixels with the right class; with all classes counted, each pixel has one true positive."""
+def image_scores(counts: Tensor) -> dict[str, Tensor]:
+    """``dice_per_image`` and ``miou_per_image`` before the mean: (N,) each, of counts (N, K, 4) in float64."""
+    dice, iou = _overlap(*_foreground(counts).unbind(dim=-1)[:3])
+    return {"dice_per_image": dice.mean(dim=-1), "miou_per_image": iou.mean(dim=-1)}
+
+
+def _foreground(counts: Tensor) -> Tensor:
+    """(…, K, 4) → the same without the background, which label tasks count first."""
+    return counts if counts.shape[-2] == 1 else counts[..., 1:, :]
+
+
+def _accuracy(pooled: Tensor) -> Tensor:
+    """(…, K, 4) → share of pixels with the right class; all classes counted, each pixel has one true positive."""
     tp, _, _, tn = pooled.unbind(dim=-1)
-    right = tp.sum() + tn.sum() if len(pooled) == 1 else tp.sum()
-    return (right / pooled[0].sum()).item()
+    right = tp + tn if pooled.shape[-2] == 1 else tp
+    return right.sum(dim=-1) / pooled[..., 0, :].sum(dim=-1)
 
 
-def _overlap(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Dice and IoU, (…) each, of counts (…, 4)."""
-    tp, fp, fn, _ = counts.unbind(dim=-1)
+def _overlap(tp: Tensor, fp: Tensor, fn: Tensor) -> tuple[Tensor, Tensor]:
+    """Dice and IoU."""
     return _ratio(2 * tp, 2 * tp + fp + fn), _ratio(tp, tp + fp + fn)
 
 
@@ -158,7 +181,14 @@ def _bounding_box(marked: NDArray[np.bool_]) -> tuple[slice, ...]:
 def mean_hd95(
     predictions: NDArray[Any], targets: NDArray[Any], num_classes: int, spacing: Sequence[float] = (1.0, 1.0)
 ) -> float:
-    """Mean of ``hd95`` over images and foreground classes.
+    """Mean of ``hd95`` over images and foreground classes; arguments as in ``image_hd95``."""
+    return float(image_hd95(predictions, targets, num_classes, spacing).mean())
+
+
+def image_hd95(
+    predictions: NDArray[Any], targets: NDArray[Any], num_classes: int, spacing: Sequence[float] = (1.0, 1.0)
+) -> NDArray[np.float64]:
+    """Mean of ``hd95`` over the foreground classes of each image, (N,).
 
     Args:
         predictions, targets: (N, H, W) labels; with ``num_classes`` 1 everything but 0 is foreground.
@@ -168,11 +198,10 @@ def mean_hd95(
     if len(predictions) == 0 or len(predictions) != len(targets):
         raise ValueError(f"as many predictions as targets, at least one; got {len(predictions)} and {len(targets)}")
     distances = [
-        hd95(predicted, actual, spacing)
+        [hd95(predicted, actual, spacing) for predicted, actual in _foregrounds(prediction, target, num_classes)]
         for prediction, target in zip(predictions, targets, strict=True)
-        for predicted, actual in _foregrounds(prediction, target, num_classes)
     ]
-    return float(np.mean(distances))
+    return np.mean(np.array(distances, dtype=np.float64), axis=1)
 
 
 def _foregrounds(

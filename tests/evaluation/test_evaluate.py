@@ -88,7 +88,9 @@ def test_hd95_is_measured_only_when_wanted(tiny_data: SegmentationData) -> None:
     without = evaluate(darkness, tiny_data, batch_size=4, device=CPU, with_hd95=False)
     wanted = evaluate(darkness, tiny_data, batch_size=4, device=CPU)
     assert "hd95" not in without.metrics
-    assert wanted.metrics.pop("hd95") == mean_hd95(wanted.labels, tiny_data.masks, 1)
+    assert without.hd95 is None
+    assert wanted.hd95 is not None
+    assert wanted.metrics.pop("hd95") == mean_hd95(wanted.labels, tiny_data.masks, 1) == wanted.hd95.mean()
     assert wanted.metrics == without.metrics
 
 
@@ -99,6 +101,14 @@ def test_one_logit_that_is_not_finite_makes_all_scores_nan(tiny_data: Segmentati
     scored = evaluate(replay(logits), tiny_data, batch_size=3, device=CPU)
     assert {"dice", "miou", "hd95", "accuracy"} <= scored.metrics.keys()
     assert all(math.isnan(value) for value in scored.metrics.values())
+    assert scored.intervals() == {}
+
+
+def test_scores_lie_in_their_intervals(tiny_data: SegmentationData) -> None:
+    scored = evaluate(darkness, tiny_data, batch_size=7, device=CPU)
+    intervals = scored.intervals()
+    assert intervals.keys() == scored.metrics.keys()
+    assert all(low < scored.metrics[name] < high for name, (low, high) in intervals.items())
 
 
 def test_label_logits_of_nan_make_all_scores_nan(labelled: SegmentationData) -> None:

@@ -1,0 +1,182 @@
+"""How sure a score is: bootstrap over the images of a split (docs/metrics.md, Intervals).
+
+The split's N images are drawn N times with replacement, and each such resample is scored anew; the middle 95 % of the
+scores make the interval (Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13: the percentile interval).
+What it covers: another draw of images from where these came from. What it does not: another training seed.
+
+Shapes: N images, K classes counted, R resamples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slicemamba.evaluation.metrics import check_counts, image_scores, pooled_scores
+
+Samples = NDArray[np.float64]
+
+NUM_RESAMPLES = 10_000
+CONFIDENCE = 0.95
+SMALLER_IS_BETTER = frozenset({"hd95"})
+_BLOCK = 1 << 22  # drawn images held at once: 32 MiB for each of a few arrays
+
+
+class Interval(NamedTuple):
+    """Ends of a confidence interval; a list of two numbers in JSON."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class PairedDifference:
+    """What network a scores more than network b on the same images.
+
+    Attributes:
+        difference: a − b on the images as they are.
+        interval: of that difference.
+        share_better: share of resamples in which a is the better one (for ``hd95`` the smaller); ties count half.
+        samples: (R,) the difference in each resample.
+    """
+
+    difference: float
+    interval: Interval
+    share_better: float
+    samples: Samples
+
+
+def bootstrap_metrics(
+    counts: NDArray[Any] | Tensor,
+    *,
+    hd95: NDArray[Any] | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Percentile interval of every score that ``summarize`` gives.
+
+    Args:
+        counts: (N, K, 4) pixel counts, from ``confusion``.
+        hd95: (N,) from ``image_hd95``; with it the mean ``hd95`` gets an interval too.
+        num_resamples, seed: the same seed and N give the same resamples.
+        confidence: share of the resamples' scores inside the interval.
+
+    Raises:
+        ValueError: arguments that do not fit together, or are out of range.
+    """
+    samples = bootstrap_samples(counts, hd95=hd95, num_resamples=num_resamples, seed=seed)
+    return {name: percentile_interval(values, confidence) for name, values in samples.items()}
+
+
+def paired_difference(
+    counts_a: NDArray[Any] | Tensor,
+    counts_b: NDArray[Any] | Tensor,
+    metric: str,
+    *,
+    hd95: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> PairedDifference:
+    """Difference of two networks on the same images: in each resample both are scored on the same draw.
+
+    Images that are hard for both move both scores alike, so the interval of the difference is as a rule much narrower
+    than the two scores' intervals let expect.
+
+    Args:
+        counts_a, counts_b: (N, K, 4), image i of one being image i of the other.
+        metric: a score of ``summarize``, or ``hd95``.
+        hd95: (N,) of both networks, needed for that metric alone.
+        num_resamples, confidence, seed: as in ``bootstrap_metrics``.
+
+    Raises:
+        ValueError: counts of another number of images or classes, or an unknown metric.
+    """
+    if tuple(counts_a.shape) != tuple(counts_b.shape):
+        raise ValueError(
+            "paired counts must be of the same images and classes; "
+            f"got {tuple(counts_a.shape)} and {tuple(counts_b.shape)}"
+        )
+    distances = hd95 or (None, None)
+    pair, whole = [], []
+    for counts, distance in zip((counts_a, counts_b), distances, strict=True):
+        features = _Features(counts, distance)
+        if metric not in features.scores:
+            raise ValueError(f"metric must be one of {', '.join(features.scores)}; got {metric!r}")
+        pair.append(features.resample(num_resamples, seed)[metric])
+        whole.append(features.scores[metric])
+    samples = pair[0] - pair[1]
+    gain = -samples if metric in SMALLER_IS_BETTER else samples
+    share = float(np.mean(gain > 0) + np.mean(gain == 0) / 2)
+    return PairedDifference(whole[0] - whole[1], percentile_interval(samples, confidence), share, samples)
+
+
+def bootstrap_samples(
+    counts: NDArray[Any] | Tensor,
+    *,
+    hd95: NDArray[Any] | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Samples]:
+    """(R,) scores of the resamples, by name. Those of several networks with one seed and N are paired."""
+    return _Features(counts, hd95).resample(num_resamples, seed)
+
+
+def percentile_interval(samples: Samples, confidence: float = CONFIDENCE) -> Interval:
+    """The middle ``confidence`` share of (R,) values."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1; got {confidence}")
+    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+class _Features:
+    """What is summed over images: (N, 4·K) counts, then the scores of each image. Scores follow from the sums."""
+
+    def __init__(self, counts: NDArray[Any] | Tensor, hd95: NDArray[Any] | None) -> None:
+        array = np.asarray(counts, dtype=np.float64)  # whole numbers up to 2⁵³ stay exact
+        exact = check_counts(torch.from_numpy(array))
+        self.num_images, self.num_counted = exact.shape[:2]
+        means = {name: value.numpy() for name, value in image_scores(exact).items()}
+        if hd95 is not None:
+            if np.shape(hd95) != (self.num_images,):
+                raise ValueError(f"hd95 must have shape ({self.num_images},), one an image; got {np.shape(hd95)}")
+            means["hd95"] = np.asarray(hd95, dtype=np.float64)
+        self._names = tuple(means)
+        self._features = np.column_stack([array.reshape(self.num_images, -1), *means.values()])
+        self.scores = {
+            name: float(value[0]) for name, value in self._score(self._features.sum(axis=0, keepdims=True)).items()
+        }
+
+    def _score(self, sums: Samples) -> dict[str, Samples]:
+        """(R, features) sums over images → (R,) of each score."""
+        split = 4 * self.num_counted
+        pooled = torch.from_numpy(sums[:, :split].reshape(-1, self.num_counted, 4))
+        scores = {name: value.numpy() for name, value in pooled_scores(pooled).items()}
+        return scores | dict(zip(self._names, sums[:, split:].T / self.num_images, strict=True))
+
+    def resample(self, num_resamples: int, seed: int) -> dict[str, Samples]:
+        """Scores of the resamples: how often each image was drawn, times what is summed, in blocks of bounded size."""
+        if num_resamples < 1:
+            raise ValueError(f"num_resamples must be at least 1; got {num_resamples}")
+        rng = np.random.default_rng(seed)
+        size = max(1, _BLOCK // self.num_images)
+        blocks = [
+            _draw(rng, min(size, num_resamples - start), self.num_images) @ self._features
+            for start in range(0, num_resamples, size)
+        ]
+        return self._score(np.concatenate(blocks))
+
+
+def _draw(rng: np.random.Generator, num_resamples: int, num_images: int) -> Samples:
+    """(R, N) how often each image is in each resample; rows sum to N."""
+    drawn = rng.integers(0, num_images, (num_resamples, num_images))
+    drawn += num_images * np.arange(num_resamples)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=num_resamples * num_images)
+    return times.reshape(num_resamples, num_images).astype(np.float64)
