@@ -20,9 +20,12 @@ from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
 from slicemamba.architecture import Architecture, format_slice_size
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
+from slicemamba.data.volumes import find_volumes
 from slicemamba.evaluation.evaluate import evaluate, trivial_baselines
 from slicemamba.evaluation.figures import save_predictions
+from slicemamba.evaluation.inference import InferenceOptions, Segmenter
 from slicemamba.evaluation.metrics import METRICS_VERSION
+from slicemamba.evaluation.volumes import evaluate_volumes
 from slicemamba.models.checkpoints import load_network, read_card
 
 _SPLITS = ("search", "test")
@@ -119,18 +122,21 @@ def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir
     assert job.retrain is not None
     workers = job.resources.train
     task = ray.remote(_evaluate_network).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="evaluate")
-    scores, trivial = ray.get(task.remote(job.data, folder, run.path, cache_dir, job.retrain.batch_size))
+    scores, trivial, volumes = ray.get(task.remote(job.data, folder, run.path, cache_dir, job.retrain.batch_size))
     architecture = read_card(folder).architecture
     return {
-        "retrained": {"architecture": architecture, "scores": scores, **_history(run, "retrain")},
+        "retrained": {"architecture": architecture, "scores": scores, **volumes, **_history(run, "retrain")},
         "trivial": trivial,
     }
 
 
 def _evaluate_network(
     config: DataConfig, folder: Path, run_path: Path, cache_dir: Path, batch_size: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Scores of the network and of the trivial predictions by split; writes the test split's pictures."""
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Scores of the network and of the trivial predictions by split, and ``volumes`` where the set has some.
+
+    Writes the test split's pictures, and predictions of the volumes as NIfTI.
+    """
     run = RunFolder(run_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_network(folder).to(device)
@@ -150,4 +156,16 @@ def _evaluate_network(
         trivial[split] = trivial_baselines(data)
         if split == "test":
             save_predictions(run.path / "predictions", data, scored)
-    return scores, trivial
+    paths = find_volumes(config)
+    if not paths:
+        return scores, trivial, {}
+    segmenter = Segmenter(network, config, device, InferenceOptions(batch_size=batch_size))
+    volumes = evaluate_volumes(
+        segmenter,
+        paths,
+        destination=run.path / "predictions" / "volumes",
+        on_progress=lambda done, total: run.emit(
+            "progress", phase="evaluate", done=done, total=total, unit="volumes", metrics={}
+        ),
+    )
+    return scores, trivial, {"volumes": volumes.as_dict()}

@@ -1,10 +1,10 @@
 """A bundle: one folder that holds all that is needed to use a trained network elsewhere, and says what it is.
 
-    weights.safetensors, config.json    read by `slicemamba predict` and `evaluate` like any saved network
-    preprocessing.json                  what becomes of an image before the network, and of logits after it
-    metrics.json                        scores as measured by the run that trained it, where its result is at hand
-    MODEL_CARD.md                       data, architecture, intended use, scores, limits, an example
-    model.pt2, model_portable.pt2, model.onnx     programs (slicemamba.evaluation.export)
+weights.safetensors, config.json    read by `slicemamba predict` and `evaluate` like any saved network
+preprocessing.json                  what becomes of an image before the network, and of logits after it
+metrics.json                        scores as measured by the run that trained it, where its result is at hand
+MODEL_CARD.md                       data, architecture, intended use, scores, limits, an example
+model.pt2, model_portable.pt2, model.onnx     programs (slicemamba.evaluation.export)
 """
 
 from __future__ import annotations

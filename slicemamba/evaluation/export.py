@@ -1,6 +1,6 @@
 """A trained network as programs that run without its Python code, each held to the network's own output.
 
-    model.pt2            torch.export, with the operator slicemamba::slice_scan: as fast as the network, needs this package
+    model.pt2            torch.export with the operator slicemamba::slice_scan: fast; needs this package beside torch
     model_portable.pt2   the same with the scan in plain torch (slicemamba.ops.portable): needs torch alone
     model.onnx           the portable program for ONNX Runtime and others; the scan is ONNX's own Scan
 
@@ -105,8 +105,8 @@ def export_programs(
         if not error <= tolerance:  # NaN fails too
             file.unlink()
             raise RunFailedError(
-                f"{file.name} gives logits that differ from the network's by up to {error:.2g}, more than {tolerance:g}; "
-                "it was removed. If logits are very large, a larger --tolerance may be right"
+                f"{file.name} gives logits that differ from the network's by up to {error:.2g}, more than "
+                f"{tolerance:g}; it was removed. If logits are very large, a larger --tolerance may be right"
             )
         artifacts.append(Artifact(file, error, perf_counter() - start))
     return artifacts
@@ -179,8 +179,6 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _largest_difference(
-    run: Callable[[Tensor], Tensor], inputs: Sequence[Tensor], expected: Sequence[Tensor]
-) -> float:
+def _largest_difference(run: Callable[[Tensor], Tensor], inputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     differences = [(run(batch) - logits).abs().max() for batch, logits in zip(inputs, expected, strict=True)]
     return float(torch.stack(differences).max())

@@ -40,7 +40,7 @@ def slice_scan(
     dt, B_and_C = projected[..., :rank], projected[..., rank:]
     delta = functional.softplus(torch.bmm(dt, dt_proj_weight.mT) + dt_proj_bias[:, None])
     per_place = torch.cat([delta, delta * flat, B_and_C], dim=-1).view(4, batch, height, width, -1)
-    sequences = _unfold(per_place, rows, columns).split([channels, channels, states, states], dim=-1)
+    sequences = torch.split(_unfold(per_place, rows, columns), [channels, channels, states, states], dim=-1)
     A = -torch.exp(A_log).view(4, 1, channels, states)
 
     def step(h: Tensor, now: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
