@@ -14,10 +14,11 @@ from scipy import ndimage
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
-# Okabe and Ito's colours, which colour-blind readers tell apart too (Color Universal Design, 2008).
-TRUTH_COLOUR: Colour = (0, 158, 115)
-PREDICTION_COLOUR: Colour = (230, 97, 0)
+# Yellow and blue stand out from tissue, skin and grey values alike, and colour-blind readers tell them apart.
+TRUTH_COLOUR: Colour = (255, 220, 0)
+PREDICTION_COLOUR: Colour = (0, 150, 255)
 AGREEMENT_COLOUR: Colour = (255, 255, 255)
+# Okabe and Ito's colours (Color Universal Design, 2008).
 _CLASS_COLOURS: tuple[Colour, ...] = (
     (230, 159, 0),
     (86, 180, 233),
@@ -67,9 +68,9 @@ def outline(labels: Pixels, width: int = 2) -> npt.NDArray[np.bool_]:
 def draw_outlines(picture: Pixels, labels: Pixels, colour: Colour | None = None) -> Pixels:
     """A copy of the picture with the outlines of the labels: in one colour, or each in that of its class.
 
-    Lines are about a 150th of the shorter side wide, and at least two pixels.
+    Lines are about a 120th of the shorter side wide, and at least two pixels.
     """
-    border = outline(labels, width=max(2, round(min(labels.shape) / 150)))
+    border = outline(labels, width=max(2, round(min(labels.shape) / 120)))
     drawn = picture.copy()
     drawn[border] = paint(labels)[border] if colour is None else colour
     return drawn

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GAP, _MIN_SIDE = 4, 256
+_SPACER = 0.08  # between the two halves of a grid, in widths of a picture
 _ERROR: Colour = (255, 255, 255)
 
 
@@ -96,8 +97,8 @@ def panels(data: SegmentationData, scored: Evaluation, index: int) -> list[Pixel
 def comparison(image: Pixels, truth: Pixels, prediction: Pixels, num_classes: int) -> list[Pixels]:
     """image (H, W, 3), truth and prediction (H, W) labels → [image with outlines, truth, prediction with errors].
 
-    Binary: green is the truth and orange the prediction. On the image both are outlined; beside the truth in white, the
-    prediction is white where they agree, orange where it marks too much and green where it misses. Label tasks: every
+    Binary: yellow is the truth and blue the prediction. On the image both are outlined; beside the truth in white, the
+    prediction is white where they agree, blue where it marks too much and yellow where it misses. Label tasks: every
     class has its colour; the image bears the outlines of the truth, and white lines surround what is wrong in the
     prediction. Small images are enlarged by a whole factor to a side of at least 256 pixels.
     """
@@ -119,19 +120,23 @@ def plot_grid(data: SegmentationData, scored: Evaluation, indices: Sequence[int]
     lines = -(-len(indices) // side_by_side)
     height, width = data.masks.shape[1:]
     cell = 1.7
-    size = (cell * 3 * side_by_side + 0.3 * side_by_side, lines * (cell * height / width + 0.22) + 0.75)
+    size = (cell * (3 * side_by_side + _SPACER * (side_by_side - 1)) + 0.2, lines * (cell * height / width + 0.22) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
-    axes = figure.subplots(lines, 3 * side_by_side, squeeze=False)
+    widths = ([1, 1, 1, _SPACER] * side_by_side)[:-1]
+    axes = figure.subplots(lines, len(widths), squeeze=False, width_ratios=widths)
     for axis in axes.flat:
         axis.set_axis_off()
     dice = image_dice(scored.counts)
     for place, i in enumerate(indices):
-        line, first = place // side_by_side, place % side_by_side * 3
+        line, first = place // side_by_side, place % side_by_side * 4
         for axis, picture in zip(axes[line, first : first + 3], panels(data, scored, i), strict=True):
             axis.imshow(picture, interpolation="nearest")
         axes[line, first].set_title(_short(data.names[i]), fontsize=7, loc="left", pad=2)
         axes[line, first + 2].set_title(f"Dice {dice[i]:.3f}", fontsize=7, loc="right", pad=2)
+        if line == 0:
+            axes[line, first + 1].set_title("truth", fontsize=7, pad=2)
+            axes[line, first + 2].set_title("prediction", fontsize=7, pad=2)
     _legend(figure, data, scored)
     return figure
 
@@ -141,13 +146,14 @@ def plot_scores(data: SegmentationData, scored: Evaluation) -> Figure:
     from matplotlib.figure import Figure
 
     dice = image_dice(scored.counts)
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.hist(dice, bins=np.linspace(0, 1, 21).tolist(), color="#0072b2", edgecolor="white")
     for value, style, name in ((dice.mean(), "-", "mean"), (float(np.median(dice)), "--", "median")):
         left.axvline(value, color="#d55e00", linestyle=style, label=f"{name} {value:.3f}")
     left.set(xlabel="Dice of an image", ylabel="images", xlim=(0, 1))
-    left.legend(fontsize=8, loc="upper left", frameon=False)
+    left.yaxis.get_major_locator().set_params(integer=True)
+    left.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     right.step([0, *np.sort(dice)], np.arange(len(dice) + 1) / len(dice), where="post", color="#0072b2")
     right.set(xlabel="Dice of an image", ylabel="share of images at or below", xlim=(0, 1), ylim=(0, 1))
     right.grid(alpha=0.3)
@@ -189,7 +195,7 @@ def _legend(figure: Figure, data: SegmentationData, scored: Evaluation) -> None:
     figure.legend(handles=patches, loc="outside lower center", ncols=min(3, len(patches)), fontsize=7, frameon=False)
 
 
-def _short(name: str, limit: int = 34) -> str:
+def _short(name: str, limit: int = 26) -> str:
     return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
