@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+import slicemamba.data.cli
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -45,6 +47,7 @@ def register(app: typer.Typer) -> None:
     app.command()(predict)
     app.command()(export)
     app.command()(doctor)
+    slicemamba.data.cli.register(app)
 
 
 def evaluate(

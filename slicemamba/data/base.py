@@ -14,7 +14,7 @@ from slicemamba.data.cache import Source, cached_arrays
 from slicemamba.data.catalog import SYNTHETIC, resolve_root
 from slicemamba.data.isic import fingerprint_files
 from slicemamba.data.parallel import Progress
-from slicemamba.data.reading import read_pair, resize_pair
+from slicemamba.data.reading import as_picture, read_pair, resize_pair
 from slicemamba.data.splits import check_split_name, split_pairs
 from slicemamba.data.synthetic import GENERATOR_VERSION, draw_lesion, split_size
 
@@ -47,11 +47,7 @@ class SegmentationData:
 
     def picture(self, index: int) -> Pixels:
         """Image number ``index`` for drawing: (H, W, 3) uint8, whatever the set is stored as."""
-        image = np.asarray(self.images[index])
-        if image.dtype == np.uint8:
-            return image
-        grey = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)  # cubic resizing overshoots a little
-        return np.repeat(grey, 3, axis=2)
+        return as_picture(np.asarray(self.images[index]))
 
 
 def load_split(

@@ -22,6 +22,7 @@ from slicemamba.data.catalog import SYNTHETIC, list_datasets, resolve_root
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import Pair, find_pairs, fingerprint_files
 from slicemamba.data.parallel import Progress, run_parallel
+from slicemamba.data.patients import patient_of
 from slicemamba.data.reading import check_same_size, read_pair_image, read_pair_mask
 from slicemamba.data.reports import DatasetReport, recall, remember
 from slicemamba.data.splits import SPLITS, match_splits
@@ -30,7 +31,7 @@ from slicemamba.errors import name_some
 
 __all__ = ["DatasetReport", "Pair", "check_dataset", "find_pairs", "list_datasets", "resolve_root"]
 
-CHECKS_VERSION = 1
+CHECKS_VERSION = 2
 """Raised when the checks change, so that remembered reports of older ones are not used."""
 
 
@@ -42,6 +43,7 @@ class _Facts:
     size: tuple[int, int] = (0, 0)
     digest: str = ""
     class_shares: tuple[float, ...] = ()
+    value_range: tuple[float, float] | None = None
 
     @property
     def foreground(self) -> float:
@@ -75,7 +77,7 @@ def check_dataset(
         return remembered
     facts = _read_all(config, splits, on_progress)
     findings += [finding for found in facts.values() for one in found for finding in one.findings]
-    findings += _all_empty(facts) + _shared(splits, facts)
+    findings += _all_empty(facts) + _shared(splits, facts) + _shared_patients(config, splits)
     raise_findings(findings, subject=f"data set {config.name!r} in {config.root}")
     report = _report(config, splits, facts, fingerprint)
     remember(cache_dir, report)
@@ -106,7 +108,13 @@ def _examine(pair: Pair, config: DataConfig) -> _Facts:
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
     digest.update(repr(image.shape).encode())
     shares = np.bincount(mask.ravel(), minlength=max(2, config.num_classes)) / mask.size
-    return _Facts((), (image.shape[0], image.shape[1]), digest.hexdigest(), tuple(shares.tolist()))
+    low, high = float(image.min()), float(image.max())
+    return _Facts(
+        size=(image.shape[0], image.shape[1]),
+        digest="" if pair.is_slice and low == high else digest.hexdigest(),  # slices of air alone are no twins
+        class_shares=tuple(shares.tolist()),
+        value_range=(low, high) if pair.is_slice else None,
+    )
 
 
 def _attempt(read: Callable[[], NDArray[Any]]) -> NDArray[Any] | Finding:
@@ -130,7 +138,7 @@ def _by_content(splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]]) -
     groups: dict[str, list[tuple[str, Path]]] = defaultdict(list)
     for split, pairs in splits.items():
         for pair, found in zip(pairs, facts[split], strict=True):
-            if not found.findings:
+            if found.digest:
                 groups[found.digest].append((split, pair.image))
     return [group for group in groups.values() if len(group) > 1]
 
@@ -146,6 +154,25 @@ def _shared(splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]]) -> li
     return findings
 
 
+def _patients(config: DataConfig, pairs: list[Pair]) -> set[str]:
+    """Patients that the names of a split's images tell."""
+    told = (patient_of(pair.name, config.patient_pattern) for pair in pairs)
+    return {patient for patient in told if patient is not None}
+
+
+def _shared_patients(config: DataConfig, splits: dict[str, list[Pair]]) -> list[Finding]:
+    """One finding for each patient that is in more than one split."""
+    homes: dict[str, list[str]] = defaultdict(list)
+    for split in SPLITS:
+        for patient in sorted(_patients(config, splits[split])):
+            homes[patient].append(split)
+    return [
+        Finding(Fault.SHARED_PATIENT, f"{patient} ({' and '.join(found)})")
+        for patient, found in homes.items()
+        if len(found) > 1
+    ]
+
+
 def _report(
     config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]], fingerprint: str
 ) -> DatasetReport:
@@ -157,9 +184,21 @@ def _report(
         smallest_size=(min(heights), min(widths)),
         largest_size=(max(heights), max(widths)),
         foreground_share={split: float(np.mean([one.foreground for one in facts[split]])) for split in SPLITS},
+        class_share={split: _mean_shares(facts[split]) for split in SPLITS},
+        num_patients={split: count for split in SPLITS if (count := len(_patients(config, splits[split])))},
+        value_range=_value_range(facts),
         warnings=tuple(_warnings(config, splits, facts)),
         fingerprint=fingerprint,
     )
+
+
+def _mean_shares(facts: list[_Facts]) -> tuple[float, ...]:
+    return tuple(np.mean([one.class_shares for one in facts], axis=0).tolist())
+
+
+def _value_range(facts: dict[str, list[_Facts]]) -> tuple[float, float] | None:
+    ranges = [one.value_range for found in facts.values() for one in found if one.value_range is not None]
+    return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
 
 
 def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]]) -> list[str]:
@@ -167,7 +206,9 @@ def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str
     for split in SPLITS:
         rows = list(zip(splits[split], facts[split], strict=True))
         for share, what in ((0, "mark no pixel"), (1, "mark every pixel")):
-            names = [short_path(pair.mask) for pair, one in rows if round(one.foreground, 9) == share]
+            # Slices beyond the organs are as they should be.
+            pictures = [(pair, one) for pair, one in rows if not pair.is_slice]
+            names = [short_path(pair.mask) for pair, one in pictures if round(one.foreground, 9) == share]
             if names:
                 found.append(f"{len(names)} of {len(rows)} {split} masks {what}: {name_some(names)}")
     twins = [
@@ -180,11 +221,27 @@ def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str
     unseen = _unseen_classes(config, facts["train"])
     if unseen:
         found.append(f"no train mask holds class {name_some(unseen)}; the network cannot learn it")
+    return found + _option_warnings(config, splits, facts)
+
+
+def _option_warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]]) -> list[str]:
+    """Options that are legal but can hardly be meant for these images."""
+    found = []
+    values = _value_range(facts)
+    if values is not None and config.intensity == "unit" and (values[0] < -0.1 or values[1] > 1.1):
+        found.append(
+            f"slices hold values of {values[0]:g} … {values[1]:g}, which intensity 'unit' hands to the network as they "
+            "are; set window (for CT in Hounsfield units [-125, 275]) or another intensity"
+        )
+    names = [pair.name for split in SPLITS for pair in splits[split]]
+    untold = [name for name in names if patient_of(name, config.patient_pattern) is None]
+    if config.patient_pattern is not None and untold:
+        found.append(f"patient_pattern finds no patient in {len(untold)} of {len(names)} names: {name_some(untold)}")
     return found
 
 
 def _unseen_classes(config: DataConfig, train: list[_Facts]) -> list[str]:
-    shares = np.sum([one.class_shares for one in train], axis=0)
+    shares = _mean_shares(train)
     return [str(label) for label in range(1, config.num_classes) if shares[label] == 0]
 
 
@@ -201,6 +258,7 @@ def _synthetic_report(config: DataConfig) -> DatasetReport:
         smallest_size=config.image_size,
         largest_size=config.image_size,
         foreground_share=shares,
+        class_share={split: (1 - share, share) for split, share in shares.items()},
         fingerprint=_digest({"generator": GENERATOR_VERSION, "config": config.model_dump(mode="json")}),
     )
 

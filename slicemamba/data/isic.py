@@ -62,9 +62,14 @@ def match_pairs(root: Path, split: str) -> tuple[list[Pair], list[Finding]]:
 
 
 def match_folders(image_folder: Path, mask_folder: Path, split: str) -> tuple[list[Pair], list[Finding]]:
-    """Pairs of the pictures in two folders, sorted by name, and what is wrong; an empty ``split`` is told by its name."""
-    images, findings = _images_by_name(_picture_files(image_folder))
-    masks, orphans = _masks_by_image(_picture_files(mask_folder), images)
+    """Pairs of the pictures in two folders, sorted by name, and what is wrong; an empty ``split`` is named."""
+    return match_files(picture_files(image_folder), picture_files(mask_folder), split)
+
+
+def match_files(image_files: list[Path], mask_files: list[Path], split: str) -> tuple[list[Pair], list[Finding]]:
+    """As ``match_folders``, for files from anywhere."""
+    images, findings = _images_by_name(image_files)
+    masks, orphans = _masks_by_image(mask_files, images)
     if not images:
         findings.append(Finding(Fault.NO_IMAGES, f"{split} (accepted: {', '.join(ACCEPTED)})"))
     findings += [Finding(Fault.NO_IMAGE, short_path(path)) for path in orphans]
@@ -116,7 +121,7 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _picture_files(folder: Path) -> list[Path]:
+def picture_files(folder: Path) -> list[Path]:
     """Picture files in a folder, hidden ones left out (file managers leave some behind)."""
     if not folder.is_dir():
         return []

@@ -64,6 +64,20 @@ def read_mask(path: Path, num_classes: int, label_map: Mapping[int, int] | None 
     return as_classes(values, short_path(path), num_classes, label_map)
 
 
+def read_mask_values(path: Path) -> NDArray[Any]:
+    """One value a pixel as stored, (H, W), whatever the values; a JPEG's colours, which compression makes, become grey.
+
+    Raises:
+        BadFileError: unreadable, or in colour and no JPEG.
+    """
+    if is_nifti(path):
+        return _nifti_slice(path)
+    picture = _decode(path)
+    if picture.format == "JPEG":
+        return np.asarray(picture.convert("L"))
+    return _mask_values(picture, path, binary=True)
+
+
 def as_classes(
     values: NDArray[Any], where: str, num_classes: int, label_map: Mapping[int, int] | None = None
 ) -> Pixels:
@@ -101,7 +115,7 @@ def read_pair_mask(pair: Pair, config: DataConfig) -> Pixels:
     return as_classes(values, short_path(pair.mask), config.num_classes, config.label_map)
 
 
-def check_same_size(pair: Pair, image: NDArray[Any], mask: Pixels) -> None:
+def check_same_size(pair: Pair, image: NDArray[Any], mask: NDArray[Any]) -> None:
     """Raises BadFileError naming both files and sizes (width×height) when image and mask differ in size."""
     if image.shape[:2] != mask.shape:
         sizes = [f"{array.shape[1]}×{array.shape[0]}" for array in (image, mask)]
@@ -123,6 +137,13 @@ def resize_image(image: Pixels, size: tuple[int, int]) -> Pixels:
 def resize_mask(mask: Pixels, size: tuple[int, int]) -> Pixels:
     """Nearest-neighbour resize to ``size`` = (height, width): no label appears that was not there."""
     return _resize(mask, size, Image.Resampling.NEAREST)
+
+
+def as_picture(image: NDArray[Any]) -> Pixels:
+    """An image for drawing: (H, W, 3) uint8 as it is; of (H, W, 1) floats 0…1 become black to white."""
+    if image.dtype == np.uint8:
+        return image
+    return _as_rgb(np.rint(np.clip(image[..., 0], 0, 1) * 255).astype(np.uint8))
 
 
 def _resize(array: Pixels, size: tuple[int, int], method: Image.Resampling) -> Pixels:

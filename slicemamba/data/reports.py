@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from slicemamba.config import Config
 from slicemamba.errors import InputError
@@ -19,6 +19,9 @@ class DatasetReport(Config):
         num_images: images in each split; search counts those held out of train when there is no search folder.
         smallest_size, largest_size: (height, width) in pixels, each side on its own, over all splits.
         foreground_share: share of marked pixels, 0…1, the mean over the images of each split.
+        class_share: share of the pixels of each class, background first, the mean over the images of each split.
+        num_patients: patients (or volumes, videos) in each split, where the images' names tell them.
+        value_range: lowest and highest value of CT slices; None for pictures.
         warnings: what is legal but worth a look.
         fingerprint: changes when any file or an option that matters to the checks changes.
     """
@@ -28,6 +31,9 @@ class DatasetReport(Config):
     smallest_size: tuple[int, int]
     largest_size: tuple[int, int]
     foreground_share: dict[str, float]
+    class_share: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    num_patients: dict[str, int] = Field(default_factory=dict)
+    value_range: tuple[float, float] | None = None
     warnings: tuple[str, ...] = ()
     fingerprint: str
 

@@ -1,0 +1,175 @@
+"""The commands ``slicemamba data check`` and ``slicemamba data prepare``."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from slicemamba.errors import InputError
+
+if TYPE_CHECKING:
+    from slicemamba.config import DataConfig
+    from slicemamba.data.prepare import Kind, Prepared
+    from slicemamba.data.reports import DatasetReport
+
+FAULTS = 2  # exit code, as for all bad input
+
+data = typer.Typer(name="data", help="Check a data set, or make one from raw downloads.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds ``data`` and its commands."""
+    app.add_typer(data)
+
+
+@data.command()
+def check(
+    target: Annotated[Path, typer.Argument(help="A job as YAML, of which `data` is read, or a folder of images.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="As in --set data.num_classes=9.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Contact sheet; contact-sheet-NAME.png by default.")] = None,
+    with_sheet: Annotated[bool, typer.Option("--with-sheet/--no-sheet", help="Draw the contact sheet.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Decode every file of a data set and report on it. Faults are named, and the exit code is then 2."""
+    from slicemamba.data.checks import check_dataset
+    from slicemamba.data.sheet import write_contact_sheet
+    from slicemamba.progress import bar
+
+    try:
+        config = _data_config(target, overrides or [])
+        with bar("Check", "images") as on_progress:
+            report = check_dataset(config, on_progress=on_progress)
+    except InputError as error:
+        if not as_json:
+            raise
+        typer.echo(json.dumps({"ok": False, "message": error.message, "faults": error.details}, indent=2))
+        raise typer.Exit(FAULTS) from None
+    path = write_contact_sheet(config, sheet or Path(f"contact-sheet-{config.name}.png")) if with_sheet else None
+    if as_json:
+        drawn = None if path is None else str(path)
+        typer.echo(json.dumps({"ok": True, "contact_sheet": drawn, **report.model_dump(mode="json")}, indent=2))
+        return
+    _print_report(Console(), report)
+    if path is not None:
+        typer.echo(f"contact sheet: {path}")
+
+
+@data.command()
+def prepare(
+    kind: Annotated[str, typer.Argument(help="isic, kvasir, clinicdb, synapse, or folder for any images and masks.")],
+    source: Annotated[Path, typer.Argument(help="Folder of the unpacked download.")],
+    destination: Annotated[Path, typer.Argument(help="New folder for the set.")],
+    fractions: Annotated[str, typer.Option(help="Shares of train, val, search and test.")] = "0.5,0.15,0.15,0.2",
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    patient_pattern: Annotated[str | None, typer.Option(help="Regular expression: the patient in a name.")] = None,
+    groups: Annotated[Path | None, typer.Option(help="CSV of name,group: images that stay together.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder of the images below SOURCE, if not the usual.")] = None,
+    masks: Annotated[str | None, typer.Option(help="Folder of the masks below SOURCE, if not the usual.")] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="Masks hold class labels: keep them as they are.")] = False,
+    published_test: Annotated[bool, typer.Option("--published-test", help="Synapse: the 12 published cases.")] = False,
+) -> None:
+    """Make split folders from a raw download, with each patient in one split. Says what became of the masks."""
+    from slicemamba.data.prepare import SplitPlan, read_groups
+    from slicemamba.data.prepare_pictures import prepare_pictures
+    from slicemamba.data.prepare_synapse import prepare_synapse
+    from slicemamba.progress import bar
+
+    chosen = _kind(kind)
+    plan = SplitPlan(_shares(fractions), seed, _pattern(patient_pattern), read_groups(groups) if groups else None)
+    if (images is None) != (masks is None):
+        raise InputError("--images and --masks go together; give both or neither")
+    folders = None if images is None or masks is None else (images, masks)
+    with bar("Prepare", "volumes" if chosen == "synapse" else "images") as on_progress:
+        if chosen == "synapse":
+            made = prepare_synapse(
+                source, destination, plan, published_test=published_test, keep_labels=labels, on_progress=on_progress
+            )
+        else:
+            made = prepare_pictures(
+                chosen, source, destination, plan, folders=folders, threshold=not labels, on_progress=on_progress
+            )
+    _print_prepared(Console(), made, destination)
+
+
+def _kind(text: str) -> Kind:
+    from slicemamba.data.prepare import Kind
+
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    for kind in kinds:
+        if kind == text:
+            return kind
+    raise InputError(f"kind must be one of {', '.join(kinds)}; got {text!r}")
+
+
+def _shares(text: str) -> tuple[float, float, float, float]:
+    try:
+        train, val, search, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"fractions must look like 0.5,0.15,0.15,0.2; got {text!r}") from None
+    return train, val, search, test
+
+
+def _pattern(text: str | None) -> str | None:
+    """Checked as in a config."""
+    from slicemamba.config import DataConfig, validate
+
+    config: DataConfig = validate(DataConfig, {"patient_pattern": text}, source="--patient-pattern")
+    return config.patient_pattern
+
+
+def _data_config(target: Path, overrides: list[str]) -> DataConfig:
+    """The ``data`` of a job file, or one made for a folder; Synapse folders have nine classes unless told otherwise."""
+    from slicemamba.config import DataConfig, override, read_yaml, validate
+    from slicemamba.data.synapse import is_synapse
+
+    if target.is_dir():
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", target.resolve().name).strip("-._")[:64] or "data"
+        values: dict[str, Any] = {"data": {"name": name, "root": str(target)}}
+        if is_synapse(target):
+            values["data"] |= {"num_classes": 9, "intensity": "unit"}
+    else:
+        values = read_yaml(target)
+    values = override(values, overrides)
+    config: DataConfig = validate(DataConfig, values.get("data", {}), source=f"data of {target}")
+    return config
+
+
+def _print_prepared(console: Console, made: Prepared, destination: Path) -> None:
+    table = Table("split", "images", "groups", title=str(destination))
+    for split, count in made.num_images.items():
+        table.add_row(split, str(count), str(made.num_groups[split]))
+    console.print(table)
+    if made.most_intermediate is not None:
+        name, share = made.most_intermediate
+        console.print(
+            f"{made.num_intermediate_pixels} mask pixels were neither black nor white and were cut at half scale; "
+            f"most in {name} ({share:.2%})",
+            highlight=False,
+        )
+    if made.num_left_out:
+        console.print(f"{made.num_left_out} volumes have no labels and were left out")
+    console.print(f"now: slicemamba data check {destination}", highlight=False, soft_wrap=True)
+
+
+def _print_report(console: Console, report: DatasetReport) -> None:
+    classes = len(report.class_share["train"])
+    labels = ["marked"] if classes == 2 else [f"class {label}" for label in range(1, classes)]
+    columns = ["split", "images", *(["patients"] if report.num_patients else []), *labels]
+    table = Table(*columns, title=report.name)
+    for split, count in report.num_images.items():
+        patients = [str(report.num_patients.get(split, "-"))] if report.num_patients else []
+        table.add_row(split, str(count), *patients, *(f"{share:.2%}" for share in report.class_share[split][1:]))
+    console.print(table)
+    sizes = ["×".join(map(str, size)) for size in (report.smallest_size, report.largest_size)]
+    console.print(f"height×width: {sizes[0]}" + (f" to {sizes[1]}" if sizes[0] != sizes[1] else ""))
+    if report.value_range is not None:
+        console.print(f"values: {report.value_range[0]:g} to {report.value_range[1]:g}")
+    for warning in report.warnings:
+        console.print(f"[yellow]warning:[/] {warning}", highlight=False)
+    console.print("no faults" if not report.warnings else f"no faults, {len(report.warnings)} warnings")

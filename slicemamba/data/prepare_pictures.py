@@ -1,0 +1,194 @@
+"""``train|val|search|test/{images,masks}`` from folders of images and masks, as ISIC, Kvasir and ClinicDB come in."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
+from slicemamba.data.isic import ACCEPTED, Pair, match_files, picture_files
+from slicemamba.data.parallel import Progress, run_parallel
+from slicemamba.data.prepare import (
+    SUMMARY_FILE,
+    Kind,
+    Prepared,
+    SplitPlan,
+    assign_splits,
+    building,
+    count_by_split,
+    count_groups,
+    join_twins,
+)
+from slicemamba.data.reading import check_same_size, read_image, read_mask_values
+from slicemamba.errors import InputError
+
+FOLDERS: dict[Kind, tuple[str, str]] = {
+    "kvasir": ("images", "masks"),
+    "clinicdb": ("Original", "Ground Truth"),
+    "folder": ("images", "masks"),
+}
+"""Names of the folders of images and masks in each download; upper and lower case do not matter."""
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """A pair brought into its final form: its files, and what its pixels told."""
+
+    image: Path
+    mask: Path
+    digest: str
+    intermediate: int
+    share: float
+
+
+def prepare_pictures(
+    kind: Kind,
+    source: Path,
+    destination: Path,
+    plan: SplitPlan,
+    *,
+    folders: tuple[str, str] | None = None,
+    threshold: bool = True,
+    on_progress: Progress | None = None,
+) -> Prepared:
+    """Deals the images and masks of a download out to split folders.
+
+    Images are copied as they are. Masks become PNG of 0 and 255, cut at half of their scale, whatever JPEG or smooth
+    scaling made of them; or are copied as they are without ``threshold``, for class labels. Equal images come into one
+    split.
+
+    Args:
+        kind: which download; ``isic`` takes all images below ``source`` and their ``…_segmentation.png``.
+        source: folder of the download.
+        destination: the new folder, which must not exist or be empty.
+        plan: how images are dealt out.
+        folders: names of the folders of images and masks below ``source``, where they differ from the usual.
+        threshold: make masks binary.
+        on_progress: called as (done, total) in images.
+
+    Raises:
+        InputError: no images, names that do not match, broken files (all told together), or a destination in use.
+    """
+    pairs = _find(kind, source, folders)
+    with building(destination) as workplace:
+        converted = _convert_all(pairs, workplace, threshold, source, on_progress)
+        groups = join_twins(plan.groups_of([pair.name for pair in pairs]), [one.digest for one in converted])
+        splits = assign_splits(groups, plan.fractions, plan.seed)
+        _deal_out(workplace, converted, splits)
+        worst = max(range(len(pairs)), key=lambda index: converted[index].share)
+        summary = Prepared(
+            kind=kind,
+            source=str(source),
+            fractions=plan.fractions,
+            seed=plan.seed,
+            num_images=count_by_split(splits),
+            num_groups=count_groups(splits, groups),
+            num_intermediate_pixels=sum(one.intermediate for one in converted),
+            most_intermediate=(pairs[worst].mask.name, converted[worst].share) if converted[worst].share else None,
+        )
+        (workplace / SUMMARY_FILE).write_text(summary.model_dump_json(indent=2))
+    return summary
+
+
+def _find(kind: Kind, source: Path, folders: tuple[str, str] | None) -> list[Pair]:
+    """Pairs of the download; raises InputError when there are none or names do not match."""
+    if not source.is_dir():
+        raise InputError(f"{source} is not a folder; give the folder of the unpacked download")
+    if kind == "isic" and folders is None:
+        files = [
+            path for path in sorted(source.rglob("*")) if path.name.lower().endswith(ACCEPTED) and path.name[0] != "."
+        ]
+        masks = [path for path in files if path.stem.endswith("_segmentation")]
+        images = [path for path in files if not path.stem.endswith(("_segmentation", "_superpixels"))]
+    else:
+        images, masks = (picture_files(folder) for folder in _folders(source, folders or FOLDERS[kind]))
+    pairs, findings = match_files(images, masks, str(source))
+    raise_findings(findings, subject=f"{kind} download in {source}")
+    return pairs
+
+
+def _folders(source: Path, names: tuple[str, str]) -> tuple[Path, Path]:
+    """The folders of images and masks, beside each other, in ``source`` or the first folder below that has both."""
+    for parent in (source, *sorted(path for path in source.rglob("*") if path.is_dir())):
+        found = [_below(parent, name) for name in names]
+        if found[0] is not None and found[1] is not None:
+            return found[0], found[1]
+    raise InputError(
+        f"{source} holds no folders {names[0]!r} and {names[1]!r} beside each other; give the folder of the unpacked "
+        "download, or name them with --images and --masks"
+    )
+
+
+def _below(parent: Path, name: str) -> Path | None:
+    if (parent / name).is_dir():
+        return parent / name
+    return next((path for path in parent.iterdir() if path.is_dir() and path.name.lower() == name.lower()), None)
+
+
+def _convert_all(
+    pairs: list[Pair], workplace: Path, threshold: bool, source: Path, on_progress: Progress | None
+) -> list[_Converted]:
+    """Puts all images and masks into ``workplace/all``; raises InputError for all faulty files together."""
+    for part in ("images", "masks"):
+        (workplace / "all" / part).mkdir(parents=True)
+
+    def work(index: int) -> _Converted | list[Finding]:
+        try:
+            return _convert(pairs[index], workplace / "all", threshold)
+        except BadFileError as error:
+            return [error.finding]
+
+    results = run_parallel(work, len(pairs), on_progress)
+    findings = [finding for result in results if isinstance(result, list) for finding in result]
+    raise_findings(findings, subject=f"download in {source}")
+    return [result for result in results if isinstance(result, _Converted)]
+
+
+def _convert(pair: Pair, folder: Path, threshold: bool) -> _Converted:
+    image, values = read_image(pair.image), read_mask_values(pair.mask)
+    check_same_size(pair, image, values)
+    new_image, new_mask = folder / "images" / pair.image.name, folder / "masks" / pair.mask.name
+    shutil.copyfile(pair.image, new_image)
+    intermediate = 0
+    if threshold:
+        marked, intermediate = binarise(values, pair.mask)
+        new_mask = new_mask.with_name(f"{pair.name}.png")
+        Image.fromarray(marked).save(new_mask)
+    else:
+        shutil.copyfile(pair.mask, new_mask)
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
+    digest.update(repr(image.shape).encode())
+    return _Converted(new_image, new_mask, digest.hexdigest(), intermediate, intermediate / values.size)
+
+
+def binarise(values: NDArray[np.generic], path: Path) -> tuple[NDArray[np.uint8], int]:
+    """0 and 255 by a cut at half of the scale, and how many pixels were neither black nor white.
+
+    The scale is 1, 255 or 65535, whichever the highest value fits.
+
+    Raises:
+        BadFileError: there are marks, but all below half of the scale: these are labels or a damaged mask.
+    """
+    numbers = values.astype(np.float64)
+    top = numbers.max()
+    scale = next((scale for scale in (1, 255, 65535) if top <= scale), top)
+    marked = numbers > scale / 2
+    if top > 0 and not marked.any():
+        raise BadFileError(Fault.NOT_BINARY, f"{short_path(path)} (highest value {top:g} of {scale:g})")
+    return marked.astype(np.uint8) * np.uint8(255), int(((numbers > 0) & (numbers < scale)).sum())
+
+
+def _deal_out(workplace: Path, converted: list[_Converted], splits: list[str]) -> None:
+    """Moves files from ``all`` to their splits."""
+    for one, split in zip(converted, splits, strict=True):
+        for path in (one.image, one.mask):
+            target = workplace / split / path.parent.name
+            target.mkdir(parents=True, exist_ok=True)
+            path.rename(target / path.name)
+    shutil.rmtree(workplace / "all")
