@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from cluster.config import Job
     from cluster.run_folder import RunFolder
 
 ConfigFile = Annotated[Path, typer.Argument(help="Job as YAML, such as configs/kvasir.yaml.")]
@@ -17,12 +18,21 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override an option: --set search.num_trials=100.")]
 Address = Annotated[str | None, typer.Option(help="Ray address; default: RAY_ADDRESS, else a Ray of its own here.")]
 
+ArchitectureText = Annotated[
+    str | None, typer.Option(help="Such as 's1:2x2,4x4|s2:…', as search and status print it; or 2x2 for every block.")
+]
+NetworkKind = Annotated[
+    str | None, typer.Option(help="slicemamba (with --architecture), or to compare: vm_unet, unet, attention_unet.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Adds this package's commands."""
     app.command("train-supernet")(train_supernet)
     app.command()(search)
     app.command()(retrain)
+    app.command("cross-validate")(cross_validate)
+    app.command()(compare)
 
 
 def train_supernet(config: ConfigFile, out: Out = None, overrides: Overrides = None, address: Address = None) -> None:
@@ -44,16 +54,95 @@ def search(config: ConfigFile, out: Out = None, overrides: Overrides = None, add
 
 def retrain(
     config: ConfigFile,
-    architecture: Annotated[str, typer.Option(help="Such as 's1:2x2,4x4|s2:…', as search and status print it.")],
+    architecture: ArchitectureText = None,
+    network: NetworkKind = None,
     out: Out = None,
     overrides: Overrides = None,
     address: Address = None,
 ) -> None:
-    """Train one architecture from scratch and evaluate it on test."""
-    values = _read(config, overrides)
-    values = {key: value for key, value in values.items() if key not in ("search", "supernet")}
-    run = _run(values | {"kind": "retrain", "architecture": architecture}, config, out, address)
+    """Train one network from scratch and evaluate it on test."""
+    from cluster.summary import print_scores
+
+    run = _run(_retrain_values(config, overrides, architecture, network), config, out, address)
+    print_scores(Console(), run.read_json("result.json") or {})
     typer.echo(f"network: {run.path / 'retrained'}")
+
+
+def cross_validate(
+    config: ConfigFile,
+    folds: Annotated[int, typer.Option(min=2, help="Parts of train and val, each held out once.")] = 5,
+    architecture: ArchitectureText = None,
+    network: NetworkKind = None,
+    last_epoch: Annotated[
+        bool, typer.Option("--last-epoch", help="Keep each fold's last epoch, not the best on its held-out images.")
+    ] = False,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", "-o", help="Default: runs/NAME-OF-CONFIG-folds.")] = None,
+    overrides: Overrides = None,
+    address: Address = None,
+) -> None:
+    """Train one network a fold, score all held-out images together, and the folds' ensemble on test."""
+    from cluster.config import RetrainJob, parse_job
+    from cluster.cross_validate import conclude, fold_jobs, print_cross_validation
+    from cluster.run_folder import RunFolder
+
+    values = _retrain_values(config, overrides, architecture, network)
+    job = parse_job(values, source=str(config))
+    assert isinstance(job, RetrainJob)
+    if last_epoch:
+        job = job.model_copy(update={"retrain": job.retrain.model_copy(update={"validate_every": job.retrain.epochs})})
+    run = RunFolder(run_dir or Path("runs") / f"{config.stem}-folds")
+    for fold, (part, folder) in enumerate(fold_jobs(job, folds, run), 1):
+        typer.echo(f"Fold {fold} of {folds}: {folder.path}", err=True)
+        _run_job(part, folder, address)
+    print_cross_validation(Console(), conclude(job, folds, run, address))
+    typer.echo(f"ensemble: {run.path / 'ensemble'}")
+
+
+def compare(
+    networks: Annotated[list[Path], typer.Argument(help="Runs or networks; differences are taken from the first.")],
+    split: Annotated[str, typer.Option(help="train, val, search or test.")] = "test",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write OUT.md and OUT.csv too.")] = None,
+) -> None:
+    """Put trained networks beside each other on the same images, with intervals and published figures."""
+    import torch
+    from rich.table import Table
+
+    from slicemamba.data.cache import default_cache_dir
+    from slicemamba.data.splits import check_split_name
+    from slicemamba.evaluation.compare import comparison_tables, enter, write_tables
+    from slicemamba.progress import bar
+
+    check_split_name(split)
+    on = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    entrants = []
+    for path in networks:
+        with bar(f"Evaluate {path}", "images") as on_progress:
+            entrants.append(enter(path, split, default_cache_dir(), on, on_progress=on_progress))
+    console = Console()
+    for text in comparison_tables(entrants):
+        table = Table(*text.header, title=text.title, caption=text.note)
+        for row in text.rows:
+            table.add_row(*(cell.replace("[", "\\[") for cell in row))
+        console.print(table)
+    if out is not None:
+        typer.echo("written: " + ", ".join(map(str, write_tables(entrants, out))))
+
+
+def _retrain_values(
+    config: Path, overrides: list[str] | None, architecture: str | None, network: str | None
+) -> dict[str, Any]:
+    """A retrain job out of any job's file; a slice size alone stands for the same one in every block."""
+    from slicemamba.architecture import Architecture, parse_slice_size
+    from slicemamba.config import ModelConfig, validate
+
+    values = _read(config, overrides)
+    values = {key: value for key, value in values.items() if key not in ("search", "supernet")} | {"kind": "retrain"}
+    if network is not None:
+        values["network"] = network
+    if architecture is not None and ":" not in architecture:
+        model: ModelConfig = validate(ModelConfig, values.get("model", {}), source=f"{config}: model")
+        architecture = str(Architecture.uniform(parse_slice_size(architecture), model.depths))
+    return values if architecture is None else values | {"architecture": architecture}
 
 
 def _read(config: Path, overrides: list[str] | None) -> dict[str, Any]:
@@ -65,12 +154,17 @@ def _read(config: Path, overrides: list[str] | None) -> dict[str, Any]:
 def _run(values: dict[str, Any], config: Path, out: Path | None, address: str | None) -> RunFolder:
     """Runs a job in this process, showing its progress."""
     from cluster.config import parse_job
-    from cluster.driver import run_job
-    from cluster.progress import progress_view, show_status
     from cluster.run_folder import RunFolder
 
     job = parse_job(values, source=str(config))
     run = RunFolder(out or Path("runs") / config.stem)
+    _run_job(job, run, address)
+    return run
+
+
+def _run_job(job: Job, run: RunFolder, address: str | None) -> None:
+    from cluster.driver import run_job
+    from cluster.progress import progress_view, show_status
+
     with progress_view(Console(stderr=True)) as view:
         run_job(job, run, address=address, on_status=partial(show_status, view))
-    return run

@@ -99,19 +99,36 @@ class SearchJob(_Job):
 
 
 class RetrainJob(_Job):
-    """Trains one architecture from scratch and evaluates it on test."""
+    """Trains one network from scratch and evaluates it on test.
+
+    Attributes:
+        network: what to train; ``slicemamba`` needs an ``architecture``, and the others, to compare with, take none.
+    """
 
     kind: Literal["retrain"] = "retrain"
-    architecture: str
+    network: Literal["slicemamba", "vm_unet", "unet", "attention_unet"] = "slicemamba"
+    architecture: str | None = None
     retrain: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
     def _of_this_network(self) -> RetrainJob:
         self._check_batch("retrain", self.retrain.batch_size)
-        depths = Architecture.parse(self.architecture).depths
-        if depths != self.model.depths:
-            raise ValueError(f"architecture has stages of depths {depths}, model has {self.model.depths}")
+        if (self.network == "slicemamba") != (self.architecture is not None):
+            raise ValueError(
+                "network slicemamba needs an architecture; give one, such as 's1:2x2|…', or another network"
+                if self.architecture is None
+                else f"network {self.network} takes no architecture; remove it, or take network slicemamba"
+            )
+        if self.slicing is not None and self.slicing.depths != self.model.depths:
+            raise ValueError(f"architecture has stages of depths {self.slicing.depths}, model has {self.model.depths}")
         return self
+
+    @property
+    def slicing(self) -> Architecture | None:
+        """Slice sizes of the network's blocks; none of a network that slices nothing."""
+        if self.network == "vm_unet":
+            return Architecture.uniform((1, 1), self.model.depths)
+        return None if self.architecture is None else Architecture.parse(self.architecture)
 
 
 Job = SupernetJob | SearchJob | RetrainJob

@@ -94,8 +94,7 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
     from cluster import ray_train, results
 
     if isinstance(job, RetrainJob):
-        given = Architecture.parse(job.architecture)
-        folder = _once(run, "retrain", "retrained", lambda: ray_train.retrain(job, given, run, cache_dir))
+        folder = _once(run, "retrain", "retrained", lambda: ray_train.retrain(job, job.slicing, run, cache_dir))
         return results.retrained(job, run, folder, cache_dir)
     supernet = _once(run, "supernet", "supernet", lambda: ray_train.train_supernet(job, run, cache_dir))
     if isinstance(job, SupernetJob):

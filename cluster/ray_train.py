@@ -27,7 +27,9 @@ from slicemamba.config import TrainConfig
 from slicemamba.data.base import SegmentationData, load_split
 from slicemamba.errors import RunFailedError
 from slicemamba.evaluation.evaluate import evaluate
+from slicemamba.models.baselines import ConvUNet
 from slicemamba.models.checkpoints import save_network
+from slicemamba.models.ensemble import SingleNetwork
 from slicemamba.models.supernet import Supernet
 from slicemamba.models.unet import SliceMambaUNet
 from slicemamba.training.trainer import EpochReport, State, fit, generator_for, steps_per_epoch
@@ -42,13 +44,13 @@ def train_supernet(job: Job, run: RunFolder, cache_dir: Path) -> Path:
     return _train(job, run, cache_dir, phase="supernet", architecture=None)
 
 
-def retrain(job: SearchJob | RetrainJob, architecture: Architecture, run: RunFolder, cache_dir: Path) -> Path:
-    """Trains one architecture from scratch; returns the folder of the best epoch's weights, ``<run>/retrained``."""
+def retrain(job: SearchJob | RetrainJob, architecture: Architecture | None, run: RunFolder, cache_dir: Path) -> Path:
+    """Trains one network from scratch; returns the folder of the best epoch's weights, ``<run>/retrained``."""
     return _train(job, run, cache_dir, phase="retrain", architecture=architecture)
 
 
 def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architecture: Architecture | None) -> Path:
-    workers, settings = job.resources.train, _settings(job, architecture)
+    workers, settings = job.resources.train, _settings(job, phase)
     # Loaded here first, so that the images are decoded once and not by each worker.
     num_images = len(load_split(job.data, "train", cache_dir))
     total = settings.epochs * steps_per_epoch(num_images, settings.batch_size)
@@ -84,7 +86,7 @@ def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architectur
     network = _build(job, architecture)
     with best.as_directory() as folder:
         network.load_state_dict(torch.load(Path(folder) / _STATE, weights_only=True, map_location="cpu")["network"])
-    target = run.path / ("supernet" if architecture is None else "retrained")
+    target = run.path / ("supernet" if isinstance(network, Supernet) else "retrained")
     save_network(target, network, job.data)
     return target
 
@@ -95,7 +97,9 @@ def _last_line(error: WorkerGroupError) -> str:
     return (failures or [str(error)])[0].strip().splitlines()[-1]
 
 
-def _build(job: Job, architecture: Architecture | None) -> Supernet | SliceMambaUNet:
+def _build(job: Job, architecture: Architecture | None) -> Supernet | SingleNetwork:
+    if isinstance(job, RetrainJob) and (job.network == "unet" or job.network == "attention_unet"):
+        return ConvUNet(job.network, job.model, job.data.num_classes)
     if architecture is not None:
         return SliceMambaUNet(job.model, job.data.num_classes, architecture)
     return Supernet(job.model, job.data.num_classes, job.space.choices, job.space.weight_sharing)
@@ -112,7 +116,7 @@ def _worker(config: dict[str, Any]) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # else Ray Train prints a line for each report
     job = parse_job(config["job"])
     architecture = None if config["architecture"] is None else Architecture.parse(config["architecture"])
-    settings = _settings(job, architecture)
+    settings = _settings(job, config["phase"])
     device = ray.train.torch.get_device()
     torch.manual_seed(settings.seed)
     network = _build(job, architecture).to(device)
@@ -130,13 +134,13 @@ def _worker(config: dict[str, Any]) -> None:
         validate=_validator(job, network, val, settings),
         on_epoch=reporter.on_epoch,
         on_step=reporter.on_step,
-        draw=draw if architecture is None else None,
+        draw=draw if isinstance(network, Supernet) else None,
         state=_resume(),
     )
 
 
-def _settings(job: Job, architecture: Architecture | None) -> TrainConfig:
-    if architecture is None:
+def _settings(job: Job, phase: str) -> TrainConfig:
+    if phase == "supernet":
         assert not isinstance(job, RetrainJob)
         return job.supernet
     assert isinstance(job, (SearchJob, RetrainJob))
@@ -145,7 +149,7 @@ def _settings(job: Job, architecture: Architecture | None) -> TrainConfig:
 
 
 def _validator(
-    job: Job, network: Supernet | SliceMambaUNet, val: SegmentationData, settings: TrainConfig
+    job: Job, network: Supernet | SingleNetwork, val: SegmentationData, settings: TrainConfig
 ) -> Callable[[], dict[str, float]]:
     device = next(network.parameters()).device
     if isinstance(network, Supernet):

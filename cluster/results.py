@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,22 @@ from slicemamba.evaluation.evaluate import evaluate, trivial_baselines
 from slicemamba.evaluation.figures import save_predictions
 from slicemamba.evaluation.inference import InferenceOptions, Segmenter
 from slicemamba.evaluation.metrics import METRICS_VERSION
+from slicemamba.evaluation.scores import ImageScores
 from slicemamba.evaluation.volumes import evaluate_volumes
-from slicemamba.models.checkpoints import load_network, read_card
+from slicemamba.models.checkpoints import load_network, read_card, title_of
 
-_SPLITS = ("search", "test")
+SPLITS = ("search", "test")
 _PACKAGES = ("slicemamba-nas", "torch", "ray", "optuna", "numpy", "medpy")
 
 
 def supernet(job: SupernetJob, run: RunFolder) -> dict[str, Any]:
     """Result of a supernet job."""
-    return _header(job) | {"supernet": _history(run, "supernet")}
+    return header(job) | {"supernet": _history(run, "supernet")}
 
 
 def retrained(job: RetrainJob, run: RunFolder, network: Path, cache_dir: Path) -> dict[str, Any]:
     """Result of a retrain job."""
-    return _header(job) | _scores(job, run, network, cache_dir)
+    return header(job) | _scores(job, run, network, cache_dir)
 
 
 def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Path) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
     front = pareto_front(trials, objectives)
     plot_pareto(run.path / "pareto.png", trials, objectives, random=random)
     plot_slicing(run.path / "slicing.png", front, job.search_space)
-    result = _header(job) | {
+    result = header(job) | {
         "objectives": list(objectives),
         "supernet": _history(run, "supernet"),
         "trials": dict(Counter(trial.state.value for trial in trials)),
@@ -66,7 +67,8 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
     return result | ({} if network is None else _scores(job, run, network, cache_dir))
 
 
-def _header(job: Job) -> dict[str, Any]:
+def header(job: Job) -> dict[str, Any]:
+    """What every result begins with."""
     return {
         "kind": job.kind,
         "name": job.name,
@@ -114,34 +116,42 @@ def _slicing(trial: Trial) -> str:
 
 
 def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir: Path) -> dict[str, Any]:
-    """Evaluates the retrained network on search and test, beside what trivial predictions score there.
+    """Evaluates the retrained network on search and test, and on val where that is a fold of a cross-validation."""
+    assert job.retrain is not None
+    splits = SPLITS if job.data.folds is None else (*SPLITS, "val")
+    scored = scores_of(folder, job, run, cache_dir, job.retrain.batch_size, splits)
+    card = read_card(folder)
+    trivial = scored.pop("trivial")
+    about = {"network": title_of(card), "architecture": card.architecture}
+    return {"retrained": about | scored | _history(run, "retrain"), "trivial": trivial}
 
-    On a worker with the resources of a training worker: the driver may be on a node without a GPU.
+
+def scores_of(
+    folder: Path, job: Job, run: RunFolder, cache_dir: Path, batch_size: int, splits: Sequence[str]
+) -> dict[str, Any]:
+    """``scores``, their ``intervals`` over images, and ``trivial`` scores of a saved network, each by split.
+
+    A set with test volumes gets their scores too, as ``volumes``.
+
+    On a worker with the resources of a training worker: the driver may be on a node without a GPU. The scores of each
+    image are left in ``<run>/scores/<split>.npz``.
     """
     run.emit("phase", phase="evaluate")
-    assert job.retrain is not None
     workers = job.resources.train
     task = ray.remote(_evaluate_network).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="evaluate")
-    scores, trivial, volumes = ray.get(task.remote(job.data, folder, run.path, cache_dir, job.retrain.batch_size))
-    architecture = read_card(folder).architecture
-    return {
-        "retrained": {"architecture": architecture, "scores": scores, **volumes, **_history(run, "retrain")},
-        "trivial": trivial,
-    }
+    result: dict[str, Any] = ray.get(task.remote(job.data, folder, run.path, cache_dir, batch_size, tuple(splits)))
+    return result
 
 
 def _evaluate_network(
-    config: DataConfig, folder: Path, run_path: Path, cache_dir: Path, batch_size: int
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Scores of the network and of the trivial predictions by split, and ``volumes`` where the set has some.
-
-    Writes the test split's pictures, and predictions of the volumes as NIfTI.
-    """
+    config: DataConfig, folder: Path, run_path: Path, cache_dir: Path, batch_size: int, splits: Sequence[str]
+) -> dict[str, Any]:
+    """What ``scores_of`` gives; writes the test split's pictures too, and predictions of volumes as NIfTI."""
     run = RunFolder(run_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_network(folder).to(device)
-    scores, trivial = {}, {}
-    for split in _SPLITS:
+    result: dict[str, Any] = {"scores": {}, "intervals": {}, "trivial": {}}
+    for split in splits:
         data = load_split(config, split, cache_dir)
         scored = evaluate(
             network,
@@ -152,20 +162,22 @@ def _evaluate_network(
                 "progress", phase="evaluate", done=done, total=total, unit="images", metrics={}
             ),
         )
-        scores[split] = scored.metrics
-        trivial[split] = trivial_baselines(data)
+        result["scores"][split] = scored.metrics
+        result["intervals"][split] = scored.intervals()
+        result["trivial"][split] = trivial_baselines(data)
+        if scored.is_finite:
+            ImageScores.of(data, scored, config.name).save(run.scores_path(split))
         if split == "test":
             save_predictions(run.path / "predictions", data, scored)
-    paths = find_volumes(config)
-    if not paths:
-        return scores, trivial, {}
-    segmenter = Segmenter(network, config, device, InferenceOptions(batch_size=batch_size))
-    volumes = evaluate_volumes(
-        segmenter,
-        paths,
-        destination=run.path / "predictions" / "volumes",
-        on_progress=lambda done, total: run.emit(
-            "progress", phase="evaluate", done=done, total=total, unit="volumes", metrics={}
-        ),
-    )
-    return scores, trivial, {"volumes": volumes.as_dict()}
+        paths = find_volumes(config) if split == "test" and scored.is_finite else []
+        if paths:
+            volumes = evaluate_volumes(
+                Segmenter(network, config, device, InferenceOptions(batch_size=batch_size)),
+                paths,
+                destination=run.path / "predictions" / "volumes",
+                on_progress=lambda done, total: run.emit(
+                    "progress", phase="evaluate", done=done, total=total, unit="volumes", metrics={}
+                ),
+            )
+            result["volumes"] = volumes.as_dict()
+    return result

@@ -9,6 +9,7 @@
   supernet/        weights.safetensors, config.json, history.json of the trained supernet
   retrained/       the same of the retrained winner
   result.json      Pareto frontier, comparison, test scores; written last
+  scores/          per-image counts of the retrained network: search.npz, test.npz
   *.png, predictions/
 """
 
@@ -79,6 +80,10 @@ class RunFolder:
     @property
     def result_path(self) -> Path:
         return self.path / "result.json"
+
+    def scores_path(self, split: str) -> Path:
+        """Scores by image of the network that this run gave, on a split."""
+        return self.path / "scores" / f"{split}.npz"
 
     @property
     def events_path(self) -> Path:

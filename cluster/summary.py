@@ -21,7 +21,12 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
     console.print(_frontier(result["pareto"], objectives))
     console.print(_comparison(result, objectives))
     if "retrained" in result:
-        console.print(_test_scores(result))
+        print_scores(console, result)
+
+
+def print_scores(console: Console, result: Mapping[str, Any]) -> None:
+    """Prints the retrained network's scores on test, beside those of trivial predictions."""
+    console.print(_test_scores(result))
 
 
 def _header(objectives: Sequence[str]) -> list[str]:
@@ -53,8 +58,16 @@ def _comparison(result: Mapping[str, Any], objectives: list[str]) -> Table:
 
 def _test_scores(result: Mapping[str, Any]) -> Table:
     names = ["dice", "miou", "hd95", "sensitivity", "specificity"]
-    table = Table("test split", *_header(names), title="The best, retrained from scratch")
-    table.add_row("[bold]retrained[/]", *_cells(result["retrained"]["scores"]["test"], names))
+    table = Table(
+        "test split", *_header(names), title="The best, retrained from scratch, with 95 % intervals over images"
+    )
+    retrained = result["retrained"]
+    intervals = retrained.get("intervals", {}).get("test", {})  # none of a diverged network, or of an older version
+    cells = _cells(retrained["scores"]["test"], names)
+    for i, name in enumerate(names):
+        if name in intervals:
+            cells[i] += "\n\\[{:.4g}, {:.4g}]".format(*intervals[name])
+    table.add_row("[bold]retrained[/]", *cells)
     for name, scores in result["trivial"]["test"].items():
         table.add_row(name, *_cells(scores, names))
     return table

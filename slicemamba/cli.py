@@ -15,13 +15,13 @@ import slicemamba.data.cli
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from slicemamba.config import DataConfig
     from slicemamba.data.base import SegmentationData
     from slicemamba.evaluation.evaluate import Evaluation
     from slicemamba.evaluation.volumes import VolumeScores
     from slicemamba.models.checkpoints import NetworkCard
+    from slicemamba.models.ensemble import SegmentationNetwork
 
 NetworkFolder = Annotated[Path, typer.Argument(help="Folder of a trained network, such as RUN/retrained, or a bundle.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; the GPU where there is one.")]
@@ -264,7 +264,7 @@ def _parse_window(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
-def _load(folder: Path, device: str | None) -> tuple[nn.Module, NetworkCard, torch.device]:
+def _load(folder: Path, device: str | None) -> tuple[SegmentationNetwork, NetworkCard, torch.device]:
     """Raises InputError for a folder without a plain network, one trained on unknown data, or an absent device."""
     import torch
 

@@ -73,6 +73,8 @@ class DataConfig(Config):
         patient_pattern: regular expression whose one group is the patient (or video, or volume) in an image's name. One
             patient is never held out in part, and a patient in two splits is a fault. Null: each image stands alone,
             except that ``case0005_slice012`` belongs to ``case0005``.
+        folds, fold: cross-validation: train and val together are parted into so many folds, whole patients by
+            split_seed, and ``fold`` (1 … folds) is val, all others are train. Search and test stay as they are.
         synthetic: the synthetic set's sizes and seed; used with ``name: synthetic`` only.
     """
 
@@ -88,7 +90,15 @@ class DataConfig(Config):
     label_map: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
     window: tuple[float, float] | None = None
     patient_pattern: Annotated[str, Field(max_length=200)] | None = None
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: PositiveInt | None = None
     synthetic: SyntheticConfig = SyntheticConfig()
+
+    @model_validator(mode="after")
+    def _fold_of_folds(self) -> DataConfig:
+        if (self.folds is None) != (self.fold is None) or (self.fold or 0) > (self.folds or 0):
+            raise ValueError(f"folds and fold go together, fold from 1 to folds; got {self.folds} and {self.fold}")
+        return self
 
     @model_validator(mode="after")
     def _two_classes_is_one(self) -> DataConfig:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from slicemamba.config import DataConfig, Intensity
 from slicemamba.data.cache import Source, cached_arrays
 from slicemamba.data.catalog import SYNTHETIC, resolve_root
+from slicemamba.data.folds import part_anew
 from slicemamba.data.isic import fingerprint_files
 from slicemamba.data.parallel import Progress
 from slicemamba.data.reading import as_picture, read_pair, resize_pair
-from slicemamba.data.splits import check_split_name, split_pairs
+from slicemamba.data.splits import SPLITS, check_split_name, split_pairs
 from slicemamba.data.synthetic import GENERATOR_VERSION, draw_lesion, split_size
 
 Pixels = NDArray[np.uint8]
@@ -76,12 +77,24 @@ def load_split(
 
 def _synthetic_source(config: DataConfig, split: str) -> Source:
     seed = config.synthetic.seed
+    parts = {part: _synthetic_names(config, part) for part in SPLITS}
+    parts["train"], parts["val"] = part_anew(parts["train"], parts["val"], config, str)
+    names = parts[split]
+
+    def read(index: int) -> tuple[NDArray[Any], Pixels]:
+        drawn_for, _, number = names[index].partition("_")
+        return draw_lesion(seed, drawn_for, int(number), config.image_size)
+
     return Source(
         label=f"{SYNTHETIC}-{split}",
         identity={"generator": GENERATOR_VERSION, "seed": seed, "split": split},
-        names=tuple(f"{split}_{index:05d}" for index in range(split_size(config.synthetic, split))),
-        read=lambda index: draw_lesion(seed, split, index, config.image_size),
+        names=tuple(names),
+        read=read,
     )
+
+
+def _synthetic_names(config: DataConfig, split: str) -> list[str]:
+    return [f"{split}_{index:05d}" for index in range(split_size(config.synthetic, split))]
 
 
 def _folder_source(config: DataConfig, split: str) -> Source:

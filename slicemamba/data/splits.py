@@ -15,6 +15,7 @@ import numpy as np
 
 from slicemamba.config import DataConfig
 from slicemamba.data.findings import Finding, raise_findings
+from slicemamba.data.folds import part_anew
 from slicemamba.data.isic import EXPECTED_TREE, Pair, check_layout, has_split, match_folders, match_pairs
 from slicemamba.data.patients import groups_of
 from slicemamba.data.polyp import is_polyp, polyp_folders
@@ -111,6 +112,8 @@ def match_splits(root: Path, config: DataConfig) -> tuple[dict[str, list[Pair]],
             groups = groups_of((pair.name for pair in pairs["train"]), config.patient_pattern)
             kept, held = hold_out(groups, fraction, config.split_seed, split=split)
             pairs["train"], pairs[split] = ([pairs["train"][index] for index in part] for part in (kept, held))
+    if not findings:
+        pairs["train"], pairs["val"] = part_anew(pairs["train"], pairs["val"], config, lambda pair: pair.name)
     return pairs, findings
 
 

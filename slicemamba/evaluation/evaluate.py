@@ -34,11 +34,14 @@ class Evaluation:
     labels: npt.NDArray[np.uint8]
     hd95: npt.NDArray[np.float64] | None = None
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all logits were finite; if not, the scores are NaN."""
+        return not np.isnan(self.metrics["dice"])
+
     def intervals(self) -> dict[str, Interval]:
         """95 % bootstrap intervals of the scores over the images; none where the scores are NaN."""
-        if np.isnan(self.metrics["dice"]):
-            return {}
-        return bootstrap_metrics(self.counts, hd95=self.hd95)
+        return bootstrap_metrics(self.counts, hd95=self.hd95) if self.is_finite else {}
 
 
 def batches(data: SegmentationData, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

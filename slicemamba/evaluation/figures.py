@@ -120,7 +120,10 @@ def plot_grid(data: SegmentationData, scored: Evaluation, indices: Sequence[int]
     lines = -(-len(indices) // side_by_side)
     height, width = data.masks.shape[1:]
     cell = 1.7
-    size = (cell * (3 * side_by_side + _SPACER * (side_by_side - 1)) + 0.2, lines * (cell * height / width + 0.22) + 0.5)
+    size = (
+        cell * (3 * side_by_side + _SPACER * (side_by_side - 1)) + 0.2,
+        lines * (cell * height / width + 0.22) + 0.5,
+    )
     figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
     widths = ([1, 1, 1, _SPACER] * side_by_side)[:-1]

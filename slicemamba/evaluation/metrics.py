@@ -201,7 +201,8 @@ def image_hd95(
         [hd95(predicted, actual, spacing) for predicted, actual in _foregrounds(prediction, target, num_classes)]
         for prediction, target in zip(predictions, targets, strict=True)
     ]
-    return np.mean(np.array(distances, dtype=np.float64), axis=1)
+    means: NDArray[np.float64] = np.array(distances, dtype=np.float64).mean(axis=1)
+    return means
 
 
 def _foregrounds(

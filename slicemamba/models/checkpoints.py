@@ -19,44 +19,73 @@ from torch import Tensor, nn
 from slicemamba.architecture import Architecture, format_slice_size, parse_slice_size
 from slicemamba.config import Config, DataConfig, ModelConfig
 from slicemamba.errors import InputError, name_some
+from slicemamba.models.baselines import ConvUNet
+from slicemamba.models.ensemble import Ensemble, SegmentationNetwork, SingleNetwork
 from slicemamba.models.supernet import Supernet
 from slicemamba.models.unet import SliceMambaUNet
 
 WEIGHTS, CARD = "weights.safetensors", "config.json"
+_PARTS = {"slicemamba": ["architecture", "choices"], "ensemble": ["members"]}  # of a card, by its kind; one of them
 _WRAPPERS = ("model_state_dict", "state_dict", "model")  # keys under which published files keep the state
 
 
 class NetworkCard(Config):
     """What must be known to build a saved network again, and the data it was trained on.
 
-    Exactly one of ``architecture`` (a plain network) and ``choices`` (a supernet) is set.
+    Attributes:
+        kind: ``slicemamba`` has either an ``architecture`` (a plain network, VM-UNet among them) or ``choices`` (a
+            supernet), ``ensemble`` has ``members``, and the others have none of these.
+        model: of an ensemble, that of its first member.
     """
 
     format: Literal[1] = 1
+    kind: Literal["slicemamba", "unet", "attention_unet", "ensemble"] = "slicemamba"
     model: ModelConfig
     num_classes: Annotated[int, Field(ge=1)]
     architecture: str | None = None
     choices: tuple[str, ...] | None = None
     weight_sharing: Literal["separate", "shared"] | None = None
+    members: Annotated[tuple[NetworkCard, ...], Field(min_length=1)] | None = None
     data: DataConfig | None = None
 
     @model_validator(mode="after")
-    def _one_kind(self) -> NetworkCard:
-        if (self.architecture is None) == (self.choices is None):
-            raise ValueError("a card has either an architecture (a network) or choices (a supernet)")
+    def _fits_its_kind(self) -> NetworkCard:
+        given = [name for name in ("architecture", "choices", "members") if getattr(self, name) is not None]
+        expected = _PARTS.get(self.kind, [])
+        if not set(given) <= set(expected) or len(given) != min(1, len(expected)):
+            wanted = " or ".join(expected) or "no architecture, choices or members"
+            raise ValueError(f"a card of kind {self.kind} has {wanted}; got {' and '.join(given) or 'none'}")
         return self
 
-    def build(self) -> SliceMambaUNet | Supernet:
+    def build(self) -> SegmentationNetwork | Supernet:
         """The network with fresh weights."""
-        if self.architecture is not None:
-            return SliceMambaUNet(self.model, self.num_classes, Architecture.parse(self.architecture))
-        sizes = [parse_slice_size(choice) for choice in self.choices or ()]
+        if self.members is not None:
+            return Ensemble([member.build_single() for member in self.members])
+        if self.choices is None:
+            return self.build_single()
+        sizes = [parse_slice_size(choice) for choice in self.choices]
         return Supernet(self.model, self.num_classes, sizes, self.weight_sharing or "separate")
 
+    def build_single(self) -> SingleNetwork:
+        """The same of a card that is neither a supernet's nor an ensemble's; InputError for one that is."""
+        if self.kind == "unet" or self.kind == "attention_unet":
+            return ConvUNet(self.kind, self.model, self.num_classes)
+        if self.architecture is None:
+            raise InputError("this card is not that of a single network")
+        return SliceMambaUNet(self.model, self.num_classes, Architecture.parse(self.architecture))
 
-def card_of(network: SliceMambaUNet | Supernet, data: DataConfig | None = None) -> NetworkCard:
+
+def card_of(network: SegmentationNetwork | Supernet, data: DataConfig | None = None) -> NetworkCard:
     """The card of a network in memory."""
+    if isinstance(network, Ensemble):
+        members = tuple(card_of(member) for member in network.networks())
+        first = members[0]
+        return NetworkCard(
+            kind="ensemble", model=first.model, num_classes=first.num_classes, members=members, data=data
+        )
     config, num_classes = network.config, network.num_classes
+    if isinstance(network, ConvUNet):
+        return NetworkCard(kind=network.kind, model=config, num_classes=num_classes, data=data)
     if isinstance(network, SliceMambaUNet):
         return NetworkCard(model=config, num_classes=num_classes, architecture=str(network.architecture), data=data)
     return NetworkCard(
@@ -68,7 +97,22 @@ def card_of(network: SliceMambaUNet | Supernet, data: DataConfig | None = None) 
     )
 
 
-def save_network(folder: Path, network: SliceMambaUNet | Supernet, data: DataConfig | None = None) -> None:
+def title_of(card: NetworkCard) -> str:
+    """What tables call a network: by its family, and slices that are the same in all blocks by their size."""
+    if card.members is not None:
+        kinds = sorted({title_of(member) for member in card.members})
+        return f"Ensemble of {len(card.members)} ({', '.join(kinds)})"
+    if card.kind != "slicemamba":
+        return {"unet": "U-Net", "attention_unet": "Attention U-Net"}[card.kind]
+    if card.architecture is None:
+        return "Supernet"
+    sizes = set(Architecture.parse(card.architecture).blocks())
+    if sizes == {(1, 1)}:
+        return "VM-UNet"
+    return f"SliceMamba, fixed {format_slice_size(next(iter(sizes)))}" if len(sizes) == 1 else "SliceMamba"
+
+
+def save_network(folder: Path, network: SegmentationNetwork | Supernet, data: DataConfig | None = None) -> None:
     """Writes ``weights.safetensors`` and ``config.json``; the card last, so a folder with a card is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
@@ -90,7 +134,7 @@ def read_card(folder: Path) -> NetworkCard:
         raise InputError(f"{folder / CARD} is not the card of a saved network: {error}") from None
 
 
-def load_network(folder: Path) -> SliceMambaUNet | Supernet:
+def load_network(folder: Path) -> SegmentationNetwork | Supernet:
     """Builds a saved network and loads its weights, on the CPU and in eval mode.
 
     Raises:

@@ -5,6 +5,7 @@ Slicing changes the order of the scan alone, so both are the same for every slic
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 import slicemamba.ops  # noqa: F401  (registers torch.ops.slicemamba)
-from slicemamba.models.unet import SliceMambaUNet
 
 
 def num_parameters(network: nn.Module) -> int:
@@ -41,15 +41,17 @@ def slice_scan_flops(
     return directions * batch * height * width * a_position
 
 
-def count_flops(network: SliceMambaUNet, image_size: tuple[int, int]) -> int:
+def count_flops(network: nn.Module, image_size: tuple[int, int]) -> int:
     """FLOPs of one image's forward pass in eval mode; shapes alone are followed, nothing is computed.
 
+    Counted are convolutions, matrix products and the scan; norms, activations and sums are not, as is usual.
+
     Args:
+        network: takes an image (1, 3, H, W) alone; stays as it is.
         image_size: (height, width) in pixels.
     """
-    with torch.device("meta"):
-        twin = SliceMambaUNet(network.config, network.num_classes, network.architecture).eval()
-        image = torch.empty(1, 3, *image_size)
+    twin = copy.deepcopy(network).to("meta").eval()
+    image = torch.empty(1, 3, *image_size, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         twin(image)
     return int(counter.get_total_flops())

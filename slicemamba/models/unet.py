@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slicemamba.architecture import Architecture, SliceSize
 from slicemamba.config import ModelConfig
 from slicemamba.errors import InputError
 from slicemamba.models.bss import S3Block
-from slicemamba.models.layers import PatchEmbed, PatchExpand, PatchMerging
+from slicemamba.models.layers import PatchEmbed, PatchExpand, PatchMerging, fit_image
 
 BlockFactory = Callable[[int, float], nn.Module]  # (channels, drop path rate) → module with forward(x, slice_size)
 
@@ -120,12 +119,7 @@ class SliceUNet(nn.Module):
         return logits[..., : image.shape[2], : image.shape[3]].contiguous()
 
     def _prepare(self, image: Tensor) -> Tensor:
-        if image.ndim != 4 or image.shape[1] not in (1, 3):
-            raise InputError(f"image must be (B, 1 or 3, H, W); got shape {tuple(image.shape)}")
-        if image.shape[1] == 1:
-            image = image.expand(-1, 3, -1, -1)
-        bottom, right = (-image.shape[2] % self.stride, -image.shape[3] % self.stride)
-        return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
+        return fit_image(image, self.stride)
 
 
 class SliceMambaUNet(SliceUNet):

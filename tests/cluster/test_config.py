@@ -33,11 +33,12 @@ JOBS: list[dict[str, Any]] = [
         "architecture": ARCHITECTURE,
         "data": {"name": "kvasir", "root": "/data/kvasir"},
     },
+    {"kind": "retrain", "model": TINY, "network": "unet", "data": {"folds": 5, "fold": 2}},
 ]
 
 
 def test_kind_chooses_the_schema() -> None:
-    assert [type(parse_job(job)) for job in JOBS] == [SupernetJob, SearchJob, RetrainJob]
+    assert [type(parse_job(job)) for job in JOBS] == [SupernetJob, SearchJob, RetrainJob, RetrainJob]
     assert isinstance(parse_job({}), SearchJob)
 
 
@@ -139,3 +140,26 @@ def test_run_of_another_configuration_is_refused(tmp_path: Path) -> None:
         refuse_mixing(one, other, tmp_path)
     assert caught.value.details == ["search.seed: 1 before, 2 now"]
     assert str(tmp_path) in caught.value.message
+
+
+def test_networks_to_compare_with_have_a_slicing_of_their_own_or_none() -> None:
+    slicings = {}
+    for network in ("vm_unet", "unet", "attention_unet"):
+        job = parse_job({"kind": "retrain", "model": TINY, "network": network})
+        assert isinstance(job, RetrainJob)
+        slicings[network] = job.slicing and str(job.slicing)
+    assert slicings == {"vm_unet": "s1:1x1|s2:1x1|s3:1x1|s4:1x1", "unet": None, "attention_unet": None}
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({}, "network slicemamba needs an architecture"),
+        ({"network": "unet", "architecture": ARCHITECTURE}, "network unet takes no architecture"),
+        ({"network": "vm_unet", "architecture": ARCHITECTURE}, "network vm_unet takes no architecture"),
+        ({"network": "resnet"}, "network"),
+    ],
+)
+def test_network_and_architecture_must_fit(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        parse_job({"kind": "retrain", "model": TINY, **values})

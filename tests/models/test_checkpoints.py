@@ -204,6 +204,9 @@ def test_folder_without_a_card_is_refused(network: SliceMambaUNet, tmp_path: Pat
         '{"model": {}, "num_classes": 1, "architecture": "s1:2x2", "choices": ["2x2"]}',
         '{"format": 2, "model": {}, "num_classes": 1, "architecture": "s1:2x2"}',
         '{"model": {}, "num_classes": 1, "choices": ["2x2"], "kind": "supernet"}',
+        '{"model": {}, "num_classes": 1, "architecture": "s1:2x2", "kind": "unet"}',
+        '{"model": {}, "num_classes": 1, "kind": "ensemble"}',
+        '{"model": {}, "num_classes": 1, "kind": "ensemble", "members": []}',
     ],
 )
 def test_card_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
