@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +17,9 @@ import slicemamba.data.cli
 if TYPE_CHECKING:
     import torch
 
-    from slicemamba.config import DataConfig
     from slicemamba.data.base import SegmentationData
     from slicemamba.evaluation.evaluate import Evaluation
+    from slicemamba.evaluation.inference import Segmenter
     from slicemamba.evaluation.volumes import VolumeScores
     from slicemamba.models.checkpoints import NetworkCard
     from slicemamba.models.ensemble import SegmentationNetwork
@@ -65,7 +66,9 @@ def evaluate(
     """
     from slicemamba.evaluation.metrics import METRICS_VERSION
 
-    config, images, scored, volumes = _evaluate(network, split, data, out, batch_size, device)
+    on_split = _open(network, split, data, batch_size, device)
+    scored, volumes = on_split.score(), on_split.score_volumes(out)
+    config, images = on_split.segmenter.config, on_split.images
     values = {"metrics_version": METRICS_VERSION, "data": config.name, "split": split, "images": len(images)}
     values |= {"metrics": scored.metrics, "intervals": scored.intervals()}
     values |= {} if volumes is None else {"volumes": volumes.as_dict()}
@@ -97,10 +100,11 @@ def figures(
     device: Device = None,
 ) -> None:
     """Draw predictions beside the truth, worst first, a grid for a paper, and the spread of the scores."""
-    from slicemamba.evaluation.figures import save_figures
+    from slicemamba.evaluation.figures import check_cases, save_figures
 
-    _, images, scored, _ = _evaluate(network, split, data, None, batch_size, device, with_volumes=False)
-    files = save_figures(out, images, scored, cases=case or (), limit=limit)
+    on_split = _open(network, split, data, batch_size, device)
+    check_cases(on_split.images, case or ())
+    files = save_figures(out, on_split.images, on_split.score(), cases=case or (), limit=limit)
     Console(stderr=True).print(f"{len(files)} files written to {out}: cases/, grid and scores (PNG and PDF)")
 
 
@@ -187,41 +191,54 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _evaluate(
-    folder: Path,
-    split: str,
-    data: Path | None,
-    out: Path | None,
-    batch_size: int,
-    device: str | None,
-    *,
-    with_volumes: bool = True,
-) -> tuple[DataConfig, SegmentationData, Evaluation, VolumeScores | None]:
-    """Scores of a split, and of the set's volumes when it is the test split of a set that has some."""
+@dataclass(frozen=True)
+class _OnSplit:
+    """A network and the split it is to be scored on."""
+
+    segmenter: Segmenter
+    images: SegmentationData
+
+    def score(self) -> Evaluation:
+        from slicemamba.evaluation.evaluate import evaluate as run
+        from slicemamba.progress import bar
+
+        made = self.segmenter
+        with bar(f"Evaluate on {self.images.split}", "images") as on_progress:
+            return run(
+                made.network,
+                self.images,
+                batch_size=made.options.batch_size,
+                device=made.device,
+                on_progress=on_progress,
+            )
+
+    def score_volumes(self, out: Path | None) -> VolumeScores | None:
+        """Of the test split of a set that has volumes; their predictions go to ``out``/volumes."""
+        from slicemamba.data.volumes import find_volumes
+        from slicemamba.evaluation.volumes import evaluate_volumes
+        from slicemamba.progress import bar
+
+        paths = find_volumes(self.segmenter.config) if self.images.split == "test" else []
+        if not paths:
+            return None
+        with bar("Evaluate volumes", "volumes") as on_progress:
+            destination = None if out is None else out / "volumes"
+            return evaluate_volumes(self.segmenter, paths, destination=destination, on_progress=on_progress)
+
+
+def _open(folder: Path, split: str, data: Path | None, batch_size: int, device: str | None) -> _OnSplit:
+    """Loads a network and a checked split of its data, or of the set in the folder ``data``."""
     from slicemamba.data.base import load_split
     from slicemamba.data.cache import default_cache_dir
     from slicemamba.data.checks import check_dataset
-    from slicemamba.data.volumes import find_volumes
-    from slicemamba.evaluation.evaluate import evaluate as run
     from slicemamba.evaluation.inference import InferenceOptions, Segmenter
-    from slicemamba.evaluation.volumes import evaluate_volumes
-    from slicemamba.progress import bar
 
     model, card, on = _load(folder, device)
     assert card.data is not None
     config = card.data if data is None else card.data.model_copy(update={"name": data.name or "data", "root": data})
     check_dataset(config, cache_dir=default_cache_dir())
     images = load_split(config, split, default_cache_dir())
-    with bar(f"Evaluate on {split}", "images") as on_progress:
-        scored = run(model, images, batch_size=batch_size, device=on, on_progress=on_progress)
-    paths = find_volumes(config) if with_volumes and split == "test" else []
-    if not paths:
-        return config, images, scored, None
-    segmenter = Segmenter(model, config, on, InferenceOptions(batch_size=batch_size))
-    destination = None if out is None else out / "volumes"
-    with bar("Evaluate volumes", "volumes") as on_progress:
-        volumes = evaluate_volumes(segmenter, paths, destination=destination, on_progress=on_progress)
-    return config, images, scored, volumes
+    return _OnSplit(Segmenter(model, config, on, InferenceOptions(batch_size=batch_size)), images)
 
 
 def _write_evaluation(out: Path, values: dict[str, Any], images: SegmentationData, scored: Evaluation) -> None:

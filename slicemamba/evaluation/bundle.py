@@ -24,7 +24,7 @@ from slicemamba.data.transforms import to_input
 from slicemamba.errors import InputError
 from slicemamba.evaluation.export import FILES, FORMATS, TOLERANCE, Artifact, Format, export_programs
 from slicemamba.evaluation.metrics import METRICS_VERSION
-from slicemamba.models.checkpoints import CARD, WEIGHTS, NetworkCard
+from slicemamba.models.checkpoints import CARD, WEIGHTS, NetworkCard, title_of
 
 PREPROCESSING, METRICS, MODEL_CARD = "preprocessing.json", "metrics.json", "MODEL_CARD.md"
 _INTENSITY = {
@@ -144,10 +144,10 @@ def model_card(
     sections = [
         f"# Segmentation network trained on {data.name}",
         "## Network\n\n"
-        f"- Slicing of the blocks: `{card.architecture}`\n"
-        f"- Width (embed_dim) {card.model.embed_dim}, blocks of the stages {card.model.depths}, "
-        f"{num_parameters / 1e6:.2f} M parameters\n"
-        "- Method: SliceMamba (Fan et al., IEEE JBHI 2025, arXiv 2407.08481)",
+        f"- {title_of(card)}, {num_parameters / 1e6:.2f} M parameters\n"
+        f"- Width (embed_dim) {card.model.embed_dim}, blocks of the stages {card.model.depths}"
+        + ("" if card.architecture is None else f", slicing `{card.architecture}`")
+        + "\n- Made with SliceMamba NAS; method: Fan et al., IEEE JBHI 2025, arXiv 2407.08481",
         "## Data\n\n"
         f"- Trained on the data set `{data.name}`, {task}, resized to {height}×{width} (height×width)\n"
         f"- Intensity: {_INTENSITY[data.intensity]}",

@@ -80,6 +80,7 @@ def save_figures(
     Raises:
         InputError: the split has no image of such a name.
     """
+    check_cases(data, cases)
     chosen = _chosen(data, scored, cases)
     files = save_predictions(folder / "cases", data, scored, limit)
     for name, figure in (("grid", plot_grid(data, scored, chosen)), ("scores", plot_scores(data, scored))):
@@ -164,13 +165,17 @@ def plot_scores(data: SegmentationData, scored: Evaluation) -> Figure:
     return figure
 
 
+def check_cases(data: SegmentationData, cases: Sequence[str]) -> None:
+    """Raises InputError where the split has no image of such a name."""
+    unknown = [name for name in cases if name not in data.names]
+    if unknown:
+        raise InputError(
+            f"the split {data.split} has no image named {name_some(unknown)}; it has {name_some(list(data.names))}"
+        )
+
+
 def _chosen(data: SegmentationData, scored: Evaluation, cases: Sequence[str]) -> list[int]:
     if cases:
-        unknown = [name for name in cases if name not in data.names]
-        if unknown:
-            raise InputError(
-                f"the split {data.split} has no image named {name_some(unknown)}; it has {name_some(list(data.names))}"
-            )
         return [data.names.index(name) for name in cases]
     ranked = np.argsort(image_dice(scored.counts), kind="stable")
     places = np.unique(np.linspace(0, len(ranked) - 1, min(5, len(ranked))).round().astype(int))
