@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slicemamba.config import DataConfig
+from slicemamba.config import DataConfig, Intensity
 from slicemamba.data.synthetic import draw_lesion
 from slicemamba.data.transforms import to_input
 from slicemamba.errors import InputError
@@ -27,9 +27,15 @@ from slicemamba.evaluation.metrics import METRICS_VERSION
 from slicemamba.models.checkpoints import CARD, WEIGHTS, NetworkCard, title_of
 
 PREPROCESSING, METRICS, MODEL_CARD = "preprocessing.json", "metrics.json", "MODEL_CARD.md"
-_INTENSITY = {
+_INTENSITY: dict[Intensity, str] = {
     "minmax": "each image (x - min) · 255 / (max - min) over all its pixels and channels; 0 where max = min",
     "zscore": "each image (x - mean) / max(std, 0.001) over all its pixels and channels, std of the population",
+    "unit": "0…1: 8-bit values divided by 255, slices of volumes through the window",
+}
+_IN_NUMPY: dict[Intensity, str] = {
+    "minmax": "(pixels - pixels.min()) * 255 / max(np.ptp(pixels), 1e-6)",
+    "zscore": "(pixels - pixels.mean()) / max(pixels.std(), 1e-3)",
+    "unit": "pixels / 255",
 }
 
 
@@ -82,14 +88,21 @@ def describe_preprocessing(data: DataConfig) -> dict[str, Any]:
     binary = data.num_classes == 1
     return {
         "input": {"name": "image", "shape": ["batch", 3, *data.image_size], "dtype": "float32"},
-        "resize": "bilinear, antialiased when shrinking (Pillow's BILINEAR), on 8-bit RGB",
+        "resize": {
+            "pictures": "bilinear, antialiased when shrinking (Pillow's BILINEAR), on 8-bit RGB",
+            "slices of volumes": "cubic spline (scipy.ndimage.zoom, order 3), the channel repeated to three",
+        },
+        "window": data.window,
         "intensity": data.intensity,
         "intensity_formula": _INTENSITY[data.intensity],
         "output": {"name": "logits", "shape": ["batch", data.num_classes, *data.image_size], "dtype": "float32"},
         "activation": "sigmoid" if binary else "softmax over the channels",
         "threshold": 0.5 if binary else None,
         "labels": {"0": "background", "1": "foreground"} if binary else "the channel with the largest probability",
-        "back_to_image_size": "probabilities bilinear, then the threshold or the largest",
+        "back_to_image_size": {
+            "pictures": "probabilities bilinear, then the threshold or the largest",
+            "slices of volumes": "labels by nearest neighbour (scipy.ndimage.zoom, order 0)",
+        },
     }
 
 
@@ -194,10 +207,6 @@ def _files(artifacts: Sequence[Artifact]) -> str:
 def _example(data: DataConfig) -> str:
     """Python that needs neither torch nor this package."""
     height, width = data.image_size
-    scaled = {
-        "minmax": "pixels = (pixels - pixels.min()) * 255 / max(np.ptp(pixels), 1)",
-        "zscore": "pixels = (pixels - pixels.mean()) / max(pixels.std(), 1e-3)",
-    }[data.intensity]
     labels = "logits[0, 0] > 0" if data.num_classes == 1 else "logits[0].argmax(axis=0)"
     return f"""With ONNX Runtime, NumPy and Pillow:
 
@@ -209,7 +218,7 @@ from PIL import Image
 session = onnxruntime.InferenceSession("model.onnx")
 picture = Image.open("image.png").convert("RGB").resize(({width}, {height}), Image.Resampling.BILINEAR)
 pixels = np.asarray(picture, dtype=np.float32)
-{scaled}
+pixels = {_IN_NUMPY[data.intensity]}
 (logits,) = session.run(None, {{"image": pixels.transpose(2, 0, 1)[None].astype(np.float32)}})
 mask = {labels}  # ({height}, {width})
 ```"""

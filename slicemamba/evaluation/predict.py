@@ -19,7 +19,7 @@ from torch import Tensor
 
 from slicemamba.data.findings import BadFileError
 from slicemamba.data.isic import IMAGE_EXTENSIONS
-from slicemamba.data.reading import read_image
+from slicemamba.data.reading import as_picture, read_image
 from slicemamba.data.volumes import (
     HDF5_EXTENSIONS,
     NIFTI_EXTENSIONS,
@@ -230,8 +230,8 @@ def open_volume(path: Path, segmenter: Segmenter, window: tuple[float, float] | 
     low, high = float(volume.image.min()), float(volume.image.max())
     if segmenter.config.intensity == "unit" and not -0.5 <= low <= high <= 1.5:
         raise InputError(
-            f"{path.name} holds values from {low:g} to {high:g}, but the network takes 0…1; "
-            "give the values that become 0 and 1 as --window, such as -125,275 for abdominal CT"
+            f"{path.name} holds values from {low:g} to {high:g}, but the network takes 0…1; say which values become 0 "
+            "and 1, such as -125 and 275 for abdominal CT: predict --window=-125,275, or data.window of the network"
         )
     return volume
 
@@ -265,11 +265,7 @@ def contact_sheet(image: npt.NDArray[np.float32], labels: Pixels, *, binary: boo
     marked = np.flatnonzero(labels.any(axis=(1, 2)))
     among = marked if len(marked) else np.arange(len(labels))
     chosen = among[np.unique(np.linspace(0, len(among) - 1, min(_SHEET, len(among))).round().astype(int))]
-    low, high = float(image.min()), float(image.max())
-    grey = np.clip((image[chosen] - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
+    low, span = float(image.min()), max(float(np.ptp(image)), 1e-6)
     colour = PREDICTION_COLOUR if binary else None
-    pictures = [
-        draw_outlines(np.repeat(slice_[..., None], 3, axis=2), labels[z], colour)
-        for slice_, z in zip(grey, chosen, strict=True)
-    ]
+    pictures = [draw_outlines(as_picture((image[z] - low)[..., None] / span), labels[z], colour) for z in chosen]
     return tile(pictures, columns=4)
