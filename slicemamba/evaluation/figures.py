@@ -26,7 +26,7 @@ from slicemamba.evaluation.drawing import (
     tile,
 )
 from slicemamba.evaluation.evaluate import Evaluation
-from slicemamba.evaluation.per_image import image_dice
+from slicemamba.evaluation.per_image import foreground_dice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ def save_predictions(folder: Path, data: SegmentationData, scored: Evaluation, l
         The written files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    dice = image_dice(scored.counts)
+    dice = foreground_dice(scored.counts)
     ranked = np.argsort(dice, kind="stable")
     if len(ranked) > limit:
         best = limit // 2  # of an odd number, one more of the worst
@@ -131,7 +131,7 @@ def plot_grid(data: SegmentationData, scored: Evaluation, indices: Sequence[int]
     axes = figure.subplots(lines, len(widths), squeeze=False, width_ratios=widths)
     for axis in axes.flat:
         axis.set_axis_off()
-    dice = image_dice(scored.counts)
+    dice = foreground_dice(scored.counts)
     for place, i in enumerate(indices):
         line, first = place // side_by_side, place % side_by_side * 4
         for axis, picture in zip(axes[line, first : first + 3], panels(data, scored, i), strict=True):
@@ -149,7 +149,7 @@ def plot_scores(data: SegmentationData, scored: Evaluation) -> Figure:
     """Histogram of the images' Dice, with its mean and median, and how many images lie below each value."""
     from matplotlib.figure import Figure
 
-    dice = image_dice(scored.counts)
+    dice = foreground_dice(scored.counts)
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.hist(dice, bins=np.linspace(0, 1, 21).tolist(), color="#0072b2", edgecolor="white")
@@ -177,7 +177,7 @@ def check_cases(data: SegmentationData, cases: Sequence[str]) -> None:
 def _chosen(data: SegmentationData, scored: Evaluation, cases: Sequence[str]) -> list[int]:
     if cases:
         return [data.names.index(name) for name in cases]
-    ranked = np.argsort(image_dice(scored.counts), kind="stable")
+    ranked = np.argsort(foreground_dice(scored.counts), kind="stable")
     places = np.unique(np.linspace(0, len(ranked) - 1, min(5, len(ranked))).round().astype(int))
     chosen: list[int] = ranked[places].tolist()
     return chosen

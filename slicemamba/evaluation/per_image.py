@@ -17,7 +17,8 @@ Row = dict[str, str | float]
 
 
 def image_rows(names: Sequence[str], scored: Evaluation) -> list[Row]:
-    """One row an image: its name, its scores as docs/metrics.md has them, and in label tasks the Dice of each class.
+    """One row an image: its name, its scores as docs/metrics.md has them, and in label tasks ``foreground_dice`` and the Dice of
+    each class.
 
     Scores of an image are pooled over its pixels, so ``dice`` and ``miou`` are the image's part of ``dice_per_image``
     and ``miou_per_image``; ``hd95`` is there when it was measured.
@@ -27,6 +28,7 @@ def image_rows(names: Sequence[str], scored: Evaluation) -> list[Row]:
     if scored.hd95 is not None:
         columns["hd95"] = scored.hd95
     if counts.shape[1] > 1:
+        columns["dice_foreground"] = foreground_dice(scored.counts)
         for label in range(1, counts.shape[1]):
             columns[f"dice_class{label}"] = image_scores(counts[:, label : label + 1])["dice_per_image"].numpy()
     rows: list[Row] = []
@@ -35,10 +37,15 @@ def image_rows(names: Sequence[str], scored: Evaluation) -> list[Row]:
     return rows
 
 
-def image_dice(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(N, K, 4) counts → (N,) mean Dice over the foreground classes, by which images are ranked."""
-    dice: NDArray[np.float64] = image_scores(torch.from_numpy(np.asarray(counts, np.float64)))["dice_per_image"].numpy()
-    return dice
+def foreground_dice(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(N, K, 4) counts → (N,) Dice over the pixels of all foreground classes together, by which images are ranked.
+
+    In label tasks the mean over classes would rank an image high for the classes that it lacks. 1 where neither truth
+    nor prediction marks anything.
+    """
+    tp, fp, fn, _ = (counts if counts.shape[1] == 1 else counts[:, 1:]).sum(axis=1).T
+    whole = 2 * tp + fp + fn
+    return np.where(whole > 0, 2 * tp / np.maximum(whole, 1), 1.0)
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

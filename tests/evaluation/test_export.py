@@ -32,10 +32,13 @@ SCORES = {"search": {"dice": 0.75, "miou": 0.625}, "test": {"dice": 0.5, "miou":
 
 
 def network() -> SliceMambaUNet:
-    """Two blocks; 3×5 slices, which do not divide the maps."""
+    """Two blocks; 3×5 slices, which do not divide the maps. Marks about half of the pixels of noise."""
     torch.manual_seed(3)
     model = ModelConfig(embed_dim=8, encoder_depths=(1,), decoder_depths=(1,), d_state=2)
-    return SliceMambaUNet(model, 1, Architecture.parse("s1:3x5|s2:2x4")).eval()
+    made = SliceMambaUNet(model, 1, Architecture.parse("s1:3x5|s2:2x4")).eval()
+    with torch.no_grad():
+        made.final_conv.bias -= made(torch.randn(1, 3, 32, 40)).median()  # type: ignore[operator]
+    return made
 
 
 def save_run(folder: Path) -> Path:

@@ -43,7 +43,7 @@ def test_inputs_are_files_and_what_lies_in_folders(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     names = [path.name for path in find_inputs([tmp_path, tmp_path / "notes.txt"])]
     assert names == ["a.JPG", "b.png", "c.nii.gz", "d.npy.h5", "e.nii", "notes.txt"]
-    with pytest.raises(InputError, match="no such file or folder: .*absent"):
+    with pytest.raises(InputError, match=r"no such file or folder: .*absent"):
         find_inputs([tmp_path, tmp_path / "absent"])
     with pytest.raises(InputError, match=r"no image or volume \(.*\.nii\.gz"):
         find_inputs([tmp_path / "folder.png"])

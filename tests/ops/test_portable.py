@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scan_cases import SLICE_SIZES, relative, slice_scan_inputs
 
 from slicemamba.ops import portable, reference
-from scan_cases import SLICE_SIZES, relative, slice_scan_inputs
 
 
 @pytest.mark.parametrize("slice_size", SLICE_SIZES)
