@@ -17,8 +17,7 @@ Row = dict[str, str | float]
 
 
 def image_rows(names: Sequence[str], scored: Evaluation) -> list[Row]:
-    """One row an image: its name, its scores as docs/metrics.md has them, and in label tasks ``foreground_dice`` and the Dice of
-    each class.
+    """One row an image: its name and scores, and in label tasks ``foreground_dice`` and the Dice of each class.
 
     Scores of an image are pooled over its pixels, so ``dice`` and ``miou`` are the image's part of ``dice_per_image``
     and ``miou_per_image``; ``hd95`` is there when it was measured.
