@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import slicemamba.data.cli
 
@@ -252,13 +253,15 @@ def _write_evaluation(out: Path, values: dict[str, Any], images: SegmentationDat
 
 
 def _volume_table(scores: VolumeScores) -> Table:
-    """Cases × classes, each cell Dice and HD95; means in the last row and column."""
-    title = f"{len(scores.cases)} volumes: Dice / HD95 ({scores.unit})"
-    table = Table("case", *(f"class {label}" for label in scores.classes), "mean", title=title)
+    """Cases × classes, each cell Dice over HD95; means in the last row and column. Narrow, as there may be 8 classes."""
+    title = f"volumes by class: Dice, and below it HD95 in {scores.unit}"
+    table = Table(
+        Column("case", overflow="fold"), *map(str, scores.classes), "mean", title=title, box=box.SIMPLE, pad_edge=False
+    )
 
     def cells(dice: Any, distance: Any) -> list[str]:
         pairs = zip([*dice, dice.mean()], [*distance, distance.mean()], strict=True)
-        return [f"{one:.4f} / {other:.2f}" for one, other in pairs]
+        return [f"{one:.3f}\n{other:.2f}" for one, other in pairs]
 
     for name, dice, distance in zip(scores.cases, scores.dice, scores.hd95, strict=True):
         table.add_row(name, *cells(dice, distance))

@@ -14,6 +14,8 @@ from scipy import ndimage
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
+_MIN_SIDE = 256
+
 # Yellow and blue stand out from tissue, skin and grey values alike, and colour-blind readers tell them apart.
 TRUTH_COLOUR: Colour = (255, 220, 0)
 PREDICTION_COLOUR: Colour = (0, 150, 255)
@@ -74,6 +76,11 @@ def draw_outlines(picture: Pixels, labels: Pixels, colour: Colour | None = None)
     drawn = picture.copy()
     drawn[border] = paint(labels)[border] if colour is None else colour
     return drawn
+
+
+def enlargement(size: tuple[int, ...]) -> int:
+    """The whole factor that brings both sides of a small picture to at least 256 pixels; 1 for others."""
+    return max(1, -(-_MIN_SIDE // min(size)))
 
 
 def enlarge(pixels: Pixels, factor: int) -> Pixels:

@@ -20,6 +20,7 @@ from slicemamba.evaluation.drawing import (
     class_colour,
     draw_outlines,
     enlarge,
+    enlargement,
     outline,
     paint,
     paint_agreement,
@@ -31,7 +32,7 @@ from slicemamba.evaluation.per_image import foreground_dice
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_GAP, _MIN_SIDE = 4, 256
+_GAP = 4
 _SPACER = 0.08  # between the two halves of a grid, in widths of a picture
 _ERROR: Colour = (255, 255, 255)
 
@@ -103,7 +104,7 @@ def comparison(image: Pixels, truth: Pixels, prediction: Pixels, num_classes: in
     class has its colour; the image bears the outlines of the truth, and white lines surround what is wrong in the
     prediction. Small images are enlarged by a whole factor to a side of at least 256 pixels.
     """
-    factor = max(1, -(-_MIN_SIDE // min(truth.shape)))
+    factor = enlargement(truth.shape)
     image, truth, prediction = (enlarge(a, factor) for a in (image, truth, prediction))
     if num_classes == 1:
         drawn = draw_outlines(draw_outlines(image, truth, TRUTH_COLOUR), prediction, PREDICTION_COLOUR)

@@ -31,7 +31,7 @@ from slicemamba.data.volumes import (
     write_probabilities,
 )
 from slicemamba.errors import InputError, name_some
-from slicemamba.evaluation.drawing import PREDICTION_COLOUR, Pixels, draw_outlines, tile
+from slicemamba.evaluation.drawing import PREDICTION_COLOUR, Pixels, draw_outlines, enlarge, enlargement, tile
 from slicemamba.evaluation.inference import Segmenter
 
 _SHEET = 12  # slices on the overlay of a volume
@@ -267,5 +267,11 @@ def contact_sheet(image: npt.NDArray[np.float32], labels: Pixels, *, binary: boo
     chosen = among[np.unique(np.linspace(0, len(among) - 1, min(_SHEET, len(among))).round().astype(int))]
     low, span = float(image.min()), max(float(np.ptp(image)), 1e-6)
     colour = PREDICTION_COLOUR if binary else None
-    pictures = [draw_outlines(as_picture((image[z] - low)[..., None] / span), labels[z], colour) for z in chosen]
+    factor = enlargement(labels.shape[1:])
+    pictures = [
+        draw_outlines(
+            enlarge(as_picture((image[z] - low)[..., None] / span), factor), enlarge(labels[z], factor), colour
+        )
+        for z in chosen
+    ]
     return tile(pictures, columns=4)
