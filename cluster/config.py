@@ -57,11 +57,16 @@ class _Job(Config):
     def search_space(self) -> SearchSpace:
         return SearchSpace(self.space.choices, self.model.depths)
 
-    def _check_batch(self, field: str, batch_size: int) -> None:
-        if batch_size % self.resources.train.num_workers:
+    def _check_training(self, field: str, train: TrainConfig) -> None:
+        workers = self.resources.train
+        if train.batch_size % (workers.num_workers * train.accumulate_steps):
             raise ValueError(
-                f"{field}.batch_size ({batch_size}) must be a multiple of resources.train.num_workers "
-                f"({self.resources.train.num_workers}), so that workers take equal shares"
+                f"{field}.batch_size ({train.batch_size}) must be a multiple of resources.train.num_workers × "
+                f"accumulate_steps ({workers.num_workers} × {train.accumulate_steps}), so that all shares are equal"
+            )
+        if train.precision == "fp16" and not workers.gpus:
+            raise ValueError(
+                f"{field}.precision fp16 needs a GPU: set resources.train.gpus, or take bf16 or float32 on the CPU"
             )
 
 
@@ -73,7 +78,7 @@ class SupernetJob(_Job):
 
     @model_validator(mode="after")
     def _batch(self) -> SupernetJob:
-        self._check_batch("supernet", self.supernet.batch_size)
+        self._check_training("supernet", self.supernet)
         return self
 
 
@@ -87,9 +92,9 @@ class SearchJob(_Job):
 
     @model_validator(mode="after")
     def _fits(self) -> SearchJob:
-        self._check_batch("supernet", self.supernet.batch_size)
+        self._check_training("supernet", self.supernet)
         if self.retrain is not None:
-            self._check_batch("retrain", self.retrain.batch_size)
+            self._check_training("retrain", self.retrain)
         if self.search.num_trials > self.search_space.size:
             raise ValueError(
                 f"search.num_trials ({self.search.num_trials}) exceeds the {self.search_space.size} architectures of "
@@ -112,7 +117,7 @@ class RetrainJob(_Job):
 
     @model_validator(mode="after")
     def _of_this_network(self) -> RetrainJob:
-        self._check_batch("retrain", self.retrain.batch_size)
+        self._check_training("retrain", self.retrain)
         if (self.network == "slicemamba") != (self.architecture is not None):
             raise ValueError(
                 "network slicemamba needs an architecture; give one, such as 's1:2x2|…', or another network"

@@ -19,6 +19,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from cluster.config import Job, RetrainJob, SearchJob, parse_job
+from cluster.history import plot_trainings
 from cluster.run_folder import RunFolder
 from nas.evaluator import mean_scores
 from nas.space import SearchSpace
@@ -32,7 +33,9 @@ from slicemamba.models.checkpoints import save_network
 from slicemamba.models.ensemble import SingleNetwork
 from slicemamba.models.supernet import Supernet
 from slicemamba.models.unet import SliceMambaUNet
-from slicemamba.training.trainer import EpochReport, State, fit, generator_for, steps_per_epoch
+from slicemamba.training.logs import TensorBoardLog
+from slicemamba.training.seeds import generator_for
+from slicemamba.training.trainer import EpochReport, State, fit, steps_per_epoch, trained_weights
 
 _STATE = "state.pt"
 _SCORE = "val_dice"
@@ -85,8 +88,10 @@ def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architectur
     assert best is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
     network = _build(job, architecture)
     with best.as_directory() as folder:
-        network.load_state_dict(torch.load(Path(folder) / _STATE, weights_only=True, map_location="cpu")["network"])
+        state = torch.load(Path(folder) / _STATE, weights_only=True, map_location="cpu")
+        network.load_state_dict(trained_weights(state))
     target = run.path / ("supernet" if isinstance(network, Supernet) else "retrained")
+    plot_trainings(run)
     save_network(target, network, job.data)
     return target
 
@@ -174,11 +179,12 @@ def _resume() -> State | None:
 
 
 class _Reporter:
-    """Sends progress to the run's events (first worker only) and checkpoints to Ray Train."""
+    """Sends progress to the run's events and TensorBoard (first worker only) and checkpoints to Ray Train."""
 
     def __init__(self, run: RunFolder, phase: str) -> None:
         self._run = run
         self._phase = phase
+        self._tensorboard = TensorBoardLog(run.path / "tensorboard" / phase)
         self._is_first = ray.train.get_context().get_world_rank() == 0
         self._metrics: dict[str, float] = {}
         self._last = 0.0
@@ -193,7 +199,9 @@ class _Reporter:
         if self._is_first:
             self._metrics |= {k: v for k, v in report.flat().items() if k in ("loss", "val_dice", "val_miou")}
             self._run.emit("epoch", phase=self._phase, **report.flat())
-            self._progress(report.step, report.step // report.epoch * report.epochs, self._metrics)
+            self._tensorboard.add(report)
+            total = report.step if report.stopped_early else report.step // report.epoch * report.epochs
+            self._progress(report.step, total, self._metrics)
         if not report.validation:
             return
         if not self._is_first:

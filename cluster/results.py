@@ -14,6 +14,7 @@ import torch
 
 from cluster.config import Job, RetrainJob, SearchJob, SupernetJob
 from cluster.connect import cluster_resources
+from cluster.history import training_history
 from cluster.run_folder import RunFolder
 from nas.report import plot_pareto, plot_slicing
 from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
@@ -35,7 +36,7 @@ _PACKAGES = ("slicemamba-nas", "torch", "ray", "optuna", "numpy", "medpy")
 
 def supernet(job: SupernetJob, run: RunFolder) -> dict[str, Any]:
     """Result of a supernet job."""
-    return header(job) | {"supernet": _history(run, "supernet")}
+    return header(job) | {"supernet": training_history(run, "supernet")}
 
 
 def retrained(job: RetrainJob, run: RunFolder, network: Path, cache_dir: Path) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
     plot_slicing(run.path / "slicing.png", front, job.search_space)
     result = header(job) | {
         "objectives": list(objectives),
-        "supernet": _history(run, "supernet"),
+        "supernet": training_history(run, "supernet"),
         "trials": dict(Counter(trial.state.value for trial in trials)),
         "best": _row(front[0]),
         "pareto": [_row(trial) for trial in front],
@@ -94,15 +95,6 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _history(run: RunFolder, phase: str) -> dict[str, Any]:
-    """Epoch reports of a training phase; of an epoch run twice, because the run was killed, the later one."""
-    epochs = {e["epoch"]: e for _, e in run.events() if e["event"] == "epoch" and e["phase"] == phase}
-    rows = [{key: value for key, value in epochs[n].items() if key not in ("event", "phase")} for n in sorted(epochs)]
-    validated = [row for row in rows if "val_dice" in row]
-    best = max(validated, key=lambda row: row["val_dice"], default=None)
-    return {"best_epoch": best, "epochs": rows}
-
-
 def _completed(trials: Iterable[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.state is TrialState.COMPLETED]
 
@@ -123,7 +115,7 @@ def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir
     card = read_card(folder)
     trivial = scored.pop("trivial")
     about = {"network": title_of(card), "architecture": card.architecture}
-    return {"retrained": about | scored | _history(run, "retrain"), "trivial": trivial}
+    return {"retrained": about | scored | training_history(run, "retrain"), "trivial": trivial}
 
 
 def scores_of(

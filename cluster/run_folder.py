@@ -6,10 +6,12 @@
   events.jsonl     one event a line, only ever appended
   search.journal   the study (Optuna journal): studies "search" and "random"
   .ray/            checkpoints and other state of Ray Train and Tune
-  supernet/        weights.safetensors, config.json, history.json of the trained supernet
+  supernet/        weights.safetensors, config.json of the trained supernet
   retrained/       the same of the retrained winner
+  tensorboard/     scalars of each training, an epoch a step: tensorboard --logdir <run>/tensorboard
   result.json      Pareto frontier, comparison, test scores; written last
   scores/          per-image counts of the retrained network: search.npz, test.npz
+  training.png     loss and validation score of each training
   *.png, predictions/
 """
 

@@ -179,24 +179,59 @@ class TrainConfig(Config):
 
     Attributes:
         batch_size: global batch; with several workers each takes an equal share.
+        accumulate_steps: parts in which a worker passes its share through the network before the one optimiser step;
+            saves memory, and is the same update as in one part.
         learning_rate, weight_decay: AdamW. t_max, min_learning_rate: cosine annealing, in epochs.
+        warmup_epochs: epochs over which the learning rate rises linearly, step by step, before the cosine.
         clip_grad_norm: largest gradient norm; none when null.
-        augment: random flips and rotations.
+        precision: of the network's matrix products; the scan, the loss and the weights stay float32. ``fp16`` needs a
+            GPU.
+        ema_decay: validate and keep an exponential moving average of the weights with this decay; null keeps the
+            weights themselves.
+        augment: random flips and rotations, and what else has a probability below.
+        flip_probability, rotate_probability: of each flip, and of a rotation by any angle.
+        scale_probability, scale_range: of magnifying by a factor in this range. Not published, so 0.
+        intensity_probability: of each of gamma, contrast and brightness being changed. Not published, so 0.
         validate_every: epochs between two validations; the last epoch is always validated.
+        early_stop_epochs: stop at the first validation whose best predecessor is at least so many epochs old; null
+            never stops early.
     """
 
     epochs: PositiveInt = 300
     batch_size: PositiveInt = 32
+    accumulate_steps: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     t_max: PositiveInt = 50
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
     clip_grad_norm: PositiveFloat | None = None
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     augment: bool = True
     flip_probability: Probability = 0.5
     rotate_probability: Probability = 0.5
+    scale_probability: Probability = 0.0
+    scale_range: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.4)
+    intensity_probability: Probability = 0.0
     validate_every: PositiveInt = 1
+    early_stop_epochs: PositiveInt | None = None
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _scales_in_order(self) -> TrainConfig:
+        if self.scale_range[0] > self.scale_range[1]:
+            raise ValueError(f"scale_range must be (smallest, largest); got {self.scale_range}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts(self) -> TrainConfig:
+        if self.batch_size % self.accumulate_steps:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of accumulate_steps ({self.accumulate_steps}), "
+                "so that all parts weigh the same"
+            )
+        return self
 
 
 def describe_errors(error: ValidationError) -> list[tuple[str, str]]:

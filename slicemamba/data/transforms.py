@@ -13,6 +13,9 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from slicemamba.config import Intensity
 
+GAMMA, CONTRAST, BRIGHTNESS = (0.7, 1.5), (0.75, 1.25), (-0.15, 0.15)
+"""Ranges of the intensity augmentation, about those of nnU-Net; brightness is a share of the image's own range."""
+
 
 def to_input(images: NDArray[Any], intensity: Intensity = "minmax") -> Tensor:
     """The network's input: each image stretched to 0…255, standardised, or in 0…1.
@@ -51,13 +54,21 @@ def augment(
     *,
     flip_probability: float,
     rotate_probability: float,
+    scale_probability: float = 0.0,
+    scale_range: tuple[float, float] = (0.7, 1.4),
+    intensity_probability: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Random flips and rotation, the same for an image and its mask.
+    """Random flips, rotation and scaling, the same for an image and its mask, and random intensity of the image.
 
-    Each sample is flipped left-right and upside down, each with ``flip_probability``, and rotated about its centre by
-    a uniform angle of 0…360° with ``rotate_probability``. Images are sampled bilinearly, masks by nearest neighbour;
+    Each sample is flipped left-right and upside down, each with ``flip_probability``, rotated about its centre by a
+    uniform angle of 0…360° with ``rotate_probability``, and magnified by a log-uniform factor of ``scale_range`` with
+    ``scale_probability``; rotation and scaling are one resampling. With ``intensity_probability`` each of gamma,
+    contrast and brightness is changed, each on its own. Images are sampled bilinearly, masks by nearest neighbour;
     what comes from outside is 0 and background, as in the published training: edge values would smear a lesion at the
     border over pixels whose label nobody knows.
+
+    The whole batch is transformed at once where it lies. MONAI's dictionary transforms do the same to one image at a
+    time on the CPU and keep random states of their own, from which a run could not be resumed at a step.
 
     Args:
         images: (B, C, H, W) floating point, as from ``to_input``.
@@ -68,20 +79,30 @@ def augment(
         New tensors of the same shapes and dtypes; masks hold no label that was not there (but 0).
     """
     draws = torch.rand(len(images), 4, generator=generator, device=generator.device).to(images.device)
+    more = torch.rand(len(images), 8, generator=generator, device=generator.device).to(images.device)
+    images = adjust_intensity(images, chosen=more[:, 2:5] < intensity_probability, amounts=more[:, 5:8])
     images, masks = _flip(images, masks, draws[:, 0] < flip_probability, dim=-1)
     images, masks = _flip(images, masks, draws[:, 1] < flip_probability, dim=-2)
-    chosen = (draws[:, 2] < rotate_probability).nonzero().flatten()
+    rotated, scaled = draws[:, 2] < rotate_probability, more[:, 0] < scale_probability
+    angles = torch.where(rotated, draws[:, 3] * (2 * math.pi), 0)
+    low, high = (math.log(bound) for bound in scale_range)
+    scales = torch.where(scaled, torch.exp(low + (high - low) * more[:, 1]), 1)
+    chosen = (rotated | scaled).nonzero().flatten()
     if len(chosen):
-        rotated = rotate(images[chosen], masks[chosen], draws[chosen, 3] * (2 * math.pi))
-        images = images.index_copy(0, chosen, rotated[0])
-        masks = masks.index_copy(0, chosen, rotated[1])
+        moved = rotate_and_scale(images[chosen], masks[chosen], angles[chosen], scales[chosen])
+        images = images.index_copy(0, chosen, moved[0])
+        masks = masks.index_copy(0, chosen, moved[1])
     return images, masks
 
 
-def rotate(images: Tensor, masks: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotates each sample counter-clockwise by its angle in radians, (B,); shapes as in ``augment``."""
+def rotate_and_scale(images: Tensor, masks: Tensor, angles: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Turns each sample counter-clockwise by its angle in radians and magnifies it by its scale, about its centre.
+
+    Angles and scales are (B,), other shapes as in ``augment``. Both are one affine map, so that pixels are interpolated
+    once.
+    """
     height, width = images.shape[-2:]
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = angles.cos() / scales, angles.sin() / scales
     zero = torch.zeros_like(cos)
     # affine_grid runs over -1…1 along both sides; the aspect keeps the rotation rigid when they differ.
     rows = [cos, -sin * (height / width), zero, sin * (width / height), cos, zero]
@@ -91,6 +112,35 @@ def rotate(images: Tensor, masks: Tensor, angles: Tensor) -> tuple[Tensor, Tenso
     labels = masks.unsqueeze(1).to(images.dtype)
     labels = grid_sample(labels, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return turned, labels.squeeze(1).to(masks.dtype)
+
+
+def adjust_intensity(images: Tensor, *, chosen: Tensor, amounts: Tensor) -> Tensor:
+    """Gamma, contrast and brightness of each sample, within its own lowest and highest value.
+
+    Args:
+        images: (B, C, H, W).
+        chosen: (B, 3) which of gamma, contrast and brightness are changed.
+        amounts: (B, 3) of 0…1, where in its range each change lies.
+
+    Returns:
+        (B, C, H, W); samples of which nothing is chosen are unchanged to the bit.
+    """
+    index = chosen.any(dim=1).nonzero().flatten()
+    if not len(index):
+        return images
+    pixels, chosen, amounts = images[index], chosen[index], amounts[index]
+    low, high = pixels.amin(dim=(1, 2, 3), keepdim=True), pixels.amax(dim=(1, 2, 3), keepdim=True)
+    span = high - low
+    unit = (pixels - low) / torch.where(span > 0, span, 1)
+
+    def strength(column: int, limits: tuple[float, float], neutral: float) -> Tensor:
+        values = limits[0] + (limits[1] - limits[0]) * amounts[:, column]
+        return torch.where(chosen[:, column], values, neutral).view(-1, 1, 1, 1).to(images.dtype)
+
+    unit = unit.clamp(0, 1) ** strength(0, GAMMA, 1)
+    mean = unit.mean(dim=(1, 2, 3), keepdim=True)
+    unit = (unit - mean) * strength(1, CONTRAST, 1) + mean + strength(2, BRIGHTNESS, 0)
+    return images.index_copy(0, index, unit.clamp(0, 1) * span + low)
 
 
 def _flip(images: Tensor, masks: Tensor, chosen: Tensor, dim: int) -> tuple[Tensor, Tensor]:

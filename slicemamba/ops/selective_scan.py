@@ -54,7 +54,8 @@ def slice_scan(
     tensors = [t.to(dtype) for t in (x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)]
     if choose_backend(x.device) == "reference":
         wide, x_weight, dt_weight, dt_bias, a_log, skip = tensors
-        y = reference.slice_scan(wide, x_weight, dt_weight, dt_bias, a_log, skip, (rows, columns))
+        with torch.autocast(x.device.type, enabled=False):  # its matrix products are to keep float32 too
+            y = reference.slice_scan(wide, x_weight, dt_weight, dt_bias, a_log, skip, (rows, columns))
     else:
         y, _ = torch.ops.slicemamba.slice_scan(*tensors, rows, columns, _needs_gradient(*tensors))
     return y.to(x.dtype)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -22,20 +22,26 @@ from torch import Tensor, nn
 from slicemamba.architecture import Architecture
 from slicemamba.config import TrainConfig
 from slicemamba.data.base import SegmentationData
-from slicemamba.data.transforms import augment, to_input
-from slicemamba.training.losses import segmentation_loss
+from slicemamba.errors import name_some
+from slicemamba.training.early_stopping import EarlyStopping
+from slicemamba.training.ema import WeightAverage
+from slicemamba.training.optim import NotFiniteError, Optimizer, check_precision, learning_rate
+from slicemamba.training.seeds import generator_for, torch_seed
+from slicemamba.training.task import Indices, Segmentation, Task
 
 State = dict[str, Any]
-_STREAMS = {"order": 0, "augment": 1, "drop_path": 2, "path": 3}
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss is not finite."""
+    """The loss or the gradient is not finite."""
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What an epoch gave: mean training loss, learning rate it was run at, wall seconds, validation metrics if any."""
+    """What an epoch gave: mean training loss, learning rate of its last step, wall seconds, validation metrics if any.
+
+    ``stopped_early`` is true for the last epoch of a training that ``early_stop_epochs`` has ended.
+    """
 
     epoch: int
     epochs: int
@@ -43,6 +49,7 @@ class EpochReport:
     loss: float
     learning_rate: float
     seconds: float
+    stopped_early: bool = False
     validation: dict[str, float] = field(default_factory=dict)
 
     def flat(self) -> dict[str, float]:
@@ -52,23 +59,14 @@ class EpochReport:
         return values | {f"val_{name}": value for name, value in validation.items()}
 
 
-def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """Optimiser steps of an epoch: batches that together hold every image."""
-    return math.ceil(num_images / min(batch_size, num_images))
-
-
-def generator_for(seed: int, stream: str, *position: int) -> np.random.Generator:
-    """The generator of one kind of choice at one position (an epoch, or a step and a rank)."""
-    return np.random.default_rng([seed, _STREAMS[stream], *position])
-
-
-def _torch_seed(seed: int, stream: str, *position: int) -> int:
-    return int(generator_for(seed, stream, *position).integers(2**63 - 1))
+def steps_per_epoch(num_samples: int, batch_size: int) -> int:
+    """Optimiser steps of an epoch: batches that together hold every sample."""
+    return math.ceil(num_samples / min(batch_size, num_samples))
 
 
 def fit(
     network: nn.Module,
-    data: SegmentationData,
+    data: SegmentationData | Task,
     config: TrainConfig,
     *,
     validate: Callable[[], dict[str, float]],
@@ -81,151 +79,144 @@ def fit(
 
     Args:
         network: on its device. Called as ``network(image)``, or ``network(image, architecture)`` with ``draw``.
-        data: the training split.
-        validate: measures the network; called with it in eval mode, on every process.
+        data: the training split, or another task.
+        validate: measures the network; called with it in eval mode and, with ``ema_decay``, with its averaged weights,
+            on every process.
         on_epoch: receives each epoch's report and a function that gives the state to checkpoint.
         draw: draws a step's architecture from the step's generator; the same on all processes.
         state: a checkpointed state to resume from.
         on_step: receives (steps done, steps in all, loss) after each step.
 
     Raises:
-        TrainingDivergedError: the loss of a step is not finite; the message names the step and its images.
+        TrainingDivergedError: the loss or the gradient of a step is not finite, on any process; raised on all of them.
+            The message names the step and its images.
+        InputError: a precision that the network's device does not have.
     """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.t_max, config.min_learning_rate)
+    task: Task = Segmentation(data, config) if isinstance(data, SegmentationData) else data
+    device = next(network.parameters()).device
+    check_precision(config, device)
+    optimizer = Optimizer(network, config)
+    average = None if config.ema_decay is None else WeightAverage(network, config.ema_decay)
+    stopping = EarlyStopping(config.early_stop_epochs)
     first_epoch = 0
     if state is not None:
+        first_epoch = int(state["epoch"])
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        first_epoch = int(state["epoch"])
+        stopping.load_state_dict(state["early_stopping"])
+        if average is not None:
+            average.load_state_dict(state["average"])
+
+    def current(epoch: int) -> State:
+        return {
+            "epoch": epoch,
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "early_stopping": stopping.state_dict(),
+            "average": None if average is None else average.state_dict(),
+        }
 
     for epoch in range(first_epoch, config.epochs):
+        if stopping.stopped:
+            return
         started = time.perf_counter()
         network.train()
         losses = []
-        batches = list(_batches(len(data), epoch, config))
-        for i, indices in enumerate(batches):
+        batches = list(_batches(len(task), epoch, config))
+        for i, batch in enumerate(batches):
             step = epoch * len(batches) + i
             architecture = None if draw is None else draw(generator_for(config.seed, "path", step))
-            losses.append(_step(network, optimizer, data, indices, step, config, architecture))
+            losses.append(_backward(network, optimizer, task, batch, step, config, architecture))
+            taken = _step(optimizer, epoch + (i + 1) / len(batches), task, batch, step, architecture)
+            if average is not None and taken:
+                average.update(network)
             if on_step is not None:
                 on_step(step + 1, config.epochs * len(batches), losses[-1])
-        learning_rate = float(scheduler.get_last_lr()[0])
-        scheduler.step()
 
         network.eval()
-        due = (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
+        validation: dict[str, float] = {}
+        if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
+            with nullcontext() if average is None else average.applied(network):
+                validation = validate()
         report = EpochReport(
             epoch=epoch + 1,
             epochs=config.epochs,
             step=(epoch + 1) * len(batches),
-            loss=_mean_over_processes(float(np.mean(losses)), network),
-            learning_rate=learning_rate,
-            validation=validate() if due else {},
+            loss=float(np.mean(losses)),
+            learning_rate=learning_rate(config, epoch + 1),
+            stopped_early=stopping.update(epoch + 1, validation.get(task.score), device),
+            validation=validation,
             seconds=time.perf_counter() - started,
         )
-        on_epoch(report, lambda done=epoch + 1: _state(network, optimizer, scheduler, done))  # type: ignore[misc]
+        on_epoch(report, lambda done=epoch + 1: current(done))  # type: ignore[misc]
 
 
-def _state(network: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, epoch: int) -> State:
-    return {
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "epoch": epoch,
-    }
+def trained_weights(state: State) -> dict[str, Tensor]:
+    """The weights a training is after: those that were validated, averaged with ``ema_decay``."""
+    average = state["average"]
+    return {**state["network"], **({} if average is None else average["weights"])}
 
 
-def _step(
+def _backward(
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    data: SegmentationData,
-    indices: npt.NDArray[np.int64],
+    optimizer: Optimizer,
+    task: Task,
+    batch: Indices,
     step: int,
     config: TrainConfig,
     architecture: Architecture | None,
 ) -> float:
-    """One optimiser step on this process's share of the batch; its loss."""
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    images, masks = _load(data, indices, step, rank, config, next(network.parameters()).device)
-    torch.manual_seed(_torch_seed(config.seed, "drop_path", step, rank))
-    logits = network(images) if architecture is None else network(images, architecture)
-    loss = segmentation_loss(logits, masks)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        names = ", ".join(data.names[i] for i in indices[:5])
-        raise TrainingDivergedError(
-            f"the loss is {value} at step {step} (images {names}, …"
-            + (f", architecture {architecture}" if architecture else "")
-            + "); lower the learning rate or set clip_grad_norm"
-        )
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    average_gradients(network)
-    if config.clip_grad_norm is not None:
-        nn.utils.clip_grad_norm_(network.parameters(), config.clip_grad_norm)
-    optimizer.step()
-    return value
+    """Leaves the batch's gradient, averaged over all processes, in the network; returns the loss, averaged alike."""
+    rank, world = _place()
+    inputs, targets = task.load(batch[rank::world], step, rank, next(network.parameters()).device)
+    torch.manual_seed(torch_seed(config.seed, "drop_path", step, rank))
+    optimizer.zero_grad()
+    value = 0.0
+    parts = (inputs.chunk(config.accumulate_steps), targets.chunk(config.accumulate_steps))
+    for part, target in zip(*parts, strict=True):
+        with optimizer.autocast():
+            output = network(part) if architecture is None else network(part, architecture)
+        loss = task.loss(output, target) * (len(part) / len(inputs))
+        optimizer.backward(loss)
+        value += float(loss.detach())
+    values = optimizer.average(value)
+    for of_rank, other in enumerate(values):
+        if not math.isfinite(other):
+            raise _diverged(f"loss is {other}", task, batch[of_rank::world], step, architecture)
+    return math.fsum(values) / world
 
 
-def _load(
-    data: SegmentationData,
-    indices: npt.NDArray[np.int64],
-    step: int,
-    rank: int,
-    config: TrainConfig,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) and masks (B, H, W) of a step, augmented, on the device."""
-    images = to_input(data.images[indices], data.intensity).to(device, non_blocking=True)
-    masks = torch.from_numpy(np.array(data.masks[indices])).to(device, non_blocking=True)
-    if not config.augment:
-        return images, masks
-    generator = torch.Generator().manual_seed(_torch_seed(config.seed, "augment", step, rank))
-    return augment(
-        images,
-        masks,
-        generator,
-        flip_probability=config.flip_probability,
-        rotate_probability=config.rotate_probability,
-    )
+def _step(
+    optimizer: Optimizer, position: float, task: Task, batch: Indices, step: int, architecture: Architecture | None
+) -> bool:
+    try:
+        return optimizer.step(position)
+    except NotFiniteError:
+        raise _diverged("gradient is not finite", task, batch, step, architecture) from None
 
 
-def _batches(num_images: int, epoch: int, config: TrainConfig) -> Iterator[npt.NDArray[np.int64]]:
-    """This process's indices of each batch: every image at least once an epoch, in an order drawn for the epoch.
+def _diverged(
+    what: str, task: Task, indices: Indices, step: int, architecture: Architecture | None
+) -> TrainingDivergedError:
+    where = f"images {name_some([task.name(i) for i in indices])}"
+    if architecture is not None:
+        where += f"; architecture {architecture}"
+    return TrainingDivergedError(f"the {what} at step {step} ({where}); lower the learning rate or set clip_grad_norm")
+
+
+def _place() -> tuple[int, int]:
+    """Rank of this process, and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _batches(num_samples: int, epoch: int, config: TrainConfig) -> Iterator[Indices]:
+    """The samples of each batch: every one at least once an epoch, in an order drawn for the epoch.
 
     The last batch is filled up from the start of the order, so that all batches have one size, a multiple of the
-    number of processes; a set smaller than a batch makes one batch of its own size.
+    number of processes; a set smaller than a batch makes one batch of its own size. Process r takes every world-th
+    sample from the r-th on.
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    size = max(world, min(config.batch_size, num_images) // world * world)
-    order = generator_for(config.seed, "order", epoch).permutation(num_images)
-    steps = math.ceil(num_images / size)
-    for batch in np.resize(order, (steps, size)):
-        yield batch[rank::world]
-
-
-def average_gradients(network: nn.Module) -> None:
-    """Averages the gradients over all processes in one all-reduce of the weights that took part in the step.
-
-    In single-path training these are the drawn architecture's alone, the same on all processes, which costs a fraction
-    of what synchronising the whole supernet would.
-    """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
-    for gradient, piece in zip(gradients, pieces, strict=True):
-        gradient.copy_(piece.view_as(gradient))
-
-
-def _mean_over_processes(value: float, network: nn.Module) -> float:
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    tensor = torch.tensor(value, device=next(network.parameters()).device)
-    dist.all_reduce(tensor)
-    return float(tensor) / dist.get_world_size()
+    _, world = _place()
+    size = max(world, min(config.batch_size, num_samples) // world * world)
+    order = generator_for(config.seed, "order", epoch).permutation(num_samples)
+    yield from np.resize(order, (math.ceil(num_samples / size), size))

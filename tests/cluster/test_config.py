@@ -85,7 +85,7 @@ def test_file_gives_the_job_with_overrides(tmp_path: Path, values: dict[str, Any
         ({"resources": {"search": {"cpus": 0}}}, "/resources/search/cpus", "got 0"),
         ({"resources": {"train": {"gpus": -0.5}}}, "/resources/train/gpus", "got -0.5"),
         ({"kind": "supernet", "search": {}}, "/search", "unknown field"),
-        ({"kind": "retrain", "model": TINY}, "/architecture", "required"),
+        ({"kind": "retrain", "model": TINY}, "", "network slicemamba needs an architecture"),
         ({"kind": "retrain", "architecture": "s1:2x"}, "", "slice size must look like '2x4'"),
         (
             {"kind": "retrain", "architecture": ARCHITECTURE},
@@ -94,6 +94,14 @@ def test_file_gives_the_job_with_overrides(tmp_path: Path, values: dict[str, Any
         ),
         ({"supernet": {"batch_size": 7}, "resources": {"train": {"num_workers": 2}}}, "", "supernet.batch_size (7)"),
         ({"retrain": {"batch_size": 9}, "resources": {"train": {"num_workers": 2}}}, "", "retrain.batch_size (9)"),
+        (
+            {"retrain": {"batch_size": 8, "accumulate_steps": 4}, "resources": {"train": {"num_workers": 4}}},
+            "",
+            "resources.train.num_workers × accumulate_steps (4 × 4)",
+        ),
+        ({"retrain": {"batch_size": 8, "accumulate_steps": 3}}, "/retrain", "must be a multiple of accumulate_steps"),
+        ({"supernet": {"precision": "fp16"}}, "", "supernet.precision fp16 needs a GPU"),
+        ({"retrain": {"ema_decay": 1.0}}, "/retrain/ema_decay", "less than 1"),
     ],
 )
 def test_wrong_field_is_pointed_at(values: dict[str, Any], pointer: str, said: str) -> None:

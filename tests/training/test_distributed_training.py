@@ -16,11 +16,15 @@ from training_cases import blobs, differences, train
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
 from slicemamba.config import ModelConfig, TrainConfig
+from slicemamba.data.transforms import to_input
 from slicemamba.models.supernet import Supernet
+from slicemamba.training.trainer import TrainingDivergedError
 
 MODEL = ModelConfig(embed_dim=8, encoder_depths=(1, 1), decoder_depths=(1, 1), d_state=4, drop_path_rate=0.0)
 SPACE = SearchSpace(((2, 2), (4, 4)), MODEL.depths)
-CONFIG = TrainConfig(epochs=2, batch_size=4, learning_rate=1e-3, clip_grad_norm=1.0, augment=False, seed=4)
+CONFIG = TrainConfig(
+    epochs=2, batch_size=4, learning_rate=1e-3, clip_grad_norm=1.0, ema_decay=0.9, augment=False, seed=4
+)
 IMAGES = 7  # the last batch is filled up
 
 
@@ -54,6 +58,43 @@ def run(rank: int, world: int, folder: Path) -> None:
     torch.save(ended, folder / f"{world}_{rank}.pt")
     if world > 1:
         dist.destroy_process_group()
+
+
+class Spoilt(nn.Module):
+    """Gives NaN for one image of the set, which it knows by its pixels."""
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+        self._image = image
+
+    def forward(self, image: Tensor) -> Tensor:
+        spoilt = (image == self._image).flatten(1).all(1)
+        return self.bias * torch.where(spoilt, torch.nan, 1.0)[:, None, None, None] + torch.zeros_like(image[:, :1])
+
+
+def meet_a_spoilt_image(rank: int, folder: Path) -> None:
+    """One of two processes; writes how its training ended."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/spoilt", rank=rank, world_size=2)
+    data = blobs(8)
+    network = Spoilt(to_input(data.images[5:6])[0])
+    with pytest.raises(TrainingDivergedError) as caught:
+        train(network, data, TrainConfig(epochs=1, batch_size=4, augment=False, seed=2))
+    assert network.bias.isfinite().all()
+    (folder / f"told_{rank}.txt").write_text(str(caught.value))
+    dist.destroy_process_group()
+
+
+def test_divergence_on_one_process_stops_all_with_the_batch_of_that_one(tmp_path: Path) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    mp.spawn(meet_a_spoilt_image, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    told = {(tmp_path / f"told_{rank}.txt").read_text() for rank in range(2)}
+    assert len(told) == 1, "both say the same"
+    [message] = told
+    assert "the loss is nan at step" in message
+    assert "blob_5" in message
+    assert message.count("blob_") == 2, "the share of one process is named, not the whole batch"
 
 
 @pytest.fixture(scope="module")

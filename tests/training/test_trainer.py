@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from training_cases import blobs, differences, train
+from training_cases import Recorder, blobs, differences, train
 
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
 from slicemamba.config import ModelConfig, TrainConfig
 from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import to_input
+from slicemamba.errors import InputError
 from slicemamba.models.supernet import Supernet
 from slicemamba.models.unet import SliceMambaUNet
-from slicemamba.training.trainer import EpochReport, TrainingDivergedError, generator_for
+from slicemamba.training.seeds import generator_for
+from slicemamba.training.trainer import EpochReport, State, TrainingDivergedError, trained_weights
 
 QUICK = TrainConfig(epochs=3, batch_size=3, learning_rate=1e-3, seed=11)
 LEARN = TrainConfig(epochs=30, batch_size=4, learning_rate=2e-2, augment=False)
@@ -73,24 +75,153 @@ def test_training_on_label_masks_lowers_the_loss() -> None:
     assert losses[-1] < 0.75 * losses[0]
 
 
+OPTIONS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "bf16": {"precision": "bf16"},
+    "accumulated": {"accumulate_steps": 3},
+    "averaged": {"ema_decay": 0.9},
+    "warmed up": {"warmup_epochs": 2, "clip_grad_norm": 0.5},
+    "stopping": {"early_stop_epochs": 2},
+    "all": {"precision": "bf16", "accumulate_steps": 3, "ema_decay": 0.9, "clip_grad_norm": 1, "early_stop_epochs": 3},
+}
+
+
 @pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_resumed_training_equals_the_uninterrupted_one_to_the_last_bit(
-    tiny_model: ModelConfig, tiny_space: SearchSpace, tiny_data: SegmentationData, epoch: int
+    tiny_model: ModelConfig,
+    tiny_space: SearchSpace,
+    tiny_data: SegmentationData,
+    options: dict[str, object],
+    epoch: int,
 ) -> None:
     """With stochastic depth, augmentation and drawn paths; the state goes through a file, as a checkpoint does."""
     assert tiny_model.drop_path_rate > 0
     assert QUICK.augment
-    whole = train(fresh_supernet(tiny_model, tiny_space), tiny_data, QUICK, draw=tiny_space.sample)
+    config = TrainConfig.model_validate(QUICK.model_dump() | options)
+
+    def run(supernet: Supernet, state: State | None = None) -> Recorder:
+        def validate() -> dict[str, float]:
+            return {"dice": 0.0, "weight": sum(float(weight.detach().sum()) for weight in supernet.parameters())}
+
+        return train(supernet, tiny_data, config, draw=tiny_space.sample, state=state, validate=validate)
+
+    whole = run(fresh_supernet(tiny_model, tiny_space))
     file = io.BytesIO()
     torch.save(whole.states[epoch - 1], file)
     file.seek(0)
     torch.manual_seed(99)  # the resuming process has generators of its own
-    other = Supernet(tiny_model, 1, tiny_space.choices)
-    resumed = train(other, tiny_data, QUICK, draw=tiny_space.sample, state=torch.load(file, weights_only=True))
+    resumed = run(Supernet(tiny_model, 1, tiny_space.choices), torch.load(file, weights_only=True))
+    assert [report.epoch for report in whole.reports] == [1, 2, 3]
     assert [report.epoch for report in resumed.reports] == list(range(epoch + 1, 4))
     assert differences(whole.states[-1], resumed.states[-1]) == []
     for before, after in zip(whole.reports[epoch:], resumed.reports, strict=True):
         assert replace(before, seconds=0.0) == replace(after, seconds=0.0)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_accumulated_gradient_is_that_of_the_whole_batch(
+    tiny_model: ModelConfig, tiny_data: SegmentationData, parts: int
+) -> None:
+    """In float64, where the order of a sum does not show; seven images in parts of four and three at the least."""
+    model = tiny_model.model_copy(update={"drop_path_rate": 0.0})
+
+    class Double(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(3)
+            self.network = SliceMambaUNet(model, 1, Architecture.uniform((2, 4), model.depths)).double()
+
+        def forward(self, image: Tensor) -> Tensor:
+            logits: Tensor = self.network(image.double())
+            return logits
+
+    def weights(accumulate_steps: int) -> tuple[dict[str, Tensor], list[float]]:
+        config = QUICK.model_copy(update={"batch_size": 12, "epochs": 2, "accumulate_steps": accumulate_steps})
+        recorder = train(Double(), tiny_data, config)
+        return recorder.states[-1]["network"], [report.loss for report in recorder.reports]
+
+    (whole, losses), (parted, parted_losses) = weights(1), weights(parts)
+    assert parted_losses == pytest.approx(losses, rel=1e-6)
+    start = Double().state_dict()
+    assert any((whole[name] - start[name]).abs().max() > 1e-3 for name in whole), "training moved the weights"
+    for name, weight in whole.items():
+        torch.testing.assert_close(parted[name], weight, atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_averaged_weights_are_validated_and_kept_and_the_others_trained_on(
+    tiny_model: ModelConfig, tiny_data: SegmentationData
+) -> None:
+    """The training itself goes as without averaging."""
+    seen: list[dict[str, Tensor]] = []
+
+    def run(ema_decay: float | None) -> Recorder:
+        torch.manual_seed(3)
+        network = SliceMambaUNet(tiny_model, 1, Architecture.uniform((2, 2), tiny_model.depths))
+
+        def validate() -> dict[str, float]:
+            seen.append({name: value.clone() for name, value in network.state_dict().items()})
+            return {"dice": 0.5}
+
+        return train(network, tiny_data, QUICK.model_copy(update={"ema_decay": ema_decay}), validate=validate)
+
+    plain, averaged = run(None), run(0.9)
+    for state, validated in zip([*plain.states, *averaged.states], seen, strict=True):
+        assert differences(trained_weights(state), validated) == []
+    assert differences(plain.states[-1]["network"], averaged.states[-1]["network"]) == []
+    assert differences(plain.states[-1]["network"], trained_weights(averaged.states[-1])) != []
+
+
+@pytest.mark.parametrize(
+    ("scores", "every", "patience", "last"),
+    [
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 1, 1, 6),
+        ([0.5, 0.4, 0.6, 0.6, 0.5, 0.7], 1, 2, 5),
+        ([0.5, 0.4, 0.3, 0.6, 0.7, 0.8], 1, 3, 6),
+        ([0.5, 0.4, 0.4], 2, 2, 4),
+        ([0.5, 0.4, 0.4], 2, 3, 6),
+        ([float("nan"), 0.1, 0.1, 0.1, 0.1, 0.1], 1, 2, 4),
+        ([0.0] * 6, 1, None, 6),
+    ],
+)
+def test_training_stops_once_the_best_validation_is_so_many_epochs_old(
+    scores: list[float], every: int, patience: int | None, last: int
+) -> None:
+    left = iter(scores)
+    config = TrainConfig(epochs=6, batch_size=4, augment=False, validate_every=every, early_stop_epochs=patience)
+    recorder = train(Watcher(), blobs(4), config, validate=lambda: {"dice": next(left)})
+    assert [report.epoch for report in recorder.reports] == list(range(1, last + 1))
+    stopped = patience is not None and last < 6
+    assert [report.stopped_early for report in recorder.reports[:-1]] == [False] * (last - 1)
+    if stopped:
+        assert recorder.reports[-1].stopped_early
+        resumed = train(Watcher(), blobs(4), config, state=recorder.states[-1])
+        assert resumed.reports == [], "a training that has stopped does not go on"
+
+
+def test_reduced_precision_reaches_the_network_and_not_the_loss() -> None:
+    dtypes: list[torch.dtype] = []
+
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 1, 1)
+
+        def forward(self, image: Tensor) -> Tensor:
+            logits: Tensor = self.layer(image)
+            dtypes.append(logits.dtype)
+            return logits
+
+    network = Linear()
+    train(network, blobs(4), TrainConfig(epochs=1, batch_size=4, precision="bf16"))
+    train(network, blobs(4), TrainConfig(epochs=1, batch_size=4))
+    assert dtypes == [torch.bfloat16, torch.float32]
+    assert network.layer.weight.dtype == torch.float32
+
+
+def test_fp16_on_the_cpu_is_refused_with_the_mend() -> None:
+    with pytest.raises(InputError, match="needs a CUDA GPU; take bf16 or float32"):
+        train(Watcher(), blobs(4), TrainConfig(epochs=1, precision="fp16"))
 
 
 def test_same_seed_gives_the_same_training_and_another_seed_another(
@@ -182,7 +313,7 @@ def test_learning_rate_follows_a_cosine() -> None:
 def test_gradients_are_clipped_before_the_step() -> None:
     """AdamW's first moment after one step is 0.1 times the gradient that it was given."""
     config = TrainConfig(epochs=1, batch_size=4, augment=False, clip_grad_norm=1e-3)
-    moments = train(Watcher(), blobs(4), config).states[0]["optimizer"]["state"][0]["exp_avg"]
+    moments = train(Watcher(), blobs(4), config).states[0]["optimizer"]["adamw"]["state"][0]["exp_avg"]
     assert moments.norm().item() == pytest.approx(1e-4, rel=1e-3)
 
 
@@ -203,9 +334,10 @@ def test_validation_is_due_every_so_often_and_at_the_end(every: int, epochs: lis
 
 
 def test_report_is_flat_for_logs() -> None:
-    report = EpochReport(1, 2, 3, 0.5, 1e-3, 1.5, {"dice": 0.25})
+    report = EpochReport(1, 2, 3, 0.5, 1e-3, 1.5, False, {"dice": 0.25})
     assert report.flat() == {
-        "epoch": 1, "epochs": 2, "step": 3, "loss": 0.5, "learning_rate": 1e-3, "seconds": 1.5, "val_dice": 0.25
+        "epoch": 1, "epochs": 2, "step": 3, "loss": 0.5, "learning_rate": 1e-3, "seconds": 1.5, "stopped_early": False,
+        "val_dice": 0.25,
     }  # fmt: skip
 
 
@@ -247,3 +379,17 @@ def test_divergence_of_a_supernet_names_the_path(tiny_model: ModelConfig, tiny_s
     with pytest.raises(TrainingDivergedError, match="at step 0") as caught:
         train(supernet, blobs(2), QUICK, draw=lambda _: architecture)
     assert str(architecture) in str(caught.value)
+
+
+class Exploding(Watcher):
+    """Its loss is finite, its gradient is not."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image) + (self.bias * 0).sqrt()
+
+
+def test_gradient_that_is_not_finite_stops_before_the_step() -> None:
+    network = Exploding()
+    with pytest.raises(TrainingDivergedError, match=r"the gradient is not finite at step 0 \(images blob_"):
+        train(network, blobs(2), TrainConfig(epochs=1, batch_size=2, augment=False))
+    assert network.bias.item() == 0

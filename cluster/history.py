@@ -1,0 +1,31 @@
+"""The course of a run's trainings, as its events tell it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.progress import TITLES
+from cluster.run_folder import RunFolder
+
+TRAININGS = ("supernet", "retrain")
+
+
+def epoch_rows(run: RunFolder, phase: str) -> list[dict[str, Any]]:
+    """Reports of a training's epochs; of an epoch run twice, because the run was killed, the later one."""
+    epochs = {e["epoch"]: e for _, e in run.events() if e["event"] == "epoch" and e["phase"] == phase}
+    return [{key: value for key, value in epochs[n].items() if key not in ("event", "phase")} for n in sorted(epochs)]
+
+
+def training_history(run: RunFolder, phase: str, score: str = "val_dice") -> dict[str, Any]:
+    """For ``result.json``: all epochs, the best validated one, and whether the training was stopped early."""
+    rows = epoch_rows(run, phase)
+    best = max((row for row in rows if score in row), key=lambda row: row[score], default=None)
+    return {"best_epoch": best, "stopped_early": any(row.get("stopped_early") for row in rows), "epochs": rows}
+
+
+def plot_trainings(run: RunFolder, score: str = "val_dice") -> None:
+    """Draws ``training.png`` of the trainings that the run has had so far."""
+    from slicemamba.training.logs import plot_training
+
+    found = {TITLES[phase]: rows for phase in TRAININGS if (rows := epoch_rows(run, phase))}
+    plot_training(run.path / "training.png", found, score)

@@ -1,0 +1,114 @@
+"""``slicemamba data``: what is printed and written, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from synapse_cases import write_download
+from typer.testing import CliRunner
+
+import slicemamba.cli
+from slicemamba.config import DataConfig
+from slicemamba.data.sheet import write_contact_sheet
+from slicemamba.errors import InputError
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Calls the command in an empty folder; errors for users are raised, as the main program prints them."""
+    import typer
+
+    app = typer.Typer()
+    slicemamba.cli.register(app)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object, code: int = 0) -> str:
+        result = runner.invoke(app, ["data", *map(str, arguments)])
+        if isinstance(result.exception, InputError):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result.stdout
+
+    return call
+
+
+def test_check_of_a_folder(run, folder: DataConfig, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    output = run("check", folder.root)
+    assert "no faults" in output
+    with Image.open(tmp_path / "contact-sheet-lesions.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    assert pixels.shape[0] > 500
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000  # pictures, not an empty page
+
+
+def test_check_of_a_job_file(run, folder: DataConfig, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    job = {"kind": "search", "data": {"name": "lesions", "root": str(folder.root)}, "search": {"num_trials": 3}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    report = json.loads(run("check", "job.yaml", "--json", "--sheet", "out/sheet.png"))
+    assert report["ok"]
+    assert report["num_images"] == {"train": 6, "val": 2, "search": 2, "test": 3}
+    assert report["contact_sheet"] == "out/sheet.png"
+    assert Path("out/sheet.png").is_file()
+
+
+def test_faults(run, folder: DataConfig) -> None:  # type: ignore[no-untyped-def]
+    assert folder.root is not None
+    (folder.root / "val/images/val_00000.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"val_00000\.jpg"):
+        run("check", folder.root)
+    told = json.loads(run("check", folder.root, "--json", code=2))
+    assert not told["ok"]
+    assert "val_00000.jpg" in told["faults"][0]
+
+
+def test_options_are_overridden(run, folder: DataConfig) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match="in two splits"):
+        run("check", folder.root, "--set", r"data.patient_pattern=_0000(\d)$")
+    with pytest.raises(InputError, match="misspelt"):
+        run("check", folder.root, "--set", "data.misspelt=1")
+
+
+def test_prepare_then_check_of_synapse(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    write_download(tmp_path / "raw", 5)
+    assert "train" in run("prepare", "synapse", "raw", "set", "--fractions", "0.4,0.2,0.2,0.2", "--seed", 1)
+    report = json.loads(run("check", "set", "--json"))
+    assert (len(report["class_share"]["test"]), sum(report["num_patients"].values())) == (9, 5)
+
+
+def test_prepare_of_pictures(run, folder: DataConfig) -> None:  # type: ignore[no-untyped-def]
+    assert folder.root is not None
+    output = run("prepare", "folder", folder.root / "train", "set", "--fractions", "0.5,0.2,0,0.3")
+    assert "slicemamba data check set" in output
+    assert Path("set/test/images").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["folders", "raw", "set"], "kind must be one of isic, kvasir"),
+        (["folder", "raw", "set", "--fractions", "0.5,0.5"], "look like 0.5,0.15"),
+        (["folder", "raw", "set", "--patient-pattern", "x"], "patient_pattern needs one group"),
+        (["folder", "raw", "set", "--images", "a"], "go together"),
+        (["folder", "raw", "set"], "is not a folder"),
+        (["kvasir", "raw", "set", "--published-test"], "--published-test means nothing for kvasir"),
+        (["synapse", "raw", "set", "--patient-pattern", "(x)"], "--patient-pattern means nothing for synapse"),
+        (["folder", "raw", "set", "--groups", "none.csv"], "cannot be read"),
+    ],
+)
+def test_arguments_that_do_not_fit(run, arguments: list[str], expected: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError) as caught:
+        run("prepare", *arguments)
+    assert expected in str(caught.value)
+
+
+def test_contact_sheet_of_the_synthetic_set(synthetic: DataConfig, tmp_path: Path) -> None:
+    path = write_contact_sheet(synthetic, tmp_path / "sheet.png", per_split=3)
+    with Image.open(path) as sheet:
+        assert sheet.width > sheet.height / 2
