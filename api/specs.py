@@ -39,6 +39,7 @@ class SearchRequest(SearchJob):
 
     kind: Literal["search"] = "search"
     data: NamedData = NamedData()
+    init: Literal["supernet"] | None = None
 
 
 class JobBody(dict[str, Any]):
@@ -60,11 +61,11 @@ def read_job(body: Mapping[str, Any]) -> SearchJob:
         InputError: not a valid search, of a kind that is not served, or it holds a path.
     """
     kind = body.get("kind", "search")
-    if kind in ("supernet", "retrain"):
+    if kind in ("supernet", "retrain", "pretrain"):
         raise InputError(
             f"the service runs jobs of kind 'search' only; run a {kind!r} job with the command line", pointer="/kind"
         )
-    _check_no_root(body)
+    _check_no_path(body)
     job = parse_job(body, source="the request")
     assert isinstance(job, SearchJob)
     for pointer, value in _leaves(job, ""):
@@ -75,7 +76,7 @@ def read_job(body: Mapping[str, Any]) -> SearchJob:
     return job
 
 
-def _check_no_root(body: Mapping[str, Any]) -> None:
+def _check_no_path(body: Mapping[str, Any]) -> None:
     """Before anything else, as the mend is another than for a misspelt field."""
     data = body.get("data")
     if isinstance(data, Mapping) and data.get("root") is not None:
@@ -83,6 +84,12 @@ def _check_no_root(body: Mapping[str, Any]) -> None:
             "a request names a data set by data.name and may not hold its folder; "
             "GET /v1/datasets lists the names this server knows",
             pointer="/data/root",
+        )
+    if body.get("init") not in (None, "supernet"):
+        raise InputError(
+            "a request may start the retraining from 'supernet' or null only, as it may not hold a path; "
+            "start from other weights on the command line",
+            pointer="/init",
         )
 
 

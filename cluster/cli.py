@@ -28,6 +28,7 @@ NetworkKind = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds this package's commands."""
+    app.command()(pretrain)
     app.command("train-supernet")(train_supernet)
     app.command()(search)
     app.command()(retrain)
@@ -35,10 +36,26 @@ def register(app: typer.Typer) -> None:
     app.command()(compare)
 
 
+def pretrain(
+    config: ConfigFile,
+    architecture: ArchitectureText = None,
+    out: Out = None,
+    overrides: Overrides = None,
+    address: Address = None,
+) -> None:
+    """Train an encoder to classify pictures, to start a retraining from: --set init=RUN/pretrained."""
+    values = _with_architecture(_read(config, overrides) | {"kind": "pretrain"}, config, architecture)
+    run = _run(values, config, out, address)
+    best = (run.read_json("result.json") or {})["pretrained"]["best_epoch"]
+    typer.echo(f"top-1 {best['val_top1']:.4f}, top-5 {best['val_top5']:.4f} on val, in epoch {best['epoch']}")
+    typer.echo(f"encoder: {run.path / 'pretrained'}")
+
+
 def train_supernet(config: ConfigFile, out: Out = None, overrides: Overrides = None, address: Address = None) -> None:
     """Train the supernet alone. The same folder again: go on where it stopped."""
     values = _read(config, overrides)
-    values = {key: value for key, value in values.items() if key not in ("search", "retrain")} | {"kind": "supernet"}
+    others = ("search", "retrain", "init")
+    values = {key: value for key, value in values.items() if key not in others} | {"kind": "supernet"}
     run = _run(values, config, out, address)
     typer.echo(f"supernet: {run.path / 'supernet'}")
 
@@ -60,7 +77,7 @@ def retrain(
     overrides: Overrides = None,
     address: Address = None,
 ) -> None:
-    """Train one network from scratch and evaluate it on test."""
+    """Train one network, from scratch or from the weights that init names, and evaluate it on test."""
     from cluster.summary import print_scores
 
     run = _run(_retrain_values(config, overrides, architecture, network), config, out, address)
@@ -131,14 +148,19 @@ def compare(
 def _retrain_values(
     config: Path, overrides: list[str] | None, architecture: str | None, network: str | None
 ) -> dict[str, Any]:
-    """A retrain job out of any job's file; a slice size alone stands for the same one in every block."""
-    from slicemamba.architecture import Architecture, parse_slice_size
-    from slicemamba.config import ModelConfig, validate
-
+    """A retrain job out of any job's file."""
     values = _read(config, overrides)
     values = {key: value for key, value in values.items() if key not in ("search", "supernet")} | {"kind": "retrain"}
     if network is not None:
         values["network"] = network
+    return _with_architecture(values, config, architecture)
+
+
+def _with_architecture(values: dict[str, Any], config: Path, architecture: str | None) -> dict[str, Any]:
+    """The job with the architecture, where one is given; a slice size alone stands for the same in every block."""
+    from slicemamba.architecture import Architecture, parse_slice_size
+    from slicemamba.config import ModelConfig, validate
+
     if architecture is not None and ":" not in architecture:
         model: ModelConfig = validate(ModelConfig, values.get("model", {}), source=f"{config}: model")
         architecture = str(Architecture.uniform(parse_slice_size(architecture), model.depths))

@@ -13,7 +13,17 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from nas.config import SearchConfig, SpaceConfig, SupernetConfig
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
-from slicemamba.config import Config, DataConfig, ModelConfig, TrainConfig, override, read_yaml, validate
+from slicemamba.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    PicturesConfig,
+    PretrainConfig,
+    TrainConfig,
+    override,
+    read_yaml,
+    validate,
+)
 from slicemamba.errors import InputError
 
 
@@ -43,19 +53,13 @@ class ResourcesConfig(Config):
     search: SearchWorkers = SearchWorkers()
 
 
-class _Job(Config):
+class _AnyJob(Config):
     """What every kind of job has."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)] = "search"
     labels: dict[str, str] = Field(default_factory=dict)
-    data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
-    space: SpaceConfig = SpaceConfig()
     resources: ResourcesConfig = ResourcesConfig()
-
-    @property
-    def search_space(self) -> SearchSpace:
-        return SearchSpace(self.space.choices, self.model.depths)
 
     def _check_training(self, field: str, train: TrainConfig) -> None:
         workers = self.resources.train
@@ -68,6 +72,17 @@ class _Job(Config):
             raise ValueError(
                 f"{field}.precision fp16 needs a GPU: set resources.train.gpus, or take bf16 or float32 on the CPU"
             )
+
+
+class _Job(_AnyJob):
+    """What every job that segments has."""
+
+    data: DataConfig = DataConfig()
+    space: SpaceConfig = SpaceConfig()
+
+    @property
+    def search_space(self) -> SearchSpace:
+        return SearchSpace(self.space.choices, self.model.depths)
 
 
 class SupernetJob(_Job):
@@ -83,18 +98,26 @@ class SupernetJob(_Job):
 
 
 class SearchJob(_Job):
-    """Trains the supernet, searches, retrains the winner (unless ``retrain`` is null), evaluates it on test."""
+    """Trains the supernet, searches, retrains the winner (unless ``retrain`` is null), evaluates it on test.
+
+    Attributes:
+        init: what the winner starts from: null, from scratch (published); ``supernet``, its weights in this run's
+            supernet; or a path as of a retrain job.
+    """
 
     kind: Literal["search"] = "search"
     supernet: SupernetConfig = SupernetConfig()
     search: SearchConfig = SearchConfig()
     retrain: TrainConfig | None = TrainConfig()
+    init: Annotated[Literal["supernet"] | Path | None, Field(union_mode="left_to_right")] = None
 
     @model_validator(mode="after")
     def _fits(self) -> SearchJob:
         self._check_training("supernet", self.supernet)
         if self.retrain is not None:
             self._check_training("retrain", self.retrain)
+        elif self.init is not None:
+            raise ValueError("init is what the retraining starts from, and retrain is null; leave one of them out")
         if self.search.num_trials > self.search_space.size:
             raise ValueError(
                 f"search.num_trials ({self.search.num_trials}) exceeds the {self.search_space.size} architectures of "
@@ -104,16 +127,19 @@ class SearchJob(_Job):
 
 
 class RetrainJob(_Job):
-    """Trains one network from scratch and evaluates it on test.
+    """Trains one network and evaluates it on test.
 
     Attributes:
         network: what to train; ``slicemamba`` needs an ``architecture``, and the others, to compare with, take none.
+        init: what it starts from: null, from scratch; or the folder of a supernet, of a trained network or of a
+            pretrained encoder, or a file of VMamba or VM-UNet as published.
     """
 
     kind: Literal["retrain"] = "retrain"
     network: Literal["slicemamba", "vm_unet", "unet", "attention_unet"] = "slicemamba"
     architecture: str | None = None
     retrain: TrainConfig = TrainConfig()
+    init: Path | None = None
 
     @model_validator(mode="after")
     def _of_this_network(self) -> RetrainJob:
@@ -136,10 +162,37 @@ class RetrainJob(_Job):
         return None if self.architecture is None else Architecture.parse(self.architecture)
 
 
-Job = SupernetJob | SearchJob | RetrainJob
+class PretrainJob(_AnyJob):
+    """Trains the encoder of an architecture as a classifier of pictures; its weights may start a retraining."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    architecture: str
+    data: PicturesConfig = PicturesConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+
+    @model_validator(mode="after")
+    def _of_this_network(self) -> PretrainJob:
+        self._check_training("pretrain", self.pretrain)
+        if self.slicing.depths != self.model.depths:
+            raise ValueError(f"architecture has stages of depths {self.slicing.depths}, model has {self.model.depths}")
+        return self
+
+    @property
+    def slicing(self) -> Architecture:
+        """Slice sizes of the network's blocks; those of the decoder are not used."""
+        return Architecture.parse(self.architecture)
+
+
+SegmentationJob = SupernetJob | SearchJob | RetrainJob
+Job = SegmentationJob | PretrainJob
 JobSpec = Annotated[Job, Field(discriminator="kind")]
 
-_KINDS: dict[str, type[_Job]] = {"supernet": SupernetJob, "search": SearchJob, "retrain": RetrainJob}
+_KINDS: dict[str, type[_AnyJob]] = {
+    "supernet": SupernetJob,
+    "search": SearchJob,
+    "retrain": RetrainJob,
+    "pretrain": PretrainJob,
+}
 
 
 def parse_job(values: Mapping[str, Any], *, source: str = "job") -> Job:

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.config import Job, RetrainJob, SearchJob, SupernetJob, parse_job, refuse_mixing
+from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, parse_job, refuse_mixing
 from cluster.connect import cluster_resources, ray_cluster, shortage
+from cluster.initial import check_init, resolve_init
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
 from nas.config import SearchConfig
@@ -25,6 +26,7 @@ from slicemamba.architecture import Architecture
 from slicemamba.data.cache import default_cache_dir
 from slicemamba.data.catalog import resolve_root
 from slicemamba.data.checks import check_dataset
+from slicemamba.data.pictures import find_pictures, resolve_pictures
 from slicemamba.errors import InputError, RunFailedError
 
 SEARCH, RANDOM = "search", "random"
@@ -48,7 +50,7 @@ def run_job(
         InputError: a fault of the data, a folder that holds a run with another configuration or a running driver, an
             address where no Ray answers, or a cluster without the resources.
     """
-    job = job.model_copy(update={"data": resolve_root(job.data)})
+    job = _with_paths(job)
     values = job.model_dump(mode="json")
     before = run.read_json("config.json")
     if before is not None:
@@ -59,13 +61,29 @@ def run_job(
             return done
     with _only_driver(run), StatusWriter(run, on_status):
         run.emit("phase", phase="check")
-        check_dataset(job.data, cache_dir=default_cache_dir())
+        _check_input(job)
         run.write_json("config.json", values)
         with ray_cluster(address) as own:
             _check_resources(job, own)
             result = _phases(job, run, default_cache_dir())
         run.write_json("result.json", result)
         return result
+
+
+def _with_paths(job: Job) -> Job:
+    """The job with absolute paths, which hold on other processes too. Raises InputError for unknown data."""
+    if isinstance(job, PretrainJob):
+        return job.model_copy(update={"data": resolve_pictures(job.data)})
+    return resolve_init(job.model_copy(update={"data": resolve_root(job.data)}))
+
+
+def _check_input(job: Job) -> None:
+    """Raises InputError for faults of the data and for weights to start from that do not fit."""
+    if isinstance(job, PretrainJob):
+        find_pictures(job.data)
+        return
+    check_init(job)
+    check_dataset(job.data, cache_dir=default_cache_dir())
 
 
 def _check_resources(job: Job, own: bool) -> None:
@@ -91,8 +109,11 @@ def _only_driver(run: RunFolder) -> Iterator[None]:
 
 def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
     # Imported here, so that a fault in the input is told without waiting for torch.
-    from cluster import ray_train, results
+    from cluster import ray_pretrain, ray_train, results
 
+    if isinstance(job, PretrainJob):
+        _once(run, "pretrain", "pretrained", lambda: ray_pretrain.pretrain(job, run))
+        return results.pretrained(job, run)
     if isinstance(job, RetrainJob):
         folder = _once(run, "retrain", "retrained", lambda: ray_train.retrain(job, job.slicing, run, cache_dir))
         return results.retrained(job, run, folder, cache_dir)

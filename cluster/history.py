@@ -7,7 +7,8 @@ from typing import Any
 from cluster.progress import TITLES
 from cluster.run_folder import RunFolder
 
-TRAININGS = ("supernet", "retrain")
+TRAININGS = {"pretrain": "val_top1", "supernet": "val_dice", "retrain": "val_dice"}
+"""What the epochs of each phase that trains are compared by."""
 
 
 def epoch_rows(run: RunFolder, phase: str) -> list[dict[str, Any]]:
@@ -16,16 +17,17 @@ def epoch_rows(run: RunFolder, phase: str) -> list[dict[str, Any]]:
     return [{key: value for key, value in epochs[n].items() if key not in ("event", "phase")} for n in sorted(epochs)]
 
 
-def training_history(run: RunFolder, phase: str, score: str = "val_dice") -> dict[str, Any]:
+def training_history(run: RunFolder, phase: str) -> dict[str, Any]:
     """For ``result.json``: all epochs, the best validated one, and whether the training was stopped early."""
-    rows = epoch_rows(run, phase)
+    rows, score = epoch_rows(run, phase), TRAININGS[phase]
     best = max((row for row in rows if score in row), key=lambda row: row[score], default=None)
     return {"best_epoch": best, "stopped_early": any(row.get("stopped_early") for row in rows), "epochs": rows}
 
 
-def plot_trainings(run: RunFolder, score: str = "val_dice") -> None:
+def plot_trainings(run: RunFolder) -> None:
     """Draws ``training.png`` of the trainings that the run has had so far."""
     from slicemamba.training.logs import plot_training
 
-    found = {TITLES[phase]: rows for phase in TRAININGS if (rows := epoch_rows(run, phase))}
-    plot_training(run.path / "training.png", found, score)
+    found = {phase: rows for phase in TRAININGS if (rows := epoch_rows(run, phase))}
+    curves = [(TITLES[phase], TRAININGS[phase], rows) for phase, rows in found.items()]
+    plot_training(run.path / "training.png", curves)

@@ -16,6 +16,7 @@ from cluster.run_folder import PHASES, RunStatus
 _LINE_SECONDS = 5.0
 TITLES = {
     "check": "Check data",
+    "pretrain": "Pretrain encoder",
     "supernet": "Train supernet",
     "search": "Search",
     "random": "Random baseline",

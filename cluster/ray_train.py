@@ -1,4 +1,4 @@
-"""Training on Ray Train: the supernet and the retrained winner, by the same loop.
+"""Training on Ray Train: the supernet and the retrained winner, by the same loop as the pretraining.
 
 A run with the same folder and phase goes on from its last checkpoint.
 """
@@ -18,8 +18,9 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from cluster.config import Job, RetrainJob, SearchJob, parse_job
+from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob, parse_job
 from cluster.history import plot_trainings
+from cluster.initial import build_network, init_source
 from cluster.run_folder import RunFolder
 from nas.evaluator import mean_scores
 from nas.space import SearchSpace
@@ -28,45 +29,93 @@ from slicemamba.config import TrainConfig
 from slicemamba.data.base import SegmentationData, load_split
 from slicemamba.errors import RunFailedError
 from slicemamba.evaluation.evaluate import evaluate
-from slicemamba.models.baselines import ConvUNet
 from slicemamba.models.checkpoints import save_network
 from slicemamba.models.ensemble import SingleNetwork
+from slicemamba.models.initialise import initialise
 from slicemamba.models.supernet import Supernet
-from slicemamba.models.unet import SliceMambaUNet
 from slicemamba.training.logs import TensorBoardLog
 from slicemamba.training.seeds import generator_for
 from slicemamba.training.trainer import EpochReport, State, fit, steps_per_epoch, trained_weights
 
 _STATE = "state.pt"
-_SCORE = "val_dice"
 _PROGRESS_SECONDS = 0.5
 
 
-def train_supernet(job: Job, run: RunFolder, cache_dir: Path) -> Path:
+def train_supernet(job: SupernetJob | SearchJob, run: RunFolder, cache_dir: Path) -> Path:
     """Trains the supernet; returns the folder of the best epoch's weights, ``<run>/supernet``."""
     return _train(job, run, cache_dir, phase="supernet", architecture=None)
 
 
 def retrain(job: SearchJob | RetrainJob, architecture: Architecture | None, run: RunFolder, cache_dir: Path) -> Path:
-    """Trains one network from scratch; returns the folder of the best epoch's weights, ``<run>/retrained``."""
-    return _train(job, run, cache_dir, phase="retrain", architecture=architecture)
+    """Trains one network; returns the folder of the best epoch's weights, ``<run>/retrained``.
+
+    With ``init`` it starts from those weights, and ``<run>/init_report.json`` says what of them was taken.
+    """
+    source = init_source(job, run)
+    if source is not None:
+        report = initialise(build_network(job, architecture), source, architecture)
+        run.write_json("init_report.json", report.to_json())
+        print(report.summary(), flush=True)
+    return _train(job, run, cache_dir, phase="retrain", architecture=architecture, init=source)
 
 
-def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architecture: Architecture | None) -> Path:
-    workers, settings = job.resources.train, _settings(job, phase)
+def _train(
+    job: SegmentationJob,
+    run: RunFolder,
+    cache_dir: Path,
+    *,
+    phase: str,
+    architecture: Architecture | None,
+    init: Path | None = None,
+) -> Path:
     # Loaded here first, so that the images are decoded once and not by each worker.
     num_images = len(load_split(job.data, "train", cache_dir))
-    total = settings.epochs * steps_per_epoch(num_images, settings.batch_size)
+    state = run_workers(
+        _worker,
+        job,
+        run,
+        _settings(job, phase),
+        num_images,
+        phase=phase,
+        cache=str(cache_dir),
+        architecture=None if architecture is None else str(architecture),
+        init=None if init is None else str(init),
+    )
+    network = build_network(job, architecture)
+    network.load_state_dict(trained_weights(state))
+    target = run.path / ("supernet" if isinstance(network, Supernet) else "retrained")
+    plot_trainings(run)
+    save_network(target, network, job.data)
+    return target
+
+
+def run_workers(
+    worker: Callable[[dict[str, Any]], None],
+    job: Job,
+    run: RunFolder,
+    settings: TrainConfig,
+    num_samples: int,
+    *,
+    phase: str,
+    score: str = "val_dice",
+    **more: Any,
+) -> State:
+    """Trains on Ray Train, or goes on with it; returns the state of the epoch with the best score.
+
+    Args:
+        worker: what each worker runs; it gets the job, the run's folder, the phase and ``more`` as one mapping.
+        settings: how it trains. num_samples: of the training split.
+        phase: of the run. score: what epochs are compared by.
+
+    Raises:
+        RunFailedError: the workers failed, again and again.
+    """
+    workers = job.resources.train
+    total = settings.epochs * steps_per_epoch(num_samples, settings.batch_size)
     run.emit("progress", phase=phase, done=0, total=total, unit="steps", metrics={})
     trainer = TorchTrainer(
-        _worker,
-        train_loop_config={
-            "job": job.model_dump(mode="json"),
-            "run": str(run.path),
-            "cache": str(cache_dir),
-            "phase": phase,
-            "architecture": None if architecture is None else str(architecture),
-        },
+        worker,
+        train_loop_config={"job": job.model_dump(mode="json"), "run": str(run.path), "phase": phase, **more},
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
             use_gpu=workers.gpus > 0,
@@ -76,7 +125,7 @@ def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architectur
             name=phase,
             storage_path=str(run.path / ".ray"),
             failure_config=FailureConfig(max_failures=3),
-            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=_SCORE),
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=score),
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # mypy sees the older class
         ),
     )
@@ -84,30 +133,16 @@ def _train(job: Job, run: RunFolder, cache_dir: Path, *, phase: str, architectur
         result = trainer.fit()
     except WorkerGroupError as error:
         raise RunFailedError(f"training failed after its retries: {_last_line(error)}") from error
-    best = result.get_best_checkpoint(_SCORE, "max")
-    assert best is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
-    network = _build(job, architecture)
-    with best.as_directory() as folder:
-        state = torch.load(Path(folder) / _STATE, weights_only=True, map_location="cpu")
-        network.load_state_dict(trained_weights(state))
-    target = run.path / ("supernet" if isinstance(network, Supernet) else "retrained")
-    plot_trainings(run)
-    save_network(target, network, job.data)
-    return target
+    best = result.get_best_checkpoint(score, "max")
+    state = load_checkpoint(best)
+    assert state is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
+    return state
 
 
 def _last_line(error: WorkerGroupError) -> str:
     """What the first failed worker raised, without the tracebacks around it."""
     failures = [str(error.worker_failures[rank]) for rank in sorted(error.worker_failures)]
     return (failures or [str(error)])[0].strip().splitlines()[-1]
-
-
-def _build(job: Job, architecture: Architecture | None) -> Supernet | SingleNetwork:
-    if isinstance(job, RetrainJob) and (job.network == "unet" or job.network == "attention_unet"):
-        return ConvUNet(job.network, job.model, job.data.num_classes)
-    if architecture is not None:
-        return SliceMambaUNet(job.model, job.data.num_classes, architecture)
-    return Supernet(job.model, job.data.num_classes, job.space.choices, job.space.weight_sharing)
 
 
 def validation_architectures(space: SearchSpace, num_random: int, seed: int) -> list[Architecture]:
@@ -120,14 +155,19 @@ def _worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     logging.getLogger().setLevel(logging.WARNING)  # else Ray Train prints a line for each report
     job = parse_job(config["job"])
+    assert not isinstance(job, PretrainJob)
     architecture = None if config["architecture"] is None else Architecture.parse(config["architecture"])
     settings = _settings(job, config["phase"])
     device = ray.train.torch.get_device()
     torch.manual_seed(settings.seed)
-    network = _build(job, architecture).to(device)
+    network = build_network(job, architecture)
+    state = load_checkpoint(ray.train.get_checkpoint())
+    if state is None and config["init"] is not None:
+        initialise(network, Path(config["init"]), architecture)
+    network.to(device)
     data = load_split(job.data, "train", Path(config["cache"]))
     val = load_split(job.data, "val", Path(config["cache"]))
-    reporter = _Reporter(RunFolder(Path(config["run"])), config["phase"])
+    reporter = Reporter(RunFolder(Path(config["run"])), config["phase"])
 
     def draw(rng: Any) -> Architecture:
         return job.search_space.sample(rng)
@@ -140,11 +180,11 @@ def _worker(config: dict[str, Any]) -> None:
         on_epoch=reporter.on_epoch,
         on_step=reporter.on_step,
         draw=draw if isinstance(network, Supernet) else None,
-        state=_resume(),
+        state=state,
     )
 
 
-def _settings(job: Job, phase: str) -> TrainConfig:
+def _settings(job: SegmentationJob, phase: str) -> TrainConfig:
     if phase == "supernet":
         assert not isinstance(job, RetrainJob)
         return job.supernet
@@ -154,7 +194,7 @@ def _settings(job: Job, phase: str) -> TrainConfig:
 
 
 def _validator(
-    job: Job, network: Supernet | SingleNetwork, val: SegmentationData, settings: TrainConfig
+    job: SegmentationJob, network: Supernet | SingleNetwork, val: SegmentationData, settings: TrainConfig
 ) -> Callable[[], dict[str, float]]:
     device = next(network.parameters()).device
     if isinstance(network, Supernet):
@@ -169,8 +209,8 @@ def _validator(
     return scores
 
 
-def _resume() -> State | None:
-    checkpoint = ray.train.get_checkpoint()
+def load_checkpoint(checkpoint: Checkpoint | None) -> State | None:
+    """The state in a checkpoint of Ray Train; None where there is none yet."""
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
@@ -178,7 +218,7 @@ def _resume() -> State | None:
     return state
 
 
-class _Reporter:
+class Reporter:
     """Sends progress to the run's events and TensorBoard (first worker only) and checkpoints to Ray Train."""
 
     def __init__(self, run: RunFolder, phase: str) -> None:
@@ -197,7 +237,8 @@ class _Reporter:
 
     def on_epoch(self, report: EpochReport, state: Callable[[], State]) -> None:
         if self._is_first:
-            self._metrics |= {k: v for k, v in report.flat().items() if k in ("loss", "val_dice", "val_miou")}
+            shown = ("loss", "val_dice", "val_miou", "val_top1", "val_top5")
+            self._metrics |= {name: value for name, value in report.flat().items() if name in shown}
             self._run.emit("epoch", phase=self._phase, **report.flat())
             self._tensorboard.add(report)
             total = report.step if report.stopped_early else report.step // report.epoch * report.epochs

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import torch
 
-from cluster.config import Job, RetrainJob, SearchJob, SupernetJob
+from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob
 from cluster.connect import cluster_resources
 from cluster.history import training_history
 from cluster.run_folder import RunFolder
@@ -32,6 +32,11 @@ from slicemamba.models.checkpoints import load_network, read_card, title_of
 
 SPLITS = ("search", "test")
 _PACKAGES = ("slicemamba-nas", "torch", "ray", "optuna", "numpy", "medpy")
+
+
+def pretrained(job: PretrainJob, run: RunFolder) -> dict[str, Any]:
+    """Result of a pretrain job."""
+    return header(job) | {"pretrained": {"architecture": job.architecture, **training_history(run, "pretrain")}}
 
 
 def supernet(job: SupernetJob, run: RunFolder) -> dict[str, Any]:
@@ -119,7 +124,7 @@ def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir
 
 
 def scores_of(
-    folder: Path, job: Job, run: RunFolder, cache_dir: Path, batch_size: int, splits: Sequence[str]
+    folder: Path, job: SegmentationJob, run: RunFolder, cache_dir: Path, batch_size: int, splits: Sequence[str]
 ) -> dict[str, Any]:
     """``scores``, their ``intervals`` over images, and ``trivial`` scores of a saved network, each by split.
 

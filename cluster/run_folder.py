@@ -7,7 +7,9 @@
   search.journal   the study (Optuna journal): studies "search" and "random"
   .ray/            checkpoints and other state of Ray Train and Tune
   supernet/        weights.safetensors, config.json of the trained supernet
+  pretrained/      the same of the encoder of a pretrain job
   retrained/       the same of the retrained winner
+  init_report.json what it took of the weights it started from, where there were any
   tensorboard/     scalars of each training, an epoch a step: tensorboard --logdir <run>/tensorboard
   result.json      Pareto frontier, comparison, test scores; written last
   scores/          per-image counts of the retrained network: search.npz, test.npz
@@ -29,7 +31,7 @@ from pydantic import BaseModel, ConfigDict
 
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
-PHASES = ("check", "supernet", "search", "random", "retrain", "evaluate")
+PHASES = ("check", "pretrain", "supernet", "search", "random", "retrain", "evaluate")
 
 
 class Progress(BaseModel):

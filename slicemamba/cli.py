@@ -253,7 +253,7 @@ def _write_evaluation(out: Path, values: dict[str, Any], images: SegmentationDat
 
 
 def _volume_table(scores: VolumeScores) -> Table:
-    """Cases × classes, each cell Dice over HD95; means in the last row and column. Narrow, as there may be 8 classes."""
+    """Cases × classes, each cell Dice over HD95; means in the last row and column. Narrow, for many classes."""
     title = f"volumes by class: Dice, and below it HD95 in {scores.unit}"
     table = Table(
         Column("case", overflow="fold"), *map(str, scores.classes), "mean", title=title, box=box.SIMPLE, pad_edge=False

@@ -219,18 +219,67 @@ class TrainConfig(Config):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _scales_in_order(self) -> TrainConfig:
-        if self.scale_range[0] > self.scale_range[1]:
-            raise ValueError(f"scale_range must be (smallest, largest); got {self.scale_range}")
-        return self
-
-    @model_validator(mode="after")
     def _parts(self) -> TrainConfig:
         if self.batch_size % self.accumulate_steps:
             raise ValueError(
                 f"batch_size ({self.batch_size}) must be a multiple of accumulate_steps ({self.accumulate_steps}), "
                 "so that all parts weigh the same"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _scales_in_order(self) -> TrainConfig:
+        if self.scale_range[0] > self.scale_range[1]:
+            raise ValueError(f"scale_range must be (smallest, largest); got {self.scale_range}")
+        return self
+
+
+class PicturesConfig(Config):
+    """Labelled pictures in the layout of ImageNet, for pretraining.
+
+    Attributes:
+        name: the set's name in results; without ``root`` it is looked up by this name.
+        root: folder with ``train/<class>/…`` and ``val/<class>/…``, each class a folder of pictures.
+        image_size: (height, width) in pixels of the crops.
+        intensity: as of the segmentation data that the encoder is meant for, whose values it then knows.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "imagenet"
+    root: Path | None = None
+    image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]] = (224, 224)
+    intensity: Intensity = "minmax"
+
+
+class PretrainConfig(TrainConfig):
+    """Training of an encoder as a classifier; defaults are VMamba's (arXiv 2401.10166, appendix), but CutMix.
+
+    Attributes:
+        augment: random crops and left-right flips (``flip_probability``), the only ones here.
+        crop_area: smallest and largest share of a picture's area that a training crop covers.
+        mixup_alpha: of the Beta distribution that two pictures are mixed by; 0 mixes none.
+        label_smoothing: share of a target that is spread over all classes.
+        decode_threads: threads a worker that decode pictures while the batch before is trained on.
+    """
+
+    batch_size: PositiveInt = 1024
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    t_max: PositiveInt = 280
+    warmup_epochs: Annotated[int, Field(ge=0)] = 20
+    clip_grad_norm: PositiveFloat | None = 5.0
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.9999
+    rotate_probability: Probability = 0.0
+    crop_area: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    mixup_alpha: Annotated[float, Field(ge=0)] = 0.8
+    label_smoothing: Fraction = 0.1
+    decode_threads: PositiveInt = 4
+
+    @model_validator(mode="after")
+    def _of_pictures(self) -> PretrainConfig:
+        for name in ("rotate_probability", "scale_probability", "intensity_probability"):
+            if getattr(self, name):
+                raise ValueError(f"{name} is of segmentation; pretraining crops and flips only, so leave it out")
+        if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
+            raise ValueError(f"crop_area must be (smallest, largest) within 0 to 1; got {self.crop_area}")
         return self
 
 

@@ -123,7 +123,9 @@ def differences(entrants: Sequence[Entrant]) -> list[dict[str, PairedDifference]
     first = entrants[0].scores
     return [
         {
-            metric: paired_difference(other.scores.counts, first.counts, metric, hd95=(other.scores.hd95, first.hd95))
+            metric: paired_difference(
+                other.scores.counts, first.counts, metric, hd95=(other.scores.hd95, first.hd95), groups=first.patients
+            )
             for metric in PAIRED
         }
         for other in entrants[1:]
@@ -149,7 +151,7 @@ def _score_table(entrants: Sequence[Entrant]) -> TextTable:
         f"{scores.data} / {scores.split}, {len(scores.names)} images of {height}×{width}",
         ("run", "network", *(f"{title} % ↑" for title in PERCENT.values()), "HD95 px ↓", "params M", "GFLOPs"),
         tuple(rows),
-        note=f"In brackets: 95 % bootstrap intervals over images (metrics contract {METRICS_VERSION})."
+        note=f"In brackets: 95 % bootstrap intervals over images or patients (metrics contract {METRICS_VERSION})."
         + (f" Published: {SOURCE}." if published else ""),
     )
 

@@ -54,18 +54,9 @@ class SliceUNet(nn.Module):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        last = len(config.encoder_depths) - 1
-        dims = [config.embed_dim * 2**i for i in range(last + 1)]
+        dims = stage_dims(config)
         self.patch_embed = PatchEmbed(dims[0])
-        rates = _rates(config.drop_path_rate, config.encoder_depths)
-        self.layers = nn.ModuleList(
-            Stage(
-                [make_block(dim, rate) for rate in rates[i]],
-                upsample=None,
-                downsample=PatchMerging(dim) if i < last else None,
-            )
-            for i, dim in enumerate(dims)
-        )
+        self.layers = encoder_stages(config, make_block)
         rates = _rates(config.drop_path_rate, config.decoder_depths, falling=True)
         self.layers_up = nn.ModuleList(
             Stage(
@@ -77,7 +68,7 @@ class SliceUNet(nn.Module):
         )
         self.final_up = PatchExpand(dims[0], 4)
         self.final_conv = nn.Conv2d(dims[0] // 4, num_classes, 1)
-        self.apply(_init_linear)
+        self.apply(init_linear)
 
     @property
     def stride(self) -> int:
@@ -107,7 +98,7 @@ class SliceUNet(nn.Module):
                 f"architecture must have stages of depths {self.config.depths}, as the network; "
                 f"got {architecture.depths}"
             )
-        x = self.patch_embed(self._prepare(image))
+        x = self.patch_embed(fit_image(image, self.stride))
         encoder, decoder = architecture.stages[: len(self.layers)], architecture.stages[len(self.layers) :]
         skips = []
         for stage, slice_sizes in zip(self.layers, encoder, strict=True):
@@ -117,9 +108,6 @@ class SliceUNet(nn.Module):
             x = stage(x if i == 0 else x + skips[-i], slice_sizes)
         logits: Tensor = self.final_conv(self.final_up(x).permute(0, 3, 1, 2))
         return logits[..., : image.shape[2], : image.shape[3]].contiguous()
-
-    def _prepare(self, image: Tensor) -> Tensor:
-        return fit_image(image, self.stride)
 
 
 class SliceMambaUNet(SliceUNet):
@@ -134,6 +122,24 @@ class SliceMambaUNet(SliceUNet):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1 or 3, H, W) → logits (B, num_classes, H, W)."""
         return self.run(image, self.architecture)
+
+
+def stage_dims(config: ModelConfig) -> list[int]:
+    """Channels of the encoder's stages."""
+    return [config.embed_dim * 2**i for i in range(len(config.encoder_depths))]
+
+
+def encoder_stages(config: ModelConfig, make_block: BlockFactory) -> nn.ModuleList:
+    """The stages of the encoder, a PatchMerging after each but the last."""
+    dims, rates = stage_dims(config), _rates(config.drop_path_rate, config.encoder_depths)
+    return nn.ModuleList(
+        Stage(
+            [make_block(dim, rate) for rate in rates[i]],
+            upsample=None,
+            downsample=PatchMerging(dim) if dim < dims[-1] else None,
+        )
+        for i, dim in enumerate(dims)
+    )
 
 
 def block_factory(config: ModelConfig) -> Callable[[int, float], S3Block]:
@@ -152,6 +158,7 @@ def _rates(largest: float, depths: Sequence[int], *, falling: bool = False) -> l
 
 
 @torch.no_grad()
-def _init_linear(module: nn.Module) -> None:
+def init_linear(module: nn.Module) -> None:
+    """The published initialisation of linear layers; for ``Module.apply``."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)

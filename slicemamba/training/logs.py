@@ -39,25 +39,24 @@ class TensorBoardLog:
         self._writer.flush()
 
 
-def plot_training(path: Path, phases: Mapping[str, Sequence[Mapping[str, Any]]], score: str = "val_dice") -> None:
+def plot_training(path: Path, curves: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]]) -> None:
     """Writes a picture with a row for each training: its loss, and its validation score with the best one marked.
 
     Args:
         path: PNG to write.
-        phases: epoch reports, flat as in the events, by the name of the training.
-        score: what was validated; a column of the reports.
+        curves: of each training its name, the name of its score (``val_dice``), and its epoch reports, flat.
     """
-    figure = Figure(figsize=(10, 3.4 * len(phases)), layout="constrained")
-    rows = figure.subplots(len(phases), 2, squeeze=False)
-    for (name, epochs), (left, right) in zip(phases.items(), rows, strict=True):
+    figure = Figure(figsize=(10, 3.4 * len(curves)), layout="constrained")
+    rows = figure.subplots(len(curves), 2, squeeze=False, sharex="row")
+    for (name, score, epochs), (left, right) in zip(curves, rows, strict=True):
         _plot(left, epochs, "loss", LOSS)
-        left.set_title(f"{name}: training loss")
+        ending = " (stopped early)" if epochs[-1].get("stopped_early") else ""
+        left.set_title(f"{name}: training loss{ending}")
         validated = [row for row in epochs if score in row]
         _plot(right, validated, score, SCORE)
         best = max(validated, key=lambda row: row[score])
         right.plot(best["epoch"], best[score], "*", color=BEST, markersize=12, zorder=3)
-        ending = ", stopped early" if epochs[-1].get("stopped_early") else ""
-        right.set_title(f"{name}: {score}, best {best[score]:.4f} in epoch {best['epoch']}{ending}")
+        right.set_title(f"{name}: {score}, best {best[score]:.4f} in epoch {best['epoch']}")
     figure.savefig(path, dpi=150)
 
 

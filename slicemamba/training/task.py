@@ -27,6 +27,9 @@ class Task(Protocol):
     def __len__(self) -> int:
         """Training samples."""
 
+    def prefetch(self, indices: Indices, step: int) -> None:
+        """Told of the samples that the next ``load`` will ask for, so that slow reading may begin."""
+
     def load(self, indices: Indices, step: int, rank: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Inputs and targets of these samples, augmented, on the device; both with the samples first."""
 
@@ -54,6 +57,9 @@ class Segmentation:
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return segmentation_loss(output, target)
+
+    def prefetch(self, indices: Indices, step: int) -> None:
+        """Nothing to do: the images are in memory."""
 
     def load(self, indices: Indices, step: int, rank: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) and masks (B, H, W)."""

@@ -126,7 +126,7 @@ def fit(
         for i, batch in enumerate(batches):
             step = epoch * len(batches) + i
             architecture = None if draw is None else draw(generator_for(config.seed, "path", step))
-            losses.append(_backward(network, optimizer, task, batch, step, config, architecture))
+            losses.append(_backward(network, optimizer, task, batches[i : i + 2], step, config, architecture))
             taken = _step(optimizer, epoch + (i + 1) / len(batches), task, batch, step, architecture)
             if average is not None and taken:
                 average.update(network)
@@ -161,14 +161,21 @@ def _backward(
     network: nn.Module,
     optimizer: Optimizer,
     task: Task,
-    batch: Indices,
+    batches: list[Indices],
     step: int,
     config: TrainConfig,
     architecture: Architecture | None,
 ) -> float:
-    """Leaves the batch's gradient, averaged over all processes, in the network; returns the loss, averaged alike."""
-    rank, world = _place()
+    """Leaves a batch's gradient, averaged over all processes, in the network; returns the loss, averaged alike.
+
+    Args:
+        batches: this step's, and the next one of the epoch where there is one.
+    """
+    rank, world = place()
+    batch = batches[0]
     inputs, targets = task.load(batch[rank::world], step, rank, next(network.parameters()).device)
+    if len(batches) > 1:
+        task.prefetch(batches[1][rank::world], step + 1)
     torch.manual_seed(torch_seed(config.seed, "drop_path", step, rank))
     optimizer.zero_grad()
     value = 0.0
@@ -204,7 +211,7 @@ def _diverged(
     return TrainingDivergedError(f"the {what} at step {step} ({where}); lower the learning rate or set clip_grad_norm")
 
 
-def _place() -> tuple[int, int]:
+def place() -> tuple[int, int]:
     """Rank of this process, and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
@@ -216,7 +223,7 @@ def _batches(num_samples: int, epoch: int, config: TrainConfig) -> Iterator[Indi
     number of processes; a set smaller than a batch makes one batch of its own size. Process r takes every world-th
     sample from the r-th on.
     """
-    _, world = _place()
+    _, world = place()
     size = max(world, min(config.batch_size, num_samples) // world * world)
     order = generator_for(config.seed, "order", epoch).permutation(num_samples)
     yield from np.resize(order, (math.ceil(num_samples / size), size))

@@ -36,9 +36,11 @@ def test_submitted_search_is_queued_and_found_at_its_location(bench: Bench) -> N
     ("change", "pointer", "words"),
     [
         ({"kind": "retrain"}, "/kind", "'search' only"),
+        ({"kind": "pretrain"}, "/kind", "'search' only"),
         ({"kind": "nonsense"}, "/kind", "kind must be one of"),
         ({"data": {"name": "kvasir"}}, "/data/name", "known: synthetic"),
         ({"data": {"name": "x", "root": "/etc"}}, "/data/root", "/v1/datasets"),
+        ({"init": "/etc/passwd"}, "/init", "'supernet' or null only"),
         ({"search": {"objectives": ["beauty"]}}, "/search/objectives/0", "'dice'"),
         ({"space": {"choices": ["0x2", "2x2"]}}, "/space/choices/0", "1 or more"),
         ({"serach": {}}, "/serach", "unknown field"),

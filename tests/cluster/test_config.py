@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.config import (
+    PretrainJob,
     ResourcesConfig,
     RetrainJob,
     SearchJob,
@@ -18,9 +19,14 @@ from cluster.config import (
     parse_job,
     refuse_mixing,
 )
+from cluster.initial import check_init, init_source, resolve_init
+from cluster.run_folder import RunFolder
 from nas.config import SearchConfig
-from slicemamba.config import ModelConfig, TrainConfig
+from slicemamba.architecture import Architecture
+from slicemamba.config import ModelConfig, PretrainConfig, TrainConfig
 from slicemamba.errors import InputError
+from slicemamba.models.checkpoints import save_network
+from slicemamba.models.unet import SliceMambaUNet
 
 TINY = {"embed_dim": 8, "encoder_depths": [1, 1], "decoder_depths": [1, 1]}
 ARCHITECTURE = "s1:2x2|s2:2x4|s3:4x2|s4:3x5"
@@ -66,15 +72,15 @@ def test_file_gives_the_job_with_overrides(tmp_path: Path, values: dict[str, Any
     file = tmp_path / "job.yaml"
     file.write_text(job.model_dump_json(), encoding="utf-8")  # JSON is YAML too
     assert load_job(file) == job
-    changed = load_job(file, ["data.num_classes=9"], name="another")
+    changed = load_job(file, ["data.intensity=zscore"], name="another")
     assert changed.name == "another"
-    assert changed.data == job.data.model_copy(update={"num_classes": 9})
+    assert changed.data == job.data.model_copy(update={"intensity": "zscore"})
 
 
 @pytest.mark.parametrize(
     ("values", "pointer", "said"),
     [
-        ({"kind": "train"}, "/kind", "kind must be one of supernet, search, retrain; got 'train'"),
+        ({"kind": "train"}, "/kind", "kind must be one of supernet, search, retrain, pretrain; got 'train'"),
         ({"kind": None}, "/kind", "got None"),
         ({"kind": ["search"]}, "/kind", "got ['search']"),
         ({"nmae": "x"}, "/nmae", "unknown field"),
@@ -101,6 +107,9 @@ def test_file_gives_the_job_with_overrides(tmp_path: Path, values: dict[str, Any
         ),
         ({"retrain": {"batch_size": 8, "accumulate_steps": 3}}, "/retrain", "must be a multiple of accumulate_steps"),
         ({"supernet": {"precision": "fp16"}}, "", "supernet.precision fp16 needs a GPU"),
+        ({"kind": "pretrain", "architecture": "s1:2x2|s2:2x2"}, "", "depths (1, 1), model has (2, 2, 9"),
+        ({"kind": "pretrain", "model": TINY}, "/architecture", "required"),
+        ({"kind": "pretrain", "space": {}}, "/space", "unknown field"),
         ({"retrain": {"ema_decay": 1.0}}, "/retrain/ema_decay", "less than 1"),
     ],
 )
@@ -116,6 +125,52 @@ def test_budget_may_not_exceed_the_space() -> None:
     assert parse_job({**values, "search": {"num_trials": 16}})
     with pytest.raises(InputError, match=r"search\.num_trials \(17\) exceeds the 16 architectures of the space"):
         parse_job({**values, "search": {"num_trials": 17}})
+
+
+def test_pretraining_in_the_configs_folder_is_a_job_of_the_published_widths() -> None:
+    job = load_job(Path(__file__).resolve().parents[2] / "configs" / "pretrain.yaml")
+    assert isinstance(job, PretrainJob)
+    assert job.pretrain.model_copy(update={"precision": "float32", "decode_threads": 4}) == PretrainConfig()
+    assert job.slicing.depths == ModelConfig().depths
+
+
+def test_winner_may_start_from_the_supernet_or_a_path(tmp_path: Path) -> None:
+    search = parse_job({"init": "supernet"})
+    assert isinstance(search, SearchJob)
+    assert search.init == "supernet"
+    assert not isinstance(search.init, Path)
+    for values in ({}, {"kind": "retrain", "model": TINY, "architecture": ARCHITECTURE}):
+        job = parse_job({**values, "init": str(tmp_path)})
+        assert isinstance(job, (SearchJob, RetrainJob))
+        assert job.init == tmp_path
+        assert parse_job(job.model_dump(mode="json")) == job
+        assert type(job).model_validate_json(job.model_dump_json()) == job
+    with pytest.raises(InputError, match="init is what the retraining starts from, and retrain is null"):
+        parse_job({"init": "supernet", "retrain": None})
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    model = ModelConfig.model_validate(TINY | {"embed_dim": 16})
+    architecture = Architecture.parse(ARCHITECTURE)
+    save_network(tmp_path, SliceMambaUNet(model, 1, architecture))
+    retrain = {"kind": "retrain", "model": TINY, "architecture": ARCHITECTURE}
+    for values in (retrain, {"model": TINY, "search": {"num_trials": 2}}):
+        with pytest.raises(InputError, match="does not fit the network"):
+            check_init(parse_job({**values, "init": str(tmp_path)}))
+        with pytest.raises(InputError, match="does not exist"):
+            check_init(parse_job({**values, "init": str(tmp_path / "none")}))
+        check_init(parse_job({**values, "init": str(tmp_path), "model": {**TINY, "embed_dim": 16}}))
+        check_init(parse_job(values))
+
+
+def test_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = resolve_init(parse_job({"init": "weights.pth"}))
+    assert isinstance(job, SearchJob)
+    assert init_source(job, RunFolder(tmp_path / "run")) == tmp_path / "weights.pth"
+    supernet = resolve_init(parse_job({"init": "supernet"}))
+    assert isinstance(supernet, SearchJob)
+    assert init_source(supernet, RunFolder(tmp_path / "run")) == tmp_path / "run" / "supernet"
 
 
 def test_batch_is_divided_among_workers() -> None:

@@ -69,7 +69,7 @@ def test_summary_shows_intervals_where_there_are_some() -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_cross_validation_and_comparison_from_the_command_line(tmp_path: Path) -> None:
     config, run = tmp_path / "job.yaml", tmp_path / "cv"
     config.write_text(yaml.safe_dump(JOB))

@@ -21,7 +21,7 @@ LESIONS = {"name": "synthetic", "synthetic": {"num_train": 4, "num_val": 2, "num
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_network_has_its_row_and_no_training_is_done_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

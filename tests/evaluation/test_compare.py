@@ -140,7 +140,7 @@ def test_both_files_are_written(runs: dict[str, Path], tmp_path: Path, out: str)
 def test_published_figures_stand_beside_marked_as_such(runs: dict[str, Path], tmp_path: Path) -> None:
     folder = find_network(runs["fixed"])
     scores = enter(runs["fixed"], "test", tmp_path / "cache", CPU).scores
-    ImageScores(scores.names, scores.counts, scores.hd95, "kvasir", "test", scores.image_size).save(
+    ImageScores(scores.names, scores.counts, scores.hd95, scores.patients, "kvasir", "test", scores.image_size).save(
         folder.parent / "scores" / "test.npz"
     )
     found = entrants(runs, tmp_path, "fixed")
@@ -188,8 +188,8 @@ def test_what_cannot_be_compared_is_refused(runs: dict[str, Path], tmp_path: Pat
 
 def test_scores_of_another_contract_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     scores = enter(runs["fixed"], "test", tmp_path / "cache", CPU).scores
-    ImageScores(scores.names, scores.counts, scores.hd95, scores.data, "test", scores.image_size, 0).save(
-        runs["fixed"] / "scores" / "test.npz"
-    )
+    ImageScores(
+        scores.names, scores.counts, scores.hd95, scores.patients, scores.data, "test", scores.image_size, 0
+    ).save(runs["fixed"] / "scores" / "test.npz")
     with pytest.raises(InputError, match="scores of fixed are not of metrics contract 1"):
         comparison_tables(entrants(runs, tmp_path, "fixed"))

@@ -47,7 +47,7 @@ def test_epochs_run_again_after_a_stop_replace_the_earlier_ones(tmp_path: Path) 
 @pytest.mark.parametrize("phases", [1, 2])
 def test_picture_has_a_row_for_each_training(tmp_path: Path, phases: int) -> None:
     rows = [report(epoch, 2 / epoch, dice=epoch / 10).flat() for epoch in range(1, 5)]
-    plot_training(tmp_path / "training.png", {f"Training {i}": rows for i in range(phases)})
+    plot_training(tmp_path / "training.png", [(f"Training {i}", "val_dice", rows) for i in range(phases)])
     picture = np.asarray(Image.open(tmp_path / "training.png").convert("RGB"))
     assert picture.shape[:2] == (510 * phases, 1500)
     for row in np.split(picture, phases):
@@ -57,5 +57,5 @@ def test_picture_has_a_row_for_each_training(tmp_path: Path, phases: int) -> Non
 
 def test_training_validated_once_at_its_end_is_drawn(tmp_path: Path) -> None:
     rows = [report(1, 1.0).flat(), report(2, 0.5, dice=float("nan")).flat()]
-    plot_training(tmp_path / "training.png", {"Retrain": rows})
+    plot_training(tmp_path / "training.png", [("Retrain", "val_dice", rows)])
     assert (tmp_path / "training.png").stat().st_size > 1000

@@ -1,0 +1,88 @@
+"""The encoder as a classifier: pretrained on labelled pictures, its weights then start a segmentation network.
+
+    image → PatchEmbed → encoder stages → LayerNorm → mean over the map → Linear → logits (B, classes)
+
+Module names of the encoder are those of the segmentation network, so its weights fit there by name.
+Source: VMamba (arXiv 2401.10166), whose classifier has the same order.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from slicemamba.architecture import Architecture
+from slicemamba.config import Config, ModelConfig
+from slicemamba.errors import InputError
+from slicemamba.models.checkpoints import CARD, WEIGHTS
+from slicemamba.models.layers import PatchEmbed, fit_image
+from slicemamba.models.unet import block_factory, encoder_stages, init_linear, stage_dims
+
+
+class SliceClassifier(nn.Module):
+    """Classifies pictures with the encoder of an architecture; its decoder's slice sizes are not used.
+
+    Args:
+        config: widths, depths and block settings. num_classes: of the pictures.
+        architecture: slice sizes, of encoder and decoder as everywhere.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int, architecture: Architecture) -> None:
+        super().__init__()
+        if architecture.depths != config.depths:
+            raise InputError(f"architecture has stages of depths {architecture.depths}, the network {config.depths}")
+        self.config = config
+        self.num_classes = num_classes
+        self.architecture = architecture
+        dims = stage_dims(config)
+        self.patch_embed = PatchEmbed(dims[0])
+        self.layers = encoder_stages(config, block_factory(config))
+        self.norm = nn.LayerNorm(dims[-1])
+        self.head = nn.Linear(dims[-1], num_classes)
+        self.apply(init_linear)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 1 or 3, H, W) → logits (B, num_classes)."""
+        x = self.patch_embed(fit_image(image, int(4 * 2 ** (len(self.layers) - 1))))
+        for stage, slice_sizes in zip(self.layers, self.architecture.stages, strict=False):  # the decoder's are left
+            x = stage(x, slice_sizes)
+        logits: Tensor = self.head(self.norm(x).mean(dim=(1, 2)))
+        return logits
+
+
+class EncoderCard(Config):
+    """What a pretrained encoder is, beside its weights.
+
+    Attributes:
+        classes: names of the classes, in the order of the head's outputs. data: name of the data set.
+    """
+
+    format: Literal[1] = 1
+    kind: Literal["encoder"] = "encoder"
+    model: ModelConfig
+    architecture: str
+    classes: tuple[str, ...]
+    data: str
+
+
+def save_encoder(folder: Path, network: SliceClassifier, classes: tuple[str, ...], data: str) -> None:
+    """Writes ``weights.safetensors`` and ``config.json``; the card last, so a folder with a card is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    temporary = folder / f".{WEIGHTS}"
+    save_file(state, temporary)
+    temporary.replace(folder / WEIGHTS)
+    card = EncoderCard(model=network.config, architecture=str(network.architecture), classes=classes, data=data)
+    (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_encoder_card(folder: Path) -> EncoderCard | None:
+    """The card of a pretrained encoder; None where the folder holds something else."""
+    try:
+        return EncoderCard.model_validate_json((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,161 @@
+"""Starts a network from weights that are there already, and says of every weight what became of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from slicemamba.architecture import Architecture, format_slice_size
+from slicemamba.errors import InputError, name_some
+from slicemamba.models.checkpoints import WEIGHTS, NetworkCard, read_card, read_state
+from slicemamba.models.classifier import read_encoder_card
+from slicemamba.models.published import is_four_way, our_layout, our_name
+
+Found = dict[str, tuple[str, Tensor]]  # this project's name → (name in the file, value)
+
+_HEAD = "final_conv."
+_BLOCK = re.compile(r"(layers|layers_up)\.(\d+)\.blocks\.(\d+)\.(.*)")
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """What became of every weight of the network and of the file.
+
+    Attributes:
+        source: the folder or file. kind: what it holds.
+        taken: name in the network → name in the file; an encoder's weight may be taken twice, by its mirror too.
+        fresh: of the network, not in the file: left at their random start.
+        head: of the network's head, in the file for another number of classes: left at their random start. With shapes.
+        unused: of the file, not in the network.
+    """
+
+    source: str
+    kind: str
+    taken: dict[str, str]
+    fresh: list[str]
+    head: list[str]
+    unused: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def summary(self) -> str:
+        """Some lines for people; the lists in full are in the JSON."""
+        total = len(self.taken) + len(self.fresh) + len(self.head)
+        lines = [f"started from {self.source} ({self.kind}): {len(self.taken)} of {total} weights taken"]
+        for what, names in (
+            ("fresh, as the file has none", self.fresh),
+            ("fresh, as the file has another number of classes", self.head),
+            ("in the file, not used", self.unused),
+        ):
+            if names:
+                lines.append(f"  {len(names)} {what}: {name_some(names, 3)}")
+        return "\n".join(lines)
+
+
+def initialise(network: nn.Module, source: Path, architecture: Architecture | None) -> InitReport:
+    """Puts weights into a network, in place.
+
+    Args:
+        network: of the U-shape, or any whose names the file has.
+        source: folder of a supernet, of a trained network or of a pretrained encoder, or a file of VMamba, VM-UNet or
+            SliceMamba as published (``.pth``, ``.safetensors``).
+        architecture: of the network, None of one that slices nothing; its choices are taken out of a supernet.
+
+    Raises:
+        InputError: the source is absent or broken, no weight of it is in the network, or one has another shape there
+            and is not the head's; the network is as before.
+    """
+    kind, found = _read(source, architecture)
+    own = network.state_dict()
+    if architecture is not None and not any(name.startswith("layers_up.") for name in found):
+        found |= _mirrored(own, found, num_stages=len(architecture.stages) // 2)
+    shared = {name: found[name] for name in own if name in found}
+    other = {
+        name: f"{name}: {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the network"
+        for name, (_, value) in shared.items()
+        if value.shape != own[name].shape
+    }
+    refused = [text for name, text in other.items() if not name.startswith(_HEAD)]
+    if refused or len(shared) == len(other):
+        raise InputError(
+            f"{source} ({kind}) does not fit the network; "
+            + ("check embed_dim, d_state, expand and d_conv" if refused else "it has none of its weights"),
+            pointer="/init",
+            details=refused,
+        )
+    taken = {name: key for name, (key, _) in shared.items() if name not in other}
+    network.load_state_dict({name: shared[name][1] for name in taken}, strict=False)
+    used = {key for key, _ in shared.values()}
+    return InitReport(
+        source=str(source),
+        kind=kind,
+        taken=taken,
+        fresh=[name for name in own if name not in shared],
+        head=list(other.values()),
+        unused=sorted({key for key, _ in found.values()} - used),
+    )
+
+
+def _read(source: Path, architecture: Architecture | None) -> tuple[str, Found]:
+    """What the source holds, in words, and all its weights."""
+    if source.is_file():
+        return _published(read_state(source))
+    if not source.exists():
+        raise InputError(
+            f"init {source} does not exist; give the folder of a trained network, a supernet or a pretrained encoder, "
+            "or a published .pth or .safetensors file",
+            pointer="/init",
+        )
+    if read_encoder_card(source) is not None:
+        return "pretrained encoder", {key: (key, value) for key, value in read_state(source / WEIGHTS).items()}
+    card, state = read_card(source), read_state(source / WEIGHTS)
+    if card.choices is None or architecture is None:
+        return f"network {card.architecture or card.kind}", {key: (key, value) for key, value in state.items()}
+    return "supernet", {_subnet_name(key, card, architecture): (key, value) for key, value in state.items()}
+
+
+def _published(state: Mapping[str, Tensor]) -> tuple[str, Found]:
+    if not is_four_way(state):
+        return "published SliceMamba", {key: (key, value) for key, value in state.items()}
+    kind = "published four-way scan, directions reordered"
+    return kind, {our_name(key): (key, our_layout(key, value)) for key, value in state.items()}
+
+
+def _subnet_name(key: str, card: NetworkCard, architecture: Architecture) -> str:
+    """The name that a supernet's weight has in a subnet of it; its own when the subnet does not have that weight."""
+    match = _BLOCK.fullmatch(key)
+    if match is None or card.weight_sharing != "separate" or card.choices is None:
+        return key
+    part, stage, block, rest = match.groups()
+    offset = 0 if part == "layers" else len(card.model.encoder_depths)
+    if card.model.depths != architecture.depths:
+        raise InputError(
+            f"the supernet has stages of depths {card.model.depths}, the architecture {architecture.depths}",
+            pointer="/init",
+        )
+    size = format_slice_size(architecture.stages[offset + int(stage)][int(block)])
+    if size not in card.choices:
+        raise InputError(
+            f"slice size {size} is not among the supernet's choices {', '.join(card.choices)}", pointer="/init"
+        )
+    choice, _, name = rest.partition(".")
+    return f"{part}.{stage}.blocks.{block}.{name}" if card.choices[int(choice)] == size else key
+
+
+def _mirrored(own: Mapping[str, Tensor], found: Found, num_stages: int) -> Found:
+    """Weights for the decoder's blocks from the encoder's of the same width, as VM-UNet starts them."""
+    mirrored: Found = {}
+    for name in own:
+        match = _BLOCK.fullmatch(name)
+        if match is None or match[1] == "layers":
+            continue
+        twin = f"layers.{num_stages - 1 - int(match[2])}.blocks.{match[3]}.{match[4]}"
+        if twin in found:
+            mirrored[name] = found[twin]
+    return mirrored
