@@ -23,10 +23,13 @@ from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
 from slicemamba.data.digests import digest_splits
+from slicemamba.data.volumes import find_volumes
 from slicemamba.evaluation.evaluate import evaluate, trivial_baselines
 from slicemamba.evaluation.figures import save_predictions
+from slicemamba.evaluation.inference import InferenceOptions, Segmenter
 from slicemamba.evaluation.metrics import METRICS_VERSION
 from slicemamba.evaluation.scores import ImageScores
+from slicemamba.evaluation.volumes import evaluate_volumes
 from slicemamba.models.checkpoints import load_network, read_card, title_of
 
 SPLITS = ("search", "test")
@@ -162,6 +165,8 @@ def scores_of(
 ) -> dict[str, Any]:
     """``scores``, their ``intervals`` over images, and ``trivial`` scores of a saved network, each by split.
 
+    A set with test volumes gets their scores too, as ``volumes``.
+
     On a worker with the resources of a training worker: the driver may be on a node without a GPU. The scores of each
     image are left in ``<run>/scores/<split>.npz``.
     """
@@ -175,7 +180,7 @@ def scores_of(
 def _evaluate_network(
     config: DataConfig, folder: Path, run_path: Path, cache_dir: Path, batch_size: int, splits: Sequence[str]
 ) -> dict[str, Any]:
-    """What ``scores_of`` gives; writes the test split's pictures too."""
+    """What ``scores_of`` gives; writes the test split's pictures too, and predictions of volumes as NIfTI."""
     run = RunFolder(run_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_network(folder).to(device)
@@ -198,4 +203,15 @@ def _evaluate_network(
             ImageScores.of(data, scored, config.name).save(run.scores_path(split))
         if split == "test":
             save_predictions(run.path / "predictions", data, scored)
+        paths = find_volumes(config) if split == "test" and scored.is_finite else []
+        if paths:
+            volumes = evaluate_volumes(
+                Segmenter(network, config, device, InferenceOptions(batch_size=batch_size)),
+                paths,
+                destination=run.path / "predictions" / "volumes",
+                on_progress=lambda done, total: run.emit(
+                    "progress", phase="evaluate", done=done, total=total, unit="volumes", metrics={}
+                ),
+            )
+            result["volumes"] = volumes.as_dict()
     return result

@@ -3,93 +3,176 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import slicemamba.data.cli
 
 if TYPE_CHECKING:
     import torch
 
+    from slicemamba.data.base import SegmentationData
+    from slicemamba.evaluation.evaluate import Evaluation
+    from slicemamba.evaluation.inference import Segmenter
+    from slicemamba.evaluation.volumes import VolumeScores
     from slicemamba.models.checkpoints import NetworkCard
     from slicemamba.models.ensemble import SegmentationNetwork
 
-NetworkFolder = Annotated[Path, typer.Argument(help="Folder of a trained network, such as RUN/retrained.")]
+NetworkFolder = Annotated[Path, typer.Argument(help="Folder of a trained network, such as RUN/retrained, or a bundle.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; the GPU where there is one.")]
-BROKEN_FILES = 3  # exit code: some of many files could not be read
+Split = Annotated[str, typer.Option(help="train, val, search or test.")]
+OtherData = Annotated[
+    Path | None, typer.Option(help="Another set than the network was trained on, of the same kind: its folder.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images a forward pass.")]
+BROKEN_FILES = 3  # exit code: some of many files gave no mask
+
+
+class PredictMode(str, Enum):
+    """How an image is brought to the network's size (slicemamba.evaluation.inference)."""
+
+    resize = "resize"
+    window = "window"
 
 
 def register(app: typer.Typer) -> None:
     """Adds this package's commands."""
     app.command()(evaluate)
+    app.command()(figures)
     app.command()(predict)
+    app.command()(export)
     app.command()(doctor)
     slicemamba.data.cli.register(app)
 
 
 def evaluate(
     network: NetworkFolder,
-    split: Annotated[str, typer.Option(help="train, val, search or test.")] = "test",
-    data: Annotated[Path | None, typer.Option(help="Other data than the network was trained on: its folder.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write predictions beside masks into this folder.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    split: Split = "test",
+    data: OtherData = None,
+    out: Annotated[Path | None, typer.Option(help="Write scores, those of each image, and pictures here.")] = None,
+    batch_size: BatchSize = 16,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score a trained network on a split: mIoU, Dice, accuracy, specificity, sensitivity, HD95."""
-    from slicemamba.data.base import load_split
-    from slicemamba.data.cache import default_cache_dir
-    from slicemamba.data.checks import check_dataset
-    from slicemamba.evaluation.evaluate import evaluate as run
-    from slicemamba.evaluation.figures import save_predictions
-    from slicemamba.evaluation.metrics import METRICS_VERSION
-    from slicemamba.progress import bar
+    """Score a trained network on a split, with 95 % intervals; whole volumes too where the set has them.
 
-    model, card, on = _load(network, device)
-    assert card.data is not None
-    config = card.data if data is None else card.data.model_copy(update={"name": data.name or "data", "root": data})
-    check_dataset(config, cache_dir=default_cache_dir())
-    images = load_split(config, split, default_cache_dir())
-    with bar(f"Evaluate on {split}", "images") as on_progress:
-        scored = run(model, images, batch_size=batch_size, device=on, on_progress=on_progress)
+    OUT gets evaluation.json, per_image.csv, predictions/ (pictures) and, of volumes, volumes/*.nii.gz.
+    """
+    from slicemamba.evaluation.metrics import METRICS_VERSION
+
+    on_split = _open(network, split, data, batch_size, device)
+    scored, volumes = on_split.score(), on_split.score_volumes(out)
+    config, images = on_split.segmenter.config, on_split.images
+    values = {"metrics_version": METRICS_VERSION, "data": config.name, "split": split, "images": len(images)}
+    values |= {"metrics": scored.metrics, "intervals": scored.intervals()}
+    values |= {} if volumes is None else {"volumes": volumes.as_dict()}
     if out is not None:
-        save_predictions(out, images, scored)
+        _write_evaluation(out, values, images, scored)
     if as_json:
-        values = {"metrics_version": METRICS_VERSION, "data": config.name, "split": split, "metrics": scored.metrics}
         typer.echo(json.dumps(values, indent=2))
         return
-    table = Table("metric", "value", title=f"{config.name} / {split}, {len(images)} images")
+    table = Table("metric", "value", "95 % interval", title=f"{config.name} / {split}, {len(images)} images")
+    intervals = scored.intervals()
     for name, value in scored.metrics.items():
-        table.add_row(name, f"{value:.4f}")
+        interval = f"{intervals[name].low:.4f} … {intervals[name].high:.4f}" if name in intervals else ""
+        table.add_row(name, f"{value:.4f}", interval)
     Console().print(table)
+    if volumes is not None:
+        Console().print(_volume_table(volumes))
+
+
+def figures(
+    network: NetworkFolder,
+    split: Split = "test",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figures.")] = Path("figures"),
+    case: Annotated[
+        list[str] | None, typer.Option(help="Name of an image for the grid; may be repeated. Default: worst to best.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many pictures of single images.")] = 16,
+    data: OtherData = None,
+    batch_size: BatchSize = 16,
+    device: Device = None,
+) -> None:
+    """Draw predictions beside the truth, worst first, a grid for a paper, and the spread of the scores."""
+    from slicemamba.evaluation.figures import check_cases, save_figures
+
+    on_split = _open(network, split, data, batch_size, device)
+    check_cases(on_split.images, case or ())
+    files = save_figures(out, on_split.images, on_split.score(), cases=case or (), limit=limit)
+    Console(stderr=True).print(f"{len(files)} files written to {out}: cases/, grid and scores (PNG and PDF)")
 
 
 def predict(
     network: NetworkFolder,
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="FILES...", help="Images, volumes (.nii, .nii.gz, .h5), or folders of them.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the masks.")] = Path("predictions"),
+    mode: Annotated[
+        PredictMode, typer.Option(help="resize to the network's size as in training, or a window moved over the image.")
+    ] = PredictMode.resize,
+    overlap: Annotated[
+        float, typer.Option(min=0, max=0.95, help="Share of a window that its neighbour covers again.")
+    ] = 0.25,
+    flips: Annotated[bool, typer.Option("--flips", help="Mean over the image and its 3 mirror images.")] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write probabilities too.")] = False,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Write pictures with outlines too.")] = False,
+    window: Annotated[
+        str | None, typer.Option(metavar="LOW,HIGH", help="Values of volumes that become 0 and 1: --window=-125,275.")
+    ] = None,
+    batch_size: BatchSize = 8,
     device: Device = None,
 ) -> None:
-    """Write a mask for each image. Broken files are named at the end (exit code 3) and stop nothing."""
-    from slicemamba.evaluation.predict import find_images, predict_files
+    """Write a mask for each image or volume. Broken files are named at the end (exit code 3) and stop nothing."""
+    from slicemamba.evaluation.inference import InferenceOptions, Segmenter
+    from slicemamba.evaluation.predict import Outputs, find_inputs, predict_files
     from slicemamba.progress import bar
 
-    files = find_images(images)
+    outputs = Outputs(out, probabilities, overlay, _parse_window(window))
+    files = find_inputs(inputs)
     model, card, on = _load(network, device)
     assert card.data is not None
-    with bar("Predict", "images") as on_progress:
-        done = predict_files(model, files, out, config=card.data, device=on, on_progress=on_progress)
+    options = InferenceOptions(mode.value, overlap, flips, batch_size)
+    with bar("Predict", "images and slices") as on_progress:
+        done = predict_files(Segmenter(model, card.data, on, options), files, outputs, on_progress=on_progress)
     console = Console(stderr=True)
     console.print(f"{len(done.masks)} masks written to {out}")
     if done.failed:
-        console.print(f"[red]{len(done.failed)} files could not be read:[/]")
+        console.print(f"[red]{len(done.failed)} files gave no mask:[/]")
         for reason in done.failed.values():
             console.print(f"  {reason}", highlight=False, markup=False)
         raise typer.Exit(BROKEN_FILES)
+
+
+def export(
+    network: NetworkFolder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.")] = Path("bundle"),
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="pt2, portable or onnx; may be repeated. Default: all three.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest difference of a logit allowed.")] = 1e-4,
+) -> None:
+    """Write a bundle: weights, card, preprocessing, scores, and programs that are held to the network's own output."""
+    from slicemamba.evaluation.bundle import export_bundle
+    from slicemamba.evaluation.export import FORMATS, check_formats
+
+    chosen = check_formats(formats or FORMATS)
+    model, card, _ = _load(network, "cpu")
+    console = Console(stderr=True)
+    with console.status("export") as status:
+        artifacts = export_bundle(network, model, card, out, chosen, tolerance=tolerance, on_step=status.update)
+    table = Table("file", "MB", "largest difference", "seconds", title=f"programs in {out}")
+    for made in artifacts:
+        size = made.file.stat().st_size / 1e6
+        table.add_row(made.file.name, f"{size:.1f}", f"{made.error:.1e}", f"{made.seconds:.0f}")
+    Console().print(table)
 
 
 def doctor(
@@ -107,6 +190,98 @@ def doctor(
     Console().print(table)
     if faults:
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _OnSplit:
+    """A network and the split it is to be scored on."""
+
+    segmenter: Segmenter
+    images: SegmentationData
+
+    def score(self) -> Evaluation:
+        from slicemamba.evaluation.evaluate import evaluate as run
+        from slicemamba.progress import bar
+
+        made = self.segmenter
+        with bar(f"Evaluate on {self.images.split}", "images") as on_progress:
+            return run(
+                made.network,
+                self.images,
+                batch_size=made.options.batch_size,
+                device=made.device,
+                on_progress=on_progress,
+            )
+
+    def score_volumes(self, out: Path | None) -> VolumeScores | None:
+        """Of the test split of a set that has volumes; their predictions go to ``out``/volumes."""
+        from slicemamba.data.volumes import find_volumes
+        from slicemamba.evaluation.volumes import evaluate_volumes
+        from slicemamba.progress import bar
+
+        paths = find_volumes(self.segmenter.config) if self.images.split == "test" else []
+        if not paths:
+            return None
+        with bar("Evaluate volumes", "volumes") as on_progress:
+            destination = None if out is None else out / "volumes"
+            return evaluate_volumes(self.segmenter, paths, destination=destination, on_progress=on_progress)
+
+
+def _open(folder: Path, split: str, data: Path | None, batch_size: int, device: str | None) -> _OnSplit:
+    """Loads a network and a checked split of its data, or of the set in the folder ``data``."""
+    from slicemamba.data.base import load_split
+    from slicemamba.data.cache import default_cache_dir
+    from slicemamba.data.checks import check_dataset
+    from slicemamba.evaluation.inference import InferenceOptions, Segmenter
+
+    model, card, on = _load(folder, device)
+    assert card.data is not None
+    config = card.data if data is None else card.data.model_copy(update={"name": data.name or "data", "root": data})
+    check_dataset(config, cache_dir=default_cache_dir())
+    images = load_split(config, split, default_cache_dir())
+    return _OnSplit(Segmenter(model, config, on, InferenceOptions(batch_size=batch_size)), images)
+
+
+def _write_evaluation(out: Path, values: dict[str, Any], images: SegmentationData, scored: Evaluation) -> None:
+    from slicemamba.evaluation.figures import save_predictions
+    from slicemamba.evaluation.per_image import image_rows, write_csv
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evaluation.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_csv(out / "per_image.csv", image_rows(images.names, scored))
+    save_predictions(out / "predictions", images, scored)
+
+
+def _volume_table(scores: VolumeScores) -> Table:
+    """Cases × classes, each cell Dice over HD95; means in the last row and column. Narrow, for many classes."""
+    title = f"volumes by class: Dice, and below it HD95 in {scores.unit}"
+    table = Table(
+        Column("case", overflow="fold"), *map(str, scores.classes), "mean", title=title, box=box.SIMPLE, pad_edge=False
+    )
+
+    def cells(dice: Any, distance: Any) -> list[str]:
+        pairs = zip([*dice, dice.mean()], [*distance, distance.mean()], strict=True)
+        return [f"{one:.3f}\n{other:.2f}" for one, other in pairs]
+
+    for name, dice, distance in zip(scores.cases, scores.dice, scores.hd95, strict=True):
+        table.add_row(name, *cells(dice, distance))
+    table.add_section()
+    table.add_row("mean", *cells(scores.dice.mean(axis=0), scores.hd95.mean(axis=0)))
+    return table
+
+
+def _parse_window(text: str | None) -> tuple[float, float] | None:
+    from slicemamba.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not low < high:
+        raise InputError(f"--window must be two numbers, the lower one first, such as --window=-125,275; got {text!r}")
+    return low, high
 
 
 def _load(folder: Path, device: str | None) -> tuple[SegmentationNetwork, NetworkCard, torch.device]:

@@ -113,8 +113,18 @@ def write_labels(path: Path, labels: NDArray[Any], like: Volume) -> None:
         raise InputError(f"labels are written as .nii or .nii.gz; got {path.name}")
     if labels.shape != like.image.shape:
         raise InputError(f"labels of {like.name} must be {like.image.shape} as its image; got {labels.shape}")
+    _write_nifti(path, labels.astype(np.uint8).T, like)
+
+
+def write_probabilities(path: Path, probabilities: NDArray[np.float32], like: Volume) -> None:
+    """Writes (K, Z, H, W) as float32 NIfTI (X, Y, Z, K), or (X, Y, Z) where K is 1, with the geometry of ``like``."""
+    classes_last = probabilities.transpose(3, 2, 1, 0)
+    _write_nifti(path, classes_last[..., 0] if len(probabilities) == 1 else classes_last, like)
+
+
+def _write_nifti(path: Path, array: NDArray[Any], like: Volume) -> None:
     affine = like.affine if like.affine is not None else np.diag([*(like.spacing or (1.0, 1.0, 1.0))[::-1], 1.0])
-    image: Any = nib.Nifti1Image(np.ascontiguousarray(labels.astype(np.uint8).T), affine)  # type: ignore[no-untyped-call]
+    image: Any = nib.Nifti1Image(np.ascontiguousarray(array), affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(image, path)

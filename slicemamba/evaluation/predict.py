@@ -1,4 +1,9 @@
-"""Prediction on image files: a mask file for each, at the image's own size."""
+"""Prediction on files: pictures and volumes in, masks of the same size out.
+
+<out>/<name>.png | .nii.gz                              masks
+<out>/probabilities/<name>.png | .npz | .nii.gz         with ``probabilities``
+<out>/overlays/<name>.png                               with ``overlays``
+"""
 
 from __future__ import annotations
 
@@ -7,83 +12,266 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import Tensor
 
-from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError
 from slicemamba.data.isic import IMAGE_EXTENSIONS
-from slicemamba.data.reading import read_image, resize_image, resize_mask
-from slicemamba.data.transforms import to_input
+from slicemamba.data.reading import as_picture, read_image
+from slicemamba.data.volumes import (
+    HDF5_EXTENSIONS,
+    NIFTI_EXTENSIONS,
+    Volume,
+    base_name,
+    is_volume,
+    read_volume,
+    write_labels,
+    write_probabilities,
+)
 from slicemamba.errors import InputError, name_some
-from slicemamba.evaluation.metrics import to_labels
-from slicemamba.models.ensemble import SegmentationNetwork
+from slicemamba.evaluation.drawing import PREDICTION_COLOUR, Pixels, draw_outlines, enlarge, enlargement, tile
+from slicemamba.evaluation.inference import Segmenter
+
+_SHEET = 12  # slices on the overlay of a volume
+_NOT_FINITE = "the network gives values that are not finite"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written, and from what values of volumes.
+
+    Attributes:
+        folder: for the masks; further files go into folders below it.
+        probabilities: write them too: 16-bit PNG (65535 is 1) of a binary network, else float16 ``probabilities``
+            (K, H, W) in .npz; float32 NIfTI of volumes.
+        overlays: write outlines on the image; of a volume, on up to 12 of its slices.
+        window: values (low, high) of volumes that become 0 and 1; the network's own when None.
+    """
+
+    folder: Path
+    probabilities: bool = False
+    overlays: bool = False
+    window: tuple[float, float] | None = None
 
 
 @dataclass
 class Predicted:
-    """Masks written, and the files that could not be read with the reason."""
+    """Masks written, and the files that gave none with the reason."""
 
     masks: list[Path] = field(default_factory=list)
     failed: dict[Path, str] = field(default_factory=dict)
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as given, folders by the images in them (not below), sorted.
+def find_inputs(paths: Sequence[Path]) -> list[Path]:
+    """Files as given, folders by the images and volumes in them (not below), sorted.
 
     Raises:
-        InputError: a path does not exist, or there is no image at all.
+        InputError: a path does not exist, or there is nothing to predict on at all.
     """
     missing = [path for path in paths if not path.exists()]
     if missing:
         raise InputError(f"no such file or folder: {name_some(missing)}")
     found: list[Path] = []
     for path in paths:
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS) if path.is_dir() else [path]
-        found += inside
+        found += sorted(p for p in path.iterdir() if _is_input(p)) if path.is_dir() else [path]
     if not found:
-        raise InputError(f"no image ({', '.join(sorted(IMAGE_EXTENSIONS))}) in {name_some(list(paths))}")
+        known = ", ".join(sorted((*IMAGE_EXTENSIONS, *NIFTI_EXTENSIONS, *HDF5_EXTENSIONS)))
+        raise InputError(f"no image or volume ({known}) in {name_some(list(paths))}")
     return found
 
 
-@torch.inference_mode()
+def _is_input(path: Path) -> bool:
+    hidden = path.name.startswith(".")  # such as the ._ files that macOS leaves
+    return not hidden and path.is_file() and (path.suffix.lower() in IMAGE_EXTENSIONS or is_volume(path))
+
+
 def predict_files(
-    network: SegmentationNetwork,
-    images: Sequence[Path],
-    destination: Path,
+    segmenter: Segmenter,
+    inputs: Sequence[Path],
+    outputs: Outputs,
     *,
-    config: DataConfig,
-    device: torch.device,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Predicted:
-    """Writes ``<destination>/<name>.png`` for each image: 0 and 255 for a binary network, labels for a multi-class one.
+    """Writes a mask for each file, at the image's own size; a file that cannot be read does not stop the others.
+
+    Masks of a binary network are PNG with 0 and 255, those of others PNG with the classes; those of volumes are NIfTI
+    with the classes and the volume's geometry.
 
     Args:
-        network: in eval mode, on ``device``.
-        images: files; two of one name are refused, as one mask would overwrite the other.
-        config: of the data the network was trained on: its size and intensity. Masks get each image's own size back.
-        on_progress: called as (done, in all).
+        segmenter: the network.
+        inputs: files, all of different names; see ``find_inputs``.
+        outputs: what is written where.
+        on_progress: called as (images and slices done, those known of in all).
 
     Raises:
-        InputError: two images have one name. A file that cannot be read does not stop the others; see ``Predicted``.
+        InputError: two inputs have one name, or a mask would overwrite an input; then nothing has been computed.
     """
-    stems = [path.stem for path in images]
-    twins = sorted({stem for stem in stems if stems.count(stem) > 1})
+    _check_names(inputs, outputs.folder)
+    _make_folders(outputs)
+    result = Predicted()
+    pictures = [path for path in inputs if not is_volume(path)]
+    done = _Count(len(inputs), on_progress)
+    batch_size = segmenter.options.batch_size
+    for start in range(0, len(pictures), batch_size):
+        _predict_pictures(segmenter, pictures[start : start + batch_size], outputs, result, done)
+    for path in inputs:
+        if is_volume(path):
+            _predict_volume(segmenter, path, outputs, result, done)
+    return result
+
+
+class _Count:
+    """Progress over files, of which volumes turn out to be many slices when they are opened."""
+
+    def __init__(self, total: int, on_progress: Callable[[int, int], None]) -> None:
+        self._done, self._total, self._tell = 0, total, on_progress
+
+    def expect(self, more: int) -> None:
+        self._total += more
+
+    def step(self) -> None:
+        self._done += 1
+        self._tell(self._done, self._total)
+
+
+def _check_names(inputs: Sequence[Path], folder: Path) -> None:
+    names = [base_name(path) for path in inputs]
+    twins = sorted({name for name in names if names.count(name) > 1})
     if twins:
         raise InputError(f"images must differ in name, as their masks go into one folder; twice: {name_some(twins)}")
-    destination.mkdir(parents=True, exist_ok=True)
-    result = Predicted()
-    for done, path in enumerate(images, 1):
+    here = {path.resolve() for path in inputs}
+    lost = [path for path in inputs if (folder / _mask_name(path)).resolve() in here]
+    if lost:
+        raise InputError(f"masks would overwrite their own images: {name_some(lost)}; give another folder as --out")
+
+
+def _mask_name(path: Path) -> str:
+    return base_name(path) + (".nii.gz" if is_volume(path) else ".png")
+
+
+def _make_folders(outputs: Outputs) -> None:
+    wanted = {"": True, "probabilities": outputs.probabilities, "overlays": outputs.overlays}
+    try:
+        for name, needed in wanted.items():
+            if needed:
+                (outputs.folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{outputs.folder} cannot be made: {error.strerror}; give another folder as --out") from None
+
+
+def _predict_pictures(
+    segmenter: Segmenter, paths: Sequence[Path], outputs: Outputs, result: Predicted, done: _Count
+) -> None:
+    images: dict[Path, Pixels] = {}
+    for path in paths:
         try:
-            image = read_image(path)
+            images[path] = read_image(path)
         except BadFileError as error:
             result.failed[path] = str(error)
+            done.step()
+    if not images:
+        return
+    for (path, image), probabilities in zip(images.items(), segmenter.pictures(list(images.values())), strict=True):
+        if torch.isfinite(probabilities).all():
+            result.masks.append(_save_picture(segmenter, path, image, probabilities, outputs))
         else:
-            logits = network(to_input(resize_image(image, config.image_size)[None], config.intensity).to(device))
-            labels = to_labels(logits, network.num_classes)[0].to(torch.uint8).cpu().numpy()
-            mask = resize_mask(labels * np.uint8(255 if network.num_classes == 1 else 1), image.shape[:2])
-            Image.fromarray(mask).save(destination / f"{path.stem}.png")
-            result.masks.append(destination / f"{path.stem}.png")
-        if on_progress is not None:
-            on_progress(done, len(images))
-    return result
+            result.failed[path] = f"{path.name} ({_NOT_FINITE})"
+        done.step()
+
+
+def _save_picture(segmenter: Segmenter, path: Path, image: Pixels, probabilities: Tensor, outputs: Outputs) -> Path:
+    binary = segmenter.config.num_classes == 1
+    labels, name = segmenter.labels(probabilities), base_name(path)
+    mask = outputs.folder / _mask_name(path)
+    Image.fromarray(labels * np.uint8(255) if binary else labels).save(mask)
+    if outputs.probabilities and binary:
+        grey = np.rint(probabilities[0].numpy() * 65535).astype(np.uint16)
+        Image.fromarray(grey).save(outputs.folder / "probabilities" / f"{name}.png")
+    elif outputs.probabilities:
+        half = probabilities.numpy().astype(np.float16)
+        np.savez_compressed(outputs.folder / "probabilities" / f"{name}.npz", probabilities=half)
+    if outputs.overlays:
+        drawn = draw_outlines(image, labels, PREDICTION_COLOUR if binary else None)
+        Image.fromarray(drawn).save(outputs.folder / "overlays" / f"{name}.png")
+    return mask
+
+
+def _predict_volume(segmenter: Segmenter, path: Path, outputs: Outputs, result: Predicted, done: _Count) -> None:
+    try:
+        volume = open_volume(path, segmenter, outputs.window)
+        done.expect(len(volume.image) - 1)
+        labels, probabilities = segment_volume(
+            segmenter, volume, with_probabilities=outputs.probabilities, on_slice=done.step
+        )
+    except InputError as error:
+        result.failed[path] = str(error)
+        done.step()
+        return
+    mask = outputs.folder / _mask_name(path)
+    write_labels(mask, labels, volume)
+    if probabilities is not None:
+        write_probabilities(outputs.folder / "probabilities" / mask.name, probabilities, volume)
+    if outputs.overlays:
+        sheet = contact_sheet(volume.image, labels, binary=segmenter.config.num_classes == 1)
+        Image.fromarray(sheet).save(outputs.folder / "overlays" / f"{volume.name}.png")
+    result.masks.append(mask)
+
+
+def open_volume(path: Path, segmenter: Segmenter, window: tuple[float, float] | None = None) -> Volume:
+    """Reads a volume as the network's training slices were read.
+
+    Raises:
+        BadFileError: as ``read_volume``.
+        InputError: a network that takes values as they are (``intensity: unit``) needs a window for values like these.
+    """
+    volume = read_volume(path, window or segmenter.config.window)
+    low, high = float(volume.image.min()), float(volume.image.max())
+    if segmenter.config.intensity == "unit" and not -0.5 <= low <= high <= 1.5:
+        raise InputError(
+            f"{path.name} holds values from {low:g} to {high:g}, but the network takes 0…1; say which values become 0 "
+            "and 1, such as -125 and 275 for abdominal CT: predict --window=-125,275, or data.window of the network"
+        )
+    return volume
+
+
+def segment_volume(
+    segmenter: Segmenter,
+    volume: Volume,
+    *,
+    with_probabilities: bool = False,
+    on_slice: Callable[[], None] = lambda: None,
+) -> tuple[Pixels, npt.NDArray[np.float32] | None]:
+    """Labels (Z, H, W) of a volume, slice by slice, and on demand probabilities (K, Z, H, W).
+
+    Raises:
+        InputError: the network gives values that are not finite.
+    """
+    labels = np.empty(volume.image.shape, dtype=np.uint8)
+    kept: list[npt.NDArray[np.float32]] = []
+    for z, (slice_labels, probabilities) in enumerate(segmenter.slices(volume.image)):
+        if not torch.isfinite(probabilities).all():
+            raise InputError(f"{volume.name}, slice {z} ({_NOT_FINITE})")
+        labels[z] = slice_labels
+        if with_probabilities:
+            kept.append(probabilities.numpy())
+        on_slice()
+    return labels, np.stack(kept, axis=1) if with_probabilities else None
+
+
+def contact_sheet(image: npt.NDArray[np.float32], labels: Pixels, *, binary: bool) -> Pixels:
+    """Up to 12 slices with outlines, evenly spread over those with a label (over all where none has one)."""
+    marked = np.flatnonzero(labels.any(axis=(1, 2)))
+    among = marked if len(marked) else np.arange(len(labels))
+    chosen = among[np.unique(np.linspace(0, len(among) - 1, min(_SHEET, len(among))).round().astype(int))]
+    low, span = float(image.min()), max(float(np.ptp(image)), 1e-6)
+    colour = PREDICTION_COLOUR if binary else None
+    factor = enlargement(labels.shape[1:])
+    pictures = [
+        draw_outlines(
+            enlarge(as_picture((image[z] - low)[..., None] / span), factor), enlarge(labels[z], factor), colour
+        )
+        for z in chosen
+    ]
+    return tile(pictures, columns=4)

@@ -20,7 +20,7 @@ from slicemamba.config import Config, ModelConfig
 from slicemamba.errors import InputError
 from slicemamba.models.checkpoints import CARD, WEIGHTS
 from slicemamba.models.layers import PatchEmbed, fit_image
-from slicemamba.models.unet import block_factory, encoder_stages, init_linear, stage_dims
+from slicemamba.models.unet import encoder_stages, init_linear, make_block, stage_dims
 
 
 class SliceClassifier(nn.Module):
@@ -40,7 +40,8 @@ class SliceClassifier(nn.Module):
         self.architecture = architecture
         dims = stage_dims(config)
         self.patch_embed = PatchEmbed(dims[0])
-        self.layers = encoder_stages(config, block_factory(config))
+        blocks = architecture.blocks()
+        self.layers = encoder_stages(config, lambda dim, drop_path: make_block(config, dim, drop_path, next(blocks)))
         self.norm = nn.LayerNorm(dims[-1])
         self.head = nn.Linear(dims[-1], num_classes)
         self.apply(init_linear)

@@ -107,7 +107,6 @@ class SliceUNet(nn.Module):
                 f"architecture must have stages of depths {self.config.depths}, as the network; "
                 f"got {architecture.depths}"
             )
-<<<<<<< HEAD
         features = self.embed(image)
         for place, block in enumerate(architecture.blocks()):
             features = self.advance(features, place, block)
@@ -115,7 +114,7 @@ class SliceUNet(nn.Module):
 
     def embed(self, image: Tensor) -> Features:
         """The first of the three parts of ``run``: what the first block gets."""
-        return Features(self.patch_embed(self._prepare(image)))
+        return Features(self.patch_embed(fit_image(image, self.stride)))
 
     def advance(self, features: Features, place: int, block: Block) -> Features:
         """The second part of ``run``, to be called for each block in turn, ``place`` counting from 0.
@@ -133,18 +132,6 @@ class SliceUNet(nn.Module):
         """The last part of ``run``: logits (B, num_classes, H, W) for an image of ``size`` (H, W)."""
         logits: Tensor = self.final_conv(self.final_up(features.x).permute(0, 3, 1, 2))
         return logits[..., : size[0], : size[1]].contiguous()
-=======
-        x = self.patch_embed(fit_image(image, self.stride))
-        encoder, decoder = architecture.stages[: len(self.layers)], architecture.stages[len(self.layers) :]
-        skips = []
-        for stage, slice_sizes in zip(self.layers, encoder, strict=True):
-            skips.append(x)
-            x = stage(x, slice_sizes)
-        for i, (stage, slice_sizes) in enumerate(zip(self.layers_up, decoder, strict=True)):
-            x = stage(x if i == 0 else x + skips[-i], slice_sizes)
-        logits: Tensor = self.final_conv(self.final_up(x).permute(0, 3, 1, 2))
-        return logits[..., : image.shape[2], : image.shape[3]].contiguous()
->>>>>>> a23242578f874ef0f205eb90daf07bcbb61eff44
 
 
 class SliceMambaUNet(SliceUNet):
@@ -162,20 +149,6 @@ class SliceMambaUNet(SliceUNet):
         return self.run(image, self.architecture)
 
 
-<<<<<<< HEAD
-def make_block(config: ModelConfig, dim: int, drop_path: float, block: Block | None = None) -> S3Block | SkippedBlock:
-    """An S³ block of the configuration's settings, as large as ``block`` needs."""
-    if block == SKIP:
-        return SkippedBlock()
-    d_state, expand = (block.d_state, block.expand) if block else (0, 0)
-    return S3Block(
-        dim,
-        drop_path=drop_path,
-        d_state=d_state or config.d_state,
-        expand=expand or config.expand,
-        d_conv=config.d_conv,
-    )
-=======
 def stage_dims(config: ModelConfig) -> list[int]:
     """Channels of the encoder's stages."""
     return [config.embed_dim * 2**i for i in range(len(config.encoder_depths))]
@@ -194,14 +167,18 @@ def encoder_stages(config: ModelConfig, make_block: BlockFactory) -> nn.ModuleLi
     )
 
 
-def block_factory(config: ModelConfig) -> Callable[[int, float], S3Block]:
-    """Makes S³ blocks of the configuration's settings."""
-
-    def make(dim: int, drop_path: float) -> S3Block:
-        return S3Block(dim, drop_path=drop_path, d_state=config.d_state, expand=config.expand, d_conv=config.d_conv)
-
-    return make
->>>>>>> a23242578f874ef0f205eb90daf07bcbb61eff44
+def make_block(config: ModelConfig, dim: int, drop_path: float, block: Block | None = None) -> S3Block | SkippedBlock:
+    """An S³ block of the configuration's settings, as large as ``block`` needs."""
+    if block == SKIP:
+        return SkippedBlock()
+    d_state, expand = (block.d_state, block.expand) if block else (0, 0)
+    return S3Block(
+        dim,
+        drop_path=drop_path,
+        d_state=d_state or config.d_state,
+        expand=expand or config.expand,
+        d_conv=config.d_conv,
+    )
 
 
 def _rates(largest: float, depths: Sequence[int], *, falling: bool = False) -> list[list[float]]:

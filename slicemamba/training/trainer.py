@@ -125,13 +125,8 @@ def fit(
         batches = list(_batches(len(task), epoch, config))
         for i, batch in enumerate(batches):
             step = epoch * len(batches) + i
-<<<<<<< HEAD
             architecture = None if draw is None else draw(step)
-            losses.append(_backward(network, optimizer, task, batch, step, config, architecture))
-=======
-            architecture = None if draw is None else draw(generator_for(config.seed, "path", step))
             losses.append(_backward(network, optimizer, task, batches[i : i + 2], step, config, architecture))
->>>>>>> a23242578f874ef0f205eb90daf07bcbb61eff44
             taken = _step(optimizer, epoch + (i + 1) / len(batches), task, batch, step, architecture)
             if average is not None and taken:
                 average.update(network)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,19 @@ from PIL import Image
 from torch import Tensor
 
 from slicemamba.data.base import SegmentationData
+from slicemamba.errors import InputError
+from slicemamba.evaluation.drawing import (
+    AGREEMENT_COLOUR,
+    PREDICTION_COLOUR,
+    TRUTH_COLOUR,
+    class_colour,
+    draw_outlines,
+    paint,
+    tile,
+)
 from slicemamba.evaluation.evaluate import Evaluation, evaluate
-from slicemamba.evaluation.figures import PREDICTION_COLOUR, TRUTH_COLOUR, comparison, save_predictions
+from slicemamba.evaluation.figures import comparison, save_figures, save_predictions
+from slicemamba.evaluation.per_image import image_rows, write_csv
 
 
 def darkness(image: Tensor) -> Tensor:
@@ -50,7 +63,7 @@ def test_one_picture_an_image_worst_first_and_an_overview(
     height, width = 32 * 8, 3 * 40 * 8 + 2 * 4  # enlarged eightfold to 256 rows; two gaps of 4
     assert {read(file).shape for file in pictures} == {(height, width, 3)}
     assert overview.name == "predictions.png"
-    assert read(overview).shape == (4 * height + 3 * 8, 2 * width + 24, 3)
+    assert read(overview).ndim == 3
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4])
@@ -76,25 +89,110 @@ def test_dice_of_label_masks_leaves_the_background_out(tmp_path: Path, tiny_data
     assert all("dice0.000" in file.name for file in save_predictions(tmp_path, data, scored)[:-1])
 
 
-def test_comparison_shows_outlines_and_both_masks() -> None:
+def test_binary_comparison_shows_outlines_truth_and_errors() -> None:
     truth, prediction = np.zeros((2, 300, 260), dtype=np.uint8)
     truth[50:100, 50:100] = 1
-    prediction[150:200, 150:200] = 1
+    prediction[70:150, 70:150] = 1
     image = np.full((300, 260, 3), 77, dtype=np.uint8)
-    picture = comparison(image, truth, prediction)
-    assert picture.shape == (300, 3 * 260 + 8, 3)
-    drawn, shown_truth, shown_prediction = picture[:, :260], picture[:, 264:524], picture[:, 528:]
+    drawn, shown_truth, shown_prediction = comparison(image, truth, prediction, num_classes=1)
     assert tuple(drawn[50, 75]) == TRUTH_COLOUR
-    assert tuple(drawn[150, 175]) == PREDICTION_COLOUR
-    assert tuple(drawn[75, 75]) == (77, 77, 77), "the inside stays visible"
-    assert np.array_equal(shown_truth[..., 0], truth * 255)
-    assert np.array_equal(shown_prediction[..., 0], prediction * 255)
+    assert tuple(drawn[149, 100]) == PREDICTION_COLOUR
+    assert tuple(drawn[60, 60]) == (77, 77, 77), "the inside stays visible"
     assert (image == 77).all(), "the given image is not drawn on"
-    assert (picture[:, 260:264] == 255).all()
+    assert np.array_equal(shown_truth, np.repeat(truth[..., None] * np.uint8(255), 3, axis=2))
+    for (y, x), colour in {
+        (60, 60): TRUTH_COLOUR,
+        (80, 80): AGREEMENT_COLOUR,
+        (120, 120): PREDICTION_COLOUR,
+        (200, 200): (0, 0, 0),
+    }.items():
+        assert tuple(shown_prediction[y, x]) == colour
 
 
-def test_labels_are_told_apart_by_their_grey() -> None:
+def test_small_images_are_enlarged_by_a_whole_factor() -> None:
+    truth = np.zeros((32, 40), dtype=np.uint8)
+    pictures = comparison(np.zeros((32, 40, 3), np.uint8), truth, truth, num_classes=1)
+    assert {picture.shape for picture in pictures} == {(256, 320, 3)}
+
+
+def test_classes_have_their_colours_and_errors_a_white_line() -> None:
     truth = np.zeros((256, 256), dtype=np.uint8)
     truth[:64], truth[64:128] = 1, 4
-    picture = comparison(np.zeros((256, 256, 3), dtype=np.uint8), truth, np.zeros_like(truth))
-    assert set(np.unique(picture[:, 260:516])) == {0, 255 // 4, 255}
+    prediction = truth.copy()
+    prediction[200:220, 100:140] = 2
+    image = np.zeros((256, 256, 3), dtype=np.uint8)
+    drawn, shown_truth, shown_prediction = comparison(image, truth, prediction, num_classes=5)
+    assert tuple(drawn[0, 100]) == class_colour(1)
+    assert np.array_equal(shown_truth, paint(truth))
+    assert tuple(shown_truth[100, 100]) == class_colour(4)
+    assert tuple(shown_prediction[210, 120]) == class_colour(2)
+    assert tuple(shown_prediction[200, 120]) == (255, 255, 255)
+    assert tuple(shown_prediction[100, 100]) == class_colour(4)
+
+
+def test_class_colours_differ() -> None:
+    colours = [class_colour(label) for label in range(40)]
+    assert len(set(colours)) == 40
+    assert colours[0] == (0, 0, 0)
+
+
+def test_outlines_get_wider_with_the_picture() -> None:
+    labels = np.zeros((1200, 1300), dtype=np.uint8)
+    labels[200:900, 200:900] = 1
+    drawn = draw_outlines(np.zeros((1200, 1300, 3), np.uint8), labels, (255, 0, 0))
+    assert (drawn[500, :, 0] > 0).sum() == 2 * 10
+
+
+def test_tiles_lie_in_rows_on_white() -> None:
+    pictures = [np.full((4, 6, 3), i, dtype=np.uint8) for i in range(5)]
+    sheet = tile(pictures, columns=3, gap=2)
+    assert sheet.shape == (4 + 2 + 4, 3 * 6 + 2 * 2, 3)
+    assert (sheet[:4, 8:14] == 1).all()
+    assert (sheet[6:, 8:14] == 4).all()
+    assert (sheet[6:, 16:] == 255).all()
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_figures_of_a_split(tmp_path: Path, tiny_data: SegmentationData, num_classes: int) -> None:
+    data = replace(tiny_data, num_classes=num_classes)
+    network = darkness if num_classes == 1 else lambda x: torch.cat([x.mean(1, True) - 110, darkness(x), x[:, :1]], 1)
+    scored = evaluate(network, data, batch_size=4, device=torch.device("cpu"))
+    files = save_figures(tmp_path, data, scored, limit=2)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in files if path.parent == tmp_path) == [
+        "grid.pdf",
+        "grid.png",
+        "scores.pdf",
+        "scores.png",
+    ]
+    assert len(list((tmp_path / "cases").iterdir())) == 3
+    grid = read(tmp_path / "grid.png")
+    colours = {tuple(colour) for colour in grid.reshape(-1, grid.shape[2])[:, :3].tolist()}
+    assert (TRUTH_COLOUR if num_classes == 1 else class_colour(1)) in colours
+    one = save_figures(tmp_path, data, scored, cases=["lesion_3"], limit=2)
+    assert read(tmp_path / "grid.png").shape[0] < grid.shape[0]
+    assert one == files
+    with pytest.raises(InputError, match="the split train has no image named lesion_9; it has lesion_0, "):
+        save_figures(tmp_path, data, scored, cases=["lesion_9"])
+
+
+def test_rows_of_images_hold_their_scores(tmp_path: Path, tiny_data: SegmentationData, scored: Evaluation) -> None:
+    rows = image_rows(tiny_data.names, scored)
+    assert [row["name"] for row in rows] == list(tiny_data.names)
+    assert [row["dice"] for row in rows] == pytest.approx(dice_of(scored, tiny_data))
+    for column, metric in (("dice", "dice_per_image"), ("miou", "miou_per_image"), ("hd95", "hd95")):
+        assert np.mean([row[column] for row in rows]) == pytest.approx(scored.metrics[metric])
+    write_csv(tmp_path / "a.csv", rows)
+    with (tmp_path / "a.csv").open(newline="") as file:
+        read_back = list(csv.DictReader(file))
+    assert [float(row["hd95"]) for row in read_back] == [row["hd95"] for row in rows]
+
+
+def test_rows_of_label_tasks_hold_the_dice_of_each_class(tiny_data: SegmentationData) -> None:
+    data = replace(tiny_data, num_classes=3)
+    left = torch.tensor([0.0, 1.0, 0.0])[None, :, None, None]
+    scored = evaluate(lambda x: left.expand(len(x), 3, 32, 40), data, batch_size=7, device=torch.device("cpu"))
+    for row, mask in zip(image_rows(data.names, scored), data.masks, strict=True):
+        assert row["dice_class1"] == pytest.approx(2 * (mask == 1).sum() / (mask.size + (mask == 1).sum()))
+        assert row["dice_class2"] == 1.0, "neither holds it"
+        assert row["dice_foreground"] == row["dice_class1"]
+        assert row["dice"] == pytest.approx((row["dice_class1"] + 1) / 2)

@@ -1,0 +1,224 @@
+"""A bundle: one folder that holds all that is needed to use a trained network elsewhere, and says what it is.
+
+weights.safetensors, config.json    read by `slicemamba predict` and `evaluate` like any saved network
+preprocessing.json                  what becomes of an image before the network, and of logits after it
+metrics.json                        scores as measured by the run that trained it, where its result is at hand
+MODEL_CARD.md                       data, architecture, intended use, scores, limits, an example
+model.pt2, model_portable.pt2, model.onnx     programs (slicemamba.evaluation.export)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slicemamba.config import DataConfig, Intensity
+from slicemamba.data.synthetic import draw_lesion
+from slicemamba.data.transforms import to_input
+from slicemamba.errors import InputError
+from slicemamba.evaluation.export import FILES, FORMATS, TOLERANCE, Artifact, Format, export_programs
+from slicemamba.evaluation.metrics import METRICS_VERSION
+from slicemamba.models.checkpoints import CARD, WEIGHTS, NetworkCard, title_of
+
+PREPROCESSING, METRICS, MODEL_CARD = "preprocessing.json", "metrics.json", "MODEL_CARD.md"
+_INTENSITY: dict[Intensity, str] = {
+    "minmax": "each image (x - min) · 255 / (max - min) over all its pixels and channels; 0 where max = min",
+    "zscore": "each image (x - mean) / max(std, 0.001) over all its pixels and channels, std of the population",
+    "unit": "0…1: 8-bit values divided by 255, slices of volumes through the window",
+}
+_IN_NUMPY: dict[Intensity, str] = {
+    "minmax": "(pixels - pixels.min()) * 255 / max(np.ptp(pixels), 1e-6)",
+    "zscore": "(pixels - pixels.mean()) / max(pixels.std(), 1e-3)",
+    "unit": "pixels / 255",
+}
+
+
+def export_bundle(
+    source: Path,
+    network: nn.Module,
+    card: NetworkCard,
+    folder: Path,
+    formats: Sequence[Format] = FORMATS,
+    *,
+    tolerance: float = TOLERANCE,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> list[Artifact]:
+    """Writes a bundle; ``config.json`` last, so a folder with it is whole.
+
+    Args:
+        source: the saved network's folder; ``../result.json`` of its run gives the scores.
+        network, card: what was loaded from it, on the CPU; the card has ``data``.
+        folder: made where absent. Files of an earlier bundle in it are replaced.
+        formats, tolerance, on_step: as in ``export_programs``.
+
+    Raises:
+        InputError: ``folder`` is that of the network, or cannot be made.
+        RunFailedError: a program differs from the network.
+    """
+    if folder.resolve() == source.resolve():
+        raise InputError(f"{folder} is the network's own folder; give another one as --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}; give another --out") from None
+    for name in (CARD, WEIGHTS, PREPROCESSING, METRICS, MODEL_CARD, *FILES.values()):
+        (folder / name).unlink(missing_ok=True)
+    data = _data(card).model_copy(update={"root": None})  # a folder of this machine means nothing elsewhere
+    artifacts = export_programs(network, _inputs(data), folder, formats, tolerance=tolerance, on_step=on_step)
+    shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
+    preprocessing, metrics = describe_preprocessing(data), read_metrics(source, card)
+    _write_json(folder / PREPROCESSING, preprocessing)
+    if metrics is not None:
+        _write_json(folder / METRICS, metrics)
+    text = model_card(card, data, metrics, artifacts, sum(p.numel() for p in network.parameters()))
+    (folder / MODEL_CARD).write_text(text, encoding="utf-8")
+    final = card.model_copy(update={"data": data})
+    (folder / CARD).write_text(final.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return artifacts
+
+
+def describe_preprocessing(data: DataConfig) -> dict[str, Any]:
+    """Everything between a file and the labels that is not in the programs."""
+    binary = data.num_classes == 1
+    return {
+        "input": {"name": "image", "shape": ["batch", 3, *data.image_size], "dtype": "float32"},
+        "resize": {
+            "pictures": "bilinear, antialiased when shrinking (Pillow's BILINEAR), on 8-bit RGB",
+            "slices of volumes": "cubic spline (scipy.ndimage.zoom, order 3), the channel repeated to three",
+        },
+        "window": data.window,
+        "intensity": data.intensity,
+        "intensity_formula": _INTENSITY[data.intensity],
+        "output": {"name": "logits", "shape": ["batch", data.num_classes, *data.image_size], "dtype": "float32"},
+        "activation": "sigmoid" if binary else "softmax over the channels",
+        "threshold": 0.5 if binary else None,
+        "labels": {"0": "background", "1": "foreground"} if binary else "the channel with the largest probability",
+        "back_to_image_size": {
+            "pictures": "probabilities bilinear, then the threshold or the largest",
+            "slices of volumes": "labels by nearest neighbour (scipy.ndimage.zoom, order 0)",
+        },
+    }
+
+
+def read_metrics(source: Path, card: NetworkCard) -> dict[str, Any] | None:
+    """Scores in the ``result.json`` beside a network's folder, if it is that network's; None otherwise."""
+    try:
+        result = json.loads((source.parent / "result.json").read_text(encoding="utf-8"))
+        retrained = result["retrained"]
+        if retrained["architecture"] != card.architecture:
+            return None
+        return {
+            "metrics_version": result["metrics_version"],
+            "data": result["data"],
+            "scores": retrained["scores"],
+            "trivial": result["trivial"],
+            "environment": result["environment"]["packages"],
+        }
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or of another kind of job
+        return None
+
+
+def _data(card: NetworkCard) -> DataConfig:
+    if card.data is None:
+        raise InputError("the network's config.json does not say what data it was trained on; it needs 'data'")
+    return card.data
+
+
+def _inputs(data: DataConfig) -> list[Tensor]:
+    """What programs are compared on: noise beside a picture with textures and edges, then a batch of one."""
+    height, width = data.image_size
+    lesion = draw_lesion(0, "test", 0, (height, width))[0]
+    noise = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pair = torch.stack([noise, torch.from_numpy(lesion)]).numpy()
+    both = to_input(pair, data.intensity)
+    return [both, both[1:]]
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def model_card(
+    card: NetworkCard,
+    data: DataConfig,
+    metrics: dict[str, Any] | None,
+    artifacts: Sequence[Artifact],
+    num_parameters: int,
+) -> str:
+    """The text of MODEL_CARD.md: what is known from the files, and nothing that is not."""
+    height, width = data.image_size
+    task = "binary masks" if data.num_classes == 1 else f"{data.num_classes} classes, background included"
+    sections = [
+        f"# Segmentation network trained on {data.name}",
+        "## Network\n\n"
+        f"- {title_of(card)}, {num_parameters / 1e6:.2f} M parameters\n"
+        f"- Width (embed_dim) {card.model.embed_dim}, blocks of the stages {card.model.depths}"
+        + ("" if card.architecture is None else f", slicing `{card.architecture}`")
+        + "\n- Made with SliceMamba NAS; method: Fan et al., IEEE JBHI 2025, arXiv 2407.08481",
+        "## Data\n\n"
+        f"- Trained on the data set `{data.name}`, {task}, resized to {height}×{width} (height×width)\n"
+        f"- Intensity: {_INTENSITY[data.intensity]}",
+        "## Intended use\n\n"
+        "Research on images of the kind it was trained on. It is no medical device: it was not tested for diagnosis or "
+        "treatment, and a person who knows the images must check its masks.",
+        "## Scores\n\n" + _scores(metrics),
+        "## Limits\n\n"
+        "- Scores hold for images like those of the test split: other devices, sites or patients can give much worse "
+        "masks, and the network does not tell when an image is unlike its training data.\n"
+        "- It says how likely a pixel is foreground by its own measure; these probabilities are not calibrated.\n"
+        f"- Programs take {height}×{width} pixels only; what is smaller than a few pixels at that size is lost.",
+        "## Files\n\n" + _files(artifacts),
+        "## Use\n\n" + _example(data),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _scores(metrics: dict[str, Any] | None) -> str:
+    if metrics is None:
+        return "No result of a run lay beside the network. `slicemamba evaluate` measures them on your data."
+    splits = list(metrics["scores"])
+    lines = [f"| score | {' | '.join(splits)} |", "| --- |" + " --- |" * len(splits)]
+    for name in metrics["scores"][splits[0]]:
+        values = (metrics["scores"][split].get(name) for split in splits)
+        lines.append(f"| {name} | {' | '.join('–' if value is None else f'{value:.4f}' for value in values)} |")
+    return (
+        f"Measured once, by the run that trained it, on the splits of `{metrics['data']}` (metrics contract version "
+        f"{metrics['metrics_version']}; this package has {METRICS_VERSION}). The network chosen and the slicing found "
+        "may be fitted to the search split; test was not used for either.\n\n" + "\n".join(lines)
+    )
+
+
+def _files(artifacts: Sequence[Artifact]) -> str:
+    lines = ["| file | size | largest difference of a logit from the network |", "| --- | --- | --- |"]
+    lines += [f"| {a.file.name} | {a.file.stat().st_size / 1e6:.1f} MB | {a.error:.1e} |" for a in artifacts]
+    programs = "\n".join(lines) if artifacts else "No program was exported."
+    return (
+        "`weights.safetensors` and `config.json` are read by `slicemamba predict` and `slicemamba evaluate`; "
+        "`preprocessing.json` says what becomes of an image before and after the programs.\n\n" + programs
+    )
+
+
+def _example(data: DataConfig) -> str:
+    """Python that needs neither torch nor this package."""
+    height, width = data.image_size
+    labels = "logits[0, 0] > 0" if data.num_classes == 1 else "logits[0].argmax(axis=0)"
+    return f"""With ONNX Runtime, NumPy and Pillow:
+
+```python
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession("model.onnx")
+picture = Image.open("image.png").convert("RGB").resize(({width}, {height}), Image.Resampling.BILINEAR)
+pixels = np.asarray(picture, dtype=np.float32)
+pixels = {_IN_NUMPY[data.intensity]}
+(logits,) = session.run(None, {{"image": pixels.transpose(2, 0, 1)[None].astype(np.float32)}})
+mask = {labels}  # ({height}, {width})
+```"""

@@ -1,0 +1,142 @@
+"""Probabilities for images of any size: resized to the network's size, or by a sliding window at their own.
+
+Shapes: h×w an image's own size, H×W the network's; K = 1 (probability of the foreground) for binary networks, else one
+probability a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slicemamba.config import DataConfig
+from slicemamba.data.reading import resize_image
+from slicemamba.data.slices import resize_slice, resize_slice_labels
+from slicemamba.data.transforms import to_input
+
+Pixels = NDArray[np.uint8]
+Mode = Literal["resize", "window"]
+_FLIPS = ((), (-1,), (-2,), (-2, -1))
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How probabilities are made.
+
+    Attributes:
+        mode: ``resize`` brings an image to the network's size, as in training. ``window`` keeps its own size and moves
+            a window of the network's size over it (MONAI, windows weighted by a Gaussian): for networks trained on
+            images of the same scale as the windows.
+        overlap: share of a window that its neighbour covers again; ``window`` only.
+        flips: mean of the probabilities of the image and its three mirror images.
+        batch_size: images or windows a forward pass.
+    """
+
+    mode: Mode = "resize"
+    overlap: float = 0.25
+    flips: bool = False
+    batch_size: int = 8
+
+
+class Segmenter:
+    """A network with what surrounds it, from stored pixels to probabilities and labels.
+
+    Args:
+        network: in eval mode, on ``device``.
+        config: of the data it was trained on: its size, intensity and classes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: DataConfig,
+        device: torch.device,
+        options: InferenceOptions = InferenceOptions(),
+    ) -> None:
+        self.network, self.config, self.device, self.options = network, config, device, options
+
+    @torch.inference_mode()
+    def pictures(self, images: Sequence[Pixels]) -> Iterator[Tensor]:
+        """Images (h, w, 3) of any sizes → (K, h, w) float32 on the CPU for each, one after the other.
+
+        ``resize`` brings probabilities, not labels, back to an image's own size, bilinearly: borders between two of the
+        network's pixels then fall where the probability crosses one half, and are not stairs. They are NaN where the
+        network's logits are.
+        """
+        if self.options.mode == "window":
+            yield from (self._slide(image[None])[0] for image in images)
+            return
+        small = np.stack([resize_image(image, self.config.image_size) for image in images])
+        for probabilities, image in zip(self._batch(small), images, strict=True):
+            yield resize_probabilities(probabilities, image.shape[:2])
+
+    @torch.inference_mode()
+    def slices(self, volume: NDArray[np.float32]) -> Iterator[tuple[Pixels, Tensor]]:
+        """Volume (Z, h, w) → labels (h, w) and probabilities (K, h, w) of each slice.
+
+        As published for Synapse, ``resize`` brings slices to the network's size by cubic splines and labels back by
+        nearest neighbour. Probabilities come back bilinearly, so labels can differ from them along borders.
+        """
+        size = volume.shape[1], volume.shape[2]
+        for start in range(0, len(volume), self.options.batch_size):
+            part = volume[start : start + self.options.batch_size]
+            if self.options.mode == "window":
+                for probabilities in self._slide(part[..., None]):
+                    yield self.labels(probabilities), probabilities
+                continue
+            small = np.stack([resize_slice(image, self.config.image_size) for image in part])
+            for probabilities in self._batch(small[..., None]):
+                labels = resize_slice_labels(self.labels(probabilities), size)
+                yield labels, resize_probabilities(probabilities, size)
+
+    def labels(self, probabilities: Tensor) -> Pixels:
+        """(K, …) → (…) uint8: 1 where the foreground is above one half, or the class of the largest probability."""
+        if self.config.num_classes == 1:
+            return (probabilities[0] > 0.5).to(torch.uint8).numpy()
+        return probabilities.argmax(dim=0).to(torch.uint8).numpy()
+
+    def _batch(self, images: NDArray[Any]) -> Tensor:
+        """Images (B, H, W, channels) of the network's size → (B, K, H, W) on the CPU."""
+        return self._probabilities(to_input(images, self.config.intensity).to(self.device)).float().cpu()
+
+    def _slide(self, images: NDArray[Any]) -> Tensor:
+        """Images (B, h, w, channels) of one size → (B, K, h, w) on the CPU; smaller ones are padded by their edge."""
+        from monai.inferers.utils import sliding_window_inference
+
+        inputs = to_input(images, self.config.intensity)  # scaled over the whole image, not over each window
+        probabilities = sliding_window_inference(
+            inputs,
+            roi_size=self.config.image_size,
+            sw_batch_size=self.options.batch_size,
+            predictor=self._probabilities,
+            overlap=self.options.overlap,
+            mode="gaussian",
+            padding_mode="replicate",
+            sw_device=self.device,
+            device=torch.device("cpu"),
+        )
+        assert isinstance(probabilities, Tensor)
+        return probabilities.float()
+
+    def _probabilities(self, inputs: Tensor) -> Tensor:
+        flips = _FLIPS if self.options.flips else _FLIPS[:1]
+        total = sum(self._activate(self.network(inputs.flip(dims))).flip(dims) for dims in flips)
+        assert isinstance(total, Tensor)
+        return total / len(flips)
+
+    def _activate(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid() if self.config.num_classes == 1 else logits.softmax(dim=1)
+
+
+def resize_probabilities(probabilities: Tensor, size: tuple[int, int]) -> Tensor:
+    """(K, H, W) → (K, *size), bilinear, antialiased when shrinking."""
+    if probabilities.shape[1:] == size:
+        return probabilities
+    return F.interpolate(probabilities[None], size, mode="bilinear", align_corners=False, antialias=True)[0]

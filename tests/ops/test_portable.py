@@ -1,0 +1,35 @@
+"""The scan in supported operators: the same numbers as the reference, for every slice size and odd maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scan_cases import SLICE_SIZES, relative, slice_scan_inputs
+
+from slicemamba.ops import portable, reference
+
+
+@pytest.mark.parametrize("slice_size", SLICE_SIZES)
+@pytest.mark.parametrize(("height", "width"), [(7, 11), (8, 4), (1, 5)])
+def test_equals_the_reference(slice_size: tuple[int, int], height: int, width: int) -> None:
+    inputs = slice_scan_inputs(height=height, width=width, channels=6, states=3)
+    with torch.no_grad():
+        y, saved = portable.slice_scan(*inputs, *slice_size)
+        expected = reference.slice_scan(*(tensor.double() for tensor in inputs), slice_size)
+    assert y.shape == expected.shape
+    assert relative(y, expected) < 2e-6
+    assert saved.numel() == 0
+
+
+def test_large_steps_stay_finite() -> None:
+    x, x_proj, dt_proj, dt_bias, a_log, d = slice_scan_inputs(channels=6, states=3)
+    inputs = [x * 50, x_proj, dt_proj * 20, dt_bias + 30, a_log + 3, d]
+    with torch.no_grad():
+        y, _ = portable.slice_scan(*inputs, 2, 4)
+        expected = reference.slice_scan(*(tensor.double() for tensor in inputs), (2, 4))
+    assert relative(y, expected) < 1e-5
+
+
+def test_a_backward_pass_is_refused() -> None:
+    with pytest.raises(ValueError, match="no backward pass"):
+        portable.slice_scan(*slice_scan_inputs(), 2, 2, save=True)

@@ -1,0 +1,132 @@
+"""The commands that need no cluster, as a user calls them: outputs, exit codes, and what is said about bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from slicemamba import cli
+from slicemamba.architecture import Architecture
+from slicemamba.config import DataConfig, ModelConfig, SyntheticConfig
+from slicemamba.data.synthetic import write_isic_folder
+from slicemamba.errors import InputError
+from slicemamba.models.checkpoints import save_network
+from slicemamba.models.supernet import Supernet
+from slicemamba.models.unet import SliceMambaUNet
+
+MODEL = ModelConfig(embed_dim=8, encoder_depths=(1,), decoder_depths=(1,), d_state=2)
+DATA = DataConfig(
+    image_size=(32, 40), synthetic=SyntheticConfig(num_train=2, num_val=2, num_search=2, num_test=3), intensity="zscore"
+)
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    made = typer.Typer(pretty_exceptions_enable=False)
+    cli.register(made)
+    return made
+
+
+@pytest.fixture
+def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLICEMAMBA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    made = SliceMambaUNet(MODEL, 1, Architecture.parse("s1:2x2|s2:2x4"))
+    save_network(tmp_path / "network", made, DATA)
+    return tmp_path / "network"
+
+
+def test_evaluate_prints_scores_with_intervals_and_writes_those_of_each_image(
+    app: typer.Typer, network: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["evaluate", str(network), "--out", str(out)], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "95 % interval" in done.stdout
+    stored = json.loads((out / "evaluation.json").read_text())
+    assert stored["images"] == 3
+    low, high = stored["intervals"]["dice"]
+    assert low <= stored["metrics"]["dice"] <= high
+    assert f"{low:.4f} … {high:.4f}" in done.stdout
+    assert len((out / "per_image.csv").read_text().splitlines()) == 1 + 3
+    assert (out / "predictions" / "predictions.png").is_file()
+    as_json = CliRunner().invoke(app, ["evaluate", str(network), "--json"], catch_exceptions=False)
+    assert json.loads(as_json.stdout) == stored
+
+
+def test_figures(app: typer.Typer, network: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["figures", str(network), "--out", str(tmp_path / "f"), "--limit", "2"], catch_exceptions=False
+    )
+    assert done.exit_code == 0
+    assert {path.name for path in (tmp_path / "f").iterdir()} == {
+        "cases",
+        "grid.png",
+        "grid.pdf",
+        "scores.png",
+        "scores.pdf",
+    }
+    with pytest.raises(InputError, match="has no image named nobody"):
+        CliRunner().invoke(app, ["figures", str(network), "--case", "nobody"], catch_exceptions=False)
+
+
+def test_predict_writes_masks_and_tells_what_failed(app: typer.Typer, network: Path, tmp_path: Path) -> None:
+    folder = write_isic_folder(DATA, tmp_path / "set") / "test" / "images"
+    (folder / "broken.jpg").write_text("no picture")
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((20, 24, 3)), np.eye(4)), folder / "scan.nii.gz")
+    options = ["--mode", "window", "--overlap", "0.5", "--flips", "--probabilities", "--overlay", "--batch-size", "2"]
+    done = CliRunner().invoke(
+        app, ["predict", str(network), str(folder), "--out", str(tmp_path / "m"), *options], catch_exceptions=False
+    )
+    assert done.exit_code == cli.BROKEN_FILES == 3
+    assert "4 masks written" in done.stderr
+    assert "1 files gave no mask" in done.stderr
+    assert "broken.jpg" in done.stderr
+    masks = sorted(path.name for path in (tmp_path / "m").iterdir() if path.is_file())
+    assert len(masks) == 4
+    assert masks[-1] == "scan.nii.gz" or "scan.nii.gz" in masks
+    assert len(list((tmp_path / "m" / "overlays").iterdir())) == 4
+    assert len(list((tmp_path / "m" / "probabilities").iterdir())) == 4
+
+
+def test_a_bundle_predicts_what_the_network_does(app: typer.Typer, network: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    done = CliRunner().invoke(
+        app, ["export", str(network), "--out", str(bundle), "--format", "pt2"], catch_exceptions=False
+    )
+    assert done.exit_code == 0
+    assert "model.pt2" in done.stdout
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 50, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    masks = []
+    for source in (network, bundle):
+        out = tmp_path / f"masks-of-{source.name}"
+        CliRunner().invoke(
+            app, ["predict", str(source), str(tmp_path / "a.png"), "--out", str(out)], catch_exceptions=False
+        )
+        masks.append((out / "a.png").read_bytes())
+    assert masks[0] == masks[1]
+
+
+@pytest.mark.parametrize("window", ["a,b", "5", "3,1", "1,2,3", "1,1"])
+def test_a_window_of_another_form_is_refused(app: typer.Typer, network: Path, window: str) -> None:
+    with pytest.raises(InputError, match=r"--window must be two numbers, the lower one first"):
+        CliRunner().invoke(app, ["predict", str(network), str(network), f"--window={window}"], catch_exceptions=False)
+
+
+def test_networks_that_cannot_be_used_are_refused(app: typer.Typer, network: Path, tmp_path: Path) -> None:
+    save_network(tmp_path / "supernet", Supernet(MODEL, 1, [(2, 2)]), DATA)
+    save_network(tmp_path / "unknown", SliceMambaUNet(MODEL, 1, Architecture.parse("s1:2x2|s2:2x4")))
+    for folder, said in (
+        (tmp_path / "supernet", "holds a supernet; give a plain network"),
+        (tmp_path / "unknown", "does not say what data it was trained on"),
+        (tmp_path, "is not a saved network"),
+    ):
+        with pytest.raises(InputError, match=said):
+            CliRunner().invoke(app, ["evaluate", str(folder)], catch_exceptions=False)
