@@ -49,8 +49,8 @@ class SliceClassifier(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1 or 3, H, W) → logits (B, num_classes)."""
         x = self.patch_embed(fit_image(image, int(4 * 2 ** (len(self.layers) - 1))))
-        for stage, slice_sizes in zip(self.layers, self.architecture.stages, strict=False):  # the decoder's are left
-            x = stage(x, slice_sizes)
+        for stage, blocks in zip(self.layers, self.architecture.stages, strict=False):  # the decoder's are left
+            x = stage(x, blocks)
         logits: Tensor = self.head(self.norm(x).mean(dim=(1, 2)))
         return logits
 
