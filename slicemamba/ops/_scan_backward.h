@@ -157,6 +157,7 @@ static void put_parameters(const Tile& t, Vec grad_bias, Vec grad_skip) {
 static void backward_tile(const Tile& t, int64_t part, bool add) {
     const Problem& p = t.p;
     Scratch& s = t.s;
+    enter<true>(t, (p.length - 1) / kChunk * kChunk);
     prepare(t);
     for (float* zeroed : {s.carry, s.grad_a}) std::fill(zeroed, zeroed + s.states * kLanes, 0.f);
     for (float* zeroed : {s.grad_weight, s.weight_rows}) std::fill(zeroed, zeroed + s.rank * kLanes, 0.f);

@@ -39,6 +39,7 @@ static void put_checkpoint(const Tile& t, int64_t chunk) {
 static void forward_tile(const Tile& t) {
     const Problem& p = t.p;
     Scratch& s = t.s;
+    enter<false>(t, 0);
     prepare(t);
     std::fill(s.h, s.h + s.states * kLanes, 0.f);
     const bool add = t.group > 0 && p.y.group == 0;  // the first direction writes, the others add

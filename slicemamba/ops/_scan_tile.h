@@ -75,8 +75,7 @@ static void prepare(const Tile& t) {
         const Vec a = load(s.a + n * kLanes) * fill(kLog2e);
         store(s.a + n * kLanes, p.a_is_log ? exp2(a) * fill(-kLog2e) : a);
     }
-    std::fill(s.bc, s.bc + kChunk * 2 * s.states, 0.f);
-    s.order = p.order ? p.order + t.group * p.length : nullptr;
+    if (p.states < s.states) std::fill(s.bc, s.bc + kChunk * 2 * s.states, 0.f);
     if (!p.delta.data) gather_columns(p.dt_weight + channel * p.rank, p.rank, t.count, s.weight);
 }
 
@@ -149,6 +148,13 @@ static inline __attribute__((always_inline)) void fetch_ahead(const Tile& t, int
     __builtin_prefetch(t.row(p.grad_y, at) + t.first);
     __builtin_prefetch(t.row(p.grad_x, at) + t.first, 1);
     if (p.grad_delta.data) __builtin_prefetch(t.row(p.grad_delta, at) + t.first, 1);
+}
+
+// Name the tile's order and ask for the chunk that its sweep begins with.
+template <bool Backward>
+static void enter(const Tile& t, int64_t begin) {
+    t.s.order = t.p.order ? t.p.order + t.group * t.p.length : nullptr;
+    for (int64_t i = begin; i < std::min(begin + kChunk, t.p.length); ++i) fetch_ahead<Backward>(t, i);
 }
 
 // Sum over the directions of the skip weight, for directions that share x; zero without a skip.
