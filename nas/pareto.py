@@ -56,7 +56,7 @@ def nondominated_ranks(losses: Losses, violations: Losses | None = None) -> npt.
         (n,) ranks.
     """
     no_worse, better = losses[:, None] <= losses[None], losses[:, None] < losses[None]
-    dominates: npt.NDArray[np.bool_] = no_worse.all(axis=2) & better.any(axis=2)
+    dominates = np.asarray(no_worse.all(axis=2) & better.any(axis=2))
     if violations is not None:
         less, equal = violations[:, None] < violations[None], violations[:, None] == violations[None]
         dominates = less | (equal & dominates)
