@@ -112,9 +112,7 @@ class Trial(_Answer):
     architecture: str
     origin: str = Field(description="`fixed`, `warm` (of an earlier search), or the searcher that proposed it")
     metrics: Metrics
-    violation: float = Field(
-        description="excess over the constraints, as shares of their limits; 0 when all are met"
-    )
+    violation: float = Field(description="excess over the constraints, as shares of their limits; 0 when all are met")
     error: str | None
     seconds: float | None
     started_at: datetime | None
