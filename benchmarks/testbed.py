@@ -255,7 +255,7 @@ def compare(out: Path, num_seeds: int, num_landscapes: int, searchers: Sequence[
     results = {task: {s: np.array(runs[f"{task}: {s}"]) for s in SEARCHERS if f"{task}: {s}" in runs} for task in TASKS}
     _write_csv(out / "searchers.csv", results)
     _plot(out / "searchers.png", results)
-    (out / "searchers.md").write_text(_tables(results), encoding="utf-8")
+    (out / "searchers.md").write_text(_verdicts(results) + _tables(results), encoding="utf-8")
 
 
 def _half_width(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -288,6 +288,19 @@ def _plot(path: Path, results: Results) -> None:
         axes.grid(alpha=0.25)
     figure.axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=90)
+
+
+def _verdicts(results: Results) -> str:
+    """A Markdown table: where the 95 % interval of the paired difference lies on one side of 0, budget by budget."""
+    text = f"| task | ours | against | {' | '.join(map(str, BUDGETS))} |\n"
+    text += f"| --- | --- | --- |{' :---: |' * len(BUDGETS)}\n"
+    for (task, runs), ours, other in product(results.items(), ("local", "nsga2"), ("evolution", "optuna_nsga2")):
+        if ours in runs and other in runs:
+            difference = runs[ours] - runs[other]
+            bounds = zip(difference.mean(axis=0), _half_width(difference), strict=True)
+            marks = ["better" if mean + half < 0 else "worse" if mean - half > 0 else "=" for mean, half in bounds]
+            text += f"| {task} | {ours} | {other} | {' | '.join(marks)} |\n"
+    return text
 
 
 def _tables(results: Results) -> str:
