@@ -32,8 +32,7 @@ JOB: dict[str, Any] = {
     "space": {"weight_sharing": "shared"},
     "supernet": {"epochs": 30, "batch_size": 8, "learning_rate": 2e-3, "t_max": 30, "validate_every": 10,
                  "num_val_architectures": 2},
-    "search": {"searcher": "nsga2", "objectives": ["dice", "hd95", "latency_ms"], "num_trials": 40,
-               "population_size": 12, "num_parents": 4, "num_mutations": 4, "num_crossovers": 4,
+    "search": {"searcher": "local", "objectives": ["dice", "hd95", "latency_ms"], "num_trials": 40,
                "random_baseline": True},
     "retrain": {"epochs": 30, "batch_size": 8, "learning_rate": 2e-3, "t_max": 30, "validate_every": 5},
 }  # fmt: skip

@@ -211,11 +211,11 @@ TASKS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int | None]] = {  # obj
     "Kvasir, mIoU": (("miou",), SMALL, None),
     "Kvasir, mIoU and HD95": (("miou", "hd95"), SMALL, None),
     "Kvasir, sensitivity and specificity": (("sensitivity", "specificity"), SMALL, None),
+    "22 blocks, 2 interactions": (("miou",), PUBLISHED, 2),
     "6 blocks, 2 interactions, two objectives": (("miou", "hd95"), SMALL, 2),
     "6 blocks, 2 interactions": (("miou",), SMALL, 2),
-    "6 blocks, 4 interactions": (("miou",), SMALL, 4),
     "22 blocks, separable": (("miou",), PUBLISHED, 0),
-    "22 blocks, 2 interactions": (("miou",), PUBLISHED, 2),
+    "6 blocks, 4 interactions": (("miou",), SMALL, 4),
 }
 BUDGETS = (16, 32, 48, 64, 96, 128, 192, 256)
 
@@ -235,20 +235,24 @@ def run_one(work: tuple[str, str, int]) -> list[float]:
     return [float(missing[budget - 1]) for budget in BUDGETS]
 
 
-def compare(out: Path, num_seeds: int, searchers: Sequence[str], processes: int) -> None:
-    """All searchers on all tasks with the same seeds; a synthetic landscape is drawn anew for each seed.
+def compare(out: Path, num_seeds: int, num_landscapes: int, searchers: Sequence[str], processes: int) -> None:
+    """All searchers on the table with the same seeds, and on the same random landscapes, one a seed.
 
-    TPE, some ten times slower than the others, runs on the table only.
+    TPE, some ten times slower than the others, runs on the table only. What was run into ``out`` before is kept.
     """
     out.mkdir(parents=True, exist_ok=True)
-    results: Results = {}
+    kept = out / "runs.json"
+    runs: dict[str, list[list[float]]] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for task, searcher in product(TASKS, searchers):
-            if searcher == "tpe" and TASKS[task][2] is not None:
+        for task, searcher in sorted(product(TASKS, searchers), key=lambda work: work[1] == "tpe"):  # the slow one last
+            on_table, name = TASKS[task][2] is None, f"{task}: {searcher}"
+            if name in runs or (searcher == "tpe" and not on_table):
                 continue
-            runs = pool.map(run_one, [(task, searcher, seed) for seed in range(num_seeds)], chunksize=4)
-            results.setdefault(task, {})[searcher] = np.array(runs)
-            print(f"{task}: {searcher} {results[task][searcher].mean(axis=0).round(4).tolist()}", flush=True)
+            seeds = range(num_seeds if on_table else num_landscapes)
+            runs[name] = pool.map(run_one, [(task, searcher, seed) for seed in seeds], chunksize=1)
+            kept.write_text(json.dumps(runs), encoding="utf-8")
+            print(f"{name} {np.mean(runs[name], axis=0).round(4).tolist()}", flush=True)
+    results = {task: {s: np.array(runs[f"{task}: {s}"]) for s in SEARCHERS if f"{task}: {s}" in runs} for task in TASKS}
     _write_csv(out / "searchers.csv", results)
     _plot(out / "searchers.png", results)
     (out / "searchers.md").write_text(_tables(results), encoding="utf-8")
@@ -309,13 +313,14 @@ def main() -> None:
     parser.add_argument("command", choices=("make", "compare"))
     parser.add_argument("--out", type=Path, default=Path("testbed-output"))
     parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--landscapes", type=int, default=50)
     parser.add_argument("--searchers", nargs="+", choices=SEARCHERS, default=SEARCHERS)
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
     if chosen.command == "make":
         make()
     else:
-        compare(chosen.out, chosen.seeds, chosen.searchers, chosen.processes)
+        compare(chosen.out, chosen.seeds, chosen.landscapes, chosen.searchers, chosen.processes)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def nondominated_ranks(losses: Losses, violations: Losses | None = None) -> npt.
     Returns:
         (n,) ranks.
     """
-    dominates = (losses[:, None] <= losses[None]).all(axis=2) & (losses[:, None] < losses[None]).any(axis=2)
+    no_worse, better = losses[:, None] <= losses[None], losses[:, None] < losses[None]
+    dominates = np.asarray(no_worse.all(axis=2) & better.any(axis=2))
     if violations is not None:
         less, equal = violations[:, None] < violations[None], violations[:, None] == violations[None]
         dominates = less | (equal & dominates)

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from nas.objectives import OBJECTIVES, loss_matrix
 from nas.pareto import pareto_mask
 from nas.space import SearchSpace
-from nas.study import Trial, TrialState
+from nas.study import Trial, TrialState, pareto_front
 from slicemamba.architecture import Architecture, format_block
 
 FRONT, TRIALS, RANDOM, FIXED = "#d55e00", "#0072b2", "#999999", "#009e73"
@@ -36,7 +36,8 @@ def plot_pareto(
     first, *rest = objectives
     figure = Figure(figsize=(5.6 * max(1, len(rest)), 4.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, max(1, len(rest))))
-    on_front = pareto_mask(loss_matrix([trial.metrics for trial in done], objectives))
+    front = {trial.number for trial in pareto_front(done, tuple(objectives))}
+    on_front = np.array([trial.number in front for trial in done], dtype=bool)
     for axes, other in zip(panels, rest or ["number"], strict=True):
         _panel(axes, done, on_front, others, other, first)
     panels[0].legend(loc="best", fontsize=8, framealpha=0.9)

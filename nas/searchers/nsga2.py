@@ -43,8 +43,8 @@ class NSGA2Searcher:
 
     def _select(self) -> Architecture:
         """The better of two drawn members."""
-        pair = self._rng.integers(len(self._population), size=2).tolist()
-        return self._population[min(pair, key=self._order.__getitem__)]
+        pair: list[int] = self._rng.integers(len(self._population), size=2).tolist()
+        return self._population[min(pair, key=lambda member: self._order[member])]
 
     def _unknown_neighbour(self, known: Collection[Architecture]) -> Architecture | None:
         """Children keep coming out as known ones: a step away from a good member instead."""

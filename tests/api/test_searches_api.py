@@ -54,6 +54,24 @@ def test_bad_job_is_refused_with_a_pointer(bench: Bench, change: dict[str, Any],
     assert bench.http.get("/v1/searches").json()["searches"] == []
 
 
+def test_warm_start_names_an_earlier_search_and_shows_no_folder(bench: Bench) -> None:
+    earlier = bench.http.post("/v1/searches", json=BODY).json()["id"]
+    body = {**BODY, "search": {**BODY["search"], "warm_start": {"study": earlier, "top": 3}}}
+    answer = bench.http.post("/v1/searches", json=body).json()
+    assert answer["spec"]["search"]["warm_start"] == {"study": earlier, "top": 3}
+    assert str(bench.settings.runs_dir) not in json.dumps(answer)
+    kept = bench.parts.service.get(answer["id"]).spec["search"]["warm_start"]
+    assert Path(kept["study"]) == bench.parts.service.run_folder(earlier).path
+
+
+@pytest.mark.parametrize("study", ["/etc", "../other", "s-00000000000000000000000000"])
+def test_warm_start_from_what_is_no_search_here_is_refused(bench: Bench, study: str) -> None:
+    body = {**BODY, "search": {**BODY["search"], "warm_start": {"study": study}}}
+    found = problem(bench.http.post("/v1/searches", json=body), 422)
+    assert found["errors"][0]["pointer"] == "/search/warm_start/study"
+    assert "names an earlier search by its id" in json.dumps(found)
+
+
 def test_infinite_number_is_refused(bench: Bench) -> None:
     text = json.dumps({**BODY, "supernet": {"learning_rate": float("inf")}})
     response = bench.http.post("/v1/searches", content=text, headers={"content-type": "application/json"})

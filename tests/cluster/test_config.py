@@ -139,3 +139,11 @@ def test_run_of_another_configuration_is_refused(tmp_path: Path) -> None:
         refuse_mixing(one, other, tmp_path)
     assert caught.value.details == ["search.seed: 1 before, 2 now"]
     assert str(tmp_path) in caught.value.message
+
+
+def test_peak_memory_needs_a_graphics_card() -> None:
+    for search in ({"objectives": ["dice", "peak_memory_mb"]}, {"constraints": {"peak_memory_mb": {"max": 100}}}):
+        with pytest.raises(InputError) as caught:
+            parse_job({"search": search})
+        assert "peak_memory_mb is measured on CUDA devices only; give resources.search.gpus" in caught.value.details[0]
+        assert isinstance(parse_job({"search": search, "resources": {"search": {"gpus": 0.5}}}), SearchJob)

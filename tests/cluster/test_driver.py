@@ -18,8 +18,10 @@ import yaml
 from cluster import driver, ray_tune
 from cluster.config import SearchJob, parse_job
 from cluster.local import stop_tree
-from cluster.run_folder import RunFolder
-from nas.study import TrialState, find_trials, open_storage
+from cluster.run_folder import STUDY_VARIABLE, RunFolder
+from nas.config import WarmStart
+from nas.study import Study, Trial, TrialState, find_trials, open_storage
+from slicemamba.errors import InputError
 from slicemamba.evaluation.metrics import summarize
 
 NUM_TRIALS = 24
@@ -184,3 +186,64 @@ def test_bad_input_exits_2_with_the_mend(
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def earlier_run(folder: Path, monkeypatch: pytest.MonkeyPatch, database: str | None) -> str:
+    """A run folder whose search has one trial; its architecture."""
+    if database:
+        monkeypatch.setenv(STUDY_VARIABLE, database)
+    job, run = parse_job(JOB), RunFolder(folder)
+    assert isinstance(job, SearchJob)
+    study = Study(run.study_location, run.study_name("search"), job.search_space, ("dice", "miou"), "evolution")
+    architecture = job.search_space.decode([0, 1, 2, 3])
+    study.start(architecture, origin="evolution", asked_after=0)
+    study.complete(0, {"dice": 0.5, "miou": 0.4}, ended_as=0, seconds=None)
+    return str(architecture)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["journal", "database"])
+def test_warm_start_is_found_by_folder_or_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    database = f"sqlite:///{tmp_path}/studies.db" if shared else None
+    architecture = earlier_run(tmp_path / "earlier", monkeypatch, database)
+    job, run = parse_job(JOB), RunFolder(tmp_path / "later")
+    assert isinstance(job, SearchJob)
+    names = [str(tmp_path / "earlier")] + ([f"{tmp_path}/earlier/search"] if shared else [])
+    for name in names:
+        assert [str(found) for found in driver._warm_start(job, run, WarmStart(study=name))] == [architecture]
+    with pytest.raises(InputError):
+        driver._warm_start(job, run, WarmStart(study=str(tmp_path / "nowhere")))
+
+
+def test_journal_of_a_run_is_found_though_studies_now_go_to_a_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    architecture = earlier_run(tmp_path / "earlier", monkeypatch, None)
+    monkeypatch.setenv(STUDY_VARIABLE, f"sqlite:///{tmp_path}/studies.db")
+    job = parse_job(JOB)
+    assert isinstance(job, SearchJob)
+    found = driver._warm_start(job, RunFolder(tmp_path / "later"), WarmStart(study=str(tmp_path / "earlier")))
+    assert [str(each) for each in found] == [architecture]
+
+
+def test_faulty_warm_start_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the corrected job may take the same folder."""
+    monkeypatch.setenv("SLICEMAMBA_CACHE", str(tmp_path / "cache"))
+    search = {**JOB["search"], "warm_start": {"study": str(tmp_path / "nowhere")}}  # type: ignore[dict-item]
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(InputError, match="there is no earlier search in"):
+        driver.run_job(parse_job({**JOB, "search": search}), run)
+    assert not run.config_path.exists()
+
+
+def test_search_without_an_answer_says_why() -> None:
+    def trial(number: int, **fields: object) -> Trial:
+        given = {"number": number, "architecture": f"a{number}", "origin": "x", "asked_after": 0}
+        return Trial.model_validate(given | fields)
+
+    failed = trial(0, state="FAILED", error="out of memory")
+    assert driver._why_no_front([failed]) == "none of the candidates could be evaluated; the first: out of memory"
+    outside = [trial(i, state="COMPLETED", metrics={"hd95": 9.0 - i}, violation=0.5 - 0.1 * i) for i in (1, 2)]
+    said = driver._why_no_front([failed, *outside])
+    assert "none of 2 candidates meets the constraints; the nearest is a2: hd95 7." in said

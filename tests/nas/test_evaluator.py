@@ -11,17 +11,20 @@ import torch
 
 from nas.config import SearchConfig
 from nas.evaluator import Evaluator, mean_scores
+from nas.latency import LatencyTable, shortest_ms
 from nas.objectives import OBJECTIVES
 from nas.space import SearchSpace
+from slicemamba.architecture import format_block
 from slicemamba.config import ModelConfig
 from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import to_input
+from slicemamba.errors import InputError
 from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.models.complexity import count_flops, num_parameters
 from slicemamba.models.supernet import Supernet
 
 CPU = torch.device("cpu")
-ALL = tuple(OBJECTIVES)
+ALL = tuple(name for name in OBJECTIVES if name != "peak_memory_mb")  # which needs a CUDA device
 
 
 @pytest.fixture
@@ -111,14 +114,78 @@ def test_costly_objectives_are_measured_only_when_asked_for(
     assert all(isinstance(value, float) for value in metrics.values())
 
 
-def test_latency_is_the_shortest_of_its_repeats_without_the_one_to_warm_up(
+def test_constrained_metric_is_measured_like_an_objective(
+    supernet: Supernet, tiny_space: SearchSpace, tiny_data: SegmentationData
+) -> None:
+    limits = {"hd95": {"max": 9}, "latency_ms": {"max": 9}}
+    config = SearchConfig.model_validate({"objectives": ["dice"], "constraints": limits, "latency_repeats": 1})
+    assert {"hd95", "latency_ms"} <= Evaluator(supernet, tiny_data, config)(tiny_space.fixed()[0]).keys()
+
+
+def test_latency_is_the_shortest_of_its_repeats_without_the_one_to_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that take 3, 1 and 50 seconds, after one that is not timed."""
+    ticks = iter([1, 4, 10, 11, 20, 70])
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    results = iter("abcd")
+    assert shortest_ms(lambda: next(results), CPU, 3) == (1000.0, "d")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 9])
+def test_latency_is_that_of_the_asked_for_batch(
+    supernet: Supernet,
+    tiny_space: SearchSpace,
+    tiny_data: SegmentationData,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_size: int,
+) -> None:
+    seen = []
+    monkeypatch.setattr(supernet, "forward", lambda images, architecture: seen.append((images.shape, architecture)))
+    config = SearchConfig(latency_batch_size=batch_size, latency_repeats=2)
+    assert Evaluator(supernet, tiny_data, config).latency_ms(tiny_space.fixed()[1]) >= 0
+    assert seen == [((batch_size, 3, 32, 40), tiny_space.fixed()[1])] * 3
+
+
+def test_latency_from_the_table_is_the_sum_of_its_blocks(
+    supernet: Supernet, tiny_space: SearchSpace, tiny_data: SegmentationData
+) -> None:
+    names = [format_block(choice) for choice in tiny_space.choices]
+    times = tuple({name: 10.0 * block + choice for choice, name in enumerate(names)} for block in range(6))
+    table = LatencyTable(device="cpu", batch_size=1, image_size=(32, 40), rest_ms=0.5, blocks_ms=times)
+    config = SearchConfig(objectives=("dice", "latency_ms"), latency="table")
+    metrics = Evaluator(supernet, tiny_data, config, table)(tiny_space.decode([0, 1, 2, 3, 0, 1]))
+    assert metrics["latency_ms"] == 0.5 + (0 + 11 + 22 + 33 + 40 + 51)
+
+
+def test_measured_table_has_every_block_and_choice_and_adds_up_to_the_first(
     supernet: Supernet, tiny_space: SearchSpace, tiny_data: SegmentationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four passes that take 0.5, 3, 1 and 50 seconds."""
-    ticks = iter([0, 0.5, 1, 4, 10, 11, 20, 70])
-    measure = Evaluator(supernet, tiny_data, SearchConfig(latency_repeats=3))
-    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
-    assert measure.latency_ms(tiny_space.fixed()[0]) == 1000.0
+    """Each call takes as long as a clock that runs ever faster says: nothing is timed twice or left out."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock) ** 2))
+    config = SearchConfig(objectives=("dice", "latency_ms"), latency="table", latency_repeats=1, latency_batch_size=2)
+    table = Evaluator(supernet, tiny_data, config).measure_latencies()
+    assert [list(times) for times in table.blocks_ms] == [["2x2", "2x4", "4x2", "4x4"]] * 6
+    assert (table.batch_size, table.image_size) == (2, (32, 40))
+    assert table.latency_ms(tiny_space.fixed()[0]) == pytest.approx(1000.0), "the first call timed: from 0 to 1"
+    later = [ms for times in table.blocks_ms for ms in times.values()]
+    assert later == sorted(later)
+    assert LatencyTable.model_validate_json(table.model_dump_json()) == table
+
+
+def test_peak_memory_is_refused_where_nothing_counts_it(supernet: Supernet, tiny_data: SegmentationData) -> None:
+    with pytest.raises(InputError, match="peak_memory_mb is measured on CUDA devices only; the search runs on cpu"):
+        Evaluator(supernet, tiny_data, SearchConfig(objectives=("dice", "peak_memory_mb")))
+
+
+@pytest.mark.gpu
+def test_peak_memory_grows_with_the_batch(
+    supernet: Supernet, tiny_space: SearchSpace, tiny_data: SegmentationData
+) -> None:
+    def peak(batch_size: int) -> float:
+        config = SearchConfig(objectives=("dice", "peak_memory_mb"), latency_batch_size=batch_size)
+        return Evaluator(supernet.cuda(), tiny_data, config)(tiny_space.fixed()[0])["peak_memory_mb"]
+
+    assert 0 < peak(1) < peak(8)
 
 
 def test_logits_that_are_not_finite_give_nan(
