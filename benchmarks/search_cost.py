@@ -60,7 +60,8 @@ from slicemamba.models.unet import Features
 from slicemamba.training.trainer import fit
 
 Counts = npt.NDArray[np.uint32]
-Start = Callable[[Architecture, list[Counts]], "Future[Any]"]
+Evaluate = Callable[[Architecture, list[Counts], list[Counts]], Any]
+Start = Callable[[Architecture, list[Counts], list[Counts]], "Future[Any]"]
 Parts = tuple[DataConfig, tuple[str, ...]]
 
 
@@ -124,8 +125,8 @@ def search(name: str, config: SearchConfig, space: SearchSpace, start: Start, wo
     pending: dict[Future[Any], Trial] = {}
     while not session.finished:
         while len(pending) < workers and (trial := session.ask()) is not None:
-            references = [run.counts[number] for number in trial.reference]
-            pending[start(Architecture.parse(trial.architecture), references)] = trial
+            raced = [[run.counts[number] for number in numbers] for numbers in (trial.reference, trial.peers)]
+            pending[start(Architecture.parse(trial.architecture), *raced)] = trial
         for future in wait(pending, return_when=FIRST_COMPLETED).done:
             trial, result = pending.pop(future), future.result()
             if isinstance(result, dict):
@@ -147,12 +148,12 @@ def cpu_seconds() -> float:
     return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children(recursive=True)))
 
 
-def at_once(evaluate: Callable[[Architecture, list[Counts]], Any]) -> Start:
+def at_once(evaluate: Evaluate) -> Start:
     """Evaluates in this process, before it returns."""
 
-    def start(architecture: Architecture, references: list[Counts]) -> Future[Any]:
+    def start(architecture: Architecture, references: list[Counts], peers: list[Counts]) -> Future[Any]:
         future: Future[Any] = Future()
-        future.set_result(evaluate(architecture, references))
+        future.set_result(evaluate(architecture, references, peers))
         return future
 
     return start
@@ -182,8 +183,10 @@ def open_worker(model: ModelConfig, weights: Path, space: SearchSpace, parts: Pa
     _evaluator.append(Evaluator(loaded(model, space, weights), load_parts(parts), config))
 
 
-def evaluate_in_worker(architecture: Architecture, references: list[Counts]) -> CandidateEvaluation:
-    return _evaluator[0].score(architecture, references)
+def evaluate_in_worker(
+    architecture: Architecture, references: list[Counts], peers: list[Counts]
+) -> CandidateEvaluation:
+    return _evaluator[0].score(architecture, references, peers)
 
 
 def block_flops(supernet: Supernet, space: SearchSpace, size: tuple[int, int]) -> tuple[npt.NDArray[np.float64], float]:
@@ -218,9 +221,9 @@ def load_parts(parts: Parts) -> SegmentationData:
 
 
 def train(model: ModelConfig, space: SearchSpace, data: SegmentationData, epochs: int, path: Path) -> None:
-    """Trains a supernet with shared weights and writes its weights."""
+    """Trains a supernet and writes its weights."""
     torch.manual_seed(0)
-    supernet = Supernet(model, 1, space.choices, "shared")
+    supernet = Supernet(model, 1, space.choices, "separate")
     config = TrainConfig(
         epochs=epochs, batch_size=6, learning_rate=4e-3, t_max=epochs, validate_every=epochs, clip_grad_norm=1.0
     )
@@ -230,7 +233,7 @@ def train(model: ModelConfig, space: SearchSpace, data: SegmentationData, epochs
 
 
 def loaded(model: ModelConfig, space: SearchSpace, path: Path) -> Supernet:
-    supernet = Supernet(model, 1, space.choices, "shared").eval().requires_grad_(False)
+    supernet = Supernet(model, 1, space.choices, "separate").eval().requires_grad_(False)
     supernet.load_state_dict(torch.load(path, weights_only=True))
     return supernet
 
@@ -246,11 +249,11 @@ def falsely_pruned(run: Run, evaluator: Evaluator) -> int:
     return wrong
 
 
-def on_the_published_scan(evaluate: Callable[[Architecture, list[Counts]], object], space: SearchSpace) -> float:
+def on_the_published_scan(evaluate: Evaluate, space: SearchSpace) -> float:
     """CPU seconds of one candidate with the scan that walks through every position, as the published code's does."""
     os.environ["SLICEMAMBA_SCAN"] = "reference"
     began = cpu_seconds()
-    evaluate(space.fixed()[0], [])
+    evaluate(space.fixed()[0], [], [])
     del os.environ["SLICEMAMBA_SCAN"]
     return cpu_seconds() - began
 
@@ -314,14 +317,14 @@ def main() -> None:
     reusing = plain.model_copy(update={"activation_cache_mb": 2048})
     racing = reusing.model_copy(update={"racing": RacingConfig()})
 
-    def theirs(architecture: Architecture, references: list[Counts]) -> dict[str, float]:
+    def theirs(architecture: Architecture, references: list[Counts], peers: list[Counts]) -> dict[str, float]:
         return published(supernet, files, chosen.batch, architecture)
 
     def run(name: str, config: SearchConfig) -> Run:
         evaluator = Evaluator(supernet, data, config)
         return counting_blocks(supernet, lambda: search(name, config, space, at_once(evaluator.score)))
 
-    theirs(space.fixed()[0], [])  # to warm up
+    theirs(space.fixed()[0], [], [])  # to warm up
     runs = [
         counting_blocks(supernet, lambda: search("published loop", plain, space, at_once(theirs))),
         run("images ready, counts on the device", plain),
@@ -331,7 +334,7 @@ def main() -> None:
     with ProcessPoolExecutor(
         chosen.workers, get_context("spawn"), open_worker, (model, weights, space, parts, racing)
     ) as pool:
-        for future in [pool.submit(evaluate_in_worker, space.fixed()[0], []) for _ in range(2 * chosen.workers)]:
+        for future in [pool.submit(evaluate_in_worker, space.fixed()[0], [], []) for _ in range(2 * chosen.workers)]:
             future.result()  # the workers have started
         name = f"… and {chosen.workers} workers"
         runs.append(search(name, racing, space, partial(pool.submit, evaluate_in_worker), chosen.workers))

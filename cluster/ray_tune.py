@@ -68,13 +68,19 @@ class SlicingTrial(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         started = time.perf_counter()
         try:
-            references = [load_counts(self._run.counts_path(self._study, n)) for n in self.config["reference"]]
-            evaluation = self._evaluator.score(Architecture.parse(self.config["architecture"]), references)
+            evaluation = self._evaluator.score(
+                Architecture.parse(self.config["architecture"]),
+                references=[self._counts(number) for number in self.config["reference"]],
+                peers=[self._counts(number) for number in self.config["peers"]],
+            )
         except RuntimeError as error:  # out of memory and the like are the candidate's fault, not the worker's
             return {"failure": f"{type(error).__name__}: {error}", tune.result.DONE: True}
         save_counts(self._run.counts_path(self._study, self.config["number"]), evaluation)
         outcome = {"pruned": evaluation.pruned, "metrics": evaluation.metrics, "work": evaluation.work}
         return outcome | {"seconds": time.perf_counter() - started, tune.result.DONE: True}
+
+    def _counts(self, number: int) -> npt.NDArray[np.uint32]:
+        return load_counts(self._run.counts_path(self._study, number))
 
     def __repr__(self) -> str:
         return f"trial {self.config['number']} {self.config['architecture']}"
@@ -106,7 +112,8 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
         if trial is None:
             return TuneSearcher.FINISHED if self._session.finished else None
         self._numbers[trial_id] = trial.number
-        return {"number": trial.number, "architecture": trial.architecture, "reference": list(trial.reference)}
+        fields = {"number": trial.number, "architecture": trial.architecture}
+        return fields | {"reference": list(trial.reference), "peers": list(trial.peers)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self._numbers.pop(trial_id, None)

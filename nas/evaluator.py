@@ -141,15 +141,19 @@ class Evaluator:
 
     @torch.inference_mode()
     def score(
-        self, architecture: Architecture, references: Sequence[npt.NDArray[np.uint32]] = ()
+        self,
+        architecture: Architecture,
+        references: Sequence[npt.NDArray[np.uint32]] = (),
+        peers: Sequence[npt.NDArray[np.uint32]] = (),
     ) -> CandidateEvaluation:
         """Scores a slicing, with its counts of each image.
 
         Args:
-            references: counts (N, K, 4) of slicings scored in full, images in the split's order. With
-                ``config.racing`` the candidate is given up once it has fallen behind one of them.
+            references, peers: counts (N, K, 4) of slicings scored in full, images in the split's order. With
+                ``config.racing`` the candidate is given up once it has fallen behind one of the references; the peers
+                tell how much each image can still change (``nas.racing``).
         """
-        race, total = self._race(references), len(self.data)
+        race, total = self._race(references, peers), len(self.data)
         counts: list[Tensor] = []
         labels: list[Tensor] = []
         finite: list[Tensor] = []
@@ -214,15 +218,22 @@ class Evaluator:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def _race(self, references: Sequence[npt.NDArray[np.uint32]]) -> Race | None:
+    def _race(
+        self, references: Sequence[npt.NDArray[np.uint32]], peers: Sequence[npt.NDArray[np.uint32]]
+    ) -> Race | None:
         """The race against the references, seen in the race's order."""
         racing = self.config.racing
         if racing is None or not references:
             return None
         objectives = self.config.objectives[:1] if self.config.searcher == "evolution" else self.config.objectives
         ends = np.cumsum([len(chosen) for chosen in self._batches.indices])[:-1]
-        ordered = [counts[self._order] for counts in references]
-        return Race(racing, objectives, ordered, num_looks=int((ends >= racing.min_images).sum()))
+        return Race(
+            racing,
+            objectives,
+            [counts[self._order] for counts in references],
+            [counts[self._order] for counts in peers],
+            num_looks=int((ends >= racing.min_images).sum()),
+        )
 
     def _hd95(self, labels: Tensor) -> float:
         """Mean over flips and images of labels (F, N, H, W)."""

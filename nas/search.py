@@ -82,8 +82,14 @@ class SearchSession:
             return None
         # Kept with the trial, so that it ends the same way whenever and wherever it is evaluated. The fixed slicings
         # are what a search is compared with, so they are scored in full.
-        reference = self._leaders.numbers() if self._leaders is not None and origin != "fixed" else ()
-        trial = self._study.start(architecture, origin=origin, asked_after=self._num_ended, reference=reference)
+        leaders = self._leaders if origin != "fixed" else None
+        trial = self._study.start(
+            architecture,
+            origin=origin,
+            asked_after=self._num_ended,
+            reference=leaders.references() if leaders else (),
+            peers=leaders.peers() if leaders else (),
+        )
         self._remember(trial.number, architecture)
         return trial
 

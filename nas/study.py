@@ -58,7 +58,8 @@ class Trial(BaseModel):
         asked_after: how many trials had ended when this one was asked for. ended_as: how many when it ended.
             Together they tell the order of events, which is all that is needed to bring a searcher back to its state.
         seconds: wall time of the evaluation in its worker.
-        reference: numbers of the trials it races against (``nas.racing``), fixed when it was asked for.
+        reference, peers: numbers of the trials that it races against and that tell how volatile each image is
+            (``nas.racing``), fixed when it was asked for.
         work: what the evaluation took: ``images`` scored, ``blocks_computed``, ``blocks_reused``.
     """
 
@@ -75,6 +76,7 @@ class Trial(BaseModel):
     ended_as: int | None = None
     seconds: float | None = None
     reference: tuple[int, ...] = ()
+    peers: tuple[int, ...] = ()
     work: dict[str, int] = {}
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -164,7 +166,13 @@ class Study:
         return study_id
 
     def start(
-        self, architecture: Architecture, *, origin: str, asked_after: int, reference: tuple[int, ...] = ()
+        self,
+        architecture: Architecture,
+        *,
+        origin: str,
+        asked_after: int,
+        reference: tuple[int, ...] = (),
+        peers: tuple[int, ...] = (),
     ) -> Trial:
         """Writes a RUNNING trial."""
         template = create_trial(
@@ -176,6 +184,7 @@ class Study:
                 "origin": origin,
                 "asked_after": asked_after,
                 "reference": list(reference),
+                "peers": list(peers),
             },
         )
         trial_id = self._storage.create_new_trial(self._study_id, template)
@@ -306,6 +315,7 @@ def to_trial(frozen: FrozenTrial) -> Trial:
         ended_as=outcome.get("ended_as"),
         seconds=outcome.get("seconds"),
         reference=tuple(attrs.get("reference", ())),
+        peers=tuple(attrs.get("peers", ())),
         work=outcome.get("work", {}),
         started_at=_utc(frozen.datetime_start),
         ended_at=_utc(frozen.datetime_complete),
