@@ -14,7 +14,7 @@ import numpy.typing as npt
 import ray
 import torch
 
-from cluster.config import RetrainJob, SearchJob, TrainWorkers, refuse_mixing
+from cluster.config import RetrainJob, SearchJob, TrainWorkers, parse_job, refuse_mixing
 from cluster.connect import cluster_resources
 from cluster.ray_train import retrain
 from cluster.run_folder import RunFolder, RunStatus
@@ -216,7 +216,8 @@ class _Trainings:
         values = job.model_dump(mode="json")
         before = place.read_json("config.json")
         if before is not None:
-            refuse_mixing(before, values, place.path)
+            # Parsed, so that an option which this version has added counts with its default.
+            refuse_mixing(parse_job(before, source=str(place.config_path)).model_dump(mode="json"), values, place.path)
         place.write_json("config.json", values)
         scores = place.path / "scores.npz"
         if not scores.exists():

@@ -253,8 +253,7 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
             figures.effects_figure(shown, source.space, metric),
             "Effect of each choice alone.",
             f"Mean {OBJECTIVES[metric].title} of the candidates with a slice size in a block, less the mean of all, "
-            f"with 95 % intervals (Student); of {source.space.num_blocks * len(source.space.choices)}, about one in twenty "
-            "misses by chance. "
+            "with 95 % intervals (Student). Of so many intervals, about one in twenty misses by chance. "
             + (
                 "From random search alone, so the blocks are independent of each other."
                 if by_chance
