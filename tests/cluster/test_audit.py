@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from api.cli import app
 from cluster import audit_training
 from cluster.audit import random_plans, run_audit
-from cluster.audit_training import Training, _Trainings, front_scores, plan_trainings, save_arrays
+from cluster.audit_front import front_scores, save_arrays
+from cluster.audit_training import Training, _Trainings, plan_trainings
 from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.costs import device_hours, phase_seconds, search_costs
 from cluster.local import stop_tree
