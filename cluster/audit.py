@@ -84,7 +84,8 @@ def _refuse_other_settings(folder: RunFolder, settings: AuditConfig) -> None:
 
 def _audit(job: SearchJob, run: RunFolder, folder: RunFolder, settings: AuditConfig, cache_dir: Path) -> dict[str, Any]:
     # Imported here, so that a fault in the input is told without waiting for torch.
-    from cluster.audit_training import front_scores, retrained_scores
+    from cluster.audit_front import front_scores
+    from cluster.audit_training import retrained_scores
 
     trials = _trials(run, "search")
     plans = random_plans(job, settings.random_seeds)

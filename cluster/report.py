@@ -15,7 +15,7 @@ from cluster.config import SearchJob, parse_job
 from cluster.costs import search_costs
 from cluster.run_folder import RunFolder
 from nas.report import plot_effects, plot_hypervolume, plot_pareto, plot_ranking, plot_slicing
-from nas.report_figures import effects
+from nas.report_choices import effects
 from nas.report_html import Picture, ReportInput, hypervolume_of, render_report
 from nas.study import find_trials, open_storage, pareto_front
 from slicemamba.errors import InputError

@@ -111,13 +111,13 @@ def _front_ties(audit: Mapping[str, Any]) -> Table:
     table = Table(
         "trial", OBJECTIVES[metric].title, "95 % interval", "against the best", "", title="Frontier, search split"
     )
-    for row in audit["front"]["members"]:
+    for place, row in enumerate(audit["front"]["members"]):
         own, against = row["intervals"][metric], row["difference_to_best"]
         table.add_row(
             str(row["number"]),
             f"{own['value']:.4f}",
             f"{own['low']:.4f}–{own['high']:.4f}",
             f"{against['value']:+.4f} ({against['low']:+.4f} to {against['high']:+.4f})",
-            "tie" if row["tie"] else "",
+            "the best" if place == 0 else "tie" if row["tie"] else "worse",
         )
     return table

@@ -172,19 +172,33 @@ def difference(
     """Mean score of one architecture's trainings less that of another's, on the same images.
 
     The bootstrap has two levels: images are drawn with replacement, the same for both, and training seeds within each
-    architecture. So the interval covers another sample of images and, from three seeds on, the luck of training.
+    architecture. So the interval covers another sample of images and, with several seeds, the luck of training.
 
     Args:
         first, second: (N, K, 4) counts of each training.
     """
     rng = np.random.default_rng(seed)
+    widen = _widening(len(first), len(second))
     sides = []
     for trainings in (first, second):
         samples = np.stack([bootstrap_samples(counts, seed=seed)[metric] for counts in trainings])  # (S, R)
+        centre = samples.mean(axis=0)
         drawn = rng.integers(0, len(samples), samples.shape)
-        sides.append(np.take_along_axis(samples, drawn, axis=0).mean(axis=0))
+        sides.append(centre + widen * (np.take_along_axis(samples, drawn, axis=0).mean(axis=0) - centre))
     value = np.mean([_whole(c, metric) for c in first]) - np.mean([_whole(c, metric) for c in second])
     return _estimate(float(value), sides[0] - sides[1], confidence)
+
+
+def _widening(*num_seeds: int) -> float:
+    """By how much the scatter of seeds drawn with replacement is widened.
+
+    Draws from S values scatter by √((S−1)/S) too little, and of few values Student's t asks for wider intervals than
+    percentiles give; for three seeds each, together, 1.7.
+    """
+    least, freedom = min(num_seeds), sum(num_seeds) - len(num_seeds)
+    if least < 2:
+        return 1.0
+    return float(np.sqrt(least / (least - 1)) * stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975))
 
 
 def front_intervals(

@@ -158,7 +158,7 @@ def plot_effects(
     """Writes a picture of the mean score with each choice in each block, with intervals.
 
     Args:
-        path: PNG to write. effects: from ``report_figures.effects``; space, metric: what they are of.
+        path: PNG to write. effects: from ``report_choices.effects``; space, metric: what they are of.
     """
     figure = Figure(figsize=(0.36 * space.num_blocks + 2.6, 3.8), layout="constrained")
     axes = figure.subplots()

@@ -8,16 +8,13 @@ specification serves both themes. The palette is Okabe and Ito's, told apart by 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from nas.objectives import OBJECTIVES, loss_matrix
 from nas.pareto import pareto_mask
-from nas.space import SearchSpace
 from nas.study import Trial, TrialState
 from slicemamba.architecture import Architecture, format_block
 
@@ -26,10 +23,8 @@ Spec = dict[str, Any]
 FRONT, TRIALS, RANDOM, FIXED, SAMPLED = "#d55e00", "#0072b2", "#999999", "#009e73", "#cc79a7"
 TEXT, GRID, SURFACE = "#1a1a1b", "#e4e4e7", "#fffffe"
 PALETTE = (FRONT, TRIALS, RANDOM, FIXED, SAMPLED, TEXT, GRID, SURFACE, "#e69f00", "#56b4e9")
-CHOICES = (TRIALS, FRONT, FIXED, SAMPLED, "#e69f00", "#56b4e9", RANDOM)
 _BAND = "rgba(153,153,153,0.28)"
-_SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x")
-_MAX_STEPS, _MAX_LINES = 40, 300
+_MAX_STEPS = 40
 _TIMES = (("seconds", 1), ("minutes", 60), ("hours", 3600))
 
 
@@ -50,12 +45,6 @@ def fixed_label(trial: Trial) -> str:
     return format_block(next(Architecture.parse(trial.architecture).blocks()))
 
 
-def stage_names(space: SearchSpace) -> list[str]:
-    """``enc 1`` … and ``dec 1`` …, one a stage."""
-    half = len(space.depths) // 2
-    return [f"enc {i + 1}" if i < half else f"dec {i + 1 - half}" for i in range(len(space.depths))]
-
-
 def steps_of(count: int, generation: int | None) -> list[int]:
     """Numbers of evaluations at which a slider stops: after each generation, or evenly; the last is ``count``."""
     size = generation or max(1, math.ceil(count / _MAX_STEPS))
@@ -64,7 +53,8 @@ def steps_of(count: int, generation: int | None) -> list[int]:
     return [*range(size, count, size), count] if count else []
 
 
-def _layout(x: str, y: str, height: int = 420, **more: Any) -> Spec:
+def layout_of(x: str, y: str, height: int = 420, **more: Any) -> Spec:
+    """What all figures have in common, with the axes' titles."""
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": TEXT, "ticks": "outside", "automargin": True}
     return {
         "height": height,
@@ -80,7 +70,8 @@ def _layout(x: str, y: str, height: int = 420, **more: Any) -> Spec:
     }
 
 
-def _hover(trial: Trial, objectives: Sequence[str]) -> str:
+def hover_text(trial: Trial, objectives: Sequence[str]) -> str:
+    """What is told of a trial under the pointer."""
     values = "<br>".join(f"{OBJECTIVES[name].title} {trial.metrics[name]:.4g}" for name in objectives)
     stages = "<br>".join(trial.architecture.split("|"))
     return f"<b>trial {trial.number}</b> ({trial.origin})<br>{values}<br>{stages}"
@@ -109,7 +100,7 @@ def front_figure(
         return {
             "x": value,
             "y": [t.metrics[y] for t in of],
-            "text": [_hover(t, objectives) for t in of],
+            "text": [hover_text(t, objectives) for t in of],
             "hoverinfo": "text",
             "type": "scatter",
             "mode": "markers",
@@ -147,7 +138,7 @@ def front_figure(
         }
         data.append({**front, **steps[-1]["fields"], "meta": "stepped"})
     labels = ("evaluation", title_of(y)) if x == "number" else (title_of(x), title_of(y))
-    return {"data": data, "layout": _layout(*labels), "steps": steps}
+    return {"data": data, "layout": layout_of(*labels), "steps": steps}
 
 
 def _front(trials: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
@@ -210,7 +201,7 @@ def hypervolume_figure(curves: Mapping[str, Sequence[float]]) -> Spec:
         level = {"type": "scatter", "mode": "lines", "name": "fixed slicings alone"}
         dashes = {"line": {"color": FIXED, "width": 2, "dash": "dash"}}
         data.append({**level, **dashes, "x": [1, len(own)], "y": [curves["fixed"][-1]] * 2})
-    return {"data": data, "layout": _layout("evaluations", "hypervolume (share of the box)")}
+    return {"data": data, "layout": layout_of("evaluations", "hypervolume (share of the box)")}
 
 
 def time_figure(trials: Sequence[Trial], curve: Sequence[float]) -> Spec | None:
@@ -225,168 +216,9 @@ def time_figure(trials: Sequence[Trial], curve: Sequence[float]) -> Spec | None:
     line = {"color": TRIALS, "width": 2.5, "shape": "hv"}
     x, y = [0.0, *(value / size for value in seconds)], [0.0, *curve]
     data = [{"type": "scatter", "mode": "lines", "x": x, "y": y, "name": "search", "line": line}]
-    layout = _layout(f"{unit} since the first candidate", "hypervolume", 300)
+    layout = layout_of(f"{unit} since the first candidate", "hypervolume", 300)
     layout["xaxis"] |= {"rangemode": "tozero"}
     return {"data": data, "layout": layout}
-
-
-def slicing_figure(trials: Sequence[Trial], best: Trial, space: SearchSpace, generation: int | None) -> Spec:
-    """Share of each slice size in each block among the candidates of a generation; the best's slicing framed."""
-    done = completed(trials)
-    genes = np.array([space.encode(Architecture.parse(t.architecture)) for t in done])
-    labels = [format_block(size) for size in space.choices]
-    stops = steps_of(len(done), generation)
-    steps: list[Spec] = []
-    for start, end in zip([0, *stops], stops, strict=False):
-        share = np.stack([(genes[start:end] == choice).mean(axis=0) for choice in range(len(labels))])
-        name = f"evaluations {start + 1} to {end}"
-        steps.append({"label": name, "count": None, "fields": {"z": np.round(share, 4).tolist()}})
-    blocks = [str(i + 1) for i in range(space.num_blocks)]
-    heat = {
-        "type": "heatmap", "x": blocks, "y": labels, "z": steps[-1]["fields"]["z"], "zmin": 0, "zmax": 1, "xgap": 1,
-        "ygap": 1, "colorscale": [[0, SURFACE], [1, TRIALS]], "meta": "stepped",
-        "colorbar": {"title": {"text": "share", "side": "right"}, "thickness": 10, "outlinewidth": 0},
-        "hovertemplate": "block %{x}, %{y}: %{z:.0%}<extra></extra>",
-    }  # fmt: skip
-    genes_of_best = space.encode(Architecture.parse(best.architecture))
-    frames = [_shape("rect", b - 0.5, b + 0.5, c - 0.5, c + 0.5, FRONT, 2) for b, c in enumerate(genes_of_best)]
-    edges = np.cumsum(space.depths)
-    lines = [_shape("line", e - 0.5, e - 0.5, 0, 1, TEXT, 1) | {"yref": "paper"} for e in edges[:-1].tolist()]
-    notes = [
-        {"x": float(end - depth / 2 - 0.5), "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False,
-         "text": name, "font": {"size": 11}}
-        for name, end, depth in zip(stage_names(space), edges, space.depths, strict=True)
-    ]  # fmt: skip
-    layout = _layout("block", "slice size", 130 + 44 * len(labels), shapes=lines + frames, annotations=notes)
-    layout["margin"] = {"l": 56, "r": 8, "t": 30, "b": 48}
-    for axis in ("xaxis", "yaxis"):
-        layout[axis] |= {"type": "category", "showgrid": False, "ticks": ""}
-    return {"data": [heat], "layout": layout, "steps": steps}
-
-
-def _shape(kind: str, x0: float, x1: float, y0: float, y1: float, colour: str, width: float) -> Spec:
-    return {"type": kind, "x0": x0, "x1": x1, "y0": y0, "y1": y1, "line": {"color": colour, "width": width}}
-
-
-def effects(trials: Sequence[Trial], space: SearchSpace, metric: str) -> list[list[tuple[float, float, int] | None]]:
-    """(mean score, half width of its 95 % interval, count) of the candidates that have a choice in a block.
-
-    Returns:
-        A list for each choice, in it an entry for each block; None where no candidate has that choice there.
-    """
-    done = completed(trials)
-    genes = np.array([space.encode(Architecture.parse(t.architecture)) for t in done]).reshape(-1, space.num_blocks)
-    scores = np.array([t.metrics[metric] for t in done])
-    return [[_mean(scores[genes[:, b] == c]) for b in range(space.num_blocks)] for c in range(len(space.choices))]
-
-
-def _mean(scores: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float, int] | None:
-    """Student's interval; of one score alone it is 0 wide, and the count tells."""
-    count = len(scores)
-    if not count:
-        return None
-    half = stats.t.ppf(0.975, count - 1) * scores.std(ddof=1) / math.sqrt(count) if count > 1 else 0.0
-    return float(scores.mean()), float(half), count
-
-
-def effects_figure(trials: Sequence[Trial], space: SearchSpace, metric: str) -> Spec:
-    """Mean score of the candidates that have a choice in a block, with its interval, less the mean of all."""
-    done = completed(trials)
-    overall = float(np.mean([t.metrics[metric] for t in done]))
-    data = []
-    num = len(space.choices)
-    for c, (size, row) in enumerate(zip(space.choices, effects(done, space, metric), strict=True)):
-        found = [(b, one) for b, one in enumerate(row) if one is not None]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": format_block(size),
-                "x": [b + 1 + (c - (num - 1) / 2) * 0.7 / num for b, _ in found],
-                "y": [mean - overall for _, (mean, _, _) in found],
-                "error_y": {"type": "data", "array": [half for _, (_, half, _) in found], "thickness": 1.2, "width": 0},
-                "marker": {"color": CHOICES[c % len(CHOICES)], "symbol": _SYMBOLS[c % len(_SYMBOLS)], "size": 7},
-                "customdata": [[b + 1, n] for b, (_, _, n) in found],
-                "hovertemplate": "block %{customdata[0]}: %{y:+.4f}, of %{customdata[1]} candidates",
-            }
-        )
-    layout = _layout("block", f"{OBJECTIVES[metric].title} against the mean", 380)
-    layout["xaxis"] |= {"dtick": 1 if space.num_blocks <= 12 else 2, "tick0": 1, "showgrid": False}
-    layout["xaxis"] |= {"range": [0.4, space.num_blocks + 0.6]}
-    layout["yaxis"] |= {"zeroline": True, "zerolinecolor": TEXT, "zerolinewidth": 1}
-    return {"data": data, "layout": layout}
-
-
-def parallel_figure(trials: Sequence[Trial], space: SearchSpace, objectives: Sequence[str]) -> Spec:
-    """A line a candidate through the most frequent slice size of each stage and its objectives, the best on top.
-
-    Drawn as plain lines: the library's own parallel coordinates need WebGL and code made at run time, which the page's
-    security policy forbids.
-    """
-    done = completed(trials)
-    ranked = sorted(done, key=lambda t: (loss_matrix([t.metrics], objectives)[0].tolist(), t.number), reverse=True)
-    kept = [ranked[i] for i in np.unique(np.linspace(0, len(ranked) - 1, min(_MAX_LINES, len(ranked))).astype(int))]
-    stages, labels = stage_names(space), [format_block(size) for size in space.choices]
-    arrows = ("↑" if OBJECTIVES[name].direction == "maximize" else "↓" for name in objectives)
-    names = [*stages, *(f"{OBJECTIVES[name].title} {arrow}" for name, arrow in zip(objectives, arrows, strict=True))]
-    scale = {name: _range([t.metrics[name] for t in done]) for name in objectives}
-    groups = np.array_split(np.arange(len(kept)), min(4, len(kept)))
-    colours = [RANDOM, "#56b4e9", TRIALS, FRONT][-len(groups) :]
-    titles = ["worst quarter", "third quarter", "second quarter", "best quarter"][-len(groups) :]
-    data = []
-    for group, colour, title in zip(groups, colours, titles, strict=True):
-        xs: list[int | None] = []
-        ys: list[float | None] = []
-        for i in group.tolist():
-            xs += [*range(len(names)), None]
-            ys += [*_line(kept[i], space, objectives, scale), None]
-        line = {"color": colour, "width": 1.4}
-        data.append(
-            {"type": "scatter", "mode": "lines", "x": xs, "y": ys, "name": title, "line": line, "opacity": 0.55,
-             "hoverinfo": "skip"}
-        )  # fmt: skip
-    best = _line(kept[-1], space, objectives, scale)
-    data.append(
-        {"type": "scatter", "mode": "lines+markers", "x": list(range(len(names))), "y": best, "name": "best",
-         "line": {"color": TEXT, "width": 3}, "text": [_hover(kept[-1], objectives)] * len(names), "hoverinfo": "text"}
-    )  # fmt: skip
-    layout = _layout("", "", 420)
-    layout["xaxis"] |= {"tickvals": list(range(len(names))), "ticktext": names}
-    layout["xaxis"] |= {"range": [-0.4, len(names) - 0.6]}
-    layout["margin"]["b"] = 72
-    layout["yaxis"] |= {"tickvals": [(i + 0.5) / len(labels) for i in range(len(labels))], "ticktext": labels}
-    layout["yaxis"] |= {"range": [-0.08, 1.08], "showgrid": False}
-    note = {"showarrow": False, "font": {"size": 11}}
-    layout["annotations"] = [
-        {**note, "x": len(stages) + i, "y": y, "text": f"{value:.3g}", "yanchor": anchor}
-        for i, name in enumerate(objectives)
-        for y, anchor, value in zip((1, 0), ("bottom", "top"), _best_first(name, scale[name]), strict=True)
-    ]
-    return {"data": data, "layout": layout}
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    return min(values), max(values)
-
-
-def _best_first(name: str, ends: tuple[float, float]) -> tuple[float, float]:
-    return (ends[1], ends[0]) if OBJECTIVES[name].direction == "maximize" else ends
-
-
-def _line(
-    trial: Trial, space: SearchSpace, objectives: Sequence[str], scale: Mapping[str, tuple[float, float]]
-) -> list[float]:
-    """Heights 0…1 on each axis; better is higher. Within a slice size, candidates lie apart so that all are seen."""
-    genes, heights, start = space.encode(Architecture.parse(trial.architecture)), [], 0
-    apart = (trial.number * 0.618 % 1 - 0.5) * 0.6
-    for depth in space.depths:
-        majority = Counter(sorted(genes[start : start + depth])).most_common(1)[0][0]
-        heights.append((majority + 0.5 + apart) / len(space.choices))
-        start += depth
-    for name in objectives:
-        top, bottom = _best_first(name, scale[name])
-        heights.append(1.0 if top == bottom else (trial.metrics[name] - bottom) / (top - bottom))
-    return heights
 
 
 def ranking_figure(retrained: Sequence[Mapping[str, Any]], metric: str) -> Spec:
@@ -418,7 +250,7 @@ def ranking_figure(retrained: Sequence[Mapping[str, Any]], metric: str) -> Spec:
                 }
             )  # fmt: skip
     title = OBJECTIVES[metric].title
-    return {"data": data, "layout": _layout(f"{title}, supernet (search split)", f"{title}, retrained (test)")}
+    return {"data": data, "layout": layout_of(f"{title}, supernet (search split)", f"{title}, retrained (test)")}
 
 
 def difference_figure(comparison: Mapping[str, Any], metric: str) -> Spec:
@@ -437,7 +269,7 @@ def difference_figure(comparison: Mapping[str, Any], metric: str) -> Spec:
         },
         "hovertemplate": "%{x:+.4f}<extra></extra>",
     }  # fmt: skip
-    layout = _layout(f"{OBJECTIVES[metric].title} of the best less that of …", "", 130 + 44 * len(rows))
+    layout = layout_of(f"{OBJECTIVES[metric].title} of the best less that of …", "", 130 + 44 * len(rows))
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": TEXT, "zerolinewidth": 1}
     return {"data": [point], "layout": layout}
 
@@ -450,5 +282,5 @@ def cost_figure(hours: Mapping[str, float]) -> Spec:
         "marker": {"color": [SAMPLED if name.startswith("audit") else TRIALS for name in names]},
         "hovertemplate": "%{x:.3g} h<extra></extra>",
     }  # fmt: skip
-    layout = _layout("device hours", "", 110 + 34 * len(names))
+    layout = layout_of("device hours", "", 110 + 34 * len(names))
     return {"data": [bar], "layout": layout}

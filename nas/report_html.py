@@ -20,6 +20,7 @@ import numpy as np
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from nas import report_choices as choices
 from nas import report_figures as figures
 from nas.audit import hypervolume_curves, primary_metric
 from nas.objectives import OBJECTIVES, loss_matrix
@@ -238,7 +239,7 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
     found.append(
         Figure(
             "slicing",
-            figures.slicing_figure(source.trials, best, source.space, generation),
+            choices.slicing_figure(source.trials, best, source.space, generation),
             "Which slice sizes were proposed.",
             "Share of each slice size in each block among the candidates of a generation; framed, the best slicing. "
             "Where a row darkens from one generation to the next, the search has settled.",
@@ -250,11 +251,10 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
     found.append(
         Figure(
             "effects",
-            figures.effects_figure(shown, source.space, metric),
+            choices.effects_figure(shown, source.space, metric),
             "Effect of each choice alone.",
             f"Mean {OBJECTIVES[metric].title} of the candidates with a slice size in a block, less the mean of all, "
-            f"with 95 % intervals (Student); of {source.space.num_blocks * len(source.space.choices)}, about one in twenty "
-            "misses by chance. "
+            "with 95 % intervals (Student). Of so many intervals, about one in twenty misses by chance. "
             + (
                 "From random search alone, so the blocks are independent of each other."
                 if by_chance
@@ -266,7 +266,7 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
     found.append(
         Figure(
             "parallel",
-            figures.parallel_figure(source.trials, source.space, objectives),
+            choices.parallel_figure(source.trials, source.space, objectives),
             "Candidates by stage.",
             "Each line is a candidate: the most frequent slice size of each stage, then its objectives, better "
             "upwards. Colour: quarters by the first objective.",
@@ -296,7 +296,7 @@ def hypervolume_of(source: ReportInput, objectives: Sequence[str]) -> dict[str, 
 
 
 def _effects_in_words(trials: Sequence[Trial], space: SearchSpace, metric: str) -> str:
-    table = figures.effects(trials, space, metric)
+    table = choices.effects(trials, space, metric)
     means = [(one[0], c, b) for c, row in enumerate(table) for b, one in enumerate(row) if one is not None]
     (high, c, b), (low, d, e) = max(means), min(means)
 

@@ -15,17 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 
 from api.cli import app
 from cluster import audit_training
 from cluster.audit import random_plans, run_audit
-from cluster.audit_training import Training, _Trainings, front_scores, plan_trainings, save_arrays
+from cluster.audit_front import front_scores, save_arrays
+from cluster.audit_training import Training, _Trainings, plan_trainings
 from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.costs import device_hours, phase_seconds, search_costs
 from cluster.local import stop_tree
 from cluster.report import write_report
 from cluster.run_folder import RunFolder
+from cluster.summary import print_audit
 from nas.audit import AuditConfig
 from nas.search import SearchSession
 from nas.searchers import make_searcher
@@ -227,6 +230,29 @@ def test_images_of_two_members_are_paired_by_name(finished: RunFolder) -> None:
     assert second["difference_to_best"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert second["tie"]
     assert set(second["intervals"]) == {"dice", "miou"}
+
+
+def test_audit_is_printed_with_ties_failures_and_verdict() -> None:
+    ends = {"value": 0.8, "low": 0.75, "high": 0.85}
+    trained = {"folder": "audit/retrained/00", "roles": ["best"], "seed": 0, "supernet": 0.7, "error": None}
+    failed = trained | {"folder": "audit/retrained/01", "roles": ["sampled"], "supernet": None, "error": "loss [nan]"}
+    members = [
+        {"number": n, "intervals": {"dice": ends}, "difference_to_best": ends, "tie": tie}
+        for n, tie in ((4, True), (2, True), (9, False))
+    ]
+    criterion = {"name": "ranking", "question": "Is it?", "outcome": "open", "evidence": "τ [few]"}
+    audit = {
+        "metric": "dice",
+        "retrained": [trained | {"search": ends, "test": ends}, failed],
+        "front": {"members": members},
+        "verdict": {"word": "weak", "sentence": "It is weak [so far].", "criteria": [criterion]},
+    }
+    console = Console(record=True, width=160)
+    print_audit(console, audit)
+    text = console.export_text()
+    for part in ("the best", "tie", "worse", "failed", "loss [nan]", "τ [few]", "weak: It is weak [so far]."):
+        assert part in text
+    assert "0.8000 (0.750–0.850)" in text
 
 
 class TestCosts:

@@ -18,7 +18,8 @@ from PIL import Image
 from search_cases import SPACE, score
 
 from nas.report import plot_effects, plot_hypervolume, plot_ranking
-from nas.report_figures import effects, parallel_figure, steps_of, time_figure
+from nas.report_choices import effects, parallel_figure
+from nas.report_figures import steps_of, time_figure
 from nas.report_html import Picture, ReportInput, hypervolume_of, render_report
 from nas.study import Trial, TrialState
 from slicemamba.architecture import Architecture

@@ -1,0 +1,90 @@
+"""Intervals of the front: counts of its candidates, those that are missing evaluated on Ray."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import torch
+
+from cluster.config import SearchJob
+from cluster.run_folder import RunFolder
+from nas.audit import counted, front_intervals, primary_metric
+from nas.study import Trial
+from slicemamba.architecture import Architecture
+from slicemamba.config import DataConfig
+from slicemamba.data.base import load_split
+from slicemamba.evaluation.evaluate import evaluate
+from slicemamba.models.checkpoints import load_network
+from slicemamba.models.supernet import Supernet
+
+Counts = npt.NDArray[np.int64]
+
+
+def front_scores(
+    job: SearchJob, run: RunFolder, folder: RunFolder, front: Sequence[Trial], seed: int, cache_dir: Path
+) -> dict[str, Any]:
+    """Scores of the front's members on the search split with intervals over images, beside the best's."""
+    folder.emit("phase", phase="audit_front")
+    missing = [trial for trial in front if not run.counts_path("search", trial.number).exists()]
+    if missing:
+        workers = job.resources.search
+        task = ray.remote(_count_candidates).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="audit front")
+        todo = [(trial.architecture, run.counts_path("search", trial.number)) for trial in missing]
+        ray.get(task.remote(job.data, run.path / "supernet", todo, folder.path, cache_dir, job.search.batch_size))
+    primary = primary_metric(job.search.objectives)
+    shown = list(dict.fromkeys([primary, *counted(job.search.objectives)]))
+    counts = [_by_name(run.counts_path("search", trial.number)) for trial in front]
+    rows = front_intervals(counts, shown, primary, seed)
+    members = [
+        {"number": trial.number, "architecture": trial.architecture, "metrics": trial.metrics, **row}
+        for trial, row in zip(front, rows, strict=True)
+    ]
+    return {"num_images": len(counts[0]), "members": members}
+
+
+def _by_name(path: Path) -> Counts:
+    """A trial's counts with the images in the order of their names: a race may have seen them in another."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays["counts"][np.argsort(arrays["names"])], dtype=np.int64)
+
+
+def _count_candidates(
+    config: DataConfig,
+    supernet_dir: Path,
+    todo: list[tuple[str, Path]],
+    folder: Path,
+    cache_dir: Path,
+    batch_size: int,
+) -> None:
+    """Evaluates candidates with the supernet and keeps the counts of each. A file that is there is whole."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    supernet = load_network(supernet_dir).to(device)
+    assert isinstance(supernet, Supernet)
+    data = load_split(config, "search", cache_dir)
+    for done, (text, path) in enumerate(todo, 1):
+        architecture = Architecture.parse(text)
+        scored = evaluate(
+            lambda images, a=architecture: supernet(images, a),  # type: ignore[misc]
+            data,
+            batch_size=batch_size,
+            device=device,
+            with_hd95=False,
+        )
+        save_arrays(path, counts=scored.counts.astype(np.uint32), names=np.array(data.names))
+        RunFolder(folder).emit(
+            "progress", phase="audit_front", done=done, total=len(todo), unit="candidates", metrics={}
+        )
+
+
+def save_arrays(path: Path, **arrays: npt.NDArray[Any]) -> None:
+    """Writes an ``.npz`` file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.npz")
+    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    temporary.replace(path)
