@@ -50,7 +50,8 @@ def test_every_score_of_the_contract_has_an_interval_around_it(num_classes: int)
     counts = draw_counts(40, num_classes)
     scores = summarize(torch.from_numpy(counts))
     intervals = bootstrap_metrics(counts, num_resamples=2000)
-    assert list(intervals) == list(scores) == [*POOLED, *PER_IMAGE]
+    assert list(intervals) == list(scores)
+    assert {*POOLED, *PER_IMAGE} <= set(intervals)
     for name, (low, high) in intervals.items():
         assert 0 <= low < scores[name] < high <= 1
 
