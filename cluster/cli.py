@@ -131,15 +131,15 @@ def compare(
 
     check_split_name(split)
     on = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    entrants = []
-    for path in networks:
-        with bar(f"Evaluate {path}", "images") as on_progress:
-            entrants.append(enter(path, split, default_cache_dir(), on, on_progress=on_progress))
+    entrants = [
+        enter(path, split, default_cache_dir(), on, progress=partial(bar, f"Evaluate {path}", "images"))
+        for path in networks
+    ]
     console = Console()
     for text in comparison_tables(entrants):
         table = Table(*text.header, title=text.title, caption=text.note)
         for row in text.rows:
-            table.add_row(*(cell.replace("[", "\\[") for cell in row))
+            table.add_row(*(cell.replace(" [", "\n\\[") for cell in row))
         console.print(table)
     if out is not None:
         typer.echo("written: " + ", ".join(map(str, write_tables(entrants, out))))

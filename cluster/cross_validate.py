@@ -20,11 +20,16 @@ from cluster.config import RetrainJob, parse_job
 from cluster.connect import ray_cluster
 from cluster.run_folder import RunFolder
 from slicemamba.data.cache import default_cache_dir
-from slicemamba.errors import RunFailedError
+from slicemamba.errors import InputError, RunFailedError
 
 
 def fold_jobs(job: RetrainJob, folds: int, run: RunFolder) -> list[tuple[RetrainJob, RunFolder]]:
-    """The retrainings to run, in turn, before ``conclude``. Raises InputError when the data cannot be folded so."""
+    """The retrainings to run, in turn, before ``conclude``.
+
+    Raises:
+        InputError: the networks would start from one that has seen the images which they are to hold out.
+    """
+    _refuse_seen_images(job)
     found = []
     for fold in range(1, folds + 1):
         values = job.model_dump(mode="json")
@@ -33,6 +38,24 @@ def fold_jobs(job: RetrainJob, folds: int, run: RunFolder) -> list[tuple[Retrain
         assert isinstance(part, RetrainJob)
         found.append((part, RunFolder(run.path / f"fold-{fold}")))
     return found
+
+
+def _refuse_seen_images(job: RetrainJob) -> None:
+    """Pretrained encoders are welcome to start from; a network trained on the same set knows all of its folds."""
+    if job.init is None:
+        return
+    from slicemamba.models.checkpoints import read_card
+
+    try:
+        card = read_card(job.init)
+    except InputError:  # an encoder's folder or a published file
+        return
+    if card.data is not None and card.data.name == job.data.name:
+        raise InputError(
+            f"init {job.init} was trained on {job.data.name}, so it has seen the images that the folds hold out; "
+            "start from a pretrained encoder, or from scratch",
+            pointer="/init",
+        )
 
 
 def conclude(job: RetrainJob, folds: int, run: RunFolder, address: str | None = None) -> dict[str, Any]:

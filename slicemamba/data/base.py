@@ -15,6 +15,7 @@ from slicemamba.data.catalog import SYNTHETIC, resolve_root
 from slicemamba.data.folds import part_anew
 from slicemamba.data.isic import fingerprint_files
 from slicemamba.data.parallel import Progress
+from slicemamba.data.patients import groups_of
 from slicemamba.data.reading import as_picture, read_pair, resize_pair
 from slicemamba.data.splits import SPLITS, check_split_name, split_pairs
 from slicemamba.data.synthetic import GENERATOR_VERSION, draw_lesion, split_size
@@ -34,6 +35,7 @@ class SegmentationData:
         names: N file names without extension, in the arrays' order.
         split: train, val, search or test.
         num_classes, intensity: as in DataConfig.
+        patients: N, each image's patient, or a name of its own where that is not told; None where nobody looked.
     """
 
     images: NDArray[Any]
@@ -42,6 +44,7 @@ class SegmentationData:
     split: str
     num_classes: int
     intensity: Intensity = "minmax"
+    patients: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -72,7 +75,8 @@ def load_split(
     config = resolve_root(config)
     source = _synthetic_source(config, split) if config.name == SYNTHETIC else _folder_source(config, split)
     images, masks = cached_arrays(cache_dir, source, config.image_size, on_progress)
-    return SegmentationData(images, masks, source.names, split, config.num_classes, config.intensity)
+    patients = tuple(groups_of(source.names, config.patient_pattern))
+    return SegmentationData(images, masks, source.names, split, config.num_classes, config.intensity, patients)
 
 
 def _synthetic_source(config: DataConfig, split: str) -> Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Entrant:
 
 @dataclass(frozen=True, eq=False)
 class TextTable:
-    """A table of texts, to be written as Markdown or drawn in the terminal."""
+    """A table of texts, the first two columns names, to be written as Markdown or drawn in the terminal."""
 
     title: str
     header: tuple[str, ...]
@@ -54,7 +55,7 @@ class TextTable:
     note: str = ""
 
     def to_markdown(self) -> str:
-        lines = [f"**{self.title}**", "", _line(self.header), _line(["---", *["---:"] * (len(self.header) - 1)])]
+        lines = [f"**{self.title}**", "", _line(self.header), _line(["---", "---", *["---:"] * (len(self.header) - 2)])]
         lines += [_line(row) for row in self.rows]
         return "\n".join([*lines, *(["", self.note] if self.note else [])]) + "\n"
 
@@ -72,9 +73,17 @@ def find_network(path: Path) -> Path:
 
 
 def enter(
-    path: Path, split: str, cache_dir: Path, device: torch.device, *, on_progress: Progress | None = None
+    path: Path,
+    split: str,
+    cache_dir: Path,
+    device: torch.device,
+    *,
+    progress: Callable[[], AbstractContextManager[Progress | None]] = nullcontext,
 ) -> Entrant:
     """A network with its scores: those its run has left where they are newer than its weights, else by evaluating it.
+
+    Args:
+        progress: entered around an evaluation; gives what is called as (images done, images in all).
 
     Raises:
         InputError: no plain network there, one without its data, or one whose logits are not finite.
@@ -89,7 +98,8 @@ def enter(
         scores = ImageScores.load(saved)
     else:
         data = load_split(card.data, split, cache_dir)
-        done = evaluate(network.to(device), data, batch_size=16, device=device, on_progress=on_progress)
+        with progress() as on_progress:
+            done = evaluate(network.to(device), data, batch_size=16, device=device, on_progress=on_progress)
         scores = ImageScores.of(data, done, card.data.name)
     flops = count_flops(network, scores.image_size)
     return Entrant(run.resolve().name, title_of(card), scores, num_parameters(network), flops)
@@ -113,7 +123,9 @@ def differences(entrants: Sequence[Entrant]) -> list[dict[str, PairedDifference]
     first = entrants[0].scores
     return [
         {
-            metric: paired_difference(other.scores.counts, first.counts, metric, hd95=(other.scores.hd95, first.hd95))
+            metric: paired_difference(
+                other.scores.counts, first.counts, metric, hd95=(other.scores.hd95, first.hd95), groups=first.patients
+            )
             for metric in PAIRED
         }
         for other in entrants[1:]
@@ -139,7 +151,7 @@ def _score_table(entrants: Sequence[Entrant]) -> TextTable:
         f"{scores.data} / {scores.split}, {len(scores.names)} images of {height}×{width}",
         ("run", "network", *(f"{title} % ↑" for title in PERCENT.values()), "HD95 px ↓", "params M", "GFLOPs"),
         tuple(rows),
-        note=f"In brackets: 95 % bootstrap intervals over images (metrics contract {METRICS_VERSION})."
+        note=f"In brackets: 95 % bootstrap intervals over images or patients (metrics contract {METRICS_VERSION})."
         + (f" Published: {SOURCE}." if published else ""),
     )
 
@@ -151,11 +163,11 @@ def _score_cells(scores: ImageScores) -> list[str]:
 
 def _cell(metric: str, value: float, low: float, high: float, sign: str = "") -> str:
     factor = 100 if metric in PERCENT else 1
-    return f"{factor * value:{sign}.2f} [{factor * low:{sign}.1f}, {factor * high:{sign}.1f}]"
+    return f"{factor * value:{sign}.2f} [{factor * low:{sign}.2f}, {factor * high:{sign}.2f}]"
 
 
 def _cost_cells(entrant: Entrant) -> list[str]:
-    return [f"{entrant.parameters / 1e6:.2f}", f"{entrant.flops / 1e9:.2f}"]
+    return [f"{entrant.parameters / 1e6:.3g}", f"{entrant.flops / 1e9:.3g}"]
 
 
 def _difference_table(entrants: Sequence[Entrant]) -> TextTable:

@@ -27,12 +27,14 @@ class Evaluation:
         counts: (N, K, 4) pixel counts of each image.
         labels: (N, H, W) uint8 predicted classes.
         hd95: (N,) of each image, where it was measured.
+        patients: as in SegmentationData.
     """
 
     metrics: dict[str, float]
     counts: npt.NDArray[np.int64]
     labels: npt.NDArray[np.uint8]
     hd95: npt.NDArray[np.float64] | None = None
+    patients: tuple[str, ...] | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -40,8 +42,8 @@ class Evaluation:
         return not np.isnan(self.metrics["dice"])
 
     def intervals(self) -> dict[str, Interval]:
-        """95 % bootstrap intervals of the scores over the images; none where the scores are NaN."""
-        return bootstrap_metrics(self.counts, hd95=self.hd95) if self.is_finite else {}
+        """95 % bootstrap intervals of the scores over patients or images; none where the scores are NaN."""
+        return bootstrap_metrics(self.counts, hd95=self.hd95, groups=self.patients) if self.is_finite else {}
 
 
 def batches(data: SegmentationData, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -90,7 +92,7 @@ def evaluate(
         metrics["hd95"] = float(distances.mean())
     if not finite:
         metrics = dict.fromkeys(metrics, float("nan"))
-    return Evaluation(metrics, all_counts.cpu().numpy(), all_labels, distances)
+    return Evaluation(metrics, all_counts.cpu().numpy(), all_labels, distances, data.patients)
 
 
 def trivial_baselines(data: SegmentationData) -> dict[str, dict[str, float]]:

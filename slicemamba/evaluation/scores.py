@@ -28,6 +28,7 @@ class ImageScores:
         names: (N,) of the images.
         counts: (N, K, 4) pixel counts, as ``confusion`` gives them.
         hd95: (N,) as ``image_hd95`` gives them, in pixels of the evaluated size.
+        patients: (N,) each image's patient, or a name of its own.
         data: the data set's name. split: which of its splits. image_size: (height, width) scored at.
         metrics_version: of the contract (docs/metrics.md) they were counted by.
     """
@@ -35,6 +36,7 @@ class ImageScores:
     names: tuple[str, ...]
     counts: npt.NDArray[Any]
     hd95: npt.NDArray[np.float64]
+    patients: tuple[str, ...]
     data: str
     split: str
     image_size: tuple[int, int]
@@ -51,15 +53,16 @@ class ImageScores:
             raise InputError(f"the network gives logits that are not finite on the {data.split} split of {name}")
         assert scored.hd95 is not None
         height, width = data.masks.shape[1:]
-        return cls(data.names, scored.counts, scored.hd95, name, data.split, (height, width))
+        patients = data.patients or data.names
+        return cls(data.names, scored.counts, scored.hd95, patients, name, data.split, (height, width))
 
     def metrics(self) -> dict[str, float]:
         """The scores of the contract over all images."""
         return summarize(torch.from_numpy(self.counts.astype(np.int64))) | {"hd95": float(self.hd95.mean())}
 
     def intervals(self) -> dict[str, Interval]:
-        """95 % bootstrap intervals of the same."""
-        return bootstrap_metrics(self.counts, hd95=self.hd95)
+        """95 % bootstrap intervals of the same, over patients."""
+        return bootstrap_metrics(self.counts, hd95=self.hd95, groups=self.patients)
 
     def about(self) -> dict[str, Any]:
         """What must be the same for two of them to be compared."""
@@ -71,7 +74,7 @@ class ImageScores:
         }
 
     def save(self, path: Path) -> None:
-        """Writes ``names``, ``counts``, ``hd95`` and, as JSON, ``about`` to a ``.npz``; whole or not at all."""
+        """Writes ``names``, ``patients``, ``counts``, ``hd95`` and, as JSON, ``about``; whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{uuid.uuid4().hex}.npz")
         np.savez_compressed(
@@ -79,6 +82,7 @@ class ImageScores:
             names=np.array(self.names),
             counts=self.counts.astype(np.uint32),
             hd95=self.hd95,
+            patients=np.array(self.patients),
             about=np.array(json.dumps(self.about())),
         )
         temporary.replace(path)
@@ -93,6 +97,7 @@ class ImageScores:
                     names=tuple(map(str, file["names"])),
                     counts=file["counts"],
                     hd95=file["hd95"],
+                    patients=tuple(map(str, file["patients"])),
                     data=about["data"],
                     split=about["split"],
                     image_size=tuple(about["image_size"]),
@@ -109,6 +114,7 @@ class ImageScores:
             names=tuple(name for part in parts for name in part.names),
             counts=np.concatenate([part.counts for part in parts]),
             hd95=np.concatenate([part.hd95 for part in parts]),
+            patients=tuple(patient for part in parts for patient in part.patients),
             data=first.data,
             split=split,
             image_size=first.image_size,

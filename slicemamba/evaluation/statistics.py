@@ -2,13 +2,15 @@
 
 The split's N images are drawn N times with replacement, and each such resample is scored anew; the middle 95 % of the
 scores make the interval (Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13: the percentile interval).
-What it covers: another draw of images from where these came from. What it does not: another training seed.
+Images of one patient are alike, so where patients are known these are drawn, each with all images (the cluster
+bootstrap). What it covers: another draw of images from where these came from. What it does not: another training seed.
 
-Shapes: N images, K classes counted, R resamples.
+Shapes: N images, K classes counted, R resamples, G groups drawn: patients, or the images themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -55,6 +57,7 @@ def bootstrap_metrics(
     counts: NDArray[Any] | Tensor,
     *,
     hd95: NDArray[Any] | None = None,
+    groups: Sequence[str] | None = None,
     num_resamples: int = NUM_RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
@@ -64,13 +67,14 @@ def bootstrap_metrics(
     Args:
         counts: (N, K, 4) pixel counts, from ``confusion``.
         hd95: (N,) from ``image_hd95``; with it the mean ``hd95`` gets an interval too.
-        num_resamples, seed: the same seed and N give the same resamples.
+        groups: each image's patient, or a name of its own; images are drawn one by one when None.
+        num_resamples, seed: the same seed and groups give the same resamples.
         confidence: share of the resamples' scores inside the interval.
 
     Raises:
         ValueError: arguments that do not fit together, or are out of range.
     """
-    samples = bootstrap_samples(counts, hd95=hd95, num_resamples=num_resamples, seed=seed)
+    samples = bootstrap_samples(counts, hd95=hd95, groups=groups, num_resamples=num_resamples, seed=seed)
     return {name: percentile_interval(values, confidence) for name, values in samples.items()}
 
 
@@ -80,6 +84,7 @@ def paired_difference(
     metric: str,
     *,
     hd95: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    groups: Sequence[str] | None = None,
     num_resamples: int = NUM_RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
@@ -93,7 +98,7 @@ def paired_difference(
         counts_a, counts_b: (N, K, 4), image i of one being image i of the other.
         metric: a score of ``summarize``, or ``hd95``.
         hd95: (N,) of both networks, needed for that metric alone.
-        num_resamples, confidence, seed: as in ``bootstrap_metrics``.
+        groups, num_resamples, confidence, seed: as in ``bootstrap_metrics``.
 
     Raises:
         ValueError: counts of another number of images or classes, or an unknown metric.
@@ -106,7 +111,7 @@ def paired_difference(
     distances = hd95 or (None, None)
     pair, whole = [], []
     for counts, distance in zip((counts_a, counts_b), distances, strict=True):
-        features = _Features(counts, distance)
+        features = _Features(counts, distance, groups)
         if metric not in features.scores:
             raise ValueError(f"metric must be one of {', '.join(features.scores)}; got {metric!r}")
         pair.append(features.resample(num_resamples, seed)[metric])
@@ -121,11 +126,12 @@ def bootstrap_samples(
     counts: NDArray[Any] | Tensor,
     *,
     hd95: NDArray[Any] | None = None,
+    groups: Sequence[str] | None = None,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Samples]:
-    """(R,) scores of the resamples, by name. Those of several networks with one seed and N are paired."""
-    return _Features(counts, hd95).resample(num_resamples, seed)
+    """(R,) scores of the resamples, by name. Those of several networks on the same images with one seed are paired."""
+    return _Features(counts, hd95, groups).resample(num_resamples, seed)
 
 
 def percentile_interval(samples: Samples, confidence: float = CONFIDENCE) -> Interval:
@@ -137,46 +143,61 @@ def percentile_interval(samples: Samples, confidence: float = CONFIDENCE) -> Int
 
 
 class _Features:
-    """What is summed over images: (N, 4·K) counts, then the scores of each image. Scores follow from the sums."""
+    """What is summed: counts (4·K columns), the scores of each image, and 1 for each. Scores follow from the sums.
 
-    def __init__(self, counts: NDArray[Any] | Tensor, hd95: NDArray[Any] | None) -> None:
+    One row a group, its images added up, as a group is drawn as a whole.
+    """
+
+    def __init__(self, counts: NDArray[Any] | Tensor, hd95: NDArray[Any] | None, groups: Sequence[str] | None) -> None:
         array = np.asarray(counts, dtype=np.float64)  # whole numbers up to 2⁵³ stay exact
         exact = check_counts(torch.from_numpy(array))
-        self.num_images, self.num_counted = exact.shape[:2]
+        num_images, self._num_counted = exact.shape[:2]
         means = {name: value.numpy() for name, value in image_scores(exact).items()}
         if hd95 is not None:
-            if np.shape(hd95) != (self.num_images,):
-                raise ValueError(f"hd95 must have shape ({self.num_images},), one an image; got {np.shape(hd95)}")
+            if np.shape(hd95) != (num_images,):
+                raise ValueError(f"hd95 must have shape ({num_images},), one an image; got {np.shape(hd95)}")
             means["hd95"] = np.asarray(hd95, dtype=np.float64)
         self._names = tuple(means)
-        self._features = np.column_stack([array.reshape(self.num_images, -1), *means.values()])
+        features = np.column_stack([array.reshape(num_images, -1), *means.values(), np.ones(num_images)])
+        self._features = features if groups is None else _add_up(features, groups)
         self.scores = {
             name: float(value[0]) for name, value in self._score(self._features.sum(axis=0, keepdims=True)).items()
         }
 
     def _score(self, sums: Samples) -> dict[str, Samples]:
         """(R, features) sums over images → (R,) of each score."""
-        split = 4 * self.num_counted
-        pooled = torch.from_numpy(sums[:, :split].reshape(-1, self.num_counted, 4))
+        split = 4 * self._num_counted
+        pooled = torch.from_numpy(sums[:, :split].reshape(-1, self._num_counted, 4))
         scores = {name: value.numpy() for name, value in pooled_scores(pooled).items()}
-        return scores | dict(zip(self._names, sums[:, split:].T / self.num_images, strict=True))
+        return scores | dict(zip(self._names, (sums[:, split:-1] / sums[:, -1:]).T, strict=True))
 
     def resample(self, num_resamples: int, seed: int) -> dict[str, Samples]:
-        """Scores of the resamples: how often each image was drawn, times what is summed, in blocks of bounded size."""
+        """Scores of the resamples: how often each group was drawn, times what is summed, in blocks of bounded size."""
         if num_resamples < 1:
             raise ValueError(f"num_resamples must be at least 1; got {num_resamples}")
         rng = np.random.default_rng(seed)
-        size = max(1, _BLOCK // self.num_images)
+        num_groups = len(self._features)
+        size = max(1, _BLOCK // num_groups)
         blocks = [
-            _draw(rng, min(size, num_resamples - start), self.num_images) @ self._features
+            _draw(rng, min(size, num_resamples - start), num_groups) @ self._features
             for start in range(0, num_resamples, size)
         ]
         return self._score(np.concatenate(blocks))
 
 
-def _draw(rng: np.random.Generator, num_resamples: int, num_images: int) -> Samples:
-    """(R, N) how often each image is in each resample; rows sum to N."""
-    drawn = rng.integers(0, num_images, (num_resamples, num_images))
-    drawn += num_images * np.arange(num_resamples)[:, None]
-    times = np.bincount(drawn.ravel(), minlength=num_resamples * num_images)
-    return times.reshape(num_resamples, num_images).astype(np.float64)
+def _add_up(features: Samples, groups: Sequence[str]) -> Samples:
+    """(N, columns) → (G, columns), the groups in the order of their first images."""
+    if len(groups) != len(features):
+        raise ValueError(f"groups must name one group an image, {len(features)} in all; got {len(groups)}")
+    place = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    sums = np.zeros((len(place), features.shape[1]))
+    np.add.at(sums, [place[group] for group in groups], features)
+    return sums
+
+
+def _draw(rng: np.random.Generator, num_resamples: int, num_groups: int) -> Samples:
+    """(R, G) how often each group is in each resample; rows sum to G."""
+    drawn = rng.integers(0, num_groups, (num_resamples, num_groups))
+    drawn += num_groups * np.arange(num_resamples)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=num_resamples * num_groups)
+    return times.reshape(num_resamples, num_groups).astype(np.float64)

@@ -17,10 +17,12 @@ from cluster.config import RetrainJob, parse_job
 from cluster.cross_validate import conclude, fold_jobs
 from cluster.run_folder import RunFolder
 from cluster.summary import print_scores
+from slicemamba.config import DataConfig, ModelConfig
 from slicemamba.errors import InputError, RunFailedError
 from slicemamba.evaluation.scores import ImageScores
-from slicemamba.models.checkpoints import load_network, read_card
+from slicemamba.models.checkpoints import load_network, read_card, save_network
 from slicemamba.models.ensemble import Ensemble
+from slicemamba.models.supernet import Supernet
 
 JOB = {
     "kind": "retrain",
@@ -43,6 +45,22 @@ def test_each_fold_is_a_run_of_its_own(tmp_path: Path) -> None:
     for number, (part, _) in enumerate(found, 1):
         assert (part.data.folds, part.data.fold) == (3, number)
         assert part.model_copy(update={"data": job.data}) == job
+
+
+def test_network_that_has_seen_the_held_out_images_is_no_start(tmp_path: Path) -> None:
+    model = ModelConfig(embed_dim=8, encoder_depths=(1, 1), decoder_depths=(1, 1))
+    seen, fresh = tmp_path / "seen", tmp_path / "fresh"
+    for folder, name in ((seen, "lesions"), (fresh, "polyps")):
+        save_network(folder, Supernet(model, 1, [(2, 2)]), DataConfig(name=name))
+    values = JOB | {"network": "vm_unet", "data": {"name": "lesions"}}
+    for init, refused in ((seen, True), (fresh, False), (tmp_path / "vmamba.pth", False)):
+        job = parse_job(values | {"init": str(init)})
+        assert isinstance(job, RetrainJob)
+        if refused:
+            with pytest.raises(InputError, match="has seen the images that the folds hold out"):
+                fold_jobs(job, 3, RunFolder(tmp_path))
+        else:
+            assert len(fold_jobs(job, 3, RunFolder(tmp_path))) == 3
 
 
 def test_fold_that_gave_no_scores_is_told(tmp_path: Path) -> None:
@@ -69,7 +87,7 @@ def test_summary_shows_intervals_where_there_are_some() -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_cross_validation_and_comparison_from_the_command_line(tmp_path: Path) -> None:
     config, run = tmp_path / "job.yaml", tmp_path / "cv"
     config.write_text(yaml.safe_dump(JOB))

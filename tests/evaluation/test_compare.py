@@ -96,7 +96,7 @@ def test_markdown_holds_each_score_with_its_interval(runs: dict[str, Path], tmp_
     lines = scores.to_markdown().splitlines()
     metrics, intervals = found[1].scores.metrics(), found[1].scores.intervals()
     low, high = intervals["dice"]
-    assert f"{100 * metrics['dice']:.2f} [{100 * low:.1f}, {100 * high:.1f}]" in lines[5]
+    assert f"{100 * metrics['dice']:.2f} [{100 * low:.2f}, {100 * high:.2f}]" in lines[5]
     assert f"{metrics['hd95']:.2f} [" in lines[5]
     assert {line.count("|") for line in lines[2:6]} == {len(scores.header) + 1}
     assert "published" not in scores.to_markdown(), "none for the synthetic set"
@@ -109,7 +109,7 @@ def test_markdown_holds_each_score_with_its_interval(runs: dict[str, Path], tmp_
 
 def test_network_is_a_tie_with_itself(runs: dict[str, Path], tmp_path: Path) -> None:
     _, paired = comparison_tables(entrants(runs, tmp_path, "vm", "vm"))
-    assert paired.rows[0][2] == "+0.00 [+0.0, +0.0] tie"
+    assert paired.rows[0][2] == "+0.00 [+0.00, +0.00] tie"
     assert len(comparison_tables(entrants(runs, tmp_path, "vm"))) == 1
 
 
@@ -133,14 +133,14 @@ def test_both_files_are_written(runs: dict[str, Path], tmp_path: Path, out: str)
     found = entrants(runs, tmp_path, "fixed", "vm")
     files = write_tables(found, tmp_path / out)
     assert [file.name for file in files] == ["all.md", "all.csv"]
-    assert files[0].read_text(encoding="utf-8").count("| --- |") == 2
+    assert files[0].read_text(encoding="utf-8").count("| --- | --- |") == 2
     assert files[1].read_text(encoding="utf-8") == to_csv(found)
 
 
 def test_published_figures_stand_beside_marked_as_such(runs: dict[str, Path], tmp_path: Path) -> None:
     folder = find_network(runs["fixed"])
     scores = enter(runs["fixed"], "test", tmp_path / "cache", CPU).scores
-    ImageScores(scores.names, scores.counts, scores.hd95, "kvasir", "test", scores.image_size).save(
+    ImageScores(scores.names, scores.counts, scores.hd95, scores.patients, "kvasir", "test", scores.image_size).save(
         folder.parent / "scores" / "test.npz"
     )
     found = entrants(runs, tmp_path, "fixed")
@@ -188,8 +188,8 @@ def test_what_cannot_be_compared_is_refused(runs: dict[str, Path], tmp_path: Pat
 
 def test_scores_of_another_contract_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     scores = enter(runs["fixed"], "test", tmp_path / "cache", CPU).scores
-    ImageScores(scores.names, scores.counts, scores.hd95, scores.data, "test", scores.image_size, 0).save(
-        runs["fixed"] / "scores" / "test.npz"
-    )
+    ImageScores(
+        scores.names, scores.counts, scores.hd95, scores.patients, scores.data, "test", scores.image_size, 0
+    ).save(runs["fixed"] / "scores" / "test.npz")
     with pytest.raises(InputError, match="scores of fixed are not of metrics contract 1"):
         comparison_tables(entrants(runs, tmp_path, "fixed"))

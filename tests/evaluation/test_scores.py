@@ -31,7 +31,7 @@ def test_file_comes_back_with_all_scores(tiny_data: SegmentationData, tmp_path: 
     assert again.about() == first.about() == {
         "data": "lesions", "split": "train", "image_size": [32, 40], "metrics_version": 1,
     }  # fmt: skip
-    assert again.names == tiny_data.names
+    assert again.names == again.patients == tiny_data.names
     scored = evaluate(lambda image: 110 - image.mean(dim=1, keepdim=True), tiny_data, batch_size=4, device=CPU)
     assert again.metrics() == scored.metrics
     assert again.intervals() == scored.intervals()
@@ -46,6 +46,18 @@ def test_parts_join_to_the_whole(tiny_data: SegmentationData) -> None:
     joined = ImageScores.join(parts, "train")
     assert joined.names == whole.names
     assert joined.metrics() == pytest.approx(whole.metrics())
+
+
+def test_patients_are_kept_and_widen_the_intervals(tiny_data: SegmentationData, tmp_path: Path) -> None:
+    grouped = scores(replace(tiny_data, patients=("a", "a", "a", "b", "b", "b", "b")))
+    grouped.save(tmp_path / "test.npz")
+    again = ImageScores.load(tmp_path / "test.npz")
+    assert again.patients == grouped.patients
+    assert again.metrics() == scores(tiny_data).metrics()
+    low, high = again.intervals()["dice"]
+    assert len(set(again.intervals()["dice"])) == 2
+    assert (low, high) != scores(tiny_data).intervals()["dice"]
+    assert ImageScores.join([grouped, grouped], "folds").patients == grouped.patients * 2
 
 
 def test_networks_on_the_same_images_may_be_compared(tiny_data: SegmentationData) -> None:

@@ -130,6 +130,37 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.84 <= np.mean(hits) <= 0.95
 
 
+def test_images_that_stand_alone_are_groups_of_one() -> None:
+    counts, distances = draw_counts(12, 3), np.arange(12.0)
+    alone = bootstrap_metrics(counts, hd95=distances, num_resamples=300)
+    assert bootstrap_metrics(counts, hd95=distances, groups=[f"p{i}" for i in range(12)], num_resamples=300) == alone
+
+
+def test_images_of_one_patient_are_drawn_together() -> None:
+    """Each image twice tells no more than once: so say patients, whereas images one by one seem to be more certain."""
+    counts, distances = draw_counts(10), np.random.default_rng(1).random(10)
+    once = bootstrap_metrics(counts, hd95=distances, num_resamples=2000)
+    twice, both = np.concatenate([counts, counts]), np.concatenate([distances, distances])
+    patients = [f"p{i}" for i in range(10)] * 2
+    together = bootstrap_metrics(twice, hd95=both, groups=patients, num_resamples=2000)
+    apart = bootstrap_metrics(twice, hd95=both, num_resamples=2000)
+    for name, (low, high) in together.items():
+        assert (low, high) == pytest.approx(once[name])
+        assert apart[name].high - apart[name].low < 0.85 * (high - low)
+
+
+def test_patients_with_more_images_weigh_more() -> None:
+    """A mean over images of patients with 1 and 3 of them, drawn as wholes: all resamples are known."""
+    counts = draw_counts(4)
+    each = np.array([summarize(torch.from_numpy(counts[i : i + 1]))["dice"] for i in range(4)])
+    samples = bootstrap_samples(counts, groups=["a", "b", "b", "b"], num_resamples=4000)["dice_per_image"]
+    expected = [each[0], each.mean(), each[1:].mean()]
+    found, times = np.unique(np.round(samples, 9), return_counts=True)
+    assert found == pytest.approx(sorted(expected))
+    share = dict(zip(found, times / 4000, strict=True))
+    assert share[round(each.mean(), 9)] == pytest.approx(0.5, abs=0.03)
+
+
 def test_one_image_has_nothing_to_vary() -> None:
     counts = draw_counts(1)
     scores = summarize(torch.from_numpy(counts))
@@ -198,6 +229,8 @@ def test_arguments_that_do_not_fit() -> None:
     counts = draw_counts(4)
     with pytest.raises(ValueError, match="one an image"):
         bootstrap_metrics(counts, hd95=np.zeros(3))
+    with pytest.raises(ValueError, match="4 in all; got 2"):
+        bootstrap_metrics(counts, groups=["a", "b"])
     with pytest.raises(ValueError, match="between 0 and 1"):
         bootstrap_metrics(counts, confidence=95)
     with pytest.raises(ValueError, match="num_resamples"):
