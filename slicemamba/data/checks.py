@@ -8,22 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slicemamba.config import DataConfig
 from slicemamba.data.catalog import SYNTHETIC, list_datasets, resolve_root
-from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
+from slicemamba.data.facts import Facts, examine
+from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import Pair, find_pairs, fingerprint_files
 from slicemamba.data.parallel import Progress, run_parallel
 from slicemamba.data.patients import patient_of
-from slicemamba.data.reading import check_same_size, read_pair_image, read_pair_mask
 from slicemamba.data.reports import DatasetReport, recall, remember
 from slicemamba.data.splits import SPLITS, match_splits
 from slicemamba.data.synthetic import GENERATOR_VERSION, draw_mask, split_size
@@ -33,21 +29,6 @@ __all__ = ["DatasetReport", "Pair", "check_dataset", "find_pairs", "list_dataset
 
 CHECKS_VERSION = 2
 """Raised when the checks change, so that remembered reports of older ones are not used."""
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What one pair gave: all fields, or findings alone when it is faulty."""
-
-    findings: tuple[Finding, ...] = ()
-    size: tuple[int, int] = (0, 0)
-    digest: str = ""
-    class_shares: tuple[float, ...] = ()
-    value_range: tuple[float, float] | None = None
-
-    @property
-    def foreground(self) -> float:
-        return sum(self.class_shares[1:])
 
 
 def check_dataset(
@@ -86,45 +67,16 @@ def check_dataset(
 
 def _read_all(
     config: DataConfig, splits: dict[str, list[Pair]], on_progress: Progress | None
-) -> dict[str, list[_Facts]]:
+) -> dict[str, list[Facts]]:
     pairs = [(split, pair) for split in splits for pair in splits[split]]
-    results = run_parallel(lambda index: _examine(pairs[index][1], config), len(pairs), on_progress)
-    facts: dict[str, list[_Facts]] = {split: [] for split in splits}
+    results = run_parallel(lambda index: examine(pairs[index][1], config), len(pairs), on_progress)
+    facts: dict[str, list[Facts]] = {split: [] for split in splits}
     for (split, _), found in zip(pairs, results, strict=True):
         facts[split].append(found)
     return facts
 
 
-def _examine(pair: Pair, config: DataConfig) -> _Facts:
-    """Image and mask are judged apart, so that two broken files are both told."""
-    image = _attempt(lambda: read_pair_image(pair, config))
-    mask = _attempt(lambda: read_pair_mask(pair, config))
-    if isinstance(image, Finding) or isinstance(mask, Finding):
-        return _Facts(tuple(one for one in (image, mask) if isinstance(one, Finding)))
-    try:
-        check_same_size(pair, image, mask)
-    except BadFileError as error:
-        return _Facts((error.finding,))
-    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
-    digest.update(repr(image.shape).encode())
-    shares = np.bincount(mask.ravel(), minlength=max(2, config.num_classes)) / mask.size
-    low, high = float(image.min()), float(image.max())
-    return _Facts(
-        size=(image.shape[0], image.shape[1]),
-        digest="" if pair.is_slice and low == high else digest.hexdigest(),  # slices of air alone are no twins
-        class_shares=tuple(shares.tolist()),
-        value_range=(low, high) if pair.is_slice else None,
-    )
-
-
-def _attempt(read: Callable[[], NDArray[Any]]) -> NDArray[Any] | Finding:
-    try:
-        return read()
-    except BadFileError as error:
-        return error.finding
-
-
-def _all_empty(facts: dict[str, list[_Facts]]) -> list[Finding]:
+def _all_empty(facts: dict[str, list[Facts]]) -> list[Finding]:
     sound = {split: [one for one in found if not one.findings] for split, found in facts.items()}
     return [
         Finding(Fault.ALL_EMPTY, f"{split}/masks ({len(found)} masks)")
@@ -133,7 +85,7 @@ def _all_empty(facts: dict[str, list[_Facts]]) -> list[Finding]:
     ]
 
 
-def _by_content(splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]]) -> list[list[tuple[str, Path]]]:
+def _by_content(splits: dict[str, list[Pair]], facts: dict[str, list[Facts]]) -> list[list[tuple[str, Path]]]:
     """Groups of (split, image) whose decoded pixels are equal."""
     groups: dict[str, list[tuple[str, Path]]] = defaultdict(list)
     for split, pairs in splits.items():
@@ -143,7 +95,7 @@ def _by_content(splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]]) -
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _shared(splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]]) -> list[Finding]:
+def _shared(splits: dict[str, list[Pair]], facts: dict[str, list[Facts]]) -> list[Finding]:
     """One finding for each further split an image is in."""
     findings = []
     for group in _by_content(splits, facts):
@@ -174,7 +126,7 @@ def _shared_patients(config: DataConfig, splits: dict[str, list[Pair]]) -> list[
 
 
 def _report(
-    config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]], fingerprint: str
+    config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[Facts]], fingerprint: str
 ) -> DatasetReport:
     sizes = [one.size for found in facts.values() for one in found]
     heights, widths = zip(*sizes, strict=True)
@@ -192,16 +144,16 @@ def _report(
     )
 
 
-def _mean_shares(facts: list[_Facts]) -> tuple[float, ...]:
+def _mean_shares(facts: list[Facts]) -> tuple[float, ...]:
     return tuple(np.mean([one.class_shares for one in facts], axis=0).tolist())
 
 
-def _value_range(facts: dict[str, list[_Facts]]) -> tuple[float, float] | None:
+def _value_range(facts: dict[str, list[Facts]]) -> tuple[float, float] | None:
     ranges = [one.value_range for found in facts.values() for one in found if one.value_range is not None]
     return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
 
 
-def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]]) -> list[str]:
+def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[Facts]]) -> list[str]:
     found = []
     for split in SPLITS:
         rows = list(zip(splits[split], facts[split], strict=True))
@@ -224,7 +176,7 @@ def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str
     return found + _option_warnings(config, splits, facts)
 
 
-def _option_warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[_Facts]]) -> list[str]:
+def _option_warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[Facts]]) -> list[str]:
     """Options that are legal but can hardly be meant for these images."""
     found = []
     values = _value_range(facts)
@@ -240,7 +192,7 @@ def _option_warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: d
     return found
 
 
-def _unseen_classes(config: DataConfig, train: list[_Facts]) -> list[str]:
+def _unseen_classes(config: DataConfig, train: list[Facts]) -> list[str]:
     shares = _mean_shares(train)
     return [str(label) for label in range(1, config.num_classes) if shares[label] == 0]
 

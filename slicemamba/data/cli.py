@@ -84,6 +84,9 @@ def prepare(
     plan = SplitPlan(_shares(fractions), seed, _pattern(patient_pattern), read_groups(groups) if groups else None)
     if (images is None) != (masks is None):
         raise InputError("--images and --masks go together; give both or neither")
+    _refuse_unused(
+        chosen, {"--images": images, "--patient-pattern": patient_pattern, "--published-test": published_test}
+    )
     folders = None if images is None or masks is None else (images, masks)
     with bar("Prepare", "volumes" if chosen == "synapse" else "images") as on_progress:
         if chosen == "synapse":
@@ -105,6 +108,14 @@ def _kind(text: str) -> Kind:
         if kind == text:
             return kind
     raise InputError(f"kind must be one of {', '.join(kinds)}; got {text!r}")
+
+
+def _refuse_unused(kind: Kind, given: dict[str, object]) -> None:
+    """An option that would do nothing is told, not passed over."""
+    fits = {"--published-test"} if kind == "synapse" else {"--images", "--patient-pattern"}
+    for option, value in given.items():
+        if value and option not in fits:
+            raise InputError(f"{option} means nothing for {kind}; leave it out")
 
 
 def _shares(text: str) -> tuple[float, float, float, float]:
@@ -158,13 +169,15 @@ def _print_prepared(console: Console, made: Prepared, destination: Path) -> None
 
 
 def _print_report(console: Console, report: DatasetReport) -> None:
+    splits = list(report.num_images)
+    table = Table("", *splits, title=report.name)
+    table.add_row("images", *(str(report.num_images[split]) for split in splits))
+    if report.num_patients:
+        table.add_row("patients", *(str(report.num_patients.get(split, "-")) for split in splits))
     classes = len(report.class_share["train"])
-    labels = ["marked"] if classes == 2 else [f"class {label}" for label in range(1, classes)]
-    columns = ["split", "images", *(["patients"] if report.num_patients else []), *labels]
-    table = Table(*columns, title=report.name)
-    for split, count in report.num_images.items():
-        patients = [str(report.num_patients.get(split, "-"))] if report.num_patients else []
-        table.add_row(split, str(count), *patients, *(f"{share:.2%}" for share in report.class_share[split][1:]))
+    for label in range(1, classes):
+        shares = (f"{report.class_share[split][label]:.2%}" for split in splits)
+        table.add_row("marked" if classes == 2 else f"class {label}", *shares)
     console.print(table)
     sizes = ["×".join(map(str, size)) for size in (report.smallest_size, report.largest_size)]
     console.print(f"height×width: {sizes[0]}" + (f" to {sizes[1]}" if sizes[0] != sizes[1] else ""))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from slicemamba.data.prepare import (
     count_groups,
     join_twins,
 )
-from slicemamba.data.reading import check_same_size, read_image, read_mask_values
+from slicemamba.data.reading import check_same_size, content_digest, read_image, read_mask_values
 from slicemamba.errors import InputError
 
 FOLDERS: dict[Kind, tuple[str, str]] = {
@@ -162,9 +161,7 @@ def _convert(pair: Pair, folder: Path, threshold: bool) -> _Converted:
         Image.fromarray(marked).save(new_mask)
     else:
         shutil.copyfile(pair.mask, new_mask)
-    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
-    digest.update(repr(image.shape).encode())
-    return _Converted(new_image, new_mask, digest.hexdigest(), intermediate, intermediate / values.size)
+    return _Converted(new_image, new_mask, content_digest(image), intermediate, intermediate / values.size)
 
 
 def binarise(values: NDArray[np.generic], path: Path) -> tuple[NDArray[np.uint8], int]:

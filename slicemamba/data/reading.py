@@ -7,6 +7,7 @@ stored: an EXIF orientation is not applied, as masks are drawn on the stored pix
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,24 +96,14 @@ def read_pair(pair: Pair, config: DataConfig) -> tuple[NDArray[Any], Pixels]:
     Raises:
         BadFileError: a file is faulty, or image and mask differ in size.
     """
-    image, mask = read_pair_image(pair, config), read_pair_mask(pair, config)
+    if pair.is_slice:
+        values, labels = read_slice(pair.image, pair.slice_index, config.window)
+        image: NDArray[Any] = values[..., None]
+        mask = as_classes(labels, short_path(pair.mask), config.num_classes, config.label_map)
+    else:
+        image, mask = read_image(pair.image, config.window), read_mask(pair.mask, config.num_classes, config.label_map)
     check_same_size(pair, image, mask)
     return image, mask
-
-
-def read_pair_image(pair: Pair, config: DataConfig) -> NDArray[Any]:
-    """The image of a pair; raises BadFileError."""
-    if pair.is_slice:
-        return read_slice(pair.image, pair.slice_index, config.window)[0][..., None]
-    return read_image(pair.image, config.window)
-
-
-def read_pair_mask(pair: Pair, config: DataConfig) -> Pixels:
-    """The mask of a pair; raises BadFileError."""
-    if not pair.is_slice:
-        return read_mask(pair.mask, config.num_classes, config.label_map)
-    values = read_slice(pair.mask, pair.slice_index)[1]
-    return as_classes(values, short_path(pair.mask), config.num_classes, config.label_map)
 
 
 def check_same_size(pair: Pair, image: NDArray[Any], mask: NDArray[Any]) -> None:
@@ -137,6 +128,13 @@ def resize_image(image: Pixels, size: tuple[int, int]) -> Pixels:
 def resize_mask(mask: Pixels, size: tuple[int, int]) -> Pixels:
     """Nearest-neighbour resize to ``size`` = (height, width): no label appears that was not there."""
     return _resize(mask, size, Image.Resampling.NEAREST)
+
+
+def content_digest(image: NDArray[Any]) -> str:
+    """Hash of an image's pixels and shape: equal for equal pictures, whatever their names and formats."""
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
+    digest.update(repr(image.shape).encode())
+    return digest.hexdigest()
 
 
 def as_picture(image: NDArray[Any]) -> Pixels:

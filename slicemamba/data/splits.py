@@ -6,6 +6,7 @@ model selection nor the final figures have seen them.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,12 +43,14 @@ def detect_layout(root: Path) -> Layout:
     """The layout of a data folder, from the names of the folders in it.
 
     Raises:
-        InputError: it is missing, no folder, or laid out in none of the known ways, which are listed.
+        InputError: it is missing, no folder, closed, or laid out in none of the known ways, which are listed.
     """
     if not root.exists():
         raise InputError(f"data folder {root} does not exist", pointer="/data/root", details=_accepted())
     if not root.is_dir():
         raise InputError(f"data root {root} is not a folder", pointer="/data/root", details=_accepted())
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise InputError(f"data folder {root} may not be read; give this user the right to", pointer="/data/root")
     if is_synapse(root):
         return "synapse"
     if is_polyp(root):

@@ -33,7 +33,7 @@ def read_list(root: Path, name: str) -> list[str] | None:
     for folder in LISTS:
         path = root / folder / f"{name}.txt"
         if path.is_file():
-            lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+            lines = (line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
             return [base_name(Path(line)).removesuffix(".npz") for line in lines if line]
     return None
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from slicemamba.config import DataConfig
-from slicemamba.data.base import load_split
+from slicemamba.config import DataConfig, TrainConfig
+from slicemamba.data.base import SegmentationData, load_split
 from slicemamba.data.synthetic import draw_mask
 from slicemamba.data.transforms import adjust_intensity, augment, rotate_and_scale, to_input
+from slicemamba.training.task import Segmentation
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -289,3 +290,17 @@ def test_other_intensities_of_slices() -> None:
     standard = to_input(slices, "zscore")
     torch.testing.assert_close(standard.mean(dim=(1, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(standard.std(dim=(1, 2, 3), correction=0), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "option", ["flip_probability", "rotate_probability", "scale_probability", "intensity_probability"]
+)
+def test_training_takes_each_option(option: str, tiny_data: SegmentationData) -> None:
+    none = dict.fromkeys(("flip_probability", "rotate_probability", "scale_probability", "intensity_probability"), 0.0)
+
+    def load(**options: float) -> Tensor:
+        task = Segmentation(tiny_data, TrainConfig.model_validate({**none, **options}))
+        return task.load(np.arange(7), 0, 0, torch.device("cpu"))[0]
+
+    torch.testing.assert_close(load(), to_input(tiny_data.images), rtol=0, atol=0)
+    assert (load(**{option: 1.0}) != load()).flatten(1).any(dim=1).all()

@@ -1,0 +1,70 @@
+"""What one image and its mask tell when they are decoded: the material of the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from slicemamba.config import DataConfig
+from slicemamba.data.findings import BadFileError, Finding
+from slicemamba.data.isic import Pair
+from slicemamba.data.parallel import Result
+from slicemamba.data.reading import content_digest, read_image, read_mask, read_pair
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one pair gave: all fields, or findings alone when it is faulty.
+
+    Attributes:
+        findings: what is wrong with it.
+        size: (height, width) in pixels.
+        digest: of the image's content; empty for slices that show nothing.
+        class_shares: share of the pixels of each class, background first.
+        value_range: lowest and highest value of a CT slice; None for pictures.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    size: tuple[int, int] = (0, 0)
+    digest: str = ""
+    class_shares: tuple[float, ...] = ()
+    value_range: tuple[float, float] | None = None
+
+    @property
+    def foreground(self) -> float:
+        """Share of marked pixels, of whatever class."""
+        return sum(self.class_shares[1:])
+
+
+def examine(pair: Pair, config: DataConfig) -> Facts:
+    """Decodes a pair and judges it; raises nothing for faulty files."""
+    both = _attempt(lambda: read_pair(pair, config))
+    if isinstance(both, Finding):
+        return Facts(_faults(pair, config) or (both,))
+    image, mask = both
+    shares = np.bincount(mask.ravel(), minlength=max(2, config.num_classes)) / mask.size
+    low, high = float(image.min()), float(image.max())
+    return Facts(
+        size=(image.shape[0], image.shape[1]),
+        digest="" if pair.is_slice and low == high else content_digest(image),  # slices of air alone are no twins
+        class_shares=tuple(shares.tolist()),
+        value_range=(low, high) if pair.is_slice else None,
+    )
+
+
+def _faults(pair: Pair, config: DataConfig) -> tuple[Finding, ...]:
+    """What is wrong with the image file and with the mask file, so that two broken ones are both told."""
+    if pair.is_slice:
+        return ()
+    image = _attempt(lambda: read_image(pair.image, config.window))
+    mask = _attempt(lambda: read_mask(pair.mask, config.num_classes, config.label_map))
+    return tuple(one for one in (image, mask) if isinstance(one, Finding))
+
+
+def _attempt(read: Callable[[], Result]) -> Result | Finding:
+    try:
+        return read()
+    except BadFileError as error:
+        return error.finding
