@@ -159,7 +159,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"weights {path} do not exist; give the path of a .safetensors or .pth file") from None
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"weights {path} cannot be read: they are damaged, or hold other objects than tensors, which are never "
+            "unpickled here. If you trust the file, save its tensors alone: "
+            "torch.save(torch.load(path, weights_only=False)['model'], 'model.pth')"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise InputError(f"weights {path} cannot be read: {error}") from None
     for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), Mapping):

@@ -144,7 +144,7 @@ def fit(
             step=(epoch + 1) * len(batches),
             loss=float(np.mean(losses)),
             learning_rate=learning_rate(config, epoch + 1),
-            stopped_early=stopping.update(epoch + 1, validation.get(task.score), device),
+            stopped_early=stopping.update(epoch + 1, validation.get(task.score), device) and epoch + 1 < config.epochs,
             validation=validation,
             seconds=time.perf_counter() - started,
         )

@@ -211,6 +211,16 @@ def test_vm_unet_as_trained_is_taken_with_its_decoder(network: SliceMambaUNet, t
     assert torch.equal(network.state_dict()[key], state[key].view(4, -1)[[0, 2, 1, 3]].flatten())
 
 
+def test_file_that_holds_objects_is_not_unpickled_but_tells_the_mend(network: SliceMambaUNet, tmp_path: Path) -> None:
+    """As training scripts save their configuration beside the weights."""
+    file = tmp_path / "vmamba.pth"
+    torch.save({"model": first_vmamba(network.config), "config": Path("an object")}, file)
+    with pytest.raises(InputError, match=r"save its tensors alone: torch\.save"):
+        initialise(network, file, SLICING)
+    torch.save(torch.load(file, weights_only=False)["model"], file)
+    assert initialise(network, file, SLICING).taken
+
+
 def test_published_slicemamba_keeps_its_directions(network: SliceMambaUNet, tmp_path: Path) -> None:
     other = SliceMambaUNet(network.config, 1, SLICING)
     other.load_state_dict(randomised(other.state_dict()))

@@ -9,15 +9,18 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from PIL import Image
 from torch import Tensor, nn
 from training_cases import blobs, differences, train
 
 from nas.sampling import PathSampler
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
-from slicemamba.config import ModelConfig, TrainConfig
+from slicemamba.config import ModelConfig, PicturesConfig, PretrainConfig, TrainConfig
+from slicemamba.data.pictures import Pictures
 from slicemamba.data.transforms import to_input
 from slicemamba.models.supernet import Supernet
+from slicemamba.training.pretraining import accuracy
 from slicemamba.training.trainer import TrainingDivergedError
 
 MODEL = ModelConfig(embed_dim=8, encoder_depths=(1, 1), decoder_depths=(1, 1), d_state=4, drop_path_rate=0.0)
@@ -41,6 +44,28 @@ class Double(nn.Module):
         return logits
 
 
+class Bright(nn.Module):
+    """Calls a picture light or dark, class 1 or 0, by its mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        light = (image.mean((1, 2, 3)) - 0.5) * self.scale
+        return torch.stack([-light, light], dim=1)
+
+
+def shades(folder: Path) -> tuple[Pictures, PicturesConfig]:
+    """Five pictures of which three are of the class that ``Bright`` gives them."""
+    labels, greys = [0, 1, 1, 0, 0], [10, 250, 20, 240, 30]
+    for i, grey in enumerate(greys):
+        Image.fromarray(np.full((32, 32, 3), grey, np.uint8)).save(folder / f"shade_{i}.png")
+    files = tuple(folder / f"shade_{i}.png" for i in range(5))
+    data = PicturesConfig(image_size=(32, 32), intensity="unit")
+    return Pictures(files, np.array(labels), ("dark", "light")), data
+
+
 def run(rank: int, world: int, folder: Path) -> None:
     """One process of a group; writes what it has in the end."""
     torch.set_num_threads(1)
@@ -56,7 +81,12 @@ def run(rank: int, world: int, folder: Path) -> None:
         return architecture
 
     recorder = train(Double(), blobs(IMAGES), CONFIG, draw=draw)
-    ended = {"state": recorder.states[-1], "paths": paths, "losses": [report.loss for report in recorder.reports]}
+    own = folder / f"{world}_{rank}"
+    own.mkdir()
+    pictures, data = shades(own)
+    top = accuracy(Bright(), pictures, data, PretrainConfig(batch_size=2, decode_threads=1))
+    losses = [report.loss for report in recorder.reports]
+    ended = {"state": recorder.states[-1], "paths": paths, "losses": losses, "accuracy": top}
     torch.save(ended, folder / f"{world}_{rank}.pt")
     if world > 1:
         dist.destroy_process_group()
@@ -123,6 +153,12 @@ def test_two_processes_give_the_weights_of_one(ended: dict[str, dict[str, dict[s
 def test_both_processes_end_with_equal_weights_and_losses(ended: dict[str, dict[str, object]]) -> None:
     assert differences(ended["2_0"]["state"], ended["2_1"]["state"]) == []
     assert ended["2_0"]["losses"] == ended["2_1"]["losses"] == pytest.approx(ended["1_0"]["losses"], abs=1e-6)
+
+
+def test_processes_count_each_validation_picture_once(ended: dict[str, dict[str, object]]) -> None:
+    """Five pictures, so the processes have unequal shares."""
+    for name in ("1_0", "2_0", "2_1"):
+        assert ended[name]["accuracy"] == {"top1": pytest.approx(0.6), "top5": 1.0}
 
 
 def test_all_processes_draw_the_same_paths(ended: dict[str, dict[str, object]]) -> None:

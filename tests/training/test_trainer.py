@@ -196,8 +196,8 @@ def test_training_stops_once_the_best_validation_is_so_many_epochs_old(
     assert [report.epoch for report in recorder.reports] == list(range(1, last + 1))
     stopped = patience is not None and last < 6
     assert [report.stopped_early for report in recorder.reports[:-1]] == [False] * (last - 1)
+    assert recorder.reports[-1].stopped_early == stopped, "the last of all epochs is no early stop"
     if stopped:
-        assert recorder.reports[-1].stopped_early
         resumed = train(Watcher(), blobs(4), config, state=recorder.states[-1])
         assert resumed.reports == [], "a training that has stopped does not go on"
 
