@@ -8,6 +8,7 @@ Killed at any point and started again on the same folder, a run goes on from the
 from __future__ import annotations
 
 import fcntl
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ from slicemamba.data.pictures import find_pictures, resolve_pictures
 from slicemamba.errors import InputError, RunFailedError
 
 SEARCH, RANDOM = "search", "random"
+WINNER = "winner.json"
 LATENCIES = "latencies.json"
 
 
@@ -137,8 +139,22 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
     network: Path | None = None
     if job.retrain is not None:
         winner = Architecture.parse(front[0].architecture)
+        _set_aside_other_winner(run, winner)
         network = _once(run, "retrain", "retrained", lambda: ray_train.retrain(job, winner, run, cache_dir))
     return results.searched(job, run, network, cache_dir)
+
+
+def _set_aside_other_winner(run: RunFolder, winner: Architecture) -> None:
+    """A search that was extended may have another winner: nothing of the former one's training may go into its own."""
+    begun = run.read_json(WINNER)
+    if begun is not None and begun["architecture"] != str(winner):
+        for folder in (".ray/retrain", "tensorboard/retrain"):
+            shutil.rmtree(run.path / folder, ignore_errors=True)
+        if (run.path / "retrained").exists():
+            taken = len(list(run.path.glob("retrained-*")))
+            (run.path / "retrained").rename(run.path / f"retrained-{taken + 1}")
+        run.emit("set_aside", phase="retrain", architecture=begun["architecture"])
+    run.write_json(WINNER, {"architecture": str(winner)})
 
 
 def _why_no_front(trials: list[Trial]) -> str:

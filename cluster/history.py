@@ -12,8 +12,16 @@ TRAININGS = {"pretrain": "val_top1", "supernet": "val_dice", "retrain": "val_dic
 
 
 def epoch_rows(run: RunFolder, phase: str) -> list[dict[str, Any]]:
-    """Reports of a training's epochs; of an epoch run twice, because the run was killed, the later one."""
-    epochs = {e["epoch"]: e for _, e in run.events() if e["event"] == "epoch" and e["phase"] == phase}
+    """Reports of a training's epochs; of an epoch run twice, because the run was killed, the later one.
+
+    Those of a training that was set aside, as an extended search found another winner, are not among them.
+    """
+    epochs: dict[int, dict[str, Any]] = {}
+    for _, event in run.events():
+        if event["event"] == "set_aside" and event["phase"] == phase:
+            epochs.clear()
+        elif event["event"] == "epoch" and event["phase"] == phase:
+            epochs[event["epoch"]] = event
     return [{key: value for key, value in epochs[n].items() if key not in ("event", "phase")} for n in sorted(epochs)]
 
 

@@ -9,7 +9,8 @@
   precision.json   whether bf16 ranked slicings as float32 did, where a search asked for bf16
   supernet/        weights.safetensors, config.json of the trained supernet
   pretrained/      the same of the encoder of a pretrain job
-  retrained/       the same of the retrained winner
+  winner.json      the architecture that retrained/ is of, written before it is trained
+  retrained/       the same of the retrained winner; retrained-1/, … of winners before the search was extended
   init_report.json what it took of the weights it started from, where there were any
   tensorboard/     scalars of each training, an epoch a step: tensorboard --logdir <run>/tensorboard
   result.json      Pareto frontier, comparison, test scores; written last

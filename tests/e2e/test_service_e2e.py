@@ -131,6 +131,17 @@ def test_search_survives_a_killed_service_and_ends_with_its_results(service: Ser
     for name in ("pareto.png", "slicing.png", "predictions/predictions.png"):
         with Image.open(target / name) as picture:
             assert min(picture.size) > 100
+    # More trials: none is evaluated again, and what is trained is the winner of all of them.
+    client.extend(search.id, 14)
+    extended = client.wait(search.id)
+    assert extended.state is SearchState.SUCCEEDED, client.logs(search.id)
+    assert extended.job_id == f"{search.id}-2"
+    more = client.trials(search.id).trials
+    assert [trial.architecture for trial in more[: len(trials)]] == [trial.architecture for trial in trials]
+    assert len({trial.architecture for trial in more}) == len(more) == 14
+    longer = client.result(search.id)
+    assert longer["retrained"]["architecture"] == longer["best"]["architecture"]
+    assert len(longer["retrained"]["epochs"]) == JOB["retrain"]["epochs"]
     # The study that REST reads is Optuna's own, readable without this project.
     assert len(find_trials(open_storage(target / "search.journal"), "random")) == JOB["search"]["num_trials"]
 
