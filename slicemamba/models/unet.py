@@ -35,6 +35,11 @@ class Stage(nn.Module):
         self.upsample = upsample
         self.downsample = downsample
 
+    def forward(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
+        for place, block in enumerate(blocks):
+            x = self.step(x, place, block)
+        return x
+
     def step(self, x: Tensor, place: int, block: Block) -> Tensor:
         """Runs the block at ``place``; the first after the PatchExpand, the last before the PatchMerging."""
         if place == 0 and self.upsample is not None:
