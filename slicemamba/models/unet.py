@@ -34,8 +34,8 @@ class Stage(nn.Module):
         self.upsample = upsample
         self.downsample = downsample
 
-    def forward(self, x: Tensor, architecture: Sequence[Block]) -> Tensor:
-        for place, block in enumerate(architecture):
+    def forward(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
+        for place, block in enumerate(blocks):
             x = self.step(x, place, block)
         return x
 
