@@ -36,7 +36,7 @@ def test_encoder_sees_what_the_segmentation_network_does(classifier: SliceClassi
     initialise(network, tmp_path, SLICING)
     features: list[torch.Tensor] = []
     for model in (classifier, network):
-        model.layers[-1].register_forward_hook(lambda module, given, made: features.append(made))
+        model.layers[-1].blocks[-1].register_forward_hook(lambda module, given, made: features.append(made))
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         logits = classifier(image)

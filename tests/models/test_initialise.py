@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.space import SearchSpace
-from slicemamba.architecture import Architecture
+from slicemamba.architecture import Architecture, Block
 from slicemamba.config import ModelConfig
 from slicemamba.errors import InputError
 from slicemamba.models.bss import BSS
@@ -275,5 +275,5 @@ def test_reordered_four_way_scan_is_ours_with_slices_of_one() -> None:
         y = four_way(F.silu(inner).permute(0, 2, 3, 1), published)
         normed = F.layer_norm(y, (16,), published["out_norm.weight"], published["out_norm.bias"])
         expected = F.linear(normed * F.silu(gate), published["out_proj.weight"])
-        torch.testing.assert_close(mixer(x, (1, 1)), expected, rtol=1e-3, atol=1e-3)
-        assert not torch.allclose(mixer(x, (2, 2)), expected, atol=1e-2)
+        torch.testing.assert_close(mixer(x, Block(1, 1)), expected, rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(mixer(x, Block(2, 2)), expected, atol=1e-2)
