@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.scan import STAGES, slice_inputs
-from slicemamba.architecture import Architecture
+from slicemamba.architecture import Architecture, Block
 from slicemamba.config import ModelConfig
 from slicemamba.models import bss
 from slicemamba.models.unet import SliceMambaUNet
@@ -117,7 +117,7 @@ def network_table(contenders: list[Contender], batch: int, dtype: torch.dtype) -
     @torch.no_grad()
     def mix() -> None:
         with precision:
-            mixer(features, SLICE_SIZE)
+            mixer(features, Block(*SLICE_SIZE))
 
     @torch.no_grad()
     def infer() -> None:

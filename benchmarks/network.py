@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.scan import machine
-from slicemamba.architecture import Architecture
+from slicemamba.architecture import Architecture, Block
 from slicemamba.config import ModelConfig
 from slicemamba.models.bss import BSS
 from slicemamba.models.unet import SliceMambaUNet
@@ -68,10 +68,10 @@ def main() -> None:
 
     @torch.no_grad()
     def mix() -> None:
-        mixer(features, (2, 4))
+        mixer(features, Block(2, 4))
 
     def mix_and_return() -> None:
-        mixer(features, (2, 4)).sum().backward()
+        mixer(features, Block(2, 4)).sum().backward()
 
     def step() -> None:
         optimizer.zero_grad()

@@ -157,7 +157,7 @@ def test_faster_arithmetic_is_taken_only_where_the_ranking_holds(
     assert isinstance(job, SearchJob)
     run = RunFolder(tmp_path)
     for _ in range(2):  # a resumed search takes what was decided before
-        assert driver._with_proven_precision(job, run, tmp_path, tmp_path).precision == precision
+        assert driver.with_proven_precision(job, run, tmp_path, tmp_path).precision == precision
     assert len(asked) == 1
     warnings = [event["message"] for _, event in run.events() if event["event"] == "warning"]
     assert bool(warnings) == (precision == "float32")

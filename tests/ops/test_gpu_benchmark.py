@@ -9,6 +9,7 @@ import torch
 from scan_cases import relative
 
 from benchmarks import gpu
+from slicemamba.architecture import Block
 from slicemamba.models.bss import BSS
 from slicemamba.ops import reference
 
@@ -22,12 +23,12 @@ def test_a_mixer_scans_with_the_contender(monkeypatch):
         return reference.selective_scan(*args, **kwargs)
 
     mixer, x = BSS(8, d_state=4), torch.randn(1, 5, 6, 8)
-    expected = mixer(x, (2, 4))
+    expected = mixer(x, Block(2, 4))
     with gpu.Contender("published", scan).in_place():
-        assert relative(mixer(x, (2, 4)), expected) < 1e-5
+        assert relative(mixer(x, Block(2, 4)), expected) < 1e-5
     assert calls == [1]
     with gpu.Contender("torch").in_place():
-        assert relative(mixer(x, (2, 4)), expected) < 1e-5
+        assert relative(mixer(x, Block(2, 4)), expected) < 1e-5
 
 
 def test_lines_fit_their_header():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scan_cases import NAMES, SLICE_SIZES, check, gradient_of_y, leaves, relative, run, slice_scan_inputs
 
+from slicemamba.architecture import Block
 from slicemamba.errors import InputError
 from slicemamba.ops import available_backends, choose_backend, self_check, slice_scan
 from slicemamba.ops import triton as backend
@@ -149,7 +150,7 @@ def test_mixed_precision_gives_no_nan_on_a_gpu(dtype, on_gpu):
     mixer = BSS(96).cuda()
     x = 30 * torch.randn(4, 64, 64, 96, device="cuda")
     with torch.autocast("cuda", dtype):
-        y = mixer(x, (2, 4))
+        y = mixer(x, Block(2, 4))
         loss = y.float().square().mean()
     (1024 * loss).backward()
     assert y.isfinite().all()
