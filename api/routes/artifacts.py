@@ -38,6 +38,17 @@ def get_result(search_id: str, parts: AppParts) -> dict[str, Any]:
     return answer
 
 
+@router.get("/audit")
+def get_audit(search_id: str, parts: AppParts) -> dict[str, Any]:
+    """How far the result can be trusted, once `slicemamba audit` has been run on the search's folder."""
+    parts.service.get(search_id)
+    found = parts.service.run_folder(search_id).read_json("audit.json")
+    if found is None:
+        raise not_found(f"search {search_id} has not been audited; on the server: slicemamba audit <runs>/{search_id}")
+    answer: dict[str, Any] = finite(found)
+    return answer
+
+
 @router.get("/artifacts")
 def list_artifacts(search_id: str, parts: AppParts) -> schemas.ArtifactList:
     """All files of the run."""

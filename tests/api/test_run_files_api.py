@@ -166,3 +166,11 @@ def test_report_is_served_where_its_scripts_reach_nothing(bench: Bench) -> None:
         answer = bench.http.get(f"/v1/searches/{search_id}/{path}")
         assert answer.text == "<h1>ä</h1>"
         assert answer.headers["Content-Security-Policy"].startswith("sandbox allow-scripts")
+
+
+def test_audit_is_served_once_there_is_one(bench: Bench) -> None:
+    search_id = bench.submit()
+    missing = bench.http.get(f"/v1/searches/{search_id}/audit")
+    assert (missing.status_code, "slicemamba audit" in missing.json()["detail"]) == (404, True)
+    bench.folder(search_id).write_json("audit.json", {"verdict": "weak", "tau": float("nan")})
+    assert bench.http.get(f"/v1/searches/{search_id}/audit").json() == {"verdict": "weak", "tau": None}
