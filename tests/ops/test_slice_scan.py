@@ -148,3 +148,12 @@ def test_wrong_shapes_are_named(index, shape, message):
         slice_scan(*inputs, (2, 2))
     with pytest.raises(ValueError, match="slice_size"):
         slice_scan(*slice_scan_inputs(), (2, 0))
+
+
+def test_training_goes_on_after_an_evaluation_of_the_same_size(backend):
+    """What a backend keeps from call to call must serve gradients, even when an inference pass has made it."""
+    shape = (1, 6, 10, 4, 2, 1)  # of no other test, so that nothing of it is kept yet
+    with torch.inference_mode():
+        slice_scan(*slice_scan_inputs(*shape), (3, 2))
+    own = leaves(slice_scan_inputs(*shape))
+    assert all(grad.isfinite().all() for grad in torch.autograd.grad(slice_scan(*own, (3, 2)).sum(), own))
