@@ -48,7 +48,7 @@ def selective_scan_fn() -> Scan:
 @lru_cache(maxsize=64)
 def _orders(height: int, width: int, slice_size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """The orders of the four directions and their inverses, (4, L) each. Cached, so not to be written to."""
-    with torch.inference_mode(False):  # else training could not use what an evaluation has put into the cache
+    with torch.inference_mode(False):  # as there
         order = scan_orders(height, width, slice_size).to(device)
         return order, order.argsort(dim=1)
 

@@ -63,5 +63,6 @@ def scan_orders(height: int, width: int, slice_size: tuple[int, int]) -> Tensor:
 
     Cached, so not to be written to.
     """
-    horizontal, vertical = (slice_order(height, width, slice_size, axis) for axis in AXES)
-    return torch.stack([horizontal, horizontal.flip(0), vertical, vertical.flip(0)])
+    with torch.inference_mode(False):  # else training could not use what an evaluation has put into the cache
+        horizontal, vertical = (slice_order(height, width, slice_size, axis) for axis in AXES)
+        return torch.stack([horizontal, horizontal.flip(0), vertical, vertical.flip(0)])
