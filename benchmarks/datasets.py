@@ -36,7 +36,7 @@ NETWORKS = {"slicemamba-2x2": "slicemamba", "vm-unet": "vm_unet", "unet": "unet"
 BUDGET: dict[str, Any] = {
     "data": {"image_size": [64, 64], "intensity": "zscore"},
     "model": {"embed_dim": 24, "drop_path_rate": 0.0},
-    "retrain": {"epochs": 40, "batch_size": 8, "learning_rate": 2e-3, "t_max": 40, "validate_every": 5, "seed": 0},
+    "retrain": {"epochs": 20, "batch_size": 8, "learning_rate": 2e-3, "t_max": 20, "validate_every": 5, "seed": 0},
     "resources": {"train": {"cpus": min(2, os.cpu_count() or 1)}},
 }
 
