@@ -231,12 +231,19 @@ def _open(folder: Path, split: str, data: Path | None, batch_size: int, device: 
     """Loads a network and a checked split of its data, or of the set in the folder ``data``."""
     from slicemamba.data.base import load_split
     from slicemamba.data.cache import default_cache_dir
+    from slicemamba.data.catalog import DATA_ROOT_VARIABLE, list_datasets
     from slicemamba.data.checks import check_dataset
+    from slicemamba.errors import InputError
     from slicemamba.evaluation.inference import InferenceOptions, Segmenter
 
     model, card, on = _load(folder, device)
     assert card.data is not None
     config = card.data if data is None else card.data.model_copy(update={"name": data.name or "data", "root": data})
+    if config.root is None and config.name not in list_datasets():  # as of a network that a service has handed out
+        raise InputError(
+            f"{folder} was trained on {config.name!r}, whose folder is not known here; give it with --data, "
+            f"or set {DATA_ROOT_VARIABLE} to the folder that holds it"
+        )
     check_dataset(config, cache_dir=default_cache_dir())
     images = load_split(config, split, default_cache_dir())
     return _OnSplit(Segmenter(model, config, on, InferenceOptions(batch_size=batch_size)), images)

@@ -130,3 +130,14 @@ def test_networks_that_cannot_be_used_are_refused(app: typer.Typer, network: Pat
     ):
         with pytest.raises(InputError, match=said):
             CliRunner().invoke(app, ["evaluate", str(folder)], catch_exceptions=False)
+
+
+def test_network_whose_data_is_not_at_hand_asks_for_it(
+    app: typer.Typer, network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a service hands networks out: without the folder that the data has on the server."""
+    monkeypatch.delenv("SLICEMAMBA_DATA", raising=False)
+    made = SliceMambaUNet(MODEL, 1, Architecture.parse("s1:2x2|s2:2x4"))
+    save_network(network, made, DATA.model_copy(update={"name": "elsewhere"}))
+    with pytest.raises(InputError, match="'elsewhere', whose folder is not known here; give it with --data"):
+        CliRunner().invoke(app, ["evaluate", str(network)], catch_exceptions=False)
