@@ -117,8 +117,10 @@ class Reconciler:
 
     def _stop(self, search: Search) -> str | None:
         """None, or why the job could not be asked to stop; it is asked again in the next round."""
+        job_id = _job_to_follow(search)
+        assert job_id is not None  # it was seen
         try:
-            self._jobs.stop_run(self._settings.ray_address, _job_to_follow(search) or search.job_id)
+            self._jobs.stop_run(self._settings.ray_address, job_id)
         except ClusterUnavailableError as error:
             self._on_unavailable(error)
             return UNREACHABLE

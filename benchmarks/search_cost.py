@@ -38,7 +38,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-import nas.study
 from nas.config import RacingConfig, SearchConfig
 from nas.evaluator import CandidateEvaluation, Evaluator
 from nas.racing import Leaders
@@ -112,7 +111,7 @@ class Run:
 def search(name: str, config: SearchConfig, space: SearchSpace, start: Start, workers: int = 1) -> Run:
     """Runs a search; ``start`` begins to evaluate a trial, given the counts that it races against."""
     run = Run(name)
-    study = Study(InMemoryStorage(), name, space, config.objectives, config.searcher)  # type: ignore[arg-type]
+    study = Study(InMemoryStorage(), name, space, config.objectives, config.searcher)
     session = SearchSession(
         study,
         make_searcher(config, space),
@@ -282,6 +281,15 @@ def table(runs: list[Run], num_images: int, flops: tuple[npt.NDArray[np.float64]
         )
 
 
+def blocks_over_time(run: Run, num_blocks: int, num_images: int) -> None:
+    """Prints the share of blocks run over the first fifth of the candidates, the first two fifths, and so on."""
+    computed = np.cumsum([trial.work["blocks_computed"] for trial in run.trials])
+    print("| candidates | blocks run |\n| ---: | ---: |")
+    for fifth in range(1, 6):
+        count = len(computed) * fifth // 5
+        print(f"| {count} | {computed[count - 1] / (count * num_blocks * num_images):.2f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--candidates", type=int, default=200)
@@ -292,6 +300,7 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", default=["search", "val", "test"], help="candidates are scored on these")
     parser.add_argument("--workers", type=int, default=2, help="of the last row")
     parser.add_argument("--weights", type=Path, help="keep the trained supernet here, and take it from here")
+    parser.add_argument("--only-reuse", action="store_true", help="only the share of blocks run, as the search goes on")
     parser.add_argument("--counts", type=Path, help="keep all candidates' pixel counts here (.npz)")
     chosen = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
@@ -312,7 +321,6 @@ def main() -> None:
         assert torch.equal(image, to_input(data.images[i : i + 1], data.intensity)[0])
         assert (mask.numpy() == data.masks[i]).all()
 
-    nas.study.open_storage = lambda location: location  # type: ignore[assignment,return-value]
     plain = SearchConfig(num_trials=chosen.candidates, batch_size=chosen.batch, activation_cache_mb=0)
     reusing = plain.model_copy(update={"activation_cache_mb": 2048})
     racing = reusing.model_copy(update={"racing": RacingConfig()})
@@ -324,6 +332,9 @@ def main() -> None:
         evaluator = Evaluator(supernet, data, config)
         return counting_blocks(supernet, lambda: search(name, config, space, at_once(evaluator.score)))
 
+    if chosen.only_reuse:
+        blocks_over_time(run("activations reused", reusing), sum(model.depths), len(data))
+        return
     theirs(space.fixed()[0], [], [])  # to warm up
     runs = [
         counting_blocks(supernet, lambda: search("published loop", plain, space, at_once(theirs))),

@@ -10,17 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from cluster.config import SearchJob, differing_fields
 from cluster.connect import ray_cluster
 from cluster.driver import only_driver, with_proven_precision
 from cluster.report import finished_search, write_report
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
-from nas.audit import AuditConfig, hypervolume_curves
-from nas.objectives import losses
+from nas.audit import AuditConfig, hypervolume_curves, loss_rows
 from nas.search import SearchSession
 from nas.searchers import make_searcher
 from nas.searchers.listed import ListedSearcher
@@ -31,7 +27,6 @@ from slicemamba.data.digests import digest_splits
 from slicemamba.errors import InputError, RunFailedError
 
 AUDIT = "audit"
-Floats = npt.NDArray[np.float64]
 
 
 def run_audit(
@@ -158,22 +153,15 @@ def _against_random(
     """Hypervolume after each evaluation: the search, random search of each seed, and the fixed slicings' alone."""
     objectives = job.search.objectives
     in_order = sorted((trial for trial in trials if trial.ended), key=lambda trial: trial.ended_as or 0)
-    curves = {"search": _losses(in_order, objectives)}
+    curves = {"search": loss_rows(in_order, objectives)}
     for offset, plan in enumerate(plans):
-        curves[f"random {job.search.seed + offset}"] = _losses([known[str(one)] for one in plan], objectives)
-    curves["fixed"] = _losses([known[str(one)] for one in job.search_space.fixed()], objectives)
+        curves[f"random {job.search.seed + offset}"] = loss_rows([known[str(one)] for one in plan], objectives)
+    curves["fixed"] = loss_rows([known[str(one)] for one in job.search_space.fixed()], objectives)
     return {
         "seeds": [job.search.seed + offset for offset in range(settings.random_seeds)],
         "num_evaluations": job.search.num_trials,
         "hypervolume": hypervolume_curves(curves),
     }
-
-
-def _losses(trials: list[Trial], objectives: tuple[str, ...]) -> Floats:
-    """(n, objectives), NaN for those without metrics."""
-    missing = (float("nan"),) * len(objectives)
-    rows = [losses(t.metrics, objectives) if t.state is TrialState.COMPLETED else missing for t in trials]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
 
 
 def _conclude(

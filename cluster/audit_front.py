@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from slicemamba.architecture import Architecture
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
 from slicemamba.evaluation.evaluate import evaluate
+from slicemamba.evaluation.scores import save_arrays
 from slicemamba.models.checkpoints import load_network
 from slicemamba.models.supernet import Supernet
 
@@ -80,11 +80,3 @@ def _count_candidates(
         RunFolder(folder).emit(
             "progress", phase="audit_front", done=done, total=len(todo), unit="candidates", metrics={}
         )
-
-
-def save_arrays(path: Path, **arrays: npt.NDArray[Any]) -> None:
-    """Writes an ``.npz`` file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.npz")
-    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)

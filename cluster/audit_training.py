@@ -12,8 +12,8 @@ import numpy as np
 import ray
 import torch
 
-from cluster.audit_front import Counts, save_arrays
-from cluster.config import RetrainJob, SearchJob, TrainWorkers, parse_job, refuse_mixing
+from cluster.audit_front import Counts
+from cluster.config import RetrainJob, SearchJob, TrainWorkers, refuse_mixing
 from cluster.connect import cluster_resources
 from cluster.ray_train import retrain
 from cluster.run_folder import RunFolder, RunStatus
@@ -34,6 +34,7 @@ from slicemamba.data.base import SegmentationData, load_split
 from slicemamba.errors import RunFailedError
 from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.evaluation.metrics import confusion, summarize
+from slicemamba.evaluation.scores import save_arrays
 from slicemamba.models.checkpoints import load_network
 
 SPLITS = ("search", "test")
@@ -144,12 +145,8 @@ class _Trainings:
     def _train(self, one: Training) -> dict[str, Counts] | None:
         place = RunFolder(self._folder.path / "retrained" / f"{one.place:02d}")
         job = self._retrain_job(one)
-        values = job.model_dump(mode="json")
-        before = place.read_json("config.json")
-        if before is not None:
-            # Parsed, so that an option which this version has added counts with its default.
-            refuse_mixing(parse_job(before, source=str(place.config_path)).model_dump(mode="json"), values, place.path)
-        place.write_json("config.json", values)
+        refuse_mixing(place.read_json("config.json"), job, place.path)
+        place.write_json("config.json", job.model_dump(mode="json"))
         scores = place.path / "scores.npz"
         if not scores.exists():
             try:
@@ -181,8 +178,8 @@ class _Trainings:
     def _network(self, one: Training, job: RetrainJob, place: RunFolder) -> Path:
         """The folder of the trained network: the run's own where it was trained just so."""
         own = self._run.path / "retrained"
-        from_scratch = self._job.model_dump().get("init") is None  # from other weights it is another recipe
-        same = "best" in one.roles and job.retrain == self._job.retrain and from_scratch
+        # From other weights it is another recipe.
+        same = "best" in one.roles and job.retrain == self._job.retrain and self._job.init is None
         if same and (own / "config.json").exists():
             return own
         if (place.path / "retrained" / "config.json").exists():  # written last

@@ -242,9 +242,17 @@ def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str
     return found
 
 
-def refuse_mixing(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) -> None:
-    """Raises InputError with the differing fields when a run folder holds a run of another configuration."""
-    fields = differing_fields(old, new)
+def refuse_mixing(found: Mapping[str, Any] | None, job: Job, where: Path) -> None:
+    """Raises InputError with the differing fields when a run folder holds a run of another configuration.
+
+    Args:
+        found: its ``config.json``, None where there is none. job: what is to be run. where: the run folder.
+    """
+    if found is None:
+        return
+    # Parsed, so that an option which this version has added counts with its default.
+    old = parse_job(found, source=str(where / "config.json"))
+    fields = differing_fields(old.model_dump(mode="json"), job.model_dump(mode="json"))
     if fields:
         raise InputError(
             f"{where} holds a run with another configuration; take a new folder, or the same configuration to resume",

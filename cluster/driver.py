@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, parse_job, refuse_mixing
+from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, refuse_mixing
 from cluster.connect import cluster_resources, ray_cluster, shortage
 from cluster.initial import check_init, resolve_init
 from cluster.run_folder import JOURNAL, RunFolder, RunStatus
@@ -58,9 +58,8 @@ def run_job(
     job = _with_paths(job)
     values = job.model_dump(mode="json")
     before = run.read_json("config.json")
+    refuse_mixing(before, job, run.path)
     if before is not None:
-        # Parsed, so that an option which this version has added counts with its default.
-        refuse_mixing(parse_job(before, source=str(run.config_path)).model_dump(mode="json"), values, run.path)
         done = run.read_json("result.json")  # written last, so the run is finished
         if done is not None:
             return done

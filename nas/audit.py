@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from scipy import stats
 
-from nas.objectives import OBJECTIVES
+from nas.objectives import OBJECTIVES, losses
 from nas.pareto import hypervolume, pareto_mask
 from nas.study import Trial, TrialState
 from slicemamba.config import Config
@@ -240,6 +240,13 @@ def _whole(counts: Counts, metric: str) -> float:
 def _estimate(value: float, samples: Floats, confidence: float) -> Estimate:
     low, high = percentile_interval(samples, confidence)
     return Estimate(value=value, low=low, high=high)
+
+
+def loss_rows(trials: Sequence[Trial], objectives: Sequence[str]) -> Floats:
+    """(n, objectives) losses, NaN for trials that were not completed."""
+    missing = (float("nan"),) * len(objectives)
+    rows = [losses(t.metrics, objectives) if t.state is TrialState.COMPLETED else missing for t in trials]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
 
 
 def hypervolume_curves(curves: Mapping[str, Floats]) -> dict[str, list[float]]:

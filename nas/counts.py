@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from nas.evaluator import CandidateEvaluation
+from slicemamba.evaluation.scores import save_arrays
 
 
 def save_counts(path: Path, evaluation: CandidateEvaluation) -> None:
     """Writes ``counts`` (n, K, 4) uint32 and ``names`` (n,) of the images seen; the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.npz")
-    np.savez_compressed(temporary, counts=evaluation.counts, names=np.array(evaluation.names))
-    temporary.replace(path)
+    save_arrays(path, counts=evaluation.counts, names=np.array(evaluation.names))
 
 
 def load_counts(path: Path) -> npt.NDArray[np.uint32]:

@@ -22,7 +22,7 @@ from plotly.offline import get_plotlyjs
 
 from nas import report_choices as choices
 from nas import report_figures as figures
-from nas.audit import hypervolume_curves, primary_metric
+from nas.audit import hypervolume_curves, loss_rows, primary_metric
 from nas.objectives import OBJECTIVES, loss_matrix
 from nas.report_figures import Spec, completed
 from nas.space import SearchSpace
@@ -287,11 +287,7 @@ def hypervolume_of(source: ReportInput, objectives: Sequence[str]) -> dict[str, 
     for name, trials in searches.items():
         ended = sorted((t for t in trials if t.ended), key=lambda t: t.ended_as or 0)
         if ended:
-            missing = np.full(len(objectives), np.nan)
-            done = [t.state is TrialState.COMPLETED for t in ended]
-            rows[name] = np.stack(
-                [loss_matrix([t.metrics], objectives)[0] if ok else missing for t, ok in zip(ended, done, strict=True)]
-            )
+            rows[name] = loss_rows(ended, objectives)
     return hypervolume_curves(rows)
 
 

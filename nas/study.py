@@ -91,8 +91,10 @@ class Trial(BaseModel):
         return self.state is TrialState.COMPLETED and self.violation == 0
 
 
-def open_storage(location: str | Path) -> BaseStorage:
-    """A journal file for a path, a database for an SQLAlchemy URL."""
+def open_storage(location: str | Path | BaseStorage) -> BaseStorage:
+    """A journal file for a path, a database for an SQLAlchemy URL; a storage that is open already as it is."""
+    if isinstance(location, BaseStorage):
+        return location
     if isinstance(location, str) and "://" in location:
         return get_storage(location)
     path = Path(location)
@@ -104,7 +106,7 @@ class Study:
     """Trials of one search.
 
     Args:
-        location: path of the journal file, or a database URL.
+        location: path of the journal file, a database URL, or an open storage.
         name: the study's name in that storage.
         space, objectives, searcher, constraints: of the search; kept with the study, and a study made with others is
             refused.
@@ -115,7 +117,7 @@ class Study:
 
     def __init__(
         self,
-        location: str | Path,
+        location: str | Path | BaseStorage,
         name: str,
         space: SearchSpace,
         objectives: tuple[str, ...],

@@ -74,11 +74,15 @@ export async function formPage(main) {
     }
   }
 
-  const key = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
-  let attempts = 0;
+  // One key for one body: a double click makes one search, a corrected form another.
+  const keys = new Map();
+  const keyOf = (values) => {
+    const text = JSON.stringify(values);
+    if (!keys.has(text)) keys.set(text, Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("-"));
+    return keys.get(text);
+  };
   const submit = () => checked(async (values) => {
-    // One key for one body: a double click makes one search, a corrected form another.
-    const search = await post("/v1/searches", values, { "Idempotency-Key": `${key}-${attempts++}-${JSON.stringify(values).length}` });
+    const search = await post("/v1/searches", values, { "Idempotency-Key": keyOf(values) });
     notify(`${search.name} is in the queue`);
     location.hash = `#/s/${search.id}`;
   });

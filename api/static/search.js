@@ -13,7 +13,7 @@ export function searchPage(main, live, id) {
   plot.pareto.setAttribute("aria-label", "Trials and Pareto frontier; the table below holds the same figures");
   plot.hypervolume.setAttribute("aria-label", "Hypervolume of the frontier against evaluations");
   plot.slicing.setAttribute("aria-label", "Share of each slice size in the frontier, by block; the best is framed");
-  const view = { sort: null, state: "", tokens: [null], axes: null, search: null, showLog: false };
+  const view = { sort: null, state: "", tokens: [null], axes: null, known: null, showLog: false };
   const axes = el("div", { className: "row" });
   const log = el("details", { ontoggle: (event) => { view.showLog = event.target.open; live.now(); } }, el("summary", {}, "Log of the driver"), parts.log);
 
@@ -28,7 +28,6 @@ export function searchPage(main, live, id) {
 
   async function refresh() {
     const search = await get(url);
-    view.search = search;
     parts.head.replaceChildren(...head(search, url, live));
     parts.phases.replaceChildren(phases(search));
     parts.history.replaceChildren(history(search));
@@ -41,7 +40,8 @@ export function searchPage(main, live, id) {
   }
 
   async function figures(search, front) {
-    const known = Object.fromEntries((await get("/v1/objectives")).objectives.map((o) => [o.name, o]));
+    view.known ??= Object.fromEntries((await get("/v1/objectives")).objectives.map((o) => [o.name, o]));
+    const { known } = view;
     if (!axes.childElementCount) for (const i of [1, 0])
       axes.append(select(i ? "x" : "y", front.measured.map((n) => [n, known[n].title]), view.axes[i], (value) => { view.axes[i] = value; live.now(); }));
     const [y, x] = view.axes.map((name) => known[name]);

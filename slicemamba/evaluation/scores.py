@@ -20,6 +20,14 @@ from slicemamba.evaluation.metrics import METRICS_VERSION, summarize
 from slicemamba.evaluation.statistics import Interval, bootstrap_metrics
 
 
+def save_arrays(path: Path, **arrays: npt.NDArray[Any]) -> None:
+    """Writes an ``.npz`` file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.npz")
+    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]  # numpy's own option comes after the arrays
+    temporary.replace(path)
+
+
 @dataclass(frozen=True, eq=False)
 class ImageScores:
     """Counts and distances by image.
@@ -75,17 +83,14 @@ class ImageScores:
 
     def save(self, path: Path) -> None:
         """Writes ``names``, ``patients``, ``counts``, ``hd95`` and, as JSON, ``about``; whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{uuid.uuid4().hex}.npz")
-        np.savez_compressed(
-            temporary,
+        save_arrays(
+            path,
             names=np.array(self.names),
             counts=self.counts.astype(np.uint32),
             hd95=self.hd95,
             patients=np.array(self.patients),
             about=np.array(json.dumps(self.about())),
         )
-        temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> ImageScores:

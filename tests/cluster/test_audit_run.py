@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from api.cli import app
 from cluster import audit_training
 from cluster.audit import random_plans, run_audit
-from cluster.audit_front import front_scores, save_arrays
+from cluster.audit_front import front_scores
 from cluster.audit_training import Training, _Trainings, plan_trainings
 from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.costs import device_hours, phase_seconds, search_costs
@@ -36,6 +36,7 @@ from nas.searchers.listed import ListedSearcher
 from nas.study import Study, Trial, find_trials, open_storage, pareto_front
 from slicemamba.architecture import Architecture
 from slicemamba.errors import InputError
+from slicemamba.evaluation.scores import save_arrays
 
 JOB: dict[str, Any] = {
     "kind": "search",

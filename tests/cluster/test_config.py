@@ -198,10 +198,12 @@ def test_differing_fields_are_named_with_both_values() -> None:
 
 
 def test_run_of_another_configuration_is_refused(tmp_path: Path) -> None:
-    one, other = (parse_job({"search": {"seed": seed}}).model_dump(mode="json") for seed in (1, 2))
-    refuse_mixing(one, one, tmp_path)
+    one, other = (parse_job({"search": {"seed": seed}}) for seed in (1, 2))
+    found = one.model_dump(mode="json")
+    refuse_mixing(None, one, tmp_path)
+    refuse_mixing(found, one, tmp_path)
     with pytest.raises(InputError, match="holds a run with another configuration; take a new folder") as caught:
-        refuse_mixing(one, other, tmp_path)
+        refuse_mixing(found, other, tmp_path)
     assert caught.value.details == ["search.seed: 1 before, 2 now"]
     assert str(tmp_path) in caught.value.message
 

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 
-import nas.study
-
 
 @pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch) -> BaseStorage:
+def storage() -> BaseStorage:
     """A storage in memory, which ``Study`` takes in place of a location."""
-    from_location = nas.study.open_storage
-
-    def open_storage(location: Any) -> BaseStorage:
-        return location if isinstance(location, BaseStorage) else from_location(location)
-
-    monkeypatch.setattr(nas.study, "open_storage", open_storage)
     return InMemoryStorage()

@@ -37,7 +37,7 @@ def open_session(
 ) -> tuple[SearchSession, Study]:
     """A session on a study in the given storage, as a fresh process opens it."""
     study = Study(
-        storage or InMemoryStorage(),  # type: ignore[arg-type]
+        storage or InMemoryStorage(),
         "search",
         space,
         options.objectives,
