@@ -28,7 +28,13 @@ from slicemamba.errors import InputError
 
 
 class TrainWorkers(Config):
-    """Ray Train workers: the global batch is divided among them. ``cpus`` is the number of threads of each."""
+    """Workers that train, by Ray Train.
+
+    Attributes:
+        num_workers: how many; the global batch is divided among them.
+        cpus: of each worker, which is also the number of its threads.
+        gpus: of each worker.
+    """
 
     num_workers: PositiveInt = 1
     cpus: PositiveInt = 1
@@ -36,9 +42,12 @@ class TrainWorkers(Config):
 
 
 class SearchWorkers(Config):
-    """Workers that evaluate candidates, one candidate each at a time; as many as the cluster has room for when null.
+    """Workers that evaluate candidates, one candidate each at a time.
 
-    Fractions of a GPU let several workers share one.
+    Attributes:
+        num_workers: how many; as many as the cluster has room for when null.
+        cpus: of each worker.
+        gpus: of each worker; with a fraction of a GPU several workers share one.
     """
 
     num_workers: PositiveInt | None = None
@@ -54,7 +63,13 @@ class ResourcesConfig(Config):
 
 
 class _AnyJob(Config):
-    """What every kind of job has."""
+    """What every kind of job has.
+
+    Attributes:
+        kind: what the job does.
+        name: what people call it; need not be unique.
+        labels: keys and values of one's own, to find it again by.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=100)] = "search"
     labels: dict[str, str] = Field(default_factory=dict)
@@ -146,6 +161,7 @@ class RetrainJob(_Job):
 
     Attributes:
         network: what to train; ``slicemamba`` needs an ``architecture``, and the others, to compare with, take none.
+        architecture: slice sizes of all blocks, ``s1:2x2,2x4|s2:…``.
         init: what it starts from: null, from scratch; or the folder of a supernet, of a trained network or of a
             pretrained encoder, or a file of VMamba or VM-UNet as published.
     """
@@ -178,7 +194,11 @@ class RetrainJob(_Job):
 
 
 class PretrainJob(_AnyJob):
-    """Trains the encoder of an architecture as a classifier of pictures; its weights may start a retraining."""
+    """Trains the encoder of an architecture as a classifier of pictures; its weights may start a retraining.
+
+    Attributes:
+        architecture: slice sizes of all blocks, ``s1:2x2,2x4|s2:…``; those of the decoder are not used.
+    """
 
     kind: Literal["pretrain"] = "pretrain"
     architecture: str

@@ -123,6 +123,7 @@ class SearchConfig(Config):
         latency: ``measured`` for each candidate, or summed from a ``table`` of each block and choice, timed once.
         latency_batch_size: images a timed forward pass, on the device of the search workers at the data's image size.
         latency_repeats: timed forward passes; the shortest is reported.
+        seed: of the searcher's draws, and of the order in which racing sees the images.
     """
 
     searcher: SearcherName = "evolution"

@@ -40,7 +40,12 @@ Intensity = Literal["minmax", "zscore", "unit"]
 
 
 class SyntheticConfig(Config):
-    """The embedded synthetic lesion set: textured skin, irregular blobs, hair; made on the spot from a seed."""
+    """The embedded synthetic lesion set: textured skin, irregular blobs, hair; made on the spot from a seed.
+
+    Attributes:
+        num_train, num_val, num_search, num_test: pictures of each split.
+        seed: what is drawn follows from it alone.
+    """
 
     num_train: PositiveInt = 96
     num_val: PositiveInt = 24
@@ -138,12 +143,14 @@ class DataConfig(Config):
 
 
 class ModelConfig(Config):
-    """The network (METHOD: The network). Defaults are the published ones, 35.80 M parameters at ``embed_dim`` 96.
+    """The network. Defaults are the published ones, 35.80 M parameters at ``embed_dim`` 96.
 
     Attributes:
         embed_dim: C, channels after patch embedding; stage i of the encoder has C·2^i.
         encoder_depths, decoder_depths: S³ blocks a stage. The decoder has as many stages as the encoder.
-        d_state: N, states of the selective scan. expand: d_inner = expand · channels. d_conv: depthwise kernel width.
+        d_state: N, states of the selective scan.
+        expand: d_inner = expand · channels.
+        d_conv: width of the depthwise convolution's kernel, in pixels of the map; odd.
         drop_path_rate: largest stochastic depth rate, linear over the encoder and reversed over the decoder.
     """
 
@@ -175,13 +182,17 @@ class ModelConfig(Config):
 
 
 class TrainConfig(Config):
-    """Training of one network (METHOD: Adaptive Slicing Search, Training). Defaults are the published ones.
+    """Training of one network. Defaults are the published ones.
 
     Attributes:
+        epochs: passes over the train split.
         batch_size: global batch; with several workers each takes an equal share.
         accumulate_steps: parts in which a worker passes its share through the network before the one optimiser step;
             saves memory, and is the same update as in one part.
-        learning_rate, weight_decay: AdamW. t_max, min_learning_rate: cosine annealing, in epochs.
+        learning_rate: of AdamW, at its highest.
+        weight_decay: of AdamW.
+        t_max: epochs in which the cosine takes the learning rate to its lowest; then it rises again, as published.
+        min_learning_rate: the cosine's lowest.
         warmup_epochs: epochs over which the learning rate rises linearly, step by step, before the cosine.
         clip_grad_norm: largest gradient norm; none when null.
         precision: of the network's matrix products; the scan, the loss and the weights stay float32. ``fp16`` needs a
@@ -189,12 +200,15 @@ class TrainConfig(Config):
         ema_decay: validate and keep an exponential moving average of the weights with this decay; null keeps the
             weights themselves.
         augment: random flips and rotations, and what else has a probability below.
-        flip_probability, rotate_probability: of each flip, and of a rotation by any angle.
-        scale_probability, scale_range: of magnifying by a factor in this range. Not published, so 0.
+        flip_probability: of each of the two flips.
+        rotate_probability: of a rotation by any angle.
+        scale_probability: of magnifying by a factor in ``scale_range``. Not published, so 0.
+        scale_range: smallest and largest factor.
         intensity_probability: of each of gamma, contrast and brightness being changed. Not published, so 0.
         validate_every: epochs between two validations; the last epoch is always validated.
         early_stop_epochs: stop at the first validation whose best predecessor is at least so many epochs old; null
             never stops early.
+        seed: of all that is drawn: first weights, order of the images, augmentation, stochastic depth.
     """
 
     epochs: PositiveInt = 300
