@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds the site: adds the references, which are made from the code."""
+"""What MkDocs calls while it builds the site: adds the pages that are made from other files of the sources."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # MkDocs, started as a scrip
 
 from docs.generators import commands, configuration, rest
 
+ROOT = Path(__file__).parents[1]
 PAGES = {
     "reference/configuration.md": configuration.page,
     "reference/commands.md": commands.page,
     "reference/rest.md": rest.page,
+    "contributing.md": (ROOT / "CONTRIBUTING.md").read_text,
+    "changelog.md": (ROOT / "CHANGELOG.md").read_text,
 }
 
 

@@ -6,6 +6,7 @@ Orders, depths, fronts and hypervolumes come from the code that they explain, no
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -100,7 +101,7 @@ def block() -> Figure:
         scan = "slice" in text or "scan" in text
         width, height = (0.45, 0.45) if text in "×+" else (1.7 if scan else 1.2, 1.0)
         edges.append(_box(axes, x, 1.2, width, height, text, ORANGE if scan else BLUE))
-    for (_, right), (left, _) in zip(edges, edges[1:], strict=False):
+    for (_, right), (left, _) in pairwise(edges):
         _arrow(axes, (right, 1.2), (left, 1.2))
     _arrow(axes, (-0.9, 1.2), (0.0, 1.2))
     _arrow(axes, (edges[-1][1], 1.2), (14.3, 1.2))
@@ -168,7 +169,7 @@ def supernet() -> Figure:
     axes.plot(range(len(path)), -path, color=ORANGE, linewidth=1.6, zorder=-1)
     axes.plot(range(11, len(path)), -other[11:], color=BLUE, linewidth=1.4, linestyle=(0, (3, 2)), zorder=-1)
     starts = np.cumsum([0, *model.depths])
-    for stage, (start, end) in enumerate(zip(starts, starts[1:], strict=False), 1):
+    for stage, (start, end) in enumerate(pairwise(starts), 1):
         axes.text((start + end - 1) / 2, 0.75, f"stage {stage}", ha="center", fontsize=8)
         if start:
             axes.axvline(start - 0.5, ymin=0.12, ymax=0.94, color="#c4c4c8", linewidth=0.7)
@@ -199,7 +200,9 @@ def search_loop() -> Figure:
     ]
     for x, text in notes:
         axes.text(x, 1.5, text, ha="center", va="top", fontsize=8.5, color="#55555a")
-    axes.text(1.5, 2.85, "first the fixed slicings\nand a warm start", ha="center", va="bottom", fontsize=8.5, color="#55555a")
+    axes.text(
+        1.5, 2.85, "first the fixed slicings\nand a warm start", ha="center", va="bottom", fontsize=8.5, color="#55555a"
+    )
     axes.text(6.4, 2.85, "Pareto front, hypervolume", ha="center", va="bottom", fontsize=8.5, color="#55555a")
     axes.set(xlim=(-0.2, 13.0), ylim=(0.6, 3.4))
     return figure
@@ -224,7 +227,9 @@ def front() -> Figure:
     axes.plot(best[:, 1], -best[:, 0], "o", color=ORANGE, markersize=6, label="Pareto front")
     axes.plot(worst[1], -worst[0], "x", color=TEXT, markersize=8, label="reference point")
     axes.set(xlabel="latency (ms) ↓", ylabel="Dice ↑", xlim=(5.5, 15), ylim=(0.6, 0.86))
-    axes.set_title(f"{mask.sum()} of {len(rows)} dominated by none; hypervolume {hypervolume(rows, worst):.2f}", fontsize=9)
+    axes.set_title(
+        f"{mask.sum()} of {len(rows)} dominated by none; hypervolume {hypervolume(rows, worst):.2f}", fontsize=9
+    )
     axes.legend(loc="lower right", fontsize=8, frameon=False, bbox_to_anchor=(0.93, 0.08))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -252,8 +257,8 @@ def _arrow(
     axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str = TEXT, dashed: bool = False
 ) -> None:
     axes.add_patch(
-        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, linewidth=1.0, color=color, shrinkA=1, shrinkB=1,
-                        linestyle=(0, (4, 2)) if dashed else "-")
+        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, linewidth=1.0, color=color, shrinkA=1,
+                        shrinkB=1, linestyle=(0, (4, 2)) if dashed else "-")
     )  # fmt: skip
 
 
