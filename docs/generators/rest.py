@@ -72,7 +72,9 @@ class Reference:
                 yield Operation(method.upper(), path, said)
 
     def _operation(self, op: Operation) -> str:
-        parts = [f"### {op.title} {{ #{anchor(op)} }}", markdown(op.said.get("description", op.said["summary"]))]
+        short = op.title.replace("/v1/searches/{search_id}", "…")  # for the table of contents, which is narrow
+        heading = f'### {op.title} {{ #{anchor(op)} data-toc-label="{short}" }}'
+        parts = [heading, markdown(op.said.get("description", op.said["summary"]))]
         if op.said.get("parameters"):
             parts.append(self._parameters(op.said["parameters"]))
         if "requestBody" in op.said:

@@ -107,7 +107,7 @@ def test_references_hold_what_there_is() -> None:
     assert "| `SLICEMAMBA_PORT` | integer ≥ 0, ≤ 65535 | `8000` |" in job
     assert "## `slicemamba cross-validate`" in commands.page()
     endpoints = rest.page()
-    assert "### POST /v1/searches { #post-v1-searches }" in endpoints
+    assert "### POST /v1/searches { #post-v1-searches " in endpoints
     assert "[Problem](#problem)" in endpoints
     assert "### Problem" in endpoints
 
