@@ -70,8 +70,7 @@ def test_modules_and_files_exist(page: Path) -> None:
     for path in re.findall(
         r"`((?:slicemamba|nas|cluster|api|tests|benchmarks|configs|docs)/[\w./-]+)`", page.read_text()
     ):
-        found = (ROOT / path).exists() or f"docs/extending/{path}" in _name(page) or _made_by(page, path)
-        assert found, f"{_name(page)} names {path}"
+        assert (ROOT / path).exists() or _made_by(page, path), f"{_name(page)} names {path}"
 
 
 def test_variables_are_documented() -> None:
