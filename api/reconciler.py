@@ -131,7 +131,7 @@ class Reconciler:
         state = SearchState(search.state)
         job_id = _job_to_follow(search)
         reachable, job = (True, None) if job_id is None else self._ask_ray(job_id)
-        folder = self._service.run_folder(search.id)
+        folder = self._service.folder_of(search)
         status = folder.read_status()
         left = None if state is SearchState.QUEUED else search.left_status_at
         if status is not None and left is not None and status.updated_at <= left:
@@ -164,7 +164,7 @@ class Reconciler:
         """Repeatable at every point: the file is written whole, and a job that exists already counts as submitted."""
         if self._cluster_down:
             return self._service.note(search, message=UNREACHABLE)
-        folder = self._service.run_folder(search.id)
+        folder = self._service.folder_of(search)
         if sight.has_result:  # it had succeeded, and goes on with more trials; with a result the driver would not
             folder.result_path.replace(folder.path / f"result-{search.attempt - 1}.json")
         folder.write_json(folder.config_path.name, search.spec)
@@ -196,7 +196,7 @@ class Reconciler:
         if step.error is not None:
             values["error"] = self._explain(search, step)
         self._service.move(search, step.to, step.message, **values)
-        logger.info("search %s: %s -> %s", search.id, search.state, step.to.value)
+        logger.info("%s: %s -> %s", search.title, search.state, step.to.value)
 
     def _explain(self, search: Search, step: Step) -> str | None:
         """The error, with the end of the driver's log where that is all there is to go by."""

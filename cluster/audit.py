@@ -16,7 +16,8 @@ from cluster.driver import only_driver, with_proven_precision
 from cluster.report import finished_search, write_report
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
-from nas.audit import AuditConfig, hypervolume_curves, loss_rows
+from nas.audit import hypervolume_curves, loss_rows
+from nas.config import AuditConfig
 from nas.search import SearchSession
 from nas.searchers import make_searcher
 from nas.searchers.listed import ListedSearcher

@@ -15,6 +15,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from api.decisions import UNREACHABLE
 from api.deps import AppParts, Parts
+from api.models import Search
 from api.plain import finite
 from api.problems import ProblemError, bad_parameter, not_found
 from api.routes.searches import UNKNOWN
@@ -30,21 +31,24 @@ POLL_SECONDS = 0.5
 KEEPALIVE_SECONDS = 15.0
 
 
-@router.get("/logs", response_class=PlainTextResponse, responses={503: {"model": Problem}})
-def get_logs(
-    search_id: str,
-    parts: AppParts,
-    tail: Annotated[int, Query(ge=1, le=100_000, description="at most this many last lines")] = 1000,
-) -> PlainTextResponse:
-    """What the driver has printed, from Ray."""
-    search = parts.service.get(search_id)
+Tail = Annotated[int, Query(ge=1, le=100_000, description="at most this many last lines")]
+
+
+def read_log(parts: Parts, row: Search, tail: int) -> str:
+    """The last lines that the driver of a search or job has printed. Raises ProblemError: 404 without a log, 503."""
     try:
-        log = parts.jobs.job_logs(parts.settings.ray_address, search.job_id)
+        log = parts.jobs.job_logs(parts.settings.ray_address, row.job_id)
     except ClusterUnavailableError:
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, UNREACHABLE.partition(";")[0]) from None
     if log is None:
-        raise not_found(f"Ray has no log of search {search_id}, which is {search.state}")
-    return PlainTextResponse("".join(log.splitlines(keepends=True)[-tail:]))
+        raise not_found(f"Ray has no log of {row.title}, which is {row.state}")
+    return "".join(log.splitlines(keepends=True)[-tail:])
+
+
+@router.get("/logs", response_class=PlainTextResponse, responses={503: {"model": Problem}})
+def get_logs(search_id: str, parts: AppParts, tail: Tail = 1000) -> PlainTextResponse:
+    """What the driver has printed, from Ray."""
+    return PlainTextResponse(read_log(parts, parts.service.get(search_id), tail))
 
 
 @router.get("/events", response_class=StreamingResponse)

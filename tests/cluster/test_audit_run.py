@@ -29,7 +29,7 @@ from cluster.local import stop_tree
 from cluster.report import write_report
 from cluster.run_folder import RunFolder
 from cluster.summary import print_audit
-from nas.audit import AuditConfig
+from nas.config import AuditConfig
 from nas.search import SearchSession
 from nas.searchers import make_searcher
 from nas.searchers.listed import ListedSearcher
