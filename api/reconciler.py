@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Protocol
 
+from api.adoption import adopt_runs
 from api.decisions import UNREACHABLE, Sight, Step, decide
 from api.models import Search, utc_now
 from api.plain import finite
@@ -88,11 +89,18 @@ class Reconciler:
     def run_once(self) -> None:
         """One round. A fault of one search is logged and does not keep the others from going on."""
         self._cluster_down = False
+        self._adopt()
         for search_id in self._service.active_ids():
             try:
                 self.reconcile(search_id)
             except Exception:
                 logger.exception("search %s could not be followed", search_id)
+
+    def _adopt(self) -> None:
+        try:
+            adopt_runs(self._service, self._settings.runs_path, self._settings.stale_seconds)
+        except OSError:  # the folder of runs is away; it may come back
+            logger.exception("run folders could not be listed")
 
     def reconcile(self, search_id: str) -> None:
         """Takes one search as far as it goes right now."""

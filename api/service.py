@@ -141,14 +141,14 @@ class SearchService:
         return self.enqueue(row)
 
     def enqueue(self, row: Search) -> tuple[Search, bool]:
-        """The row, stored as QUEUED, or the one that was first with its key, and whether it is new."""
+        """The row, now stored, or the one that was first with its key or id; and whether it is new."""
         try:
             with self._sessions.begin() as session:
                 session.add(row)
                 session.flush()
                 session.add(_change(row.id, None, SearchState(row.state), row.message))
         except IntegrityError:  # the same key came in at the same time, and the other was first
-            found = self.repeated(row.idempotency_key, row.request_hash)
+            found = self.repeated(row.idempotency_key, row.request_hash) or self.find(row.id)
             if found is None:
                 raise
             return found, False
@@ -224,6 +224,11 @@ class SearchService:
         query = select(Search.state, func.count()).where(Search.kind == SEARCH).group_by(Search.state)
         with self._sessions() as session:
             return {row[0]: row[1] for row in session.execute(query)}
+
+    def known_ids(self) -> set[str]:
+        """Of all searches."""
+        with self._sessions() as session:
+            return set(session.scalars(select(Search.id).where(Search.kind == SEARCH)))
 
     def active_ids(self) -> list[str]:
         """Searches and jobs the reconciler has to look after, oldest first."""

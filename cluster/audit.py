@@ -68,6 +68,19 @@ def run_audit(
         return _conclude(job, run, folder, settings, audit)
 
 
+def set_aside_other_audit(run: RunFolder, settings: AuditConfig) -> None:
+    """Renames an audit of other settings to ``audit-1``, …, so that one of these begins; evaluations stay known."""
+    folder = RunFolder(run.path / AUDIT)
+    before = folder.read_json("config.json")
+    if before is None or not differing_fields(before, settings.model_dump(mode="json")):
+        return
+    with only_driver(folder):
+        taken = len(list(run.path.glob("audit-*/")))
+        folder.path.rename(run.path / f"audit-{taken + 1}")
+        if (run.path / "audit.json").exists():
+            (run.path / "audit.json").rename(run.path / f"audit-{taken + 1}.json")
+
+
 def _refuse_other_settings(folder: RunFolder, settings: AuditConfig) -> None:
     before = folder.read_json("config.json")
     fields = [] if before is None else differing_fields(before, settings.model_dump(mode="json"))
