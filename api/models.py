@@ -92,14 +92,14 @@ class Search(Base):
     @property
     def job_id(self) -> str:
         """The submission id in Ray: a repeated attempt needs another one."""
-        return self._job_id(self.attempt)
+        return self.job_id_of(self.attempt)
 
     @property
     def job_id_before(self) -> str | None:
         """That of the attempt before, if there was one."""
-        return self._job_id(self.attempt - 1) if self.attempt > 1 else None
+        return self.job_id_of(self.attempt - 1) if self.attempt > 1 else None
 
-    def _job_id(self, attempt: int) -> str:
+    def job_id_of(self, attempt: int) -> str:
         return self.first_job_id or self.id if attempt == 1 else f"{self.id}-{attempt}"
 
     @property

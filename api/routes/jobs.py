@@ -6,13 +6,14 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 
 from api import schemas
 from api.deps import AppParts, Parts
 from api.models import Search
 from api.routes.searches import CHANGES, UNKNOWN, IfMatch
-from api.routes.streams import Tail, read_log
+from api.routes.streams import EVENT_STREAM, LOG_RESPONSES, Accept, Follow, LastEventId, Tail, answer_log
 from api.schemas import Problem
 from api.service import etag
 from api.specs import public_spec
@@ -139,7 +140,15 @@ def cancel_job(job_id: str, parts: AppParts, response: Response, if_match: IfMat
     return _answer(response, parts, parts.service.cancel_job(job_id, if_match))
 
 
-@router.get("/jobs/{job_id}/logs", response_class=PlainTextResponse, responses={**UNKNOWN, 503: {"model": Problem}})
-def get_job_logs(job_id: str, parts: AppParts, tail: Tail = 1000) -> PlainTextResponse:
-    """What the job has printed, from Ray."""
-    return PlainTextResponse(read_log(parts, parts.service.get_job(job_id), tail))
+@router.get("/jobs/{job_id}/logs", response_class=PlainTextResponse, responses={**UNKNOWN, **LOG_RESPONSES})
+async def get_job_logs(
+    job_id: str,
+    parts: AppParts,
+    tail: Tail = 1000,
+    follow: Follow = False,
+    accept: Accept = "",
+    last_event_id: LastEventId = None,
+) -> Response:
+    """What the job has printed, as `GET /v1/searches/{id}/logs` has it of a search."""
+    row = await run_in_threadpool(parts.service.get_job, job_id)
+    return await answer_log(parts, row, tail, follow or EVENT_STREAM in accept, last_event_id)
