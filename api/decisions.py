@@ -1,4 +1,4 @@
-"""What to do about a search, from what is seen of it: its row, its driver's status and its Ray job. Pure functions."""
+"""What to do about a search or follow-up job, from its row, its driver's status and its Ray job. Pure functions."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _vanished(sight: Sight, stale_seconds: float) -> Step:
     if sight.losses < MAX_LOSSES:
         return Step("move", SearchState.QUEUED, f"{VANISHED}; started once more, from where its run folder left off")
     return Step(
-        "move", SearchState.FAILED, error=f"{VANISHED}, for the second time; resume the search when the cluster is well"
+        "move", SearchState.FAILED, error=f"{VANISHED}, for the second time; start it again when the cluster is well"
     )
 
 

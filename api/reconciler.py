@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Protocol
 
+from api.adoption import adopt_runs
 from api.decisions import UNREACHABLE, Sight, Step, decide
 from api.models import Search, utc_now
 from api.plain import finite
@@ -88,11 +89,18 @@ class Reconciler:
     def run_once(self) -> None:
         """One round. A fault of one search is logged and does not keep the others from going on."""
         self._cluster_down = False
+        self._adopt()
         for search_id in self._service.active_ids():
             try:
                 self.reconcile(search_id)
             except Exception:
                 logger.exception("search %s could not be followed", search_id)
+
+    def _adopt(self) -> None:
+        try:
+            adopt_runs(self._service, self._settings.runs_path, self._settings.stale_seconds)
+        except OSError:  # the folder of runs is away; it may come back
+            logger.exception("run folders could not be listed")
 
     def reconcile(self, search_id: str) -> None:
         """Takes one search as far as it goes right now."""
@@ -131,7 +139,7 @@ class Reconciler:
         state = SearchState(search.state)
         job_id = _job_to_follow(search)
         reachable, job = (True, None) if job_id is None else self._ask_ray(job_id)
-        folder = self._service.run_folder(search.id)
+        folder = self._service.folder_of(search)
         status = folder.read_status()
         left = None if state is SearchState.QUEUED else search.left_status_at
         if status is not None and left is not None and status.updated_at <= left:
@@ -164,7 +172,7 @@ class Reconciler:
         """Repeatable at every point: the file is written whole, and a job that exists already counts as submitted."""
         if self._cluster_down:
             return self._service.note(search, message=UNREACHABLE)
-        folder = self._service.run_folder(search.id)
+        folder = self._service.folder_of(search)
         if sight.has_result:  # it had succeeded, and goes on with more trials; with a result the driver would not
             folder.result_path.replace(folder.path / f"result-{search.attempt - 1}.json")
         folder.write_json(folder.config_path.name, search.spec)
@@ -196,7 +204,7 @@ class Reconciler:
         if step.error is not None:
             values["error"] = self._explain(search, step)
         self._service.move(search, step.to, step.message, **values)
-        logger.info("search %s: %s -> %s", search.id, search.state, step.to.value)
+        logger.info("%s: %s -> %s", search.title, search.state, step.to.value)
 
     def _explain(self, search: Search, step: Step) -> str | None:
         """The error, with the end of the driver's log where that is all there is to go by."""

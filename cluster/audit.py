@@ -16,7 +16,8 @@ from cluster.driver import only_driver, with_proven_precision
 from cluster.report import finished_search, write_report
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
-from nas.audit import AuditConfig, hypervolume_curves, loss_rows
+from nas.audit import hypervolume_curves, loss_rows
+from nas.config import AuditConfig
 from nas.search import SearchSession
 from nas.searchers import make_searcher
 from nas.searchers.listed import ListedSearcher
@@ -65,6 +66,19 @@ def run_audit(
             audit = _audit(job, run, folder, settings, cache_dir)
         audit |= {"splits": splits, "leaks": [list(pair) for pair in leaks]}
         return _conclude(job, run, folder, settings, audit)
+
+
+def set_aside_other_audit(run: RunFolder, settings: AuditConfig) -> None:
+    """Renames an audit of other settings to ``audit-1``, …, so that one of these begins; evaluations stay known."""
+    folder = RunFolder(run.path / AUDIT)
+    before = folder.read_json("config.json")
+    if before is None or not differing_fields(before, settings.model_dump(mode="json")):
+        return
+    with only_driver(folder):
+        taken = len(list(run.path.glob("audit-*/")))
+        folder.path.rename(run.path / f"audit-{taken + 1}")
+        if (run.path / "audit.json").exists():
+            (run.path / "audit.json").rename(run.path / f"audit-{taken + 1}.json")
 
 
 def _refuse_other_settings(folder: RunFolder, settings: AuditConfig) -> None:

@@ -19,7 +19,6 @@ from cluster.ray_train import retrain
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
 from nas.audit import (
-    AuditConfig,
     Estimate,
     difference,
     primary_metric,
@@ -27,6 +26,7 @@ from nas.audit import (
     score_interval,
     spread_sample,
 )
+from nas.config import AuditConfig
 from nas.study import Trial, TrialState, find_trials, open_storage
 from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import DataConfig, TrainConfig

@@ -101,7 +101,7 @@ def audit(
     from cluster.progress import progress_view, show_status
     from cluster.run_folder import RunFolder
     from cluster.summary import print_audit
-    from nas.audit import AuditConfig
+    from nas.config import AuditConfig
 
     settings = AuditConfig(
         num_retrained=num_retrained,

@@ -16,6 +16,8 @@ from rich.console import Console
 
 from cluster.config import load_job
 from cluster.driver import run_job
+from cluster.follow_up import parse_follow_up
+from cluster.follow_up_run import run_follow_up
 from cluster.progress import progress_view, show_status
 from cluster.run_folder import RunFolder
 from slicemamba.errors import InputError, RunFailedError
@@ -35,9 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.run_dir or Path("runs") / options.config.stem
     try:
         run = RunFolder(folder)
-        job = load_job(options.config or run.config_path, options.set)
+        follow_up = parse_follow_up(run.read_json("config.json") or {}) if options.config is None else None
         with progress_view(Console()) as view:
-            run_job(job, run, address=options.address, on_status=partial(show_status, view))
+            if follow_up is not None:
+                run_follow_up(follow_up, run, address=options.address, on_status=partial(show_status, view))
+            else:
+                job = load_job(options.config or run.config_path, options.set)
+                run_job(job, run, address=options.address, on_status=partial(show_status, view))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

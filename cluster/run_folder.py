@@ -19,6 +19,7 @@
   training.png     loss and validation score of each training
   audit.json       how far the result can be trusted; of ``slicemamba audit``
   audit/           its own config.json, status.json and events.jsonl; retrained/NN/ networks trained for it
+  jobs/<id>/       of jobs that follow the search (see follow_up.py), each with the files of a run of its own
   *.png, predictions/
 """
 
@@ -48,6 +49,8 @@ PHASES = (
     "audit_search",
     "audit_front",
     "audit_retrain",
+    "export",
+    "figures",
 )
 
 
@@ -63,7 +66,10 @@ class Progress(BaseModel):
 
 
 class RunStatus(BaseModel):
-    """What the driver says of itself. A hint beside it: Ray's job status, which knows of killed drivers."""
+    """What the driver says of itself. A hint beside it: Ray's job status, which knows of killed drivers.
+
+    ``job_id`` is the driver's own in Ray, its submission id; None where it was not started as a Ray job.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -72,6 +78,7 @@ class RunStatus(BaseModel):
     progress: dict[str, Progress] = {}
     error: str | None = None
     pid: int | None = None
+    job_id: str | None = None
     updated_at: datetime
 
 
@@ -114,7 +121,7 @@ class RunFolder:
     def events_path(self) -> Path:
         return self.path / "events.jsonl"
 
-    def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
+    def write_json(self, name: str, values: Mapping[str, Any] | list[Any]) -> Path:
         """Writes a file whole or not at all: a reader never sees half of it, a crash never leaves half."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
