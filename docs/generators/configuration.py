@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from api.settings import VARIABLES, Settings
 from cluster.config import JobSpec
 from docs.generators.schemas import attributes, cell, in_words, markdown
-from nas.audit import AuditConfig
+from nas.config import AuditConfig
 from slicemamba.architecture import Block, format_block
 
 KINDS: dict[str, type[BaseModel]] = {job.model_fields["kind"].default: job for job in get_args(get_args(JobSpec)[0])}

@@ -104,8 +104,9 @@ class Reference:
         return f"`{media_type}`, {self._words(content['schema'])}."
 
     def _content(self, answer: dict[str, Any]) -> str:
-        found = [f"`{kind}`: {self._words(part['schema'])}" for kind, part in answer.get("content", {}).items()]
-        return cell("; ".join(found).removesuffix(": any")) or "–"
+        bodies = {kind: self._words(part.get("schema", {})) for kind, part in answer.get("content", {}).items()}
+        found = [f"`{kind}`" if words == "any" else f"`{kind}`: {words}" for kind, words in bodies.items()]
+        return cell("; ".join(found)) or "–"
 
     def _schema(self, name: str) -> str:
         schema = self._schemas[name]
