@@ -24,6 +24,7 @@ from nas.racing import Leaders
 from nas.search import SearchSession
 from nas.searchers import make_searcher
 from nas.study import Study, Trial, TrialState, find_settings, open_storage, pareto_front
+from nas.tally import SearchTally
 from nas.warm_start import best_architectures
 from slicemamba.architecture import Architecture
 from slicemamba.data.cache import default_cache_dir
@@ -253,43 +254,34 @@ def _warm_start(job: SearchJob, run: RunFolder, warm_start: WarmStart) -> list[A
 
 
 class _SearchProgress:
-    """Writes each ended trial and the search's progress to the events."""
+    """Writes each ended trial and the search's progress to the events, and to Ray's metrics."""
 
     def __init__(self, run: RunFolder, phase: str, study: Study, config: SearchConfig) -> None:
+        from cluster.metrics import SearchMetrics
+
         self._run = run
         self._phase = phase
         self._config = config
-        self._trials = [trial for trial in study.trials() if trial.ended]
-        self._front = pareto_front(self._trials, config.objectives)
+        self._tally = SearchTally(config.objectives, [trial for trial in study.trials() if trial.ended])
+        self._metrics = SearchMetrics(run.path.name, phase)
         self._show()
 
     def __call__(self, trial: Trial) -> None:
-        self._trials.append(trial)
-        if trial.state is TrialState.COMPLETED:
-            self._front = pareto_front([*self._front, trial], self._config.objectives)
+        self._tally.add(trial)
+        self._metrics.ended(trial)
         fields = {"number": trial.number, "state": trial.state.value, "architecture": trial.architecture}
         self._run.emit("trial", phase=self._phase, **fields, metrics=trial.metrics, error=trial.error, work=trial.work)
         self._show()
 
     def _show(self) -> None:
-        metrics: dict[str, float] = {"front": len(self._front)}
-        if self._front:
-            first = self._config.objectives[0]
-            metrics[f"best_{first}"] = self._front[0].metrics[first]
-        metrics |= _savings(self._trials)
-        self._run.emit(
-            "progress",
-            phase=self._phase,
-            done=len(self._trials),
-            total=self._config.num_trials,
-            unit="trials",
-            metrics=metrics,
-        )
-
-
-def _savings(trials: list[Trial]) -> dict[str, float]:
-    """Share of the blocks that were taken from earlier candidates, and trials given up, if any."""
-    reused = sum(trial.work.get("blocks_reused", 0) for trial in trials)
-    blocks = reused + sum(trial.work.get("blocks_computed", 0) for trial in trials)
-    pruned = sum(trial.state is TrialState.PRUNED for trial in trials)
-    return ({"reused": reused / blocks} if blocks else {}) | ({"pruned": pruned} if pruned else {})
+        tally = self._tally
+        figures: dict[str, float] = {"front": tally.front_size, "hypervolume": tally.hypervolume}
+        if tally.best is not None:
+            figures[f"best_{self._config.objectives[0]}"] = tally.best
+        if tally.reused is not None:
+            figures["reused"] = tally.reused
+        if pruned := tally.states[TrialState.PRUNED]:
+            figures["pruned"] = pruned
+        total = self._config.num_trials
+        self._run.emit("progress", phase=self._phase, done=tally.num_ended, total=total, unit="trials", metrics=figures)
+        self._metrics.show(tally)
