@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.config import ResourcesConfig
@@ -30,6 +32,13 @@ ENVIRONMENT = {
 _INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for drivers it has started itself
 
 
+def submission_id() -> str | None:
+    """Id of the Ray job whose driver this process is; None outside of Ray jobs."""
+    config: dict[str, Any] = json.loads(os.environ.get(_INSIDE_A_JOB) or "{}")
+    found: str | None = config.get("metadata", {}).get("job_submission_id")
+    return found
+
+
 def use_local_token() -> None:
     """Lets this process use the token that ``ray start`` has left for its user; Ray's clients do so only if told."""
     known = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
@@ -46,6 +55,12 @@ def check_address(address: str) -> None:
         scheme, host, port = parts.scheme, parts.hostname, parts.port
     except ValueError:
         scheme, host, port = "", None, None
+    if scheme in ("http", "https"):
+        raise InputError(
+            f"{address} is the address of Ray's job server: submit the job there, with `slicemamba submit` by way of "
+            "the service or with `ray job submit`; to drive it from here give HOST:6379 or ray://HOST:10001 of that "
+            "cluster (--address or RAY_ADDRESS)"
+        )
     if scheme not in ("", "ray") or host is None or port is None:
         raise InputError(f"Ray address must be 'auto', 'local', HOST:PORT or ray://HOST:PORT; got {address!r}")
     try:
@@ -85,7 +100,10 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
     try:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=in_job, runtime_env=runtime_env)
     except ConnectionError as error:
-        raise InputError(f"no Ray cluster can be reached at {address!r}: {error}") from None
+        raise InputError(
+            f"no Ray cluster can be reached at {address!r}: {error}; if it asks for a token, set RAY_AUTH_MODE=token "
+            "and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to that of the cluster"
+        ) from None
     try:
         yield address == "local"
     finally:
