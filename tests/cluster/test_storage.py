@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def _bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv(STUDY_VARIABLE, raising=False)
-    monkeypatch.setattr(storage, "EXPIRE_SECONDS", 1.0)
+    monkeypatch.setattr(storage, "EXPIRE_SECONDS", 3.0)
     monkeypatch.setattr(storage, "ROUND_SECONDS", 0.2)
     bucket = boto3.resource("s3", endpoint_url=server, region_name="us-east-1").Bucket("runs")
     if bucket.creation_date is None:
@@ -164,10 +165,9 @@ def test_cut_off_anywhere_the_store_can_be_resumed(tmp_path: Path, writes: int) 
     names = whole.names()
     latest = json.loads(whole.read(".ray/supernet/checkpoint_manager_snapshot.json") or b"")["latest"]
     assert f".ray/supernet/{latest}/state.pt" in names
-    assert ("scores/search/00001.npz" in names) or b"1 ended" not in (whole.read("search.journal") or b"")
-    assert (b'"trial"' not in (whole.read("events.jsonl") or b"")) or b"1 ended" in (
-        whole.read("search.journal") or b""
-    )
+    ended = b"1 ended" in (whole.read("search.journal") or b"")
+    assert "scores/search/00001.npz" in names or not ended
+    assert ended or b'"trial"' not in (whole.read("events.jsonl") or b"")
 
 
 def test_checkpoint_that_is_replaced_during_the_upload_is_left_for_the_next_try(
@@ -216,9 +216,7 @@ def test_driver_whose_store_was_taken_over_stops(tmp_path: Path) -> None:
     def taken_over() -> None:
         with mirrored(run, URL):
             Mirror(run, open_store(URL, "run"))._store.write("driver.json", b'{"owner": "other", "released": false}')
-            import threading
-
-            threading.Event().wait(30)
+            threading.Event().wait(60)
 
     with pytest.raises(RunFailedError, match="another driver has taken over the run in the store"):
         taken_over()
@@ -261,9 +259,7 @@ def test_run_that_could_not_be_stored_in_the_end_says_so(tmp_path: Path, monkeyp
         with mirrored(run, URL):
             monkeypatch.setattr(Mirror, "upload", fails)
 
-    with pytest.raises(
-        RunFailedError, match=r"the run is done, but could not be stored in s3://runs/team \(no space\)"
-    ):
+    with pytest.raises(RunFailedError, match=r"is done, but could not be stored in s3://runs/team \(no space\)"):
         done()
 
 
@@ -276,7 +272,7 @@ def test_what_is_no_store_is_refused(url: str) -> None:
 
 
 def test_bucket_that_is_not_there_is_told_with_the_mend() -> None:
-    with pytest.raises(InputError, match="the store s3://other cannot be written to .* check the bucket, AWS_ACCESS"):
+    with pytest.raises(InputError, match=r"the store s3://other cannot be written to .* check the bucket"):
         open_store("s3://other", "run")
 
 
