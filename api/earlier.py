@@ -24,6 +24,6 @@ def earlier_searches(service: SearchService, studies: Studies, wanted: SearchJob
             continue
         if not isinstance(job, SearchJob) or workers_of(job) != workers_of(wanted):
             continue
-        rates = measured_rates(search, job, studies.trials(search.id, service.run_folder(search.id), "search"))
+        rates = measured_rates(search, job, studies.view(search.id, service.run_folder(search.id), "search").trials)
         if rates is not None:
             yield Earlier(search.id, job, rates)

@@ -6,6 +6,7 @@ workers; else such searches with other networks, scaled by counted operations; e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ from cluster.config import SearchJob
 from nas.study import Trial, TrialState
 from slicemamba.config import TrainConfig
 from slicemamba.costs import NetworkCost, network_cost
+from slicemamba.errors import InputError
 
 # A training step passes forward once and backward at the cost of two forward passes.
 TRAIN_PASSES = 3
@@ -106,15 +108,26 @@ def estimate(job: SearchJob, num_images: Mapping[str, int], earlier: Iterable[Ea
 
     Args:
         job: the search. num_images: of each split. earlier: searches that ended here, newest first.
+
+    Raises:
+        InputError: the search is so large that its cost is no number any more.
     """
     work, cost = work_of(job, num_images), _cost(job)
-    hours, low, high, basis = _hours(job, work, cost, list(earlier))
+    try:
+        hours, low, high, basis = _hours(job, work, cost, list(earlier))
+        memory = training_memory(job) / 2**20
+    except OverflowError:
+        high = memory = math.inf
+    if not math.isfinite(high) or not math.isfinite(memory):
+        raise InputError(
+            "the search is too large for its cost to be told; lower the sizes under model, epochs or trials"
+        )
     return schemas.Estimate(
         num_evaluations=num_evaluations(job),
         device_hours=hours,
         device_hours_low=low,
         device_hours_high=high,
-        memory_mb=training_memory(job) / 2**20,
+        memory_mb=memory,
         basis=basis,
     )
 

@@ -92,7 +92,7 @@ class FollowUps:
 
     def _find(self, search_id: str, number: int, study: str) -> tuple[Search, Trial]:
         search = self._service.get(search_id)
-        trials = self._studies.trials(search_id, self._service.run_folder(search_id), study)
+        trials = self._studies.view(search_id, self._service.run_folder(search_id), study).trials
         if number >= len(trials):
             raise not_found(f"study {study!r} of search {search_id} has no trial {number}; it has {len(trials)} so far")
         return search, trials[number]

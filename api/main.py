@@ -91,7 +91,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for operation in (op for path in document["paths"].values() for op in path.values()):
             for status, response in operation["responses"].items():
                 content = response.get("content", {})
-                if status[0] in "45" and "application/json" in content:
-                    content[problems.MEDIA_TYPE] = content.pop("application/json")
+                if status[0] in "45" and content:  # FastAPI puts them under the type of the route's good answer
+                    response["content"] = {problems.MEDIA_TYPE: next(iter(content.values()))}
         app.openapi_schema = document
     return app.openapi_schema

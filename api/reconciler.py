@@ -19,6 +19,7 @@ from api.service import SearchService
 from api.settings import Settings
 from api.states import SearchState
 from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
+from cluster.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -172,23 +173,29 @@ class Reconciler:
         """Repeatable at every point: the file is written whole, and a job that exists already counts as submitted."""
         if self._cluster_down:
             return self._service.note(search, message=UNREACHABLE)
-        folder = self._service.folder_of(search)
-        if sight.has_result:  # it had succeeded, and goes on with more trials; with a result the driver would not
-            folder.result_path.replace(folder.path / f"result-{search.attempt - 1}.json")
-        folder.write_json(folder.config_path.name, search.spec)
+        address, folder = self._settings.ray_address, self._service.folder_of(search)
         try:
-            self._jobs.submit_run(self._settings.ray_address, search.job_id, folder.path)
+            # A process that was killed before it could say so may have submitted it: then status and result may be the
+            # job's own, and are left as they are.
+            if self._jobs.job_state(address, search.job_id) is None:
+                self._clear(search, sight, folder)
+                self._jobs.submit_run(address, search.job_id, folder.path)
         except ClusterUnavailableError as error:
             self._on_unavailable(error)
             return self._service.note(search, message=UNREACHABLE)
         except JobRefusedError as error:
             self._service.move(search, SearchState.FAILED, error=f"the cluster refuses the job: {error}")
             return None
-        left = sight.status.updated_at if sight.status else None
-        message = f"submitted to Ray as {search.job_id}"
-        if not self._service.move(search, SearchState.STARTING, message, left_status_at=left):
+        if not self._service.move(search, SearchState.STARTING, f"submitted to Ray as {search.job_id}"):
             self._stop_if_cancelled(search)
         return None
+
+    def _clear(self, search: Search, sight: Sight, folder: RunFolder) -> None:
+        """Makes the folder ready for this attempt, and keeps in mind what the one before has left there."""
+        if sight.has_result:  # it had succeeded, and goes on with more trials; with a result the driver would not
+            folder.result_path.replace(folder.path / f"result-{search.attempt - 1}.json")
+        folder.write_json(folder.config_path.name, search.spec)
+        self._service.note(search, left_status_at=sight.status.updated_at if sight.status else None)
 
     def _stop_if_cancelled(self, search: Search) -> None:
         """Another process may have seen no job and have moved the search on while this one submitted it."""

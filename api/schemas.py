@@ -242,7 +242,7 @@ class HypervolumePoint(_Answer):
 
 
 class Hypervolume(_Answer):
-    """The volume that the frontier dominates, after each trial that ended."""
+    """The volume that the frontier dominates: after the first trial that ended, each that enlarged it, and the last."""
 
     study: StudyName
     objectives: list[Objective]

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import secrets
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,23 +32,15 @@ from api.specs import check_data, read_job
 from api.states import ACTIVE, SearchState, check_transition
 from cluster.config import SearchJob, config_hash, parse_job
 from cluster.follow_up import FollowUp, job_folder
+from cluster.ids import new_id
 from cluster.jobs import JobState
 from cluster.run_folder import RunFolder
 from slicemamba.data.checks import DatasetReport
 from slicemamba.errors import InputError
 
 _UNDER_WAY = (SearchState.QUEUED, SearchState.STARTING, SearchState.RUNNING)
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as the numbers do
-
-
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 """What a search may be called: our own ids, and names of folders that are adopted."""
-
-
-def new_id(letter: str = "s") -> str:
-    """A letter and 26 characters that sort by time: 48 bits of milliseconds, 80 of chance (as in a ULID)."""
-    number = int(time.time() * 1000) << 80 | secrets.randbits(80)
-    return f"{letter}-" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
 
 @dataclass(frozen=True)

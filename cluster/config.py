@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, model_validator
 
 from nas.config import SearchConfig, SpaceConfig, SupernetConfig
 from nas.space import SearchSpace
@@ -27,18 +27,30 @@ from slicemamba.config import (
 from slicemamba.errors import InputError
 
 
+def _whole_or_shared(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"takes whole GPUs, or a share of one such as 0.5; got {gpus:g}")
+    return gpus
+
+
+Gpus = Annotated[NonNegativeFloat, AfterValidator(_whole_or_shared)]
+Cpus = Annotated[float, Field(ge=0.01)]
+
+
 class TrainWorkers(Config):
     """Workers that train, by Ray Train.
 
     Attributes:
         num_workers: how many; the global batch is divided among them.
-        cpus: of each worker, which is also the number of its threads.
-        gpus: of each worker.
+        cpus: of each worker, and how many threads it computes with; a fraction counts as one thread.
+        gpus: of each worker; fractions let several workers share one.
+        placement: ``PACK``, on as few nodes as can be, or ``SPREAD``, over as many.
     """
 
     num_workers: PositiveInt = 1
-    cpus: PositiveInt = 1
-    gpus: NonNegativeFloat = 0.0
+    cpus: Cpus = 1
+    gpus: Gpus = 0.0
+    placement: Literal["PACK", "SPREAD"] = "PACK"
 
 
 class SearchWorkers(Config):
@@ -46,13 +58,13 @@ class SearchWorkers(Config):
 
     Attributes:
         num_workers: how many; as many as the cluster has room for when null.
-        cpus: of each worker.
-        gpus: of each worker; with a fraction of a GPU several workers share one.
+        cpus: of each worker, and how many threads it computes with; a fraction counts as one thread.
+        gpus: of each worker; fractions let several workers share one.
     """
 
     num_workers: PositiveInt | None = None
-    cpus: PositiveInt = 1
-    gpus: NonNegativeFloat = 0.0
+    cpus: Cpus = 1
+    gpus: Gpus = 0.0
 
 
 class ResourcesConfig(Config):

@@ -48,7 +48,12 @@ class SpaceConfig(Config):
             choices of a block one set of weights, a quarter of the memory with four choices.
     """
 
-    choices: tuple[BlockField, ...] = (Block(2, 2), Block(2, 4), Block(4, 2), Block(4, 4))
+    choices: Annotated[tuple[BlockField, ...], Field(max_length=64)] = (
+        Block(2, 2),
+        Block(2, 4),
+        Block(4, 2),
+        Block(4, 4),
+    )
     weight_sharing: Literal["separate", "shared"] = "separate"
 
     @model_validator(mode="after")

@@ -28,6 +28,8 @@ from slicemamba.errors import InputError
 T = TypeVar("T")
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Depths = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=6)]
+"""Blocks of each stage; limited, as a request that is checked costs time and memory by the block."""
 
 
 class Config(BaseModel):
@@ -47,10 +49,10 @@ class SyntheticConfig(Config):
         seed: what is drawn follows from it alone.
     """
 
-    num_train: PositiveInt = 96
-    num_val: PositiveInt = 24
-    num_search: PositiveInt = 24
-    num_test: PositiveInt = 32
+    num_train: Annotated[int, Field(ge=1, le=100_000)] = 96
+    num_val: Annotated[int, Field(ge=1, le=100_000)] = 24
+    num_search: Annotated[int, Field(ge=1, le=100_000)] = 24
+    num_test: Annotated[int, Field(ge=1, le=100_000)] = 32
     seed: int = 0
 
 
@@ -85,7 +87,7 @@ class DataConfig(Config):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "synthetic"
     root: Path | None = None
-    image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]] = (256, 256)
+    image_size: tuple[Annotated[int, Field(ge=32, le=8192)], Annotated[int, Field(ge=32, le=8192)]] = (256, 256)
     intensity: Intensity = "minmax"
     num_classes: PositiveInt = 1
     search_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -155,8 +157,8 @@ class ModelConfig(Config):
     """
 
     embed_dim: PositiveInt = 96
-    encoder_depths: tuple[PositiveInt, ...] = (2, 2, 9, 2)
-    decoder_depths: tuple[PositiveInt, ...] = (2, 2, 2, 1)
+    encoder_depths: Depths = (2, 2, 9, 2)
+    decoder_depths: Depths = (2, 2, 2, 1)
     d_state: PositiveInt = 16
     expand: PositiveInt = 2
     d_conv: PositiveInt = 3

@@ -13,6 +13,7 @@ from cluster.config import SearchJob, parse_job
 from cluster.run_folder import Progress
 from nas.study import TrialState
 from slicemamba.costs import network_cost
+from slicemamba.errors import InputError
 
 IMAGES = {"train": 100, "val": 10, "search": 20, "test": 30}
 
@@ -68,6 +69,12 @@ def test_a_search_like_it_is_measured_and_another_network_scaled() -> None:
     assert "s-a and 1 before it" in found.basis
     elsewhere = job(resources={"train": {"gpus": 1}, "search": {"gpus": 1}})
     assert estimate(elsewhere, IMAGES, both).basis.startswith("assumed")
+
+
+@pytest.mark.parametrize("options", [{"embed_dim": 4 * 10**200}, {"d_state": 10**400}, {"expand": 10**308}])
+def test_cost_that_is_no_number_is_refused(options: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="too large"):
+        estimate(job(model={**BODY["model"], **options}), IMAGES, [])
 
 
 def test_memory_grows_with_batch_choices_and_average() -> None:

@@ -27,7 +27,7 @@ SLICING = Architecture.uniform((2, 2), MODEL.depths)
 def run(tmp_path: Path) -> RunFolder:
     """A run with a trained winner."""
     folder = RunFolder(tmp_path / "run")
-    save_network(folder.path / "retrained", SliceMambaUNet(MODEL, 1, SLICING), DataConfig(image_size=(16, 16)))
+    save_network(folder.path / "retrained", SliceMambaUNet(MODEL, 1, SLICING), DataConfig(image_size=(32, 32)))
     return folder
 
 
@@ -43,9 +43,10 @@ def test_export_writes_a_bundle_once(run: RunFolder, monkeypatch: pytest.MonkeyP
     result = folder.read_json("result.json") or {}
     assert [row["path"] for row in result["programs"]] == ["bundle/model.pt2", "bundle/model_portable.pt2"]
     assert all((folder.path / row["path"]).exists() for row in result["programs"])
-    assert load_network(folder.path / "bundle").state_dict().keys() == load_network(
-        run.path / "retrained"
-    ).state_dict().keys()
+    assert (
+        load_network(folder.path / "bundle").state_dict().keys()
+        == load_network(run.path / "retrained").state_dict().keys()
+    )
     status = folder.read_status()
     assert status is not None
     assert (status.state, status.phase) == ("SUCCEEDED", "export")

@@ -70,7 +70,7 @@ def finish(http: httpx.Client, response: httpx.Response) -> dict[str, Any]:
     """Waits until the job that was accepted has SUCCEEDED."""
     assert response.status_code == 202, response.text
     location = response.headers["location"]
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 1500
     while True:
         job: dict[str, Any] = http.get(location).json()
         if SearchState(job["state"]).ended:
@@ -80,7 +80,7 @@ def finish(http: httpx.Client, response: httpx.Response) -> dict[str, Any]:
         time.sleep(0.5)
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_trial_is_retrained_exported_and_drawn_and_the_search_audited(url: str, place: Path) -> None:
     with Client(url) as client:
         ended = client.wait(client.submit(JOB).id)
