@@ -28,7 +28,7 @@ def show_as(text: str) -> None:
     The dashboard's name of an actor is fixed when it is made; this one follows what a reused actor does.
     """
     try:
-        from ray._raylet import setproctitle
+        from ray._raylet import setproctitle  # type: ignore[attr-defined]
     except ImportError:  # Ray does not promise it, and nothing depends on it
         return
     setproctitle(f"ray::{text}")
