@@ -28,7 +28,7 @@ from ray.tune.search import Searcher as TuneSearcher
 from cluster.config import SearchJob, parse_job
 from cluster.connect import cluster_resources
 from cluster.run_folder import RunFolder
-from cluster.workers import run_on_worker, use_threads
+from cluster.workers import run_on_worker, show_as, use_threads
 from nas.counts import load_counts, save_counts
 from nas.evaluator import Evaluator
 from nas.latency import LatencyTable
@@ -90,6 +90,7 @@ class SlicingTrial(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         if self._broken is not None:
             return {"broken": self._broken, tune.result.DONE: True}
+        show_as(repr(self))
         try:
             return self._evaluate() | {tune.result.DONE: True}
         except OSError as error:  # a full disk, or files that are not to be read from this node

@@ -22,6 +22,18 @@ def use_threads(cpus: float) -> None:
     torch.set_num_threads(max(1, int(cpus)))
 
 
+def show_as(text: str) -> None:
+    """Names this worker's process until its task ends, for the list of processes in Ray's dashboard and in ``top``.
+
+    The dashboard's name of an actor is fixed when it is made; this one follows what a reused actor does.
+    """
+    try:
+        from ray._raylet import setproctitle  # type: ignore[attr-defined]
+    except ImportError:  # Ray does not promise it, and nothing depends on it
+        return
+    setproctitle(f"ray::{text}")
+
+
 def run_on_worker(function: Callable[..., T], workers: TrainWorkers | SearchWorkers, name: str, *arguments: Any) -> T:
     """Calls a function on one worker with these resources, shown in Ray's dashboard by ``name``, and waits."""
     task = ray.remote(_call).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name=name)

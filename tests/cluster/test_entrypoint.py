@@ -1,8 +1,10 @@
-"""Where a run goes when nothing is said of it, and how many threads its workers compute with."""
+"""Where a run goes when nothing is said of it; threads and names of its workers."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +58,10 @@ def _threads() -> Iterator[None]:
 def test_worker_computes_with_as_many_threads_as_it_has_cpus(cpus: float, threads: int) -> None:
     use_threads(cpus)
     assert torch.get_num_threads() == threads
+
+
+def test_worker_shows_what_it_does() -> None:
+    code = "import psutil; from cluster.workers import show_as; show_as('trial 7 s1:2x2'); "
+    code += "print(psutil.Process().cmdline()[0])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "ray::trial 7 s1:2x2"

@@ -22,7 +22,7 @@ JOB = {
     "data": {
         "name": "synthetic",
         "image_size": [48, 48],
-        "synthetic": {"num_train": 8, "num_val": 2, "num_search": 2, "num_test": 2},
+        "synthetic": {"num_train": 8, "num_val": 2, "num_search": 12, "num_test": 2},
     },
     "model": {"embed_dim": 8, "encoder_depths": [1, 1], "decoder_depths": [1, 1]},
     "supernet": {"epochs": 2, "batch_size": 4, "t_max": 2, "num_val_architectures": 0},
@@ -34,7 +34,8 @@ JOB = {
         "num_parents": 2,
         "num_mutations": 3,
         "num_crossovers": 2,
-        "racing": {"confidence": 0.6, "min_images": 1},
+        "racing": {"confidence": 0.6, "min_images": 6},
+        "batch_size": 3,
     },
     "retrain": None,
     "resources": {"search": {"num_workers": 1}},
