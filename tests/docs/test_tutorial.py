@@ -115,5 +115,5 @@ def _missing(shown: str, printed: str) -> Iterator[str]:
 
 def _plain(line: str) -> str:
     """A line without what differs between machines: numbers, and the widths of tables."""
-    line = re.sub(r"\d+(?:\.\d+)?", "0", line)
+    line = re.sub(r"[-+−]?\d+(?:\.\d+)?(?:e-\d+)?", "0", line)
     return re.sub(r"\s+", " ", re.sub(r"[━─┃│┏┓┡┩└┘├┤╇┳┴┬┼┻╋]+", "|", line)).strip()
