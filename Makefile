@@ -6,7 +6,7 @@ DATA   ?=
 OUT    ?= demo-output
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup setup-dev demo test test-gpu lint types bench bench-gpu serve clean
+.PHONY: setup setup-dev demo test test-gpu lint types docs bench bench-gpu serve clean
 
 # The stamp files say which extras are installed, so a second `make` installs nothing.
 $(VENV)/.setup: pyproject.toml setup.py constraints.txt
@@ -31,13 +31,18 @@ test: setup-dev
 test-gpu: setup-dev
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
-lint: setup-dev types
+lint: setup-dev types docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
 types: setup-dev
 	$(BIN)/mypy
+
+# Strict: a link that leads nowhere or a page that is missing from the navigation is an error.
+docs: setup-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "documentation: build/site/index.html"
 
 bench: setup-dev
 	$(BIN)/python -m benchmarks.scan

@@ -1,4 +1,4 @@
-"""What to do about a search, from what is seen of it: its row, its driver's status and its Ray job. Pure functions."""
+"""What to do about a search or follow-up job, from its row, its driver's status and its Ray job. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ ENDING_SECONDS = 15.0
 
 UNREACHABLE = "the Ray cluster cannot be reached at the moment; tried again every few seconds"
 NO_RESULT = "the driver ended without a result"
+KILLED = "the driver died without a word, as it does when it or its node is killed"
 VANISHED = "the Ray job vanished, as it does when the head of the cluster is restarted"
 
 
@@ -77,7 +78,7 @@ def decide(sight: Sight, stale_seconds: float) -> Step:
         return _cancelling(sight, stale_seconds)
     if sight.job is None:
         return _vanished(sight, stale_seconds)
-    return _job_ended(sight.job) if sight.job.ended else Step("wait")
+    return _job_ended(sight, sight.job) if sight.job.ended else Step("wait")
 
 
 def _queued(sight: Sight, stale_seconds: float) -> Step:
@@ -148,13 +149,16 @@ def _vanished(sight: Sight, stale_seconds: float) -> Step:
     if sight.losses < MAX_LOSSES:
         return Step("move", SearchState.QUEUED, f"{VANISHED}; started once more, from where its run folder left off")
     return Step(
-        "move", SearchState.FAILED, error=f"{VANISHED}, for the second time; resume the search when the cluster is well"
+        "move", SearchState.FAILED, error=f"{VANISHED}, for the second time; start it again when the cluster is well"
     )
 
 
-def _job_ended(job: JobState) -> Step:
+def _job_ended(sight: Sight, job: JobState) -> Step:
     if job is JobState.STOPPED:
         return Step("move", SearchState.CANCELLED, "the Ray job was stopped from outside this service")
+    killed = job is JobState.FAILED and sight.status is not None and sight.status.state == "RUNNING"
+    if killed and sight.losses < MAX_LOSSES:  # in the middle of its work: its node went, or it was short of memory
+        return Step("move", SearchState.QUEUED, f"{KILLED}; started once more, from where its run folder left off")
     if job is JobState.SUCCEEDED:
         return Step("move", SearchState.FAILED, error=NO_RESULT, with_log=True)
     return Step("move", SearchState.FAILED, error="the driver died", with_log=True)

@@ -10,6 +10,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from api.follow_ups import FollowUps
 from api.problems import bad_parameter
 from api.reconciler import Jobs, Reconciler
 from api.service import SearchService
@@ -27,6 +28,7 @@ class Parts:
     service: SearchService
     tokens: Tokens
     studies: Studies
+    follow_ups: FollowUps
     telemetry: Telemetry
     reconciler: Reconciler
     jobs: Jobs

@@ -16,9 +16,11 @@ from api import dashboard, problems
 from api.access import authorize
 from api.db import open_database
 from api.deps import Parts
+from api.follow_ups import FollowUps
 from api.middleware import Gate
 from api.reconciler import Jobs, Reconciler
 from api.routes import artifacts, health, searches, server, streams, trials
+from api.routes import jobs as job_routes
 from api.schemas import Problem
 from api.service import SearchService
 from api.settings import Settings
@@ -61,7 +63,7 @@ def create_app(settings: Settings, jobs: Jobs = ray_jobs) -> FastAPI:
     # Its pages bring their scripts along: a cluster is often cut off from the internet.
     app = FastAPIOffline(title="SliceMamba NAS", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.state.parts = parts
-    for module in (searches, trials, artifacts, streams, server):
+    for module in (searches, trials, job_routes, artifacts, streams, server):
         app.include_router(module.router, dependencies=[Depends(authorize)], responses=REFUSED)
     app.include_router(health.router)
     dashboard.install(app)
@@ -77,7 +79,9 @@ def _assemble(settings: Settings, jobs: Jobs) -> Parts:
     service = SearchService(sessions, settings, wake)
     telemetry = Telemetry(service.count_by_state)
     reconciler = Reconciler(service, jobs, settings, wake, lambda outcome: telemetry.rounds.labels(outcome).inc())
-    return Parts(settings, service, Tokens(sessions), Studies(), telemetry, reconciler, jobs, Event())
+    studies = Studies()
+    follow_ups = FollowUps(service, studies)
+    return Parts(settings, service, Tokens(sessions), studies, follow_ups, telemetry, reconciler, jobs, Event())
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
@@ -87,7 +91,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for operation in (op for path in document["paths"].values() for op in path.values()):
             for status, response in operation["responses"].items():
                 content = response.get("content", {})
-                if status[0] in "45" and "application/json" in content:
-                    content[problems.MEDIA_TYPE] = content.pop("application/json")
+                if status[0] in "45" and content:  # FastAPI puts them under the type of the route's good answer
+                    response["content"] = {problems.MEDIA_TYPE: next(iter(content.values()))}
         app.openapi_schema = document
     return app.openapi_schema

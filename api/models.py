@@ -10,6 +10,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
 from api.states import SearchState
+from cluster.follow_up import JOBS
+
+SEARCH = "search"
 
 
 def utc_now() -> datetime:
@@ -34,13 +37,17 @@ class Base(DeclarativeBase):
 
 
 class Search(Base):
-    """One search.
+    """One search, or a job that follows one: both are run by Ray and have the same life.
 
     Attributes:
-        id: sortable by time; the name of the run folder too.
+        id: sortable by time, but for adopted searches; the name of the run folder too.
+        kind: ``search``, or of a follow-up job (see ``cluster.follow_up``).
+        parent_id: of a follow-up job its search, in whose run folder it has its own.
+        trial, study: the trial it is about, where it is about one.
+        first_job_id: what an adopted search's Ray job is called; null where it is called as the search.
         spec: the job, with the data set's folder resolved; written to the run folder as ``config.json``.
         attempt: 1, and one more each time it is submitted to Ray again: resumed, extended, or because its job vanished.
-        losses: how often its Ray job vanished since somebody last asked for it to run.
+        losses: how often its driver was killed or its Ray job vanished since somebody last asked for it to run.
         left_status_at: time of the status the attempt before left behind; what is not newer is not this attempt's.
         job_status: Ray's own word, shown beside the state.
         message: what is going on right now, where the state alone does not tell.
@@ -50,8 +57,14 @@ class Search(Base):
     """
 
     __tablename__ = "searches"
+    __table_args__ = (Index("ix_searches_listed", "kind", "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), default=SEARCH, server_default=SEARCH)
+    parent_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    trial: Mapped[int | None]
+    study: Mapped[str | None] = mapped_column(String(16))
+    first_job_id: Mapped[str | None] = mapped_column(String(255))
     name: Mapped[str] = mapped_column(String(100))
     spec: Mapped[dict[str, Any]] = mapped_column(JSON)
     state: Mapped[str] = mapped_column(String(16), index=True, default=SearchState.QUEUED.value)
@@ -79,15 +92,25 @@ class Search(Base):
     @property
     def job_id(self) -> str:
         """The submission id in Ray: a repeated attempt needs another one."""
-        return self._job_id(self.attempt)
+        return self.job_id_of(self.attempt)
 
     @property
     def job_id_before(self) -> str | None:
         """That of the attempt before, if there was one."""
-        return self._job_id(self.attempt - 1) if self.attempt > 1 else None
+        return self.job_id_of(self.attempt - 1) if self.attempt > 1 else None
 
-    def _job_id(self, attempt: int) -> str:
-        return self.id if attempt == 1 else f"{self.id}-{attempt}"
+    def job_id_of(self, attempt: int) -> str:
+        return self.first_job_id or self.id if attempt == 1 else f"{self.id}-{attempt}"
+
+    @property
+    def folder(self) -> str:
+        """Of a follow-up job: its folder in that of its search."""
+        return f"{JOBS}/{self.id}"
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"search {self.id}" if self.kind == SEARCH else f"{self.kind} job {self.id}"
 
 
 class Label(Base):

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Protocol
 
+from api.adoption import adopt_runs
 from api.decisions import UNREACHABLE, Sight, Step, decide
 from api.models import Search, utc_now
 from api.plain import finite
@@ -18,6 +19,7 @@ from api.service import SearchService
 from api.settings import Settings
 from api.states import SearchState
 from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
+from cluster.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +90,18 @@ class Reconciler:
     def run_once(self) -> None:
         """One round. A fault of one search is logged and does not keep the others from going on."""
         self._cluster_down = False
+        self._adopt()
         for search_id in self._service.active_ids():
             try:
                 self.reconcile(search_id)
             except Exception:
                 logger.exception("search %s could not be followed", search_id)
+
+    def _adopt(self) -> None:
+        try:
+            adopt_runs(self._service, self._settings.runs_path, self._settings.stale_seconds)
+        except OSError:  # the folder of runs is away; it may come back
+            logger.exception("run folders could not be listed")
 
     def reconcile(self, search_id: str) -> None:
         """Takes one search as far as it goes right now."""
@@ -131,7 +140,7 @@ class Reconciler:
         state = SearchState(search.state)
         job_id = _job_to_follow(search)
         reachable, job = (True, None) if job_id is None else self._ask_ray(job_id)
-        folder = self._service.run_folder(search.id)
+        folder = self._service.folder_of(search)
         status = folder.read_status()
         left = None if state is SearchState.QUEUED else search.left_status_at
         if status is not None and left is not None and status.updated_at <= left:
@@ -164,23 +173,29 @@ class Reconciler:
         """Repeatable at every point: the file is written whole, and a job that exists already counts as submitted."""
         if self._cluster_down:
             return self._service.note(search, message=UNREACHABLE)
-        folder = self._service.run_folder(search.id)
-        if sight.has_result:  # it had succeeded, and goes on with more trials; with a result the driver would not
-            folder.result_path.replace(folder.path / f"result-{search.attempt - 1}.json")
-        folder.write_json(folder.config_path.name, search.spec)
+        address, folder = self._settings.ray_address, self._service.folder_of(search)
         try:
-            self._jobs.submit_run(self._settings.ray_address, search.job_id, folder.path)
+            # A process that was killed before it could say so may have submitted it: then status and result may be the
+            # job's own, and are left as they are.
+            if self._jobs.job_state(address, search.job_id) is None:
+                self._clear(search, sight, folder)
+                self._jobs.submit_run(address, search.job_id, folder.path)
         except ClusterUnavailableError as error:
             self._on_unavailable(error)
             return self._service.note(search, message=UNREACHABLE)
         except JobRefusedError as error:
             self._service.move(search, SearchState.FAILED, error=f"the cluster refuses the job: {error}")
             return None
-        left = sight.status.updated_at if sight.status else None
-        message = f"submitted to Ray as {search.job_id}"
-        if not self._service.move(search, SearchState.STARTING, message, left_status_at=left):
+        if not self._service.move(search, SearchState.STARTING, f"submitted to Ray as {search.job_id}"):
             self._stop_if_cancelled(search)
         return None
+
+    def _clear(self, search: Search, sight: Sight, folder: RunFolder) -> None:
+        """Makes the folder ready for this attempt, and keeps in mind what the one before has left there."""
+        if sight.has_result:  # it had succeeded, and goes on with more trials; with a result the driver would not
+            folder.result_path.replace(folder.path / f"result-{search.attempt - 1}.json")
+        folder.write_json(folder.config_path.name, search.spec)
+        self._service.note(search, left_status_at=sight.status.updated_at if sight.status else None)
 
     def _stop_if_cancelled(self, search: Search) -> None:
         """Another process may have seen no job and have moved the search on while this one submitted it."""
@@ -196,7 +211,7 @@ class Reconciler:
         if step.error is not None:
             values["error"] = self._explain(search, step)
         self._service.move(search, step.to, step.message, **values)
-        logger.info("search %s: %s -> %s", search.id, search.state, step.to.value)
+        logger.info("%s: %s -> %s", search.title, search.state, step.to.value)
 
     def _explain(self, search: Search, step: Step) -> str | None:
         """The error, with the end of the driver's log where that is all there is to go by."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.plain import finite
 from api.states import SearchState
@@ -97,9 +97,85 @@ class Extension(BaseModel):
     num_trials: int = Field(ge=1, description="the new total of trials")
 
 
+class RetrainRequest(BaseModel):
+    """How a trial's slicing is trained."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    retrain: dict[str, Any] = Field(
+        default={},
+        description="options of the search's `retrain` to change, such as `epochs`",
+        examples=[{"epochs": 100}],
+    )
+    init: Literal["supernet"] | None = Field(
+        default=None, description="null: from scratch; left out: as the search trains its winner"
+    )
+
+
+class ExportRequest(BaseModel):
+    """What an export holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["bundle", "torch", "onnx"] = Field(
+        default="bundle",
+        description="beside weights and card: every program the cluster can make, those for torch, or that for ONNX",
+    )
+
+
+class FiguresRequest(BaseModel):
+    """How many predictions are drawn."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: int = Field(default=8, ge=1, le=64, description="at most this many: the worst half, and the best")
+
+
+class JobSummary(_Answer):
+    """A job that follows a search, in a list."""
+
+    id: str
+    kind: Literal["retrain", "export", "audit", "figures"]
+    search_id: str = Field(validation_alias=AliasChoices("parent_id", "search_id"))
+    trial: int | None = Field(description="null for an audit, which is of the whole search")
+    study: StudyName | None
+    state: SearchState
+    phase: str | None
+    progress: dict[str, PhaseProgress] = Field(description="by phase, of those begun")
+    message: str | None = Field(description="what is going on, where the state alone does not tell")
+    error: str | None = Field(description="why the job failed")
+    folder: str = Field(description="where its files are among the search's artifacts")
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    updated_at: datetime
+
+
+class Job(JobSummary):
+    """A job with what it does and its changes of state, oldest first."""
+
+    spec: dict[str, Any]
+    history: list[Change]
+
+
+class JobList(_Answer):
+    jobs: list[JobSummary]
+
+
 class SearchPage(_Answer):
     searches: list[SearchSummary]
     next_page_token: str | None = Field(description="for the next page; null on the last")
+
+
+class Estimate(_Answer):
+    """What a search would cost. Device hours are hours of worker time, as the report counts them."""
+
+    num_evaluations: int = Field(description="architectures evaluated, the random baseline included")
+    device_hours: float
+    device_hours_low: float
+    device_hours_high: float
+    memory_mb: float = Field(description="of a training worker: weights, optimiser and activations, in MiB")
+    basis: str = Field(description="what the hours rest on: measured, scaled or assumed")
 
 
 class Validation(_Answer):
@@ -110,6 +186,7 @@ class Validation(_Answer):
     space_size: int = Field(description="architectures in the search space")
     images_trained: int = Field(description="forward and backward passes of one image: supernet and retraining")
     images_evaluated: int = Field(description="forward passes of one image in the search, before any is saved")
+    estimate: Estimate
     data: dict[str, Any] = Field(description="what the data set holds")
     spec: dict[str, Any] = Field(description="the job with all defaults filled in")
 
@@ -165,7 +242,7 @@ class HypervolumePoint(_Answer):
 
 
 class Hypervolume(_Answer):
-    """The volume that the frontier dominates, after each trial that ended."""
+    """The volume that the frontier dominates: after the first trial that ended, each that enlarged it, and the last."""
 
     study: StudyName
     objectives: list[Objective]
@@ -195,6 +272,14 @@ class ArtifactList(_Answer):
 
 class DatasetList(_Answer):
     datasets: list[str]
+
+
+class Dataset(_Answer):
+    """A data set, with the report of the last check that it has passed for a search here."""
+
+    name: str
+    checked_at: datetime | None = Field(description="null: no search has asked for it yet; files may change afterwards")
+    report: dict[str, Any] | None = Field(description="images of each split, sizes, share of each class, warnings")
 
 
 class ObjectiveList(_Answer):

@@ -1,4 +1,7 @@
-"""What can be done with searches. Routes and reconciler go through here; the database is touched nowhere else.
+"""What can be done with searches and the jobs that follow them. Routes and reconciler go through here.
+
+The tables of both are touched nowhere else. A follow-up job (``api.follow_ups``) is a row like a search's, of another
+kind, so that all that is said here of changes holds for both.
 
 Each change of a state is one transaction: the row is changed only where it still has the state it was seen in
 (so of two processes one acts), and an event row is written beside it.
@@ -7,48 +10,46 @@ Each change of a state is one transaction: the row is changed only where it stil
 from __future__ import annotations
 
 import hashlib
-import secrets
+import re
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from http import HTTPStatus
+from pathlib import Path
 from threading import Event
 from typing import Any
 
-from sqlalchemy import CursorResult, delete, func, select, text, update
+from sqlalchemy import CursorResult, delete, func, or_, select, text, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from api.db import Sessions
-from api.models import Label, Search, StateChange, utc_now
+from api.models import SEARCH, Label, Search, StateChange, utc_now
 from api.problems import ProblemError, conflict, not_found
 from api.settings import Settings
 from api.specs import check_data, read_job
 from api.states import ACTIVE, SearchState, check_transition
 from cluster.config import SearchJob, config_hash, parse_job
+from cluster.follow_up import FollowUp, job_folder
+from cluster.ids import new_id
 from cluster.jobs import JobState
 from cluster.run_folder import RunFolder
 from slicemamba.data.checks import DatasetReport
 from slicemamba.errors import InputError
 
 _UNDER_WAY = (SearchState.QUEUED, SearchState.STARTING, SearchState.RUNNING)
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as the numbers do
-
-
-def new_id() -> str:
-    """``s-`` and 26 characters that sort by time: 48 bits of milliseconds, 80 of chance (as in a ULID)."""
-    number = int(time.time() * 1000) << 80 | secrets.randbits(80)
-    return "s-" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+"""What a search may be called: our own ids, and names of folders that are adopted."""
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which searches to list: any of the states (all when empty), all of the labels, ids below ``before``."""
+    """Which searches to list: any of the states (all when empty), all of the labels, listed after ``after``."""
 
     states: Sequence[SearchState] = ()
     labels: Sequence[tuple[str, str]] = ()
-    before: str | None = None
+    after: tuple[datetime, str] | None = None  # moment of creation and id
 
 
 class SearchService:
@@ -68,6 +69,15 @@ class SearchService:
     def run_folder(self, search_id: str) -> RunFolder:
         return RunFolder(self._settings.runs_path / search_id)
 
+    def folder_of(self, row: Search) -> RunFolder:
+        """Where the driver of a search, or of a follow-up job, keeps its files."""
+        return self.run_folder(row.id) if row.parent_id is None else job_folder(self.run_folder(row.parent_id), row.id)
+
+    @property
+    def checks_dir(self) -> Path:
+        """Where reports on data sets are remembered."""
+        return self._settings.runs_path / ".checks"
+
     def check_database(self) -> None:
         """Raises SQLAlchemyError when the database does not answer."""
         with self._sessions() as session:
@@ -75,9 +85,8 @@ class SearchService:
 
     def check(self, body: Mapping[str, Any]) -> tuple[SearchJob, DatasetReport]:
         """All checks of a submission, without submitting. Raises InputError."""
-        settings = self._settings
         job = self._with_warm_start(read_job(body))
-        return check_data(job, settings.data_root, settings.runs_path / ".checks")
+        return check_data(job, self._settings.data_root, self.checks_dir)
 
     def _with_warm_start(self, job: SearchJob) -> SearchJob:
         """The job with the folder of the earlier search in place of its id."""
@@ -104,43 +113,85 @@ class SearchService:
             ProblemError: 409, the key was used with another body.
         """
         request_hash = config_hash(body)
-        if key is not None and (found := self._of_key(key, request_hash)) is not None:
+        if (found := self.repeated(key, request_hash)) is not None:
             return found, False
         job, _ = self.check(body)
-        search = _new_search(job, key, request_hash)
+        row = _new_row(new_id(), job.name, job.model_dump(mode="json"), key, request_hash)
+        row.label_rows = [Label(key=name, value=value) for name, value in job.labels.items()]
+        return self.enqueue(row)
+
+    def submit_job(
+        self,
+        parent: Search,
+        job: FollowUp,
+        key: str | None,
+        request_hash: str,
+        *,
+        trial: int | None = None,
+        study: str | None = None,
+    ) -> tuple[Search, bool]:
+        """Puts a job that follows a search in the queue; the rest as ``submit``."""
+        row = _new_row(new_id("j"), parent.name, job.model_dump(mode="json"), key, request_hash)
+        row.kind, row.parent_id, row.trial, row.study = job.kind, parent.id, trial, study
+        return self.enqueue(row)
+
+    def enqueue(self, row: Search) -> tuple[Search, bool]:
+        """The row, now stored, or the one that was first with its key or id; and whether it is new."""
         try:
             with self._sessions.begin() as session:
-                session.add(search)
+                session.add(row)
                 session.flush()
-                session.add(_change(search.id, None, SearchState.QUEUED, None))
+                session.add(_change(row.id, None, SearchState(row.state), row.message))
         except IntegrityError:  # the same key came in at the same time, and the other was first
-            found = self._of_key(key, request_hash) if key is not None else None
+            found = self.repeated(row.idempotency_key, row.request_hash) or self.find(row.id)
             if found is None:
                 raise
             return found, False
         self._wake.set()
-        return search, True
+        return row, True
 
-    def _of_key(self, key: str, request_hash: str) -> Search | None:
+    def repeated(self, key: str | None, request_hash: str) -> Search | None:
+        """What an earlier request with this key made. Raises ProblemError (409) where that asked for something else."""
+        if key is None:
+            return None
         with self._sessions() as session:
             found = session.scalar(select(Search).where(Search.idempotency_key == key))
         if found is not None and found.request_hash != request_hash:
             raise conflict(
-                f"Idempotency-Key {key!r} was used for search {found.id} with another body; "
-                "repeat that body, or take a new key for a new search"
+                f"Idempotency-Key {key!r} was used for {found.title} with another body; "
+                "repeat that body, or take a new key for a new request"
             )
         return found
 
-    def find(self, search_id: str) -> Search | None:
+    def find(self, row_id: str) -> Search | None:
+        """A search or a follow-up job."""
         with self._sessions() as session:
-            return session.get(Search, search_id)
+            return session.get(Search, row_id)
 
     def get(self, search_id: str) -> Search:
         """Raises ProblemError (404) for an unknown id."""
         found = self.find(search_id)
-        if found is None:
+        if found is None or found.kind != SEARCH:
             raise not_found(f"there is no search {search_id!r}; GET /v1/searches lists those there are")
         return found
+
+    def get_job(self, job_id: str) -> Search:
+        """Raises ProblemError (404) for what is no follow-up job."""
+        found = self.find(job_id)
+        if found is None or found.kind == SEARCH:
+            raise not_found(f"there is no job {job_id!r}; GET /v1/searches/{{id}}/jobs lists those of a search")
+        return found
+
+    def jobs_of(self, search_id: str) -> list[Search]:
+        """Follow-up jobs of a search, newest first."""
+        query = select(Search).where(Search.parent_id == search_id).order_by(Search.created_at.desc(), Search.id.desc())
+        with self._sessions() as session:
+            return list(session.scalars(query))
+
+    def active_job(self, search_id: str, kind: str | None = None) -> Search | None:
+        """A follow-up job of this kind, or of any, that has not ended."""
+        rows = (row for row in self.jobs_of(search_id) if kind in (None, row.kind))
+        return next((row for row in rows if not SearchState(row.state).ended), None)
 
     def history(self, search_id: str) -> list[StateChange]:
         """Changes of state, oldest first."""
@@ -150,11 +201,13 @@ class SearchService:
 
     def page(self, wanted: Filter, size: int) -> tuple[list[Search], bool]:
         """The newest searches that pass the filter, and whether there are more."""
-        query = select(Search).order_by(Search.id.desc()).limit(size + 1)
+        order = (Search.created_at, Search.id)
+        query = select(Search).where(Search.kind == SEARCH).order_by(*(column.desc() for column in order))
+        query = query.limit(size + 1)
         if wanted.states:
             query = query.where(Search.state.in_([state.value for state in wanted.states]))
-        if wanted.before:
-            query = query.where(Search.id < wanted.before)
+        if wanted.after:
+            query = query.where(tuple_(*order) < wanted.after)
         for key, value in wanted.labels:
             query = query.where(Search.label_rows.any((Label.key == key) & (Label.value == value)))
         with self._sessions() as session:
@@ -163,28 +216,36 @@ class SearchService:
 
     def count_by_state(self) -> dict[str, int]:
         """Number of searches in each state that any is in."""
-        query = select(Search.state, func.count()).group_by(Search.state)
+        query = select(Search.state, func.count()).where(Search.kind == SEARCH).group_by(Search.state)
         with self._sessions() as session:
             return {row[0]: row[1] for row in session.execute(query)}
 
+    def known_ids(self) -> set[str]:
+        """Of all searches."""
+        with self._sessions() as session:
+            return set(session.scalars(select(Search.id).where(Search.kind == SEARCH)))
+
     def active_ids(self) -> list[str]:
-        """Searches the reconciler has to look after, oldest first."""
+        """Searches and jobs the reconciler has to look after, oldest first."""
         stopped = (Search.state == SearchState.PAUSED.value) & Search.job_status.in_(
             [status.value for status in JobState if status.ended]
         )
         query = select(Search.id).where(Search.state.in_([state.value for state in ACTIVE]), ~stopped)
         with self._sessions() as session:
-            return list(session.scalars(query.order_by(Search.id)))
+            return list(session.scalars(query.order_by(Search.created_at, Search.id)))
 
     def cancel(self, search_id: str, if_match: str | None = None) -> Search:
         """Asks for the end of a search. Raises ProblemError: 404, 412, or 409 when it has ended."""
+        return self._change(search_id, if_match, self._cancel)
 
-        def step(search: Search, state: SearchState) -> bool:
-            if state.ended:
-                raise conflict(f"search {search_id} is {state.value} already; there is nothing to cancel")
-            return state is SearchState.CANCELLING or self.move(search, SearchState.CANCELLING, "cancelled by request")
+    def cancel_job(self, job_id: str, if_match: str | None = None) -> Search:
+        """The same of a follow-up job."""
+        return self._change(job_id, if_match, self._cancel, self.get_job)
 
-        return self._change(search_id, if_match, step)
+    def _cancel(self, row: Search, state: SearchState) -> bool:
+        if state.ended:
+            raise conflict(f"{row.title} is {state.value} already; there is nothing to cancel")
+        return state is SearchState.CANCELLING or self.move(row, SearchState.CANCELLING, "cancelled by request")
 
     def pause(self, search_id: str, if_match: str | None = None) -> Search:
         """Stops a search so that it can be resumed. Raises ProblemError: 404, 412, or 409 when it has ended."""
@@ -225,6 +286,8 @@ class SearchService:
                 return True  # the same request, repeated
             if state in _UNDER_WAY or state is SearchState.CANCELLING:
                 raise conflict(f"search {search_id} is {state.value}; pause it first, then extend it")
+            if (audit := self.active_job(search_id, "audit")) is not None:  # it judges the trials there are now
+                raise conflict(f"{audit.title} is {audit.state}; wait for its end or cancel it, then extend the search")
             spec = _extended(search.spec, num_trials)
             return self._requeue(search, f"extended to {num_trials} trials", spec=spec)
 
@@ -234,35 +297,47 @@ class SearchService:
         fresh = {"attempt": search.attempt + 1, "losses": 0, "job_status": None, "error": None, "ended_at": None}
         return self.move(search, SearchState.QUEUED, message, **fresh, **values)
 
-    def _change(self, search_id: str, if_match: str | None, step: Callable[[Search, SearchState], bool]) -> Search:
-        """Repeats ``step`` on the search as it is now until nobody else was faster."""
+    def _change(
+        self,
+        row_id: str,
+        if_match: str | None,
+        step: Callable[[Search, SearchState], bool],
+        get: Callable[[str], Search] | None = None,
+    ) -> Search:
+        """Repeats ``step`` on the search, or what else ``get`` finds, as it is now until nobody else was faster."""
+        get = get or self.get
         while True:
-            search = self.get(search_id)
+            search = get(row_id)
             if if_match is not None and if_match not in ("*", etag(search)):
                 raise ProblemError(
                     HTTPStatus.PRECONDITION_FAILED,
-                    f"search {search_id} has changed since: its ETag is {etag(search)}, If-Match asks for {if_match}; "
+                    f"{search.title} has changed since: its ETag is {etag(search)}, If-Match asks for {if_match}; "
                     "get it again and decide anew",
                 )
             if step(search, SearchState(search.state)):
                 self._wake.set()
-                return self.get(search_id)
+                return get(row_id)
 
     def delete(self, search_id: str, if_match: str | None = None) -> None:
-        """Removes an ended search with its folder. Raises ProblemError: 404, 412, or 409 when it has not ended.
+        """Removes an ended search with its folder and its follow-up jobs.
+
+        Raises ProblemError: 404, 412, or 409 when it, or a job that follows it, has not ended.
 
         The folder goes first: when that fails the record is still there, and the request can be repeated.
         """
         search = self._change(search_id, if_match, lambda *_: True)
         if not SearchState(search.state).ended:
             raise conflict(f"search {search_id} is {search.state}; cancel it and wait for its end before you delete it")
+        if (job := self.active_job(search_id)) is not None:
+            raise conflict(f"{job.title} is {job.state}; cancel it and wait for its end before you delete its search")
         folder = self.run_folder(search_id).path
         if folder.exists():
             shutil.rmtree(folder)
         with self._sessions.begin() as session:
+            ids = select(Search.id).where(or_(Search.id == search_id, Search.parent_id == search_id))
             for table in (StateChange, Label):
-                session.execute(delete(table).where(table.search_id == search_id))
-            session.execute(delete(Search).where(Search.id == search_id))
+                session.execute(delete(table).where(table.search_id.in_(ids)))
+            session.execute(delete(Search).where(or_(Search.id == search_id, Search.parent_id == search_id)))
 
     def move(self, search: Search, new: SearchState, message: str | None = None, **values: Any) -> bool:
         """Changes the state, if the row still is as ``search`` was seen.
@@ -323,12 +398,12 @@ def _update_as_seen(session: Session, search: Search, values: dict[str, Any]) ->
     return result.rowcount == 1
 
 
-def _new_search(job: SearchJob, key: str | None, request_hash: str) -> Search:
+def _new_row(row_id: str, name: str, spec: dict[str, Any], key: str | None, request_hash: str) -> Search:
     now = utc_now()
     return Search(
-        id=new_id(),
-        name=job.name,
-        spec=job.model_dump(mode="json"),
+        id=row_id,
+        name=name,
+        spec=spec,
         state=SearchState.QUEUED.value,
         progress={},
         attempt=1,
@@ -337,7 +412,6 @@ def _new_search(job: SearchJob, key: str | None, request_hash: str) -> Search:
         created_at=now,
         changed_at=now,
         updated_at=now,
-        label_rows=[Label(key=name, value=value) for name, value in job.labels.items()],
     )
 
 

@@ -63,7 +63,9 @@ def read_job(body: Mapping[str, Any]) -> SearchJob:
     kind = body.get("kind", "search")
     if kind in ("supernet", "retrain", "pretrain"):
         raise InputError(
-            f"the service runs jobs of kind 'search' only; run a {kind!r} job with the command line", pointer="/kind"
+            f"a submission is of kind 'search' only; run a {kind!r} job with the command line, or retrain a trial of a "
+            "search with POST …/trials/{number}/retrain",
+            pointer="/kind",
         )
     _check_no_path(body)
     job = parse_job(body, source="the request")
@@ -71,9 +73,15 @@ def read_job(body: Mapping[str, Any]) -> SearchJob:
     for pointer, value in _leaves(job, ""):
         if isinstance(value, Path):
             raise InputError(f"{pointer} is a path, and a request may not hold one; leave it out", pointer=pointer)
+    check_finite(job)
+    return job
+
+
+def check_finite(job: BaseModel) -> None:
+    """Raises InputError for infinity and NaN, which JSON does not know and Python's parser takes."""
+    for pointer, value in _leaves(job, ""):
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{pointer} must be a finite number; got {value}", pointer=pointer)
-    return job
 
 
 def _check_no_path(body: Mapping[str, Any]) -> None:
@@ -135,6 +143,8 @@ def public_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     shown = dict(spec)
     if shown.get("data"):
         shown["data"] = {key: value for key, value in shown["data"].items() if key != "root"}
+    if shown.get("init"):  # the search's own supernet, or what somebody with access to the server has named
+        shown["init"] = Path(shown["init"]).name
     warm = shown.get("search", {}).get("warm_start")
     if warm:  # the folder of a run is named after its search
         shown["search"] = {**shown["search"], "warm_start": {**warm, "study": Path(warm["study"]).name}}

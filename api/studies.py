@@ -1,4 +1,8 @@
-"""Trials of searches, read from their studies. Nothing is ever written to a study here."""
+"""Trials of searches, read from their studies. Nothing is ever written to a study here.
+
+All that a page shows of a study is kept up, not made anew: only trials that have ended since it was last asked for are
+looked at, so that an answer takes as long for 100,000 trials as for 100.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,209 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
+from optuna.storages import BaseStorage
 
 from api.problems import bad_parameter
 from cluster.run_folder import RunFolder
-from nas.objectives import OBJECTIVES
-from nas.study import Trial, TrialReader, TrialState, open_storage, pareto_front
+from nas.objectives import OBJECTIVES, losses
+from nas.pareto import ParetoFront
+from nas.study import Trial, TrialReader, TrialState, open_storage, reference_point
 
 MAX_OPEN = 64
 STUDIES = ("search", "random")
+_MAX_ORDERS = 8  # a study's last asked for; a table that is paged through asks for one again and again
+_MAX_FRONTS = 32
+
+
+class Front:
+    """The Pareto frontier of a study over some objectives, kept up as trials end.
+
+    Attributes:
+        reference: what the hypervolume is measured from, as losses; None: it is not measured.
+        curve: (trial, number that have ended with it, hypervolume) of each that enlarged the hypervolume.
+    """
+
+    def __init__(self, objectives: tuple[str, ...], reference: tuple[float, ...] | None) -> None:
+        self._objectives = objectives
+        self._front = ParetoFront(len(objectives), reference)
+        self._members: list[tuple[tuple[float, ...], Trial]] = []
+        self.reference = reference
+        self.taken = 0
+        self.curve: list[tuple[Trial, int, float]] = []
+
+    @property
+    def hypervolume(self) -> float:
+        return self._front.hypervolume
+
+    def take(self, ended: Sequence[Trial]) -> None:
+        """Takes those of ``ended``, all in the order in which they did, that it has not taken yet."""
+        for trial in ended[self.taken :]:
+            before = self._front.hypervolume
+            if trial.eligible:
+                self._add(trial)
+            self.taken += 1
+            if self._front.hypervolume > before or not self.curve:
+                self.curve.append((trial, self.taken, self._front.hypervolume))
+
+    def _add(self, trial: Trial) -> None:
+        row = losses(trial.metrics, self._objectives)
+        if self._front.add(row):
+            kept = [member for member in self._members if member[0] == row or not _no_worse(row, member[0])]
+            self._members = [*kept, (row, trial)]
+
+    def trials(self) -> list[Trial]:
+        """Best first in the first objective, then the next."""
+        return [trial for _, trial in sorted(self._members, key=lambda member: (member[0], member[1].number))]
+
+
+def _no_worse(row: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return all(mine <= theirs for mine, theirs in zip(row, other, strict=True))
+
+
+class _Source:
+    """The storage that a search's studies are in; opened when it is first read, which takes long for many trials."""
+
+    def __init__(self, location: Path | str) -> None:
+        self._location = location
+        self._lock = Lock()
+        self._storage: BaseStorage | None = None
+
+    def open(self) -> BaseStorage:
+        with self._lock:
+            if self._storage is None:
+                self._storage = open_storage(self._location)
+            return self._storage
+
+    def size(self) -> int | None:
+        """Of the journal, to which everything is appended; None for a database, which does not tell."""
+        return self._location.stat().st_size if isinstance(self._location, Path) else None
+
+
+class StudyView:
+    """One study as pages show it. Safe to be asked by several threads at once.
+
+    Args:
+        source: where the study is; None where there is none yet.
+        name: the study's name there.
+    """
+
+    def __init__(self, source: _Source | None = None, name: str = "") -> None:
+        self._source = source
+        self._name = name
+        self._reader: TrialReader | None = None
+        self._size: int | None = None
+        self._lock = Lock()
+        self._floor = 0  # all trials before it have ended and are counted
+        self._counted: set[int] = set()
+        self._measured = list(OBJECTIVES)
+        self._anchors: list[Trial] = []  # completed trials that the reference point may be taken from
+        self._ended: list[Trial] = []
+        self._fronts: OrderedDict[tuple[tuple[str, ...], tuple[float, ...] | None], Front] = OrderedDict()
+        self._orders: OrderedDict[tuple[frozenset[TrialState], str], list[Trial]] = OrderedDict()
+        self.trials: list[Trial] = []
+        self.num_completed = 0
+
+    def refresh(self) -> StudyView:
+        """Reads what has been added."""
+        if self._source is None:
+            return self
+        with self._lock:
+            size = self._source.size()
+            if size is None or size != self._size:
+                if self._reader is None:
+                    self._reader = TrialReader(self._source.open(), self._name)
+                found = self._reader.read()
+                if found != self.trials:
+                    self._orders.clear()
+                    self.trials = found
+                    self._count(found)
+                self._size = size
+        return self
+
+    def _count(self, found: list[Trial]) -> None:
+        new = [trial for trial in found[self._floor :] if trial.ended and trial.number not in self._counted]
+        self._counted.update(trial.number for trial in new)
+        while self._floor in self._counted:
+            self._counted.remove(self._floor)
+            self._floor += 1
+        for trial in new:
+            if trial.state is TrialState.COMPLETED:
+                self.num_completed += 1
+                row = trial.metrics
+                self._measured = [name for name in self._measured if math.isfinite(row.get(name, math.nan))]
+                self._keep_anchor(trial)
+        new.sort(key=_end)
+        if self._ended and new and _end(new[0]) < _end(self._ended[-1]):
+            self._ended = sorted([*self._ended, *new], key=_end)
+            self._fronts.clear()
+        else:
+            self._ended += new
+
+    def _keep_anchor(self, trial: Trial) -> None:
+        """The fixed slicings, and the first trial of all, which ``reference_point`` takes where there are none."""
+        first = min([trial, *self._anchors], key=lambda anchor: anchor.number)
+        self._anchors = sorted(
+            {anchor.number: anchor for anchor in (first, trial, *self._anchors)
+             if anchor is first or anchor.origin == "fixed"}.values(),
+            key=lambda anchor: anchor.number,
+        )  # fmt: skip
+
+    def measured(self) -> list[str]:
+        """Objectives that all completed trials have a finite value of; all of them while there is no such trial."""
+        return self._measured
+
+    def reference(self, objectives: tuple[str, ...]) -> tuple[float, ...] | None:
+        """``nas.study.reference_point`` of this study. Raises ProblemError (422) as ``front`` does."""
+        self._check(objectives)
+        return reference_point(self._anchors, objectives)
+
+    def front(self, objectives: tuple[str, ...], reference: tuple[float, ...] | None = None) -> Front:
+        """The frontier over any measured objectives. Raises ProblemError (422) that lists the measured ones."""
+        self._check(objectives)
+        with self._lock:
+            key = (objectives, reference)
+            front = self._fronts.setdefault(key, Front(objectives, reference))
+            self._fronts.move_to_end(key)
+            if len(self._fronts) > _MAX_FRONTS:
+                self._fronts.popitem(last=False)
+            front.take(self._ended)
+            return front
+
+    def curve(self, objectives: tuple[str, ...], reference: tuple[float, ...]) -> list[tuple[Trial, int, float]]:
+        """(trial, number that have ended with it, hypervolume) of the first, of each that enlarged it, and of the last.
+
+        Raises ProblemError (422) as ``front`` does.
+        """
+        front = self.front(objectives, reference)
+        curve = list(front.curve)
+        if curve and curve[-1][1] < front.taken:
+            curve.append((self._ended[front.taken - 1], front.taken, front.hypervolume))
+        return curve
+
+    def _check(self, objectives: tuple[str, ...]) -> None:
+        known = self._measured
+        unknown = [name for name in objectives if name not in known]
+        if unknown or not objectives or len(set(objectives)) != len(objectives):
+            what = f"{', '.join(unknown)} was not measured in this search" if unknown else "each needs to be there once"
+            raise bad_parameter("objectives", f"{what}; give some of {', '.join(known)}, separated by commas")
+
+    def chosen(self, states: Sequence[TrialState], order: str) -> list[Trial]:
+        """Trials in any of the states (all when empty), ordered as ``sort_trials`` does; not to be changed."""
+        if not states and order == "number":
+            return self.trials
+        key = (frozenset(states), order)
+        with self._lock:
+            found = self._orders.get(key)
+            if found is None:
+                wanted = [trial for trial in self.trials if trial.state in key[0]] if states else self.trials
+                found = self._orders[key] = sort_trials(wanted, order)
+                if len(self._orders) > _MAX_ORDERS:
+                    self._orders.popitem(last=False)
+        return found
+
+
+def _end(trial: Trial) -> tuple[int, int]:
+    return trial.ended_as or 0, trial.number
 
 
 class Studies:
@@ -26,46 +225,30 @@ class Studies:
     """
 
     def __init__(self) -> None:
-        self._open: OrderedDict[str, dict[str, TrialReader]] = OrderedDict()
+        self._open: OrderedDict[str, dict[str, StudyView]] = OrderedDict()
         self._lock = Lock()
 
-    def trials(self, search_id: str, folder: RunFolder, study: str) -> list[Trial]:
-        """All trials of one study of a search, by number; not to be changed."""
-        with self._lock:
-            readers = self._readers(search_id, folder)
-            return readers[study].read() if readers else []
+    def view(self, search_id: str, folder: RunFolder, study: str) -> StudyView:
+        """One study of a search, as it is now."""
+        with self._lock:  # held for no longer than it takes to find it: a large study is read for seconds at first
+            views = self._views(search_id, folder)
+        return (views[study] if views else StudyView()).refresh()
 
     def forget(self, search_id: str) -> None:
         with self._lock:
             self._open.pop(search_id, None)
 
-    def _readers(self, search_id: str, folder: RunFolder) -> dict[str, TrialReader]:
+    def _views(self, search_id: str, folder: RunFolder) -> dict[str, StudyView]:
         if search_id not in self._open:
             location = folder.study_location
             if isinstance(location, Path) and not location.exists():
                 return {}
-            storage = open_storage(location)
-            self._open[search_id] = {name: TrialReader(storage, folder.study_name(name)) for name in STUDIES}
+            source = _Source(location)
+            self._open[search_id] = {name: StudyView(source, folder.study_name(name)) for name in STUDIES}
             if len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
         self._open.move_to_end(search_id)
         return self._open[search_id]
-
-
-def measured(trials: Sequence[Trial]) -> list[str]:
-    """Names of the objectives that all completed trials have a finite value of; all names while there is no trial."""
-    rows = [trial.metrics for trial in trials if trial.state is TrialState.COMPLETED]
-    return [name for name in OBJECTIVES if all(math.isfinite(row.get(name, math.nan)) for row in rows)]
-
-
-def front(trials: list[Trial], objectives: tuple[str, ...]) -> list[Trial]:
-    """The Pareto frontier over any measured objectives. Raises ProblemError (422) that lists the measured ones."""
-    known = measured(trials)
-    unknown = [name for name in objectives if name not in known]
-    if unknown or not objectives or len(set(objectives)) != len(objectives):
-        what = f"{', '.join(unknown)} was not measured in this search" if unknown else "each needs to be there once"
-        raise bad_parameter("objectives", f"{what}; give some of {', '.join(known)}, separated by commas")
-    return pareto_front(trials, objectives)
 
 
 def sort_trials(trials: Sequence[Trial], order: str) -> list[Trial]:
@@ -76,19 +259,18 @@ def sort_trials(trials: Sequence[Trial], order: str) -> list[Trial]:
     """
     descending, name = order.startswith("-"), order.removeprefix("-")
     if name == "number":
-        return sorted(trials, key=lambda trial: trial.number, reverse=descending)
-    values = [_value(trial, name) for trial in trials]
-    if trials and all(value is None for value in values):
+        return list(reversed(trials)) if descending else list(trials)
+    values = np.array([_value(trial, name) for trial in trials], dtype=np.float64)
+    values[~np.isfinite(values)] = np.nan  # which numpy sorts last
+    if len(trials) and np.isnan(values).all():
         known = sorted({metric for trial in trials for metric in trial.metrics})
         raise bad_parameter("sort", f"must be one of {', '.join(['number', 'seconds', *known])}; got {order!r}")
-    sign = -1 if descending else 1
-    keyed = [(value is None, sign * (value or 0.0), trial.number) for value, trial in zip(values, trials, strict=True)]
-    return [trial for _, trial in sorted(zip(keyed, trials, strict=True), key=lambda pair: pair[0])]
+    return [trials[i] for i in np.argsort(-values if descending else values, kind="stable").tolist()]
 
 
-def _value(trial: Trial, name: str) -> float | None:
+def _value(trial: Trial, name: str) -> float:
     value = trial.seconds if name == "seconds" else trial.metrics.get(name)
-    return value if value is not None and math.isfinite(value) else None
+    return math.nan if value is None else value
 
 
 def image_scores(path: Path) -> list[tuple[str, float, float]]:

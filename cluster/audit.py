@@ -12,15 +12,16 @@ from typing import Any
 
 from cluster.config import SearchJob, differing_fields
 from cluster.connect import ray_cluster
-from cluster.driver import only_driver, with_proven_precision
+from cluster.driver import only_driver, open_study, with_proven_precision
 from cluster.report import finished_search, write_report
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
-from nas.audit import AuditConfig, hypervolume_curves, loss_rows
+from nas.audit import hypervolume_curves, loss_rows
+from nas.config import AuditConfig
 from nas.search import SearchSession
 from nas.searchers import make_searcher
 from nas.searchers.listed import ListedSearcher
-from nas.study import Study, Trial, TrialState, find_trials, open_storage, pareto_front
+from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
 from slicemamba.architecture import Architecture
 from slicemamba.data.cache import default_cache_dir
 from slicemamba.data.digests import digest_splits
@@ -65,6 +66,20 @@ def run_audit(
             audit = _audit(job, run, folder, settings, cache_dir)
         audit |= {"splits": splits, "leaks": [list(pair) for pair in leaks]}
         return _conclude(job, run, folder, settings, audit)
+
+
+def set_aside_other_audit(run: RunFolder, settings: AuditConfig) -> None:
+    """Renames an audit of other settings to ``audit-1``, …, so that one of these begins; evaluations stay known."""
+    folder = RunFolder(run.path / AUDIT)
+    before = folder.read_json("config.json")
+    if before is None or not differing_fields(before, settings.model_dump(mode="json")):
+        return
+    with only_driver(folder):  # none is at work there
+        pass
+    taken = len(list(run.path.glob("audit-*/")))
+    folder.path.rename(run.path / f"audit-{taken + 1}")
+    if (run.path / "audit.json").exists():
+        (run.path / "audit.json").rename(run.path / f"audit-{taken + 1}.json")
 
 
 def _refuse_other_settings(folder: RunFolder, settings: AuditConfig) -> None:
@@ -128,7 +143,7 @@ def _evaluate_missing(
     # What an earlier start has written comes first and in its order, so that the session recognises it.
     listed = dict.fromkeys(Architecture.parse(trial.architecture) for trial in _trials(run, AUDIT))
     listed |= dict.fromkeys(one for one in wanted if str(one) not in elsewhere)
-    study = Study(run.study_location, run.study_name(AUDIT), space, job.search.objectives, AUDIT)
+    study = open_study(run, AUDIT, space, job.search.objectives, AUDIT, driver=folder)
     session = SearchSession(study, ListedSearcher(list(listed)), origin=AUDIT, num_trials=len(listed))
 
     def show(trial: Trial | None = None) -> None:

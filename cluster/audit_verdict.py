@@ -7,8 +7,9 @@ from typing import Any
 from cluster.config import SearchJob
 from cluster.costs import device_hours, phase_seconds
 from cluster.run_folder import RunFolder
-from nas.audit import AuditConfig, Estimate, Evidence, judge
+from nas.audit import Estimate, Evidence, judge
 from nas.checklist import RunFacts, checklist
+from nas.config import AuditConfig
 from nas.study import find_trials, open_storage
 
 

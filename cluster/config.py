@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, model_validator
 
 from nas.config import SearchConfig, SpaceConfig, SupernetConfig
 from nas.space import SearchSpace
@@ -27,23 +27,44 @@ from slicemamba.config import (
 from slicemamba.errors import InputError
 
 
+def _whole_or_shared(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"takes whole GPUs, or a share of one such as 0.5; got {gpus:g}")
+    return gpus
+
+
+Gpus = Annotated[NonNegativeFloat, AfterValidator(_whole_or_shared)]
+Cpus = Annotated[float, Field(ge=0.01)]
+
+
 class TrainWorkers(Config):
-    """Ray Train workers: the global batch is divided among them. ``cpus`` is the number of threads of each."""
+    """Workers that train, by Ray Train.
+
+    Attributes:
+        num_workers: how many; the global batch is divided among them.
+        cpus: of each worker, and how many threads it computes with; a fraction counts as one thread.
+        gpus: of each worker; fractions let several workers share one.
+        placement: ``PACK``, on as few nodes as can be, or ``SPREAD``, over as many.
+    """
 
     num_workers: PositiveInt = 1
-    cpus: PositiveInt = 1
-    gpus: NonNegativeFloat = 0.0
+    cpus: Cpus = 1
+    gpus: Gpus = 0.0
+    placement: Literal["PACK", "SPREAD"] = "PACK"
 
 
 class SearchWorkers(Config):
-    """Workers that evaluate candidates, one candidate each at a time; as many as the cluster has room for when null.
+    """Workers that evaluate candidates, one candidate each at a time.
 
-    Fractions of a GPU let several workers share one.
+    Attributes:
+        num_workers: how many; as many as the cluster has room for when null.
+        cpus: of each worker, and how many threads it computes with; a fraction counts as one thread.
+        gpus: of each worker; fractions let several workers share one.
     """
 
     num_workers: PositiveInt | None = None
-    cpus: PositiveInt = 1
-    gpus: NonNegativeFloat = 0.0
+    cpus: Cpus = 1
+    gpus: Gpus = 0.0
 
 
 class ResourcesConfig(Config):
@@ -54,7 +75,13 @@ class ResourcesConfig(Config):
 
 
 class _AnyJob(Config):
-    """What every kind of job has."""
+    """What every kind of job has.
+
+    Attributes:
+        kind: what the job does.
+        name: what people call it; need not be unique.
+        labels: keys and values of one's own, to find it again by.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=100)] = "search"
     labels: dict[str, str] = Field(default_factory=dict)
@@ -146,6 +173,7 @@ class RetrainJob(_Job):
 
     Attributes:
         network: what to train; ``slicemamba`` needs an ``architecture``, and the others, to compare with, take none.
+        architecture: slice sizes of all blocks, ``s1:2x2,2x4|s2:…``.
         init: what it starts from: null, from scratch; or the folder of a supernet, of a trained network or of a
             pretrained encoder, or a file of VMamba or VM-UNet as published.
     """
@@ -178,7 +206,11 @@ class RetrainJob(_Job):
 
 
 class PretrainJob(_AnyJob):
-    """Trains the encoder of an architecture as a classifier of pictures; its weights may start a retraining."""
+    """Trains the encoder of an architecture as a classifier of pictures; its weights may start a retraining.
+
+    Attributes:
+        architecture: slice sizes of all blocks, ``s1:2x2,2x4|s2:…``; those of the decoder are not used.
+    """
 
     kind: Literal["pretrain"] = "pretrain"
     architecture: str

@@ -25,6 +25,8 @@ TITLES = {
     "audit_search": "Random searches",
     "audit_front": "Front's intervals",
     "audit_retrain": "Retrain sample",
+    "export": "Export",
+    "figures": "Draw predictions",
 }
 
 

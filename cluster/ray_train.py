@@ -21,7 +21,9 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob, parse_job
 from cluster.history import plot_trainings
 from cluster.initial import build_network, init_source
+from cluster.metrics import TrainingMetrics
 from cluster.run_folder import RunFolder
+from cluster.workers import use_threads
 from nas.evaluator import mean_scores
 from nas.sampling import PathSampler
 from nas.space import SearchSpace
@@ -119,6 +121,7 @@ def run_workers(
         train_loop_config={"job": job.model_dump(mode="json"), "run": str(run.path), "phase": phase, **more},
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
+            placement_strategy=workers.placement,
             use_gpu=workers.gpus > 0,
             resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
         ),
@@ -157,6 +160,7 @@ def _worker(config: dict[str, Any]) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # else Ray Train prints a line for each report
     job = parse_job(config["job"])
     assert not isinstance(job, PretrainJob)
+    use_threads(job.resources.train.cpus)
     architecture = None if config["architecture"] is None else Architecture.parse(config["architecture"])
     settings = _settings(job, config["phase"])
     device = ray.train.torch.get_device()
@@ -222,13 +226,14 @@ def load_checkpoint(checkpoint: Checkpoint | None) -> State | None:
 
 
 class Reporter:
-    """Sends progress to the run's events and TensorBoard (first worker only) and checkpoints to Ray Train."""
+    """Sends progress to the run's events, TensorBoard and metrics (first worker only), checkpoints to Ray Train."""
 
     def __init__(self, run: RunFolder, phase: str) -> None:
         self._run = run
         self._phase = phase
         self._tensorboard = TensorBoardLog(run.path / "tensorboard" / phase)
         self._is_first = ray.train.get_context().get_world_rank() == 0
+        self._gauges = TrainingMetrics(run.path.name, phase)
         self._metrics: dict[str, float] = {}
         self._last = 0.0
 
@@ -257,3 +262,4 @@ class Reporter:
 
     def _progress(self, done: int, total: int, metrics: dict[str, float]) -> None:
         self._run.emit("progress", phase=self._phase, done=done, total=total, unit="steps", metrics=metrics)
+        self._gauges.show(done, total, metrics)

@@ -13,12 +13,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt
 from scipy import stats
 
 from nas.objectives import OBJECTIVES, losses
@@ -39,25 +38,6 @@ MIN_SEEDS = 3  # trainings of the best and of its rival; random searches
 RANK_RESAMPLES = 1000
 # Objectives that follow from per-image counts.
 _COUNTED = ("dice", "miou", "worst_class_dice", "sensitivity", "specificity")
-
-
-class AuditConfig(Config):
-    """What an audit does. The same settings on the same run go on with an audit that was stopped.
-
-    Attributes:
-        num_retrained: sampled slicings to train from scratch, beside the best and the fixed ones.
-        epochs: of each of these trainings; as the run's ``retrain`` when null.
-        retrain_seeds: trainings of the best and of its rival, from as many seeds. With fewer than three, luck of
-            training cannot be told from merit, and the verdict is ``weak`` at best.
-        random_seeds: random searches at the search's budget.
-        seed: of everything that is drawn here; the random searches have seeds of the run's search and up.
-    """
-
-    num_retrained: Annotated[int, Field(ge=2)] = 8
-    epochs: PositiveInt | None = None
-    retrain_seeds: PositiveInt = 3
-    random_seeds: PositiveInt = 3
-    seed: int = 0
 
 
 class Estimate(Config):

@@ -1,10 +1,18 @@
-"""Configurations of the search space, the supernet and the search. Imports neither torch nor Ray."""
+"""Configurations of the search space, the supernet, the search and its audit. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt, WithJsonSchema, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PlainSerializer,
+    PlainValidator,
+    PositiveInt,
+    WithJsonSchema,
+    model_validator,
+)
 
 from nas.objectives import Bound, ObjectiveName
 from slicemamba.architecture import BLOCK_PATTERN, Block, as_block, format_block, parse_block
@@ -40,7 +48,12 @@ class SpaceConfig(Config):
             choices of a block one set of weights, a quarter of the memory with four choices.
     """
 
-    choices: tuple[BlockField, ...] = (Block(2, 2), Block(2, 4), Block(4, 2), Block(4, 4))
+    choices: Annotated[tuple[BlockField, ...], Field(max_length=64)] = (
+        Block(2, 2),
+        Block(2, 4),
+        Block(4, 2),
+        Block(4, 4),
+    )
     weight_sharing: Literal["separate", "shared"] = "separate"
 
     @model_validator(mode="after")
@@ -123,6 +136,7 @@ class SearchConfig(Config):
         latency: ``measured`` for each candidate, or summed from a ``table`` of each block and choice, timed once.
         latency_batch_size: images a timed forward pass, on the device of the search workers at the data's image size.
         latency_repeats: timed forward passes; the shortest is reported.
+        seed: of the searcher's draws, and of the order in which racing sees the images.
     """
 
     searcher: SearcherName = "evolution"
@@ -175,3 +189,22 @@ class SearchConfig(Config):
                 f"population_size ({self.population_size})"
             )
         return self
+
+
+class AuditConfig(Config):
+    """What an audit does. The same settings on the same run go on with an audit that was stopped.
+
+    Attributes:
+        num_retrained: sampled slicings to train from scratch, beside the best and the fixed ones.
+        epochs: of each of these trainings; as the run's ``retrain`` when null.
+        retrain_seeds: trainings of the best and of its rival, from as many seeds. With fewer than three, luck of
+            training cannot be told from merit, and the verdict is ``weak`` at best.
+        random_seeds: random searches at the search's budget.
+        seed: of everything that is drawn here; the random searches have seeds of the run's search and up.
+    """
+
+    num_retrained: Annotated[int, Field(ge=2)] = 8
+    epochs: PositiveInt | None = None
+    retrain_seeds: PositiveInt = 3
+    random_seeds: PositiveInt = 3
+    seed: NonNegativeInt = 0

@@ -65,7 +65,12 @@ def loss_matrix(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> np
 
 
 class Bound(Config):
-    """What a metric may be at least (``min``) and at most (``max``); one of them or both."""
+    """What a metric may be; one of the two limits, or both.
+
+    Attributes:
+        min: the least that is allowed, in the metric's own unit.
+        max: the most that is allowed.
+    """
 
     min: float | None = None
     max: float | None = None

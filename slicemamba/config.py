@@ -28,6 +28,8 @@ from slicemamba.errors import InputError
 T = TypeVar("T")
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Depths = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=6)]
+"""Blocks of each stage; limited, as a request that is checked costs time and memory by the block."""
 
 
 class Config(BaseModel):
@@ -40,12 +42,17 @@ Intensity = Literal["minmax", "zscore", "unit"]
 
 
 class SyntheticConfig(Config):
-    """The embedded synthetic lesion set: textured skin, irregular blobs, hair; made on the spot from a seed."""
+    """The embedded synthetic lesion set: textured skin, irregular blobs, hair; made on the spot from a seed.
 
-    num_train: PositiveInt = 96
-    num_val: PositiveInt = 24
-    num_search: PositiveInt = 24
-    num_test: PositiveInt = 32
+    Attributes:
+        num_train, num_val, num_search, num_test: pictures of each split.
+        seed: what is drawn follows from it alone.
+    """
+
+    num_train: Annotated[int, Field(ge=1, le=100_000)] = 96
+    num_val: Annotated[int, Field(ge=1, le=100_000)] = 24
+    num_search: Annotated[int, Field(ge=1, le=100_000)] = 24
+    num_test: Annotated[int, Field(ge=1, le=100_000)] = 32
     seed: int = 0
 
 
@@ -80,7 +87,7 @@ class DataConfig(Config):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "synthetic"
     root: Path | None = None
-    image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]] = (256, 256)
+    image_size: tuple[Annotated[int, Field(ge=32, le=8192)], Annotated[int, Field(ge=32, le=8192)]] = (256, 256)
     intensity: Intensity = "minmax"
     num_classes: PositiveInt = 1
     search_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -138,18 +145,20 @@ class DataConfig(Config):
 
 
 class ModelConfig(Config):
-    """The network (METHOD: The network). Defaults are the published ones, 35.80 M parameters at ``embed_dim`` 96.
+    """The network. Defaults are the published ones, 35.80 M parameters at ``embed_dim`` 96.
 
     Attributes:
         embed_dim: C, channels after patch embedding; stage i of the encoder has C·2^i.
         encoder_depths, decoder_depths: S³ blocks a stage. The decoder has as many stages as the encoder.
-        d_state: N, states of the selective scan. expand: d_inner = expand · channels. d_conv: depthwise kernel width.
+        d_state: N, states of the selective scan.
+        expand: d_inner = expand · channels.
+        d_conv: width of the depthwise convolution's kernel, in pixels of the map; odd.
         drop_path_rate: largest stochastic depth rate, linear over the encoder and reversed over the decoder.
     """
 
     embed_dim: PositiveInt = 96
-    encoder_depths: tuple[PositiveInt, ...] = (2, 2, 9, 2)
-    decoder_depths: tuple[PositiveInt, ...] = (2, 2, 2, 1)
+    encoder_depths: Depths = (2, 2, 9, 2)
+    decoder_depths: Depths = (2, 2, 2, 1)
     d_state: PositiveInt = 16
     expand: PositiveInt = 2
     d_conv: PositiveInt = 3
@@ -175,13 +184,17 @@ class ModelConfig(Config):
 
 
 class TrainConfig(Config):
-    """Training of one network (METHOD: Adaptive Slicing Search, Training). Defaults are the published ones.
+    """Training of one network. Defaults are the published ones.
 
     Attributes:
+        epochs: passes over the train split.
         batch_size: global batch; with several workers each takes an equal share.
         accumulate_steps: parts in which a worker passes its share through the network before the one optimiser step;
             saves memory, and is the same update as in one part.
-        learning_rate, weight_decay: AdamW. t_max, min_learning_rate: cosine annealing, in epochs.
+        learning_rate: of AdamW, at its highest.
+        weight_decay: of AdamW.
+        t_max: epochs in which the cosine takes the learning rate to its lowest; then it rises again, as published.
+        min_learning_rate: the cosine's lowest.
         warmup_epochs: epochs over which the learning rate rises linearly, step by step, before the cosine.
         clip_grad_norm: largest gradient norm; none when null.
         precision: of the network's matrix products; the scan, the loss and the weights stay float32. ``fp16`` needs a
@@ -189,12 +202,15 @@ class TrainConfig(Config):
         ema_decay: validate and keep an exponential moving average of the weights with this decay; null keeps the
             weights themselves.
         augment: random flips and rotations, and what else has a probability below.
-        flip_probability, rotate_probability: of each flip, and of a rotation by any angle.
-        scale_probability, scale_range: of magnifying by a factor in this range. Not published, so 0.
+        flip_probability: of each of the two flips.
+        rotate_probability: of a rotation by any angle.
+        scale_probability: of magnifying by a factor in ``scale_range``. Not published, so 0.
+        scale_range: smallest and largest factor.
         intensity_probability: of each of gamma, contrast and brightness being changed. Not published, so 0.
         validate_every: epochs between two validations; the last epoch is always validated.
         early_stop_epochs: stop at the first validation whose best predecessor is at least so many epochs old; null
             never stops early.
+        seed: of all that is drawn: first weights, order of the images, augmentation, stochastic depth.
     """
 
     epochs: PositiveInt = 300

@@ -40,11 +40,11 @@ def get_result(search_id: str, parts: AppParts) -> dict[str, Any]:
 
 @router.get("/audit")
 def get_audit(search_id: str, parts: AppParts) -> dict[str, Any]:
-    """How far the result can be trusted, once `slicemamba audit` has been run on the search's folder."""
+    """How far the result can be trusted, once `POST …/audit` has had it audited."""
     parts.service.get(search_id)
     found = parts.service.run_folder(search_id).read_json("audit.json")
     if found is None:
-        raise not_found(f"search {search_id} has not been audited; on the server: slicemamba audit <runs>/{search_id}")
+        raise not_found(f"search {search_id} has not been audited; POST /v1/searches/{search_id}/audit has it audited")
     answer: dict[str, Any] = finite(found)
     return answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -9,10 +10,12 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 
 from api import schemas
 from api.deps import AppParts, Parts, bad_token, page_token, read_page_token
+from api.earlier import earlier_searches
+from api.estimate import estimate, num_evaluations
 from api.models import Search
 from api.problems import bad_parameter
 from api.schemas import Problem
-from api.service import Filter, etag
+from api.service import SAFE_ID, Filter, etag
 from api.specs import EXAMPLE, JobBody, public_spec
 from api.states import SearchState
 
@@ -65,13 +68,14 @@ def submit(
 def validate(parts: AppParts, body: BodyOfJob) -> schemas.Validation:
     """Does all checks of a submission and tells what the search would take, without starting it."""
     job, report = parts.service.check(body)
-    evaluations = job.search.num_trials * (2 if job.search.random_baseline else 1)
+    evaluations = num_evaluations(job)
     epochs = job.supernet.epochs + (job.retrain.epochs if job.retrain else 0)
     return schemas.Validation(
         evaluations=evaluations,
         space_size=job.search_space.size,
         images_trained=epochs * report.num_images["train"],
         images_evaluated=evaluations * report.num_images["search"],
+        estimate=estimate(job, report.num_images, earlier_searches(parts.service, parts.studies, job)),
         data=report.model_dump(mode="json"),
         spec=public_spec(job.model_dump(mode="json")),
     )
@@ -86,8 +90,8 @@ def list_searches(
     label: Annotated[list[str] | None, Query(description="`key=value`; all of these")] = None,
 ) -> schemas.SearchPage:
     """Searches, newest first."""
-    before = _read_place(page_token) if page_token else None
-    wanted = Filter(state or (), [_read_label(text) for text in label or ()], before)
+    after = _read_place(page_token) if page_token else None
+    wanted = Filter(state or (), [_read_label(text) for text in label or ()], after)
     found, more = parts.service.page(wanted, page_size)
     return schemas.SearchPage(
         searches=[schemas.SearchSummary.model_validate(search) for search in found],
@@ -96,14 +100,18 @@ def list_searches(
 
 
 def _token_after(found: list[Search]) -> str:
-    return page_token(found[-1].id)
+    return page_token(f"{found[-1].created_at.isoformat()} {found[-1].id}")
 
 
-def _read_place(token: str) -> str:
-    place = read_page_token(token)
-    if not place.startswith("s-"):
+def _read_place(token: str) -> tuple[datetime, str]:
+    moment, _, search_id = read_page_token(token).partition(" ")
+    try:
+        created_at = datetime.fromisoformat(moment).astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        raise bad_token() from None
+    if not SAFE_ID.fullmatch(search_id):
         raise bad_token()
-    return place
+    return created_at, search_id
 
 
 def _read_label(text: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from io import StringIO
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from api import schemas, studies
 from api.deps import AppParts, Parts, bad_token, page_token, read_page_token
@@ -16,7 +16,7 @@ from api.problems import not_found
 from api.routes.searches import UNKNOWN, PageSize, PageToken
 from api.schemas import Problem
 from nas.objectives import OBJECTIVES
-from nas.study import Trial, TrialState, hypervolume_curve, reference_point
+from nas.study import Trial, TrialState
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {422: {"model": Problem}, **UNKNOWN}
 router = APIRouter(prefix="/v1/searches/{search_id}", tags=["trials"], responses=_RESPONSES)
@@ -32,14 +32,18 @@ Objectives = Annotated[str | None, Query(description="names, separated by commas
 _CSV_CHUNK = 1 << 16
 
 
+class _CsvResponse(StreamingResponse):
+    media_type = "text/csv"
+
+
 def _objectives(parts: Parts, search_id: str, text: str | None) -> tuple[str, ...]:
     own: list[str] = parts.service.get(search_id).spec["search"]["objectives"]
     return tuple(own if text is None else map(str.strip, text.split(",")))
 
 
-def _trials(parts: Parts, search_id: str, study: str) -> list[Trial]:
+def _view(parts: Parts, search_id: str, study: str) -> studies.StudyView:
     parts.service.get(search_id)
-    return parts.studies.trials(search_id, parts.service.run_folder(search_id), study)
+    return parts.studies.view(search_id, parts.service.run_folder(search_id), study)
 
 
 @router.get("/trials")
@@ -53,7 +57,7 @@ def list_trials(
     page_token: PageToken = None,
 ) -> schemas.TrialPage:
     """Trials, by number or as `sort` says."""
-    wanted = _wanted(parts, search_id, study, state, sort)
+    wanted = _view(parts, search_id, study).chosen(state or (), sort)
     first = _read_place(page_token) if page_token else 0
     last = first + page_size
     return schemas.TrialPage(
@@ -64,20 +68,14 @@ def list_trials(
     )
 
 
-@router.get("/trials.csv", response_class=PlainTextResponse)
+@router.get("/trials.csv", response_class=_CsvResponse)
 def download_trials(
     search_id: str, parts: AppParts, study: Study = "search", state: States = None, sort: Sort = "number"
 ) -> StreamingResponse:
     """All trials as a table for spreadsheets and pandas."""
-    wanted = _wanted(parts, search_id, study, state, sort)
+    wanted = _view(parts, search_id, study).chosen(state or (), sort)
     headers = {"Content-Disposition": f'attachment; filename="{search_id}-{study}.csv"'}
-    return StreamingResponse(_csv(wanted), media_type="text/csv; charset=utf-8", headers=headers)
-
-
-def _wanted(parts: Parts, search_id: str, study: str, states: list[TrialState] | None, sort: str) -> list[Trial]:
-    found = _trials(parts, search_id, study)
-    chosen = [trial for trial in found if trial.state in states] if states else found
-    return chosen if sort == "number" else studies.sort_trials(chosen, sort)
+    return _CsvResponse(_csv(wanted), headers=headers)
 
 
 def _csv(trials: list[Trial]) -> Iterator[str]:
@@ -112,7 +110,7 @@ def get_trial(
     search_id: str, number: Annotated[int, Path(ge=0)], parts: AppParts, study: Study = "search"
 ) -> schemas.Trial:
     """One trial."""
-    found = _trials(parts, search_id, study)
+    found = _view(parts, search_id, study).trials
     if number >= len(found):
         raise not_found(f"study {study!r} of search {search_id} has no trial {number}; it has {len(found)} so far")
     return schemas.Trial.model_validate(found[number])
@@ -140,11 +138,10 @@ def get_hypervolume(
 ) -> schemas.Hypervolume:
     """How the frontier's hypervolume grew. Both studies are measured from one point, so that they compare."""
     names = _objectives(parts, search_id, objectives)
-    searched = _trials(parts, search_id, "search")
-    studies.front(searched, names)  # refuses names that were not measured
-    reference = reference_point(searched, names)
-    found = searched if study == "search" else _trials(parts, search_id, study)
-    curve = [] if reference is None else hypervolume_curve(found, names, reference)
+    searched = _view(parts, search_id, "search")
+    reference = searched.reference(names)
+    view = searched if study == "search" else _view(parts, search_id, study)
+    curve = [] if reference is None else view.curve(names, reference)
     signs = [-1 if OBJECTIVES[name].direction == "maximize" else 1 for name in names]
     return schemas.Hypervolume(
         study=study,
@@ -152,7 +149,7 @@ def get_hypervolume(
         reference=None if reference is None else [sign * loss for sign, loss in zip(signs, reference, strict=True)],
         points=[
             schemas.HypervolumePoint(number=trial.number, evaluations=i, ended_at=trial.ended_at, hypervolume=volume)
-            for i, (trial, volume) in enumerate(curve, 1)
+            for trial, i, volume in curve
         ],
     )
 
@@ -166,12 +163,12 @@ def get_pareto(
 ) -> schemas.Pareto:
     """The Pareto frontier over the search's objectives, or any others that were measured."""
     names = _objectives(parts, search_id, objectives)
-    found = _trials(parts, search_id, study)
-    front = studies.front(found, names)
+    view = _view(parts, search_id, study)
+    front = view.front(names).trials()
     return schemas.Pareto(
         study=study,
         objectives=[schemas.Objective.model_validate(OBJECTIVES[name]) for name in names],
-        measured=studies.measured(found),
-        num_completed=sum(trial.state is TrialState.COMPLETED for trial in found),
+        measured=view.measured(),
+        num_completed=view.num_completed,
         trials=[schemas.Trial.model_validate(trial) for trial in front],
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,6 +30,10 @@ __all__ = ["DatasetReport", "Pair", "check_dataset", "find_pairs", "list_dataset
 
 CHECKS_VERSION = 2
 """Raised when the checks change, so that remembered reports of older ones are not used."""
+
+# Some of a large synthetic split, and small ones of large pictures, tell the share as well: a request may
+# ask for any number and size, and its sender waits.
+_MOST_DRAWN, _LARGEST_DRAWN = 32, 64
 
 
 def check_dataset(
@@ -198,12 +203,12 @@ def _unseen_classes(config: DataConfig, train: list[Facts]) -> list[str]:
 
 
 def _synthetic_report(config: DataConfig) -> DatasetReport:
-    """Nothing can be wrong with files that are not there; only the masks are drawn, for their share."""
+    """Nothing can be wrong with files that are not there; only masks are drawn, for their share."""
+    height, width = (min(side, _LARGEST_DRAWN) for side in config.image_size)
     shares = {}
     for split in SPLITS:
-        count = split_size(config.synthetic, split)
-        masks = (draw_mask(config.synthetic.seed, split, index, config.image_size) for index in range(count))
-        shares[split] = float(np.mean([mask.mean() for mask in masks]))
+        count = min(split_size(config.synthetic, split), _MOST_DRAWN)
+        shares[split] = _mask_share(config.synthetic.seed, split, count, (height, width))
     return DatasetReport(
         name=config.name,
         num_images={split: split_size(config.synthetic, split) for split in SPLITS},
@@ -213,6 +218,11 @@ def _synthetic_report(config: DataConfig) -> DatasetReport:
         class_share={split: (1 - share, share) for split, share in shares.items()},
         fingerprint=_digest({"generator": GENERATOR_VERSION, "config": config.model_dump(mode="json")}),
     )
+
+
+@lru_cache(maxsize=64)
+def _mask_share(seed: int, split: str, count: int, size: tuple[int, int]) -> float:
+    return float(np.mean([draw_mask(seed, split, index, size).mean() for index in range(count)]))
 
 
 def _fingerprint(config: DataConfig, splits: dict[str, list[Pair]]) -> str:

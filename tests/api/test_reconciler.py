@@ -68,10 +68,16 @@ def test_driver_error_becomes_the_searches_error(bench: Bench) -> None:
     assert (found["state"], found["error"]) == ("FAILED", "out of memory; lower search.batch_size")
 
 
-def test_killed_driver_fails_with_the_end_of_its_log(bench: Bench) -> None:
+def test_killed_driver_is_started_once_more_and_then_fails_with_the_end_of_its_log(bench: Bench) -> None:
     search_id = bench.running()
     bench.jobs.states[search_id] = JobState.FAILED
-    bench.jobs.logs[search_id] = "\n".join(f"line {i}" for i in range(100))
+    bench.round()
+    bench.round()
+    again = f"{search_id}-2"
+    assert (bench.get(search_id)["state"], bench.get(search_id)["job_id"]) == ("STARTING", again)
+    bench.drive(search_id, "RUNNING")
+    bench.jobs.states[again] = JobState.FAILED
+    bench.jobs.logs[again] = "\n".join(f"line {i}" for i in range(100))
     bench.round()
     found = bench.get(search_id)
     assert found["state"] == "FAILED"
@@ -243,3 +249,20 @@ def test_app_runs_the_reconciler_in_a_thread_and_wakes_it_at_once(bench: Bench) 
     with bench.http:
         bench.http.post("/v1/searches", json=BODY)
         assert submitted.wait(20)
+
+
+def test_service_killed_after_the_job_was_submitted_takes_its_status_and_result_for_its_own(bench: Bench) -> None:
+    """The driver may have gone all the way before a service comes up again."""
+    search_id = bench.succeeded()
+    assert bench.http.post(f"/v1/searches/{search_id}/extend", json={"num_trials": 12}).status_code == 202
+    second = f"{search_id}-2"
+    bench.jobs.states[second] = JobState.SUCCEEDED  # submitted by the process that was killed
+    folder = bench.folder(search_id)
+    folder.write_json("result.json", {"best": 0.95})
+    bench.drive(search_id, "SUCCEEDED")
+    later = bench.restart()
+    later.round()
+    later.round()
+    assert later.state(search_id) == "SUCCEEDED"
+    assert later.http.get(f"/v1/searches/{search_id}/result").json() == {"best": 0.95}
+    assert second not in bench.jobs.submitted

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from service_helpers import Bench
 
+from api.routes import streams
 from api.sse import ServerEvent, parse_events
+from cluster.jobs import JobState
 
 
 def events(bench: Bench, search_id: str, after: str | None = None) -> list[ServerEvent]:
@@ -106,6 +108,75 @@ def test_logs_come_from_ray(bench: Bench) -> None:
     assert bench.settings.ray_address not in down.text
 
 
+def lines(bench: Bench, path: str, after: str | None = None, **params: object) -> list[ServerEvent]:
+    headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
+    with bench.http.stream("GET", f"/v1/{path}/logs", headers=headers, params=params) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        return list(parse_events(response.iter_lines()))
+
+
+def test_followed_log_ends_with_the_search_and_resumes_after_any_line(bench: Bench) -> None:
+    search_id = bench.succeeded()
+    bench.jobs.logs[search_id] = "one\ntwo\x85\r\nthree"
+    path = f"searches/{search_id}"
+    found = lines(bench, path)
+    assert [event.data for event in found] == [
+        {"line": "one"}, {"line": "two\x85"}, {"line": "three"}, {"state": "SUCCEEDED"},
+    ]  # fmt: skip
+    assert [event.kind for event in found] == ["log", "log", "log", "end"]
+    assert [event.data for event in lines(bench, path, found[0].id)] == [event.data for event in found[1:]]
+    assert [event.kind for event in lines(bench, path, found[2].id)] == ["end"]
+    assert [event.data.get("line") for event in lines(bench, path, tail=1)] == ["three", None]
+    followed = bench.http.get(f"/v1/{path}/logs", params={"follow": "true"})
+    assert followed.headers["content-type"].startswith("text/event-stream")
+    assert followed.text.count("event: log") == 3
+
+
+def test_followed_log_goes_on_with_the_next_attempt(bench: Bench) -> None:
+    search_id = bench.running()
+    bench.jobs.logs[search_id] = "one\ntwo\n"
+    bench.http.post(f"/v1/searches/{search_id}/pause")
+    bench.round()
+    bench.http.post(f"/v1/searches/{search_id}/resume")
+    bench.round()
+    bench.jobs.logs[f"{search_id}-2"] = "three\n"
+    bench.drive(search_id, "FAILED", error="x")
+    bench.jobs.states[f"{search_id}-2"] = JobState.FAILED
+    bench.round()
+    assert bench.state(search_id) == "FAILED"
+    assert [event.data.get("line") for event in lines(bench, f"searches/{search_id}")] == ["three", None]
+    assert [event.data.get("line") for event in lines(bench, f"searches/{search_id}", "1-4")] == ["two", "three", None]
+
+
+def test_half_a_line_waits_for_its_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_id = bench.running()
+    bench.jobs.logs[search_id] = "one\nhal"
+    asked = 0
+
+    async def print_more(_: float) -> None:
+        nonlocal asked
+        asked += 1
+        bench.jobs.logs[search_id] += "f\n"
+        bench.jobs.down = asked == 1  # a moment without Ray costs nothing
+        if asked == 2:
+            bench.drive(search_id, "FAILED", error="x")
+            bench.round()
+
+    monkeypatch.setattr(streams, "sleep", print_more)
+    assert [event.data.get("line") for event in lines(bench, f"searches/{search_id}")] == ["one", "half", "f", None]
+    assert asked == 2
+
+
+@pytest.mark.parametrize("place", ["3", "0-0", "2-0", "-1", "1-x", "1-\u00b2"])
+def test_log_event_id_that_was_never_given_is_refused(bench: Bench, place: str) -> None:
+    search_id = bench.succeeded()
+    headers = {"Last-Event-ID": place.encode(), "Accept": "text/event-stream"}
+    answer = bench.http.get(f"/v1/searches/{search_id}/logs", headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["parameter"] == "Last-Event-ID"
+
+
 def test_events_end_with_the_search_and_resume_after_any_of_them(bench: Bench) -> None:
     search_id = bench.succeeded()
     folder = bench.folder(search_id)
@@ -171,6 +242,6 @@ def test_report_is_served_where_its_scripts_reach_nothing(bench: Bench) -> None:
 def test_audit_is_served_once_there_is_one(bench: Bench) -> None:
     search_id = bench.submit()
     missing = bench.http.get(f"/v1/searches/{search_id}/audit")
-    assert (missing.status_code, "slicemamba audit" in missing.json()["detail"]) == (404, True)
+    assert (missing.status_code, "POST" in missing.json()["detail"]) == (404, True)
     bench.folder(search_id).write_json("audit.json", {"verdict": "weak", "tau": float("nan")})
     assert bench.http.get(f"/v1/searches/{search_id}/audit").json() == {"verdict": "weak", "tau": None}

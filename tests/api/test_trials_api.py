@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from service_helpers import Bench, write_study
 
+from nas.study import TrialState, hypervolume_curve, pareto_front, reference_point
+
 ROWS: list[dict[str, float] | None] = [
     {"dice": 0.80, "hd95": 5.0, "latency_ms": 10.0},
     {"dice": 0.90, "hd95": 9.0, "latency_ms": 30.0},
@@ -140,9 +142,11 @@ def test_hypervolume_grows_with_the_frontier(bench: Bench) -> None:
     volumes = [point["hypervolume"] for point in found["points"]]
     # From the first trial, a tenth of its size worse: Dice 0.72 and HD95 5.5.
     assert found["reference"] == pytest.approx([0.72, 5.5])
-    assert volumes == pytest.approx([0.08 * 0.5] * 5)
+    assert volumes == pytest.approx([0.08 * 0.5] * 2)
+    assert [point["evaluations"] for point in found["points"]] == [1, 5]  # it never grew; the first and the last
     one = bench.http.get(path, params={"objectives": "dice"}).json()
-    assert [point["hypervolume"] for point in one["points"]] == pytest.approx([0.08, 0.18, 0.18, 0.18, 0.18])
+    assert [point["hypervolume"] for point in one["points"]] == pytest.approx([0.08, 0.18, 0.18])
+    assert [point["evaluations"] for point in one["points"]] == [1, 2, 5]
     assert bench.http.get(path, params={"objectives": "beauty"}).status_code == 422
 
 
@@ -177,8 +181,43 @@ def test_study_is_converted_once_and_open_trials_are_seen_to_end(bench: Bench) -
     assert states() == ["COMPLETED", "COMPLETED", "RUNNING", "RUNNING"]
     study.complete(running[1], {"dice": 0.5, "hd95": 1.0}, ended_as=2, seconds=0.1)
     assert states() == ["COMPLETED", "COMPLETED", "RUNNING", "COMPLETED"]
-    before = bench.parts.studies.trials(search_id, folder, "search")
+    before = bench.parts.studies.view(search_id, folder, "search").trials
     study.fail(running[0], "out of memory", ended_as=3)
     assert states() == ["COMPLETED", "COMPLETED", "FAILED", "COMPLETED"]
-    after = bench.parts.studies.trials(search_id, folder, "search")
+    after = bench.parts.studies.view(search_id, folder, "search").trials
     assert all(after[i] is before[i] for i in (0, 1, 3))
+
+
+def test_front_and_curve_kept_up_are_those_made_anew(bench: Bench) -> None:
+    """Trials end in another order than they began in, some fail, some are alike, and some are read before they end."""
+    rng = np.random.default_rng(3)
+    folder = bench.folder(bench.submit())
+    study = write_study(folder, [])
+    names = ("dice", "hd95")
+    open_ones: list[int] = []
+    num_ended = 0
+    for i in range(120):
+        genes = [i >> bit & 1 for bit in range(4)]
+        origin = "fixed" if i in (1, 4) else "nsga2"
+        open_ones.append(study.start(study.space.decode(genes), origin=origin, asked_after=num_ended).number)
+        while len(open_ones) > rng.integers(0, 6):
+            number = open_ones.pop(int(rng.integers(len(open_ones))))
+            if rng.random() < 0.1:
+                study.fail(number, "out of memory", ended_as=num_ended)
+            else:
+                metrics = {"dice": float(rng.integers(20)) / 20, "hd95": float(rng.integers(1, 20))}
+                study.complete(number, metrics, ended_as=num_ended, seconds=0.1)
+            num_ended += 1
+        if i % 7 == 0:
+            view = bench.parts.studies.view("s", folder, "search")
+            trials = study.trials()
+            assert view.front(names).trials() == pareto_front(trials, names)
+            assert view.num_completed == sum(trial.state is TrialState.COMPLETED for trial in trials)
+            reference = view.reference(names)
+            assert reference == reference_point(trials, names)
+            if reference is not None:
+                whole = [volume for _, volume in hypervolume_curve(trials, names, reference)]
+                kept = view.curve(names, reference)
+                assert [whole[place - 1] for _, place, _ in kept] == pytest.approx([volume for *_, volume in kept])
+                assert kept[-1][1] == len(whole)
+                assert len({round(volume, 9) for volume in whole}) <= len(kept)

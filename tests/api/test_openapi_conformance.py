@@ -1,0 +1,137 @@
+"""The service against its own OpenAPI document: requests made from it by schemathesis, sent in this process.
+
+Half of them keep to the document and half break it. They go to searches of several states, with and without trials;
+the stateful part follows ids from answers into further requests.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from schemathesis.config import SchemathesisConfig
+from schemathesis.engine import events, from_schema
+from service_helpers import Bench, write_study
+
+from api.tokens import Scope
+from cluster.jobs import JobState
+
+pytestmark = pytest.mark.timeout(1800)
+
+ROWS: list[dict[str, float] | None] = [{"dice": 0.5, "hd95": 4.0}, None, {"dice": 0.7, "hd95": 2.0}]
+
+
+def _stored(bench: Bench) -> list[str]:
+    """Ids of searches in all kinds of states; the first has all that an ended search can have."""
+    ended = bench.succeeded()
+    folder = bench.folder(ended)
+    write_study(folder, ROWS)
+    (folder.path / "report.html").write_text("<p>report</p>", encoding="utf-8")
+    folder.write_json("audit.json", {"verdict": "sound", "gap": float("nan")})
+    bench.jobs.logs[ended] = "one line\nanother\n"
+    running, paused, failed, cancelled = (bench.running() for _ in range(4))
+    write_study(bench.folder(running), ROWS[:1])
+    bench.http.post(f"/v1/searches/{paused}/pause")
+    bench.jobs.states[failed] = JobState.FAILED
+    bench.http.post(f"/v1/searches/{cancelled}/cancel")
+    bench.jobs.states[cancelled] = JobState.STOPPED
+    bench.round()
+    return [ended, running, paused, failed, cancelled, bench.submit()]
+
+
+def _document(bench: Bench, known: list[str]) -> dict[str, Any]:
+    """The service's document, in which ids are known ones: others have nothing but a 404.
+
+    It is without keys, as one that is used again, as they mostly are here, makes of every body a 409.
+    """
+    document: dict[str, Any] = bench.http.get("/openapi.json").json()
+    submit = document["paths"]["/v1/searches"]["post"]
+    submit["parameters"] = [item for item in submit["parameters"] if item["name"] != "idempotency-key"]
+    for path in document["paths"].values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "search_id":
+                    parameter["schema"] = {"type": "string", "enum": [*known, "s-unknown"]}
+    return document
+
+
+_OFF = {"enabled": False}
+
+
+def _config(examples: int, steps: int) -> SchemathesisConfig:
+    """Of each operation ``examples``; what the document cannot say may be refused with 422."""
+    accepted = ["2xx", "404", "409", "412", "422", "503"]
+    return SchemathesisConfig.from_dict(
+        {
+            "seed": 20240710,
+            "continue-on-failure": True,
+            "request-timeout": 120,
+            "generation": {"max-examples": examples, "deterministic": True, "no-shrink": True, "database": "none"},
+            "phases": {"stateful": {"max-steps": steps}},
+            "checks": {"positive_data_acceptance": {"expected-statuses": accepted}},
+            # To the router, GET …/validate asks for a search of that name, and 404 is right.
+            "operations": [{"include-path": "/v1/searches/validate", "checks": {"unsupported_method": _OFF}}],
+        }
+    )
+
+
+class Run:
+    """What came of a run: cases by status code, and everything that was found wrong."""
+
+    def __init__(self, bench: Bench, config: SchemathesisConfig) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.operations: set[str] = set()
+        self.faults: dict[str, str] = {}
+        bench.parts.closing.set()  # event streams of searches that go on end at once
+        _, token = bench.parts.tokens.create("schemathesis", Scope.ADMIN)
+        bench.http.headers["Authorization"] = f"Bearer {token}"
+        document = _document(bench, _stored(bench))
+        config.projects.default.headers = {"Authorization": f"Bearer {token}"}
+        schema = schemathesis.openapi.from_dict(document, config=config)
+        schema.app = bench.app
+        for event in from_schema(schema).execute():
+            if isinstance(event, (events.NonFatalError, events.FatalError)):
+                self.faults[f"error {event}"] = str(getattr(event, "value", None) or getattr(event, "exception", ""))
+            if isinstance(event, (events.ScenarioFinished, events.FuzzScenarioFinished)):
+                self._read(event.recorder)
+
+    def _read(self, recorder: Any) -> None:
+        for node in recorder.cases.values():
+            self.operations.add(node.value.operation.label)
+        for interaction in recorder.interactions.values():
+            if interaction.response is not None:
+                self.statuses[interaction.response.status_code] += 1
+        for case_id, checks in recorder.checks.items():
+            for check in checks:
+                if check.failure_info is not None:
+                    label = recorder.cases[case_id].value.operation.label
+                    failure = check.failure_info.failure
+                    if check.name == "negative_data_rejection" and failure.message.endswith(": Incorrect type"):
+                        continue  # a number may come as text, as it does from a command line
+                    title = f"{label}: {failure.title}"
+                    self.faults.setdefault(title, f"{failure.message}\n{check.failure_info.code_sample}")
+
+
+def _check(run: Run, least: int) -> None:
+    assert not run.faults, "\n\n".join(f"{title}\n{text}" for title, text in run.faults.items())
+    assert sum(run.statuses.values()) >= least
+    assert {200, 202, 204, 404, 409, 422} <= set(run.statuses), run.statuses
+
+
+def test_service_keeps_to_its_document(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    bench = Bench(tmp_path / "runs", require_tokens=True, writes_per_minute=1e9)
+    _check(Run(bench, _config(examples=3, steps=3)), 300)
+
+
+@pytest.mark.slow
+def test_service_keeps_to_its_document_in_thousands_of_cases(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    bench = Bench(tmp_path / "runs", require_tokens=True, writes_per_minute=1e9)
+    run = Run(bench, _config(examples=60, steps=6))
+    print(f"{sum(run.statuses.values())} cases over {len(run.operations)} operations: {dict(run.statuses)}")
+    _check(run, 1000)
