@@ -52,6 +52,7 @@ def check_each_once(url: str, jobs: JobServer, keys: list[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_killed_at_twenty_points_of_a_submission(database_url: str, tmp_path: Path) -> None:
     victim: list[RealService] = []
     point = ""
@@ -81,6 +82,7 @@ def test_killed_at_twenty_points_of_a_submission(database_url: str, tmp_path: Pa
                 assert told in (None, found), "the repeated submission gave another search"
                 _until_running(survivor.url, jobs, found)
                 check_each_once(survivor.url, jobs, keys)
+                print(f"killed at {keys[-1]}: {'answered before' if told else 'not answered'}; whole again", flush=True)
         finally:
             survivor.kill()
     print(f"\n{len(keys)} kills: {dict(outcomes)}; submissions at the job server: {sorted(jobs.requests.values())}")
