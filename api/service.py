@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import CursorResult, delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import Session
 
 from api.db import Sessions
 from api.models import Label, Search, StateChange, utc_now
@@ -149,8 +149,8 @@ class SearchService:
             return list(session.scalars(query))
 
     def page(self, wanted: Filter, size: int) -> tuple[list[Search], bool]:
-        """The newest searches that pass the filter, without their specs, and whether there are more."""
-        query = select(Search).options(defer(Search.spec)).order_by(Search.id.desc()).limit(size + 1)
+        """The newest searches that pass the filter, and whether there are more."""
+        query = select(Search).order_by(Search.id.desc()).limit(size + 1)
         if wanted.states:
             query = query.where(Search.state.in_([state.value for state in wanted.states]))
         if wanted.before:
