@@ -35,7 +35,8 @@ class Parts:
     closing: Event
 
 
-def parts_of(request: Request) -> Parts:
+async def parts_of(request: Request) -> Parts:
+    """Not a plain function, as FastAPI would hand that to a thread, which takes longer than what it does."""
     return cast(Parts, request.app.state.parts)
 
 

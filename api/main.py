@@ -89,6 +89,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         for operation in (op for path in document["paths"].values() for op in path.values()):
+            if "requestBody" in operation:
+                refused = operation["responses"]["401"]
+                operation["responses"]["400"] = {**refused, "description": "The body is not text"}
             for status, response in operation["responses"].items():
                 content = response.get("content", {})
                 if status[0] in "45" and content:  # FastAPI puts them under the type of the route's good answer

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,6 +93,10 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     jobs: JobServer
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # who asked was killed
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -113,10 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         match = _JOB.fullmatch(self.path)
         if self.path == "/api/jobs/":
-            try:
-                self._answer(*self.server.jobs.submit(json.loads(body)))
-            except ConnectionError:
-                self.close_connection = True
+            self._answer(*self.server.jobs.submit(json.loads(body)))
         elif match is not None and match[2] == "stop":
             self._answer(*self.server.jobs.stop(match[1]))
         else:
@@ -124,13 +126,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: HTTPStatus, content: Any) -> None:
         text = content if isinstance(content, str) else json.dumps(content)
-        try:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text.encode())
-        except (BrokenPipeError, ConnectionResetError):  # who asked was killed
-            self.close_connection = True
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
 
     def log_message(self, *_: object) -> None:
         pass

@@ -31,8 +31,8 @@ __all__ = ["DatasetReport", "Pair", "check_dataset", "find_pairs", "list_dataset
 CHECKS_VERSION = 2
 """Raised when the checks change, so that remembered reports of older ones are not used."""
 
-# Some of a large synthetic split, and small ones of large pictures, tell the share as well: a request may
-# ask for any number and size, and its sender waits.
+# Some masks of a large synthetic split, and small ones of large pictures, tell the share as well: a request to the
+# service may ask for any number and size, and its sender waits.
 _MOST_DRAWN, _LARGEST_DRAWN = 32, 64
 
 

@@ -1,14 +1,13 @@
-"""``slicemamba serve``, which kills itself as ``kill -9`` would: at the commit that a line on standard input tells.
-
-``before 2`` dies in place of the second commit from then on, ``after 2`` when it is done. Run as a script, with the
-service's settings in its environment.
-"""
+"""The service as a process that can be told to kill itself, as ``kill -9`` would, at a certain commit."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
 from threading import Lock, Thread
 
 from sqlalchemy import event
@@ -19,7 +18,10 @@ from api.settings import Settings
 
 
 class Fuse:
-    """Counts commits from the moment it is set."""
+    """Counts commits from the moment it is set.
+
+    ``before 2`` dies in place of the second commit from then on, ``after 2`` when it is done.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -38,19 +40,22 @@ class Fuse:
                     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main() -> None:
+def run(settings: Mapping[str, str], output: Path, orders: Connection) -> None:
+    """Serves until it is killed.
+
+    Args:
+        settings: ``SLICEMAMBA_*`` variables. output: where its lines go.
+        orders: takes what ``Fuse.set`` takes, and answers each when it is set.
+    """
+    sys.stdout = sys.stderr = output.open("a", buffering=1)
     fuse = Fuse()
     event.listen(Session, "before_commit", lambda _: fuse.pass_by("before"))
     event.listen(Session, "after_commit", lambda _: fuse.pass_by("after"))
 
     def listen() -> None:
-        for line in sys.stdin:
-            fuse.set(line)
-            print("set", flush=True)
+        while True:
+            fuse.set(orders.recv())
+            orders.send("set")
 
     Thread(target=listen, daemon=True).start()
-    serve(Settings.from_env())
-
-
-if __name__ == "__main__":
-    main()
+    serve(Settings.from_env(settings))

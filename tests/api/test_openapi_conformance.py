@@ -7,6 +7,7 @@ the stateful part follows ids from answers into further requests.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,17 @@ def _document(bench: Bench, known: list[str]) -> dict[str, Any]:
 
 
 _OFF = {"enabled": False}
+# Configurations are read as pydantic does: "5" and true are numbers too, as on a command line.
+_LENIENT = re.compile(r"in body.*(Incorrect type|violates `type`)")
 
 
-def _config(examples: int, steps: int) -> SchemathesisConfig:
-    """Of each operation ``examples``; what the document cannot say may be refused with 422."""
+def _config(examples: int, steps: int, *, coverage: bool) -> SchemathesisConfig:
+    """What the document cannot say may be refused with 422.
+
+    Args:
+        examples: of each operation. steps: of a walk from answer to answer.
+        coverage: each value at and over its limits too, which are thousands for the body of a search.
+    """
     accepted = ["2xx", "404", "409", "412", "422", "503"]
     return SchemathesisConfig.from_dict(
         {
@@ -71,8 +79,11 @@ def _config(examples: int, steps: int) -> SchemathesisConfig:
             "continue-on-failure": True,
             "request-timeout": 120,
             "generation": {"max-examples": examples, "deterministic": True, "no-shrink": True, "database": "none"},
-            "phases": {"stateful": {"max-steps": steps}},
-            "checks": {"positive_data_acceptance": {"expected-statuses": accepted}},
+            "phases": {"stateful": {"max-steps": steps}, "coverage": {"enabled": coverage}},
+            "checks": {
+                "positive_data_acceptance": {"expected-statuses": accepted},
+                "ensure_resource_availability": _OFF,  # a new search has no result, report or audit yet, which is a 404
+            },
             # To the router, GET …/validate asks for a search of that name, and 404 is right.
             "operations": [{"include-path": "/v1/searches/validate", "checks": {"unsupported_method": _OFF}}],
         }
@@ -110,8 +121,8 @@ class Run:
                 if check.failure_info is not None:
                     label = recorder.cases[case_id].value.operation.label
                     failure = check.failure_info.failure
-                    if check.name == "negative_data_rejection" and failure.message.endswith(": Incorrect type"):
-                        continue  # a number may come as text, as it does from a command line
+                    if check.name == "negative_data_rejection" and _LENIENT.search(failure.message):
+                        continue
                     title = f"{label}: {failure.title}"
                     self.faults.setdefault(title, f"{failure.message}\n{check.failure_info.code_sample}")
 
@@ -119,19 +130,20 @@ class Run:
 def _check(run: Run, least: int) -> None:
     assert not run.faults, "\n\n".join(f"{title}\n{text}" for title, text in run.faults.items())
     assert sum(run.statuses.values()) >= least
-    assert {200, 202, 204, 404, 409, 422} <= set(run.statuses), run.statuses
+    assert {200, 422} <= set(run.statuses), run.statuses
 
 
 def test_service_keeps_to_its_document(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
     bench = Bench(tmp_path / "runs", require_tokens=True, writes_per_minute=1e9)
-    _check(Run(bench, _config(examples=3, steps=3)), 300)
+    _check(Run(bench, _config(examples=4, steps=3, coverage=False)), 60)
 
 
 @pytest.mark.slow
 def test_service_keeps_to_its_document_in_thousands_of_cases(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
     bench = Bench(tmp_path / "runs", require_tokens=True, writes_per_minute=1e9)
-    run = Run(bench, _config(examples=60, steps=6))
+    run = Run(bench, _config(examples=40, steps=6, coverage=True))
     print(f"{sum(run.statuses.values())} cases over {len(run.operations)} operations: {dict(run.statuses)}")
     _check(run, 1000)
+    assert {200, 202, 204, 404, 409, 422} <= set(run.statuses), run.statuses

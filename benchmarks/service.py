@@ -1,0 +1,355 @@
+"""How fast the service answers: with much stored (``volume``), and with many clients while a search runs (``load``).
+
+``python -m benchmarks.service volume`` makes a database of 1,000 searches with 100,000 trials in total, and one more
+search with 100,000 trials of its own, and asks for each kind of page again and again, in this process. The times are
+those of whole requests, without the network. "first" is the request that opens the study, as after a restart.
+
+``python -m benchmarks.service load`` starts a real ``slicemamba serve`` on this machine, beside a simulated driver that
+ends a trial every half second and reports as drivers do, and lets 100 clients, all in one process of their own, look at
+it as the dashboard does: every 3 s each asks for the list, a search, its trials, front and hypervolume, one after the
+other, with a random start. ``--pause 0`` takes the pause away, to find the most the service can do.
+
+Both print Markdown tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+from fastapi.testclient import TestClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+
+from api.db import Sessions, open_database
+from api.main import create_app
+from api.models import Label, Search, StateChange, utc_now
+from api.service import new_id
+from api.settings import Settings
+from api.states import SearchState
+from benchmarks.job_server import JobServer
+from cluster.config import parse_job
+from cluster.run_folder import Progress, RunFolder, RunStatus
+from nas.space import SearchSpace
+from nas.study import Study
+
+JOB = {
+    "name": "benchmark",
+    "data": {"name": "synthetic", "image_size": [32, 32]},
+    "search": {"objectives": ["dice", "hd95", "latency_ms"], "num_trials": 100},
+}
+SPACE = SearchSpace(((2, 2), (2, 4), (4, 2), (4, 4)), (2, 2, 9, 2, 2, 2, 2, 1))
+TEAMS = 10
+
+
+class _Record(BaseJournalBackend):
+    """Keeps what would be written, to have the journal's own lines for one trial."""
+
+    def __init__(self) -> None:
+        self.logs: list[dict[str, Any]] = []
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        return iter(json.loads(json.dumps(self.logs[log_number_from:])))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self.logs += logs
+
+
+def write_journal(path: Path, num_trials: int, rng: np.random.Generator) -> None:
+    """A study with ``num_trials`` completed trials, whose values get better slowly, as those of a search do.
+
+    One trial is written through ``nas.study``; the others are its lines with other numbers in them, as writing each
+    through Optuna would take an hour.
+    """
+    record = _Record()
+    study = Study(JournalStorage(record), "search", SPACE, ("dice", "hd95", "latency_ms"), "nsga2")
+    head = len(record.logs)
+    study.start(SPACE.decode([0] * SPACE.num_blocks), origin="nsga2", asked_after=0)
+    study.complete(0, {"dice": 0.5, "hd95": 9.0, "latency_ms": 30.0}, ended_as=0, seconds=1.0)
+    started, outcome, ended = record.logs[head:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in record.logs[:head])
+        for number in range(num_trials):
+            cost = float(rng.uniform(0.5, 1.0))
+            quality = float(rng.normal(0.8, 0.03)) * cost**0.2 + 0.02 * number / num_trials
+            metrics = {"dice": quality, "hd95": 20 * (1 - quality) + float(rng.uniform(0, 1)), "latency_ms": 60 * cost}
+            outcome["user_attr"]["outcome"] |= {"metrics": metrics, "ended_as": number, "seconds": 2 * cost}
+            ended["values"] = list(metrics.values())
+            started["user_attrs"]["asked_after"] = number
+            for line in (started, outcome, ended):
+                file.write(json.dumps(line | ({} if line is started else {"trial_id": number})) + "\n")
+
+
+def store_searches(sessions: Sessions, runs: Path, count: int, trials_each: int, rng: np.random.Generator) -> list[str]:
+    """Searches that have ended, with labels, changes of state and a study each; their ids, oldest first."""
+    spec = parse_job(JOB, source="the benchmark").model_dump(mode="json")
+    states = [SearchState.SUCCEEDED, SearchState.SUCCEEDED, SearchState.FAILED, SearchState.CANCELLED]
+    ids = sorted(new_id() for _ in range(count))
+    with sessions.begin() as session:
+        for i, search_id in enumerate(ids):
+            now = utc_now()
+            state = states[i % len(states)].value
+            labels = [Label(key="team", value=f"team {i % TEAMS}"), Label(key="number", value=str(i))]
+            progress = {"search": Progress(done=trials_each, total=trials_each, unit="trials").model_dump()}
+            session.add(
+                Search(
+                    id=search_id, name=f"search {i}", spec=spec, state=state, phase="evaluate", progress=progress,
+                    attempt=1, request_hash="", created_at=now, started_at=now, ended_at=now, changed_at=now,
+                    updated_at=now, label_rows=labels,
+                )
+            )  # fmt: skip
+            session.flush()
+            session.add_all(
+                StateChange(search_id=search_id, time=now, new_state=new) for new in ("QUEUED", "STARTING", state)
+            )
+    for search_id in ids:
+        write_journal(RunFolder(runs / search_id).path / "search.journal", trials_each, rng)
+    return ids
+
+
+def quantiles(seconds: Sequence[float]) -> str:
+    p50, p99 = np.percentile(np.array(seconds) * 1000, [50, 99])
+    return f"{p50:.1f} | {p99:.1f} | {1000 * max(seconds):.1f}"
+
+
+def volume(folder: Path, num_searches: int, num_trials: int, repeats: int) -> None:
+    settings = Settings(runs_dir=folder / "runs")
+    sessions = open_database(settings.database)
+    rng = np.random.default_rng(0)
+    ids = store_searches(sessions, settings.runs_path, num_searches, num_trials // num_searches, rng)
+    (large,) = store_searches(sessions, settings.runs_path, 1, num_trials, rng)
+    http = TestClient(create_app(settings, _NoJobs()))  # type: ignore[arg-type]
+    print(
+        f"{num_searches} searches with {num_trials} trials in total, and one with {num_trials}; {repeats} times each.\n"
+    )
+    print("| request | answer kB | first ms | CPU p50 ms | p50 ms | p99 ms | longest ms |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    token = http.get("/v1/searches", params={"page_size": num_searches // 2}).json()["next_page_token"]
+    one = f"/v1/searches/{large}"
+    rows: list[tuple[str, Callable[[], str]]] = [
+        ("list, 50 a page", lambda: "/v1/searches"),
+        ("list, from the middle", lambda: f"/v1/searches?page_token={token}"),
+        ("list, by state", lambda: "/v1/searches?state=FAILED&state=CANCELLED"),
+        ("list, by label", lambda: f"/v1/searches?label=team=team {rng.integers(TEAMS)}"),
+        ("list, by label that one has", lambda: f"/v1/searches?label=number={rng.integers(num_searches)}"),
+        ("a search", lambda: f"/v1/searches/{ids[rng.integers(num_searches)]}"),
+        ("small study: trials", lambda: f"/v1/searches/{ids[rng.integers(32)]}/trials"),
+        ("small study: front", lambda: f"/v1/searches/{ids[rng.integers(32)]}/pareto"),
+        ("small study opened: front", lambda: f"/v1/searches/{ids[rng.integers(num_searches)]}/pareto"),
+        ("large study: 100 trials", lambda: f"{one}/trials?page_token=NTAwMDA"),
+        ("large study: by state", lambda: f"{one}/trials?state=COMPLETED"),
+        ("large study: by Dice", lambda: f"{one}/trials?sort=-dice"),
+        ("large study: one trial", lambda: f"{one}/trials/{rng.integers(num_trials)}"),
+        ("large study: front", lambda: f"{one}/pareto"),
+        ("large study: front of two", lambda: f"{one}/pareto?objectives=dice,hd95"),
+        ("large study: hypervolume", lambda: f"{one}/hypervolume"),
+        ("large study: list while it grows", lambda: _grown(settings.runs_path / large, f"{one}/trials")),
+        ("large study: front while it grows", lambda: _grown(settings.runs_path / large, f"{one}/pareto")),
+        ("large study: by Dice while it grows", lambda: _grown(settings.runs_path / large, f"{one}/trials?sort=-dice")),
+    ]  # fmt: skip
+    for name, url in rows:
+        first, times, used, size = 0.0, [], [], 0
+        for i in range(repeats + 1):
+            address = url()
+            began, cpu = time.perf_counter(), time.process_time()
+            answer = http.get(address)
+            took = time.perf_counter() - began
+            answer.raise_for_status()
+            size = len(answer.content)
+            if i == 0:
+                first = took
+            else:
+                times.append(took)
+                used.append(time.process_time() - cpu)
+        cpu_ms = 1000 * float(np.median(used))
+        print(f"| {name} | {size / 1000:.0f} | {1000 * first:.1f} | {cpu_ms:.1f} | {quantiles(times)} |", flush=True)
+    memory = psutil.Process().memory_info().rss / 2**20
+    print(f"\nMemory of the process with {min(64, num_searches)} studies open: {memory:.0f} MiB.")
+
+
+def _grown(folder: Path, url: str) -> str:
+    """The URL, after one more trial was written to the study."""
+    path = folder / "search.journal"
+    with path.open("rb") as file:
+        file.seek(-6000, os.SEEK_END)
+        *_, started, outcome, ended = file.read().decode().splitlines()
+    number = json.loads(ended)["trial_id"] + 1
+    later = json.loads(outcome) | {"trial_id": number}
+    later["user_attr"]["outcome"]["ended_as"] = number
+    lines = [json.loads(started), later, json.loads(ended) | {"trial_id": number}]
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    return url
+
+
+class _NoJobs:
+    """A cluster that nothing is asked of: all searches have ended."""
+
+
+@contextmanager
+def simulated_driver(folder: RunFolder, seconds_a_trial: float) -> Iterator[None]:
+    """Writes status, events and trials as a driver does, until the block ends."""
+    stopping = Event()
+
+    def drive() -> None:
+        study = Study(folder.study_location, "search", SPACE, ("dice", "hd95", "latency_ms"), "nsga2")
+        rng = np.random.default_rng(1)
+        done = 0
+        while not stopping.wait(seconds_a_trial):
+            genes = rng.integers(0, 4, SPACE.num_blocks).tolist()
+            number = study.start(SPACE.decode(genes), origin="nsga2", asked_after=done).number
+            metrics = {
+                "dice": float(rng.uniform()),
+                "hd95": float(rng.uniform(1, 9)),
+                "latency_ms": float(rng.uniform()),
+            }
+            study.complete(number, metrics, ended_as=done, seconds=seconds_a_trial)
+            done += 1
+            progress = {"search": Progress(done=done, total=1000, unit="trials", metrics={"best dice": 0.9})}
+            folder.write_status(
+                RunStatus(state="RUNNING", phase="search", progress=progress, updated_at=datetime.now(timezone.utc))
+            )
+            folder.emit("trial", number=number, state="COMPLETED", metrics=metrics)
+
+    thread = Thread(target=drive)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
+@contextmanager
+def served(folder: Path, jobs: JobServer, database_url: str | None) -> Iterator[tuple[str, psutil.Process]]:
+    """A ``slicemamba serve`` of its own on a free port: its URL and its process."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    if database_url is not None:
+        environment["SLICEMAMBA_DATABASE_URL"] = database_url
+    command = [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--ray-address", jobs.address]
+    command += ["--runs-dir", str(folder / "runs")]
+    with (folder / "service.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            if not line.startswith("serving on "):
+                raise RuntimeError(f"the service did not start; see {folder / 'service.log'}")
+            yield line.split()[2], psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+            process.stdout.close()
+
+
+def load(folder: Path, clients: int, seconds: float, pause: float, database_url: str | None) -> None:
+    jobs = JobServer()
+    with jobs.running(), served(folder, jobs, database_url) as (url, server):
+        for i in range(20):
+            answer = httpx.post(f"{url}/v1/searches", json={**JOB, "name": f"search {i}"}, timeout=60)
+            answer.raise_for_status()
+        search_id = answer.json()["id"]
+        while search_id not in jobs.folders:
+            time.sleep(0.1)
+        with simulated_driver(RunFolder(jobs.folders[search_id]), 0.5):
+            while httpx.get(f"{url}/v1/searches/{search_id}/trials", timeout=60).json()["total"] < 4:
+                time.sleep(0.2)
+            before = _cpu(server), time.process_time()
+            times, errors = asyncio.run(_look(url, search_id, clients, seconds, pause))
+            used, own = _cpu(server) - before[0], time.process_time() - before[1]
+    total = sum(map(len, times.values()))
+    print(
+        f"{clients} clients, {seconds:g} s, a pause of {pause:g} s; {total} requests, {total / seconds:.0f} a second.\n"
+    )
+    print("| request | requests | p50 ms | p99 ms | longest ms |\n| --- | ---: | ---: | ---: | ---: |")
+    for name, found in times.items():
+        print(f"| {name} | {len(found)} | {quantiles(found)} |")
+    print(f"| **all** | {total} | {quantiles([second for found in times.values() for second in found])} |")
+    print(f"\nErrors: {len(errors)} {sorted(set(errors))[:5]}")
+    print(
+        f"CPU: service {used / seconds:.2f} cores, {1000 * used / max(total, 1):.2f} ms a request; "
+        f"clients, driver and job server {own / seconds:.2f} cores."
+    )
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+async def _look(
+    url: str, search_id: str, clients: int, seconds: float, pause: float
+) -> tuple[dict[str, list[float]], list[str]]:
+    """(seconds of each request by kind, what went wrong) of all clients together."""
+    one = f"/v1/searches/{search_id}"
+    pages = {
+        "list": "/v1/searches",
+        "search": one,
+        "trials": f"{one}/trials?sort=-dice&page_size=20",
+        "front": f"{one}/pareto",
+        "hypervolume": f"{one}/hypervolume",
+    }
+    times: dict[str, list[float]] = defaultdict(list)
+    errors: list[str] = []
+    end = time.monotonic() + seconds
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as http:
+
+        async def client() -> None:
+            await asyncio.sleep(random.uniform(0, pause))
+            while time.monotonic() < end:
+                for name, path in pages.items():
+                    began = time.perf_counter()
+                    try:
+                        answer = await http.get(path)
+                        if answer.status_code != 200:
+                            errors.append(f"{answer.status_code} of {name}")
+                    except httpx.HTTPError as error:
+                        errors.append(f"{type(error).__name__} of {name}")
+                    times[name].append(time.perf_counter() - began)
+                await asyncio.sleep(pause)
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+    return times, errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    stored = commands.add_parser("volume")
+    stored.add_argument("--searches", type=int, default=1000)
+    stored.add_argument("--trials", type=int, default=100_000)
+    stored.add_argument("--repeats", type=int, default=100)
+    many = commands.add_parser("load")
+    many.add_argument("--clients", type=int, default=100)
+    many.add_argument("--seconds", type=float, default=60.0)
+    many.add_argument("--pause", type=float, default=3.0)
+    many.add_argument("--database-url")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="slicemamba-bench-") as name:
+        if options.command == "volume":
+            volume(Path(name), options.searches, options.trials, options.repeats)
+        else:
+            load(Path(name), options.clients, options.seconds, options.pause, options.database_url)
+
+
+if __name__ == "__main__":
+    main()
