@@ -15,6 +15,7 @@ ENDING_SECONDS = 15.0
 
 UNREACHABLE = "the Ray cluster cannot be reached at the moment; tried again every few seconds"
 NO_RESULT = "the driver ended without a result"
+KILLED = "the driver died without a word, as it does when it or its node is killed"
 VANISHED = "the Ray job vanished, as it does when the head of the cluster is restarted"
 
 
@@ -77,7 +78,7 @@ def decide(sight: Sight, stale_seconds: float) -> Step:
         return _cancelling(sight, stale_seconds)
     if sight.job is None:
         return _vanished(sight, stale_seconds)
-    return _job_ended(sight.job) if sight.job.ended else Step("wait")
+    return _job_ended(sight, sight.job) if sight.job.ended else Step("wait")
 
 
 def _queued(sight: Sight, stale_seconds: float) -> Step:
@@ -152,9 +153,12 @@ def _vanished(sight: Sight, stale_seconds: float) -> Step:
     )
 
 
-def _job_ended(job: JobState) -> Step:
+def _job_ended(sight: Sight, job: JobState) -> Step:
     if job is JobState.STOPPED:
         return Step("move", SearchState.CANCELLED, "the Ray job was stopped from outside this service")
+    killed = job is JobState.FAILED and sight.status is not None and sight.status.state == "RUNNING"
+    if killed and sight.losses < MAX_LOSSES:  # in the middle of its work: its node went, or it was short of memory
+        return Step("move", SearchState.QUEUED, f"{KILLED}; started once more, from where its run folder left off")
     if job is JobState.SUCCEEDED:
         return Step("move", SearchState.FAILED, error=NO_RESULT, with_log=True)
     return Step("move", SearchState.FAILED, error="the driver died", with_log=True)

@@ -40,7 +40,7 @@ class Search(Base):
         id: sortable by time; the name of the run folder too.
         spec: the job, with the data set's folder resolved; written to the run folder as ``config.json``.
         attempt: 1, and one more each time it is submitted to Ray again: resumed, extended, or because its job vanished.
-        losses: how often its Ray job vanished since somebody last asked for it to run.
+        losses: how often its driver was killed or its Ray job vanished since somebody last asked for it to run.
         left_status_at: time of the status the attempt before left behind; what is not newer is not this attempt's.
         job_status: Ray's own word, shown beside the state.
         message: what is going on right now, where the state alone does not tell.

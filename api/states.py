@@ -27,7 +27,7 @@ _S = SearchState
 TRANSITIONS: dict[SearchState, frozenset[SearchState]] = {
     # FAILED: the cluster refuses the job for good.
     _S.QUEUED: frozenset({_S.STARTING, _S.PAUSED, _S.CANCELLING, _S.FAILED}),
-    # Back to QUEUED: the Ray job vanished, with its head for example, and is submitted once more.
+    # Back to QUEUED: the driver was killed, or its Ray job vanished with the head; it is submitted once more.
     # CANCELLED without CANCELLING: somebody stopped the Ray job from outside.
     _S.STARTING: frozenset({_S.RUNNING, _S.QUEUED, _S.PAUSED, _S.CANCELLING, _S.CANCELLED, _S.FAILED}),
     _S.RUNNING: frozenset({_S.SUCCEEDED, _S.QUEUED, _S.PAUSED, _S.CANCELLING, _S.CANCELLED, _S.FAILED}),

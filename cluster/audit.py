@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.config import SearchJob, differing_fields
 from cluster.connect import ray_cluster
-from cluster.driver import only_driver, with_proven_precision
+from cluster.driver import only_driver, open_study, with_proven_precision
 from cluster.report import finished_search, write_report
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
@@ -20,7 +20,7 @@ from nas.audit import AuditConfig, hypervolume_curves, loss_rows
 from nas.search import SearchSession
 from nas.searchers import make_searcher
 from nas.searchers.listed import ListedSearcher
-from nas.study import Study, Trial, TrialState, find_trials, open_storage, pareto_front
+from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
 from slicemamba.architecture import Architecture
 from slicemamba.data.cache import default_cache_dir
 from slicemamba.data.digests import digest_splits
@@ -128,7 +128,7 @@ def _evaluate_missing(
     # What an earlier start has written comes first and in its order, so that the session recognises it.
     listed = dict.fromkeys(Architecture.parse(trial.architecture) for trial in _trials(run, AUDIT))
     listed |= dict.fromkeys(one for one in wanted if str(one) not in elsewhere)
-    study = Study(run.study_location, run.study_name(AUDIT), space, job.search.objectives, AUDIT)
+    study = open_study(run, AUDIT, space, job.search.objectives, AUDIT, driver=folder)
     session = SearchSession(study, ListedSearcher(list(listed)), origin=AUDIT, num_trials=len(listed))
 
     def show(trial: Trial | None = None) -> None:

@@ -7,7 +7,6 @@ Killed at any point and started again on the same folder, a run goes on from the
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,14 +15,20 @@ from typing import Any
 
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, refuse_mixing
 from cluster.connect import cluster_resources, ray_cluster, shortage
+from cluster.disk import check_disk, disk_faults
 from cluster.initial import check_init, resolve_init
+from cluster.lease import held
 from cluster.run_folder import JOURNAL, RunFolder, RunStatus
 from cluster.status import StatusWriter
 from nas.config import SearchConfig, WarmStart
+from nas.objectives import Constraints
+from nas.patience import Patience
 from nas.racing import Leaders
 from nas.search import SearchSession
 from nas.searchers import make_searcher
-from nas.study import Study, Trial, TrialState, find_settings, open_storage, pareto_front
+from nas.space import SearchSpace
+from nas.study import Study, Trial, TrialState, find_settings, mend_journal, open_storage, pareto_front
+from nas.tally import SearchTally
 from nas.warm_start import best_architectures
 from slicemamba.architecture import Architecture
 from slicemamba.data.cache import default_cache_dir
@@ -103,14 +108,19 @@ def _check_resources(job: Job, own: bool) -> None:
 
 @contextmanager
 def only_driver(run: RunFolder) -> Iterator[None]:
-    """One run has one driver: a second one in the same folder is refused. The lock dies with its process."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    with (run.path / ".driver.lock").open("w") as file:
+    """One run has one driver: a second one in the same folder is refused, and one that lost its lease writes nothing.
+
+    Raises:
+        InputError: another driver is alive, or the folder cannot be written to.
+        RunFailedError: the storage filled up or went away; what was done until then is kept.
+    """
+    check_disk(run.path)
+    with disk_faults(run.path), held(run.path) as lease:
+        run.lease = lease
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{run.path} has a running driver; wait for it or stop it first") from None
-        yield
+            yield
+        finally:
+            run.lease = None
 
 
 def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
@@ -207,9 +217,7 @@ def _search(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path, nam
 
     run.emit("phase", phase=name)
     space = job.search_space
-    study = Study(
-        run.study_location, run.study_name(name), space, config.objectives, config.searcher, config.constraints
-    )
+    study = open_study(run, name, space, config.objectives, config.searcher, config.constraints)
     warm_start = config.warm_start
     session = SearchSession(
         study,
@@ -225,6 +233,36 @@ def _search(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path, nam
     settled = job.model_copy(update={"search": config})
     latencies = _latency_table(settled, run, cache_dir, supernet)
     ray_tune.search(settled, session, supernet, run, cache_dir, name=name, on_trial=progress, latencies=latencies)
+    return study
+
+
+def open_study(
+    run: RunFolder,
+    kind: str,
+    space: SearchSpace,
+    objectives: tuple[str, ...],
+    searcher: str,
+    constraints: Constraints | None = None,
+    *,
+    driver: RunFolder | None = None,
+) -> Study:
+    """A study of a run, which this process alone may write to from now on; it waits for a database that is away.
+
+    Args:
+        run, kind: whose study, and which. space, objectives, searcher, constraints: as of ``Study``.
+        driver: the folder whose lease this process holds, and that is told of waiting; ``run`` by default.
+    """
+    driver = driver or run
+
+    def warn(message: str) -> None:
+        driver.emit("warning", phase=kind, message=message)
+        print(f"warning: {message}", flush=True)
+
+    if isinstance(run.study_location, Path):
+        mend_journal(run.study_location)
+    study = Study(run.study_location, run.study_name(kind), space, objectives, searcher, constraints, Patience(warn))
+    if driver.lease is not None:
+        study.claim(driver.lease.owner)
     return study
 
 
@@ -253,43 +291,34 @@ def _warm_start(job: SearchJob, run: RunFolder, warm_start: WarmStart) -> list[A
 
 
 class _SearchProgress:
-    """Writes each ended trial and the search's progress to the events."""
+    """Writes each ended trial and the search's progress to the events, and to Ray's metrics."""
 
     def __init__(self, run: RunFolder, phase: str, study: Study, config: SearchConfig) -> None:
+        from cluster.metrics import SearchMetrics
+
         self._run = run
         self._phase = phase
         self._config = config
-        self._trials = [trial for trial in study.trials() if trial.ended]
-        self._front = pareto_front(self._trials, config.objectives)
+        self._tally = SearchTally(config.objectives, [trial for trial in study.trials() if trial.ended])
+        self._metrics = SearchMetrics(run.path.name, phase)
         self._show()
 
     def __call__(self, trial: Trial) -> None:
-        self._trials.append(trial)
-        if trial.state is TrialState.COMPLETED:
-            self._front = pareto_front([*self._front, trial], self._config.objectives)
+        self._tally.add(trial)
+        self._metrics.ended(trial)
         fields = {"number": trial.number, "state": trial.state.value, "architecture": trial.architecture}
         self._run.emit("trial", phase=self._phase, **fields, metrics=trial.metrics, error=trial.error, work=trial.work)
         self._show()
 
     def _show(self) -> None:
-        metrics: dict[str, float] = {"front": len(self._front)}
-        if self._front:
-            first = self._config.objectives[0]
-            metrics[f"best_{first}"] = self._front[0].metrics[first]
-        metrics |= _savings(self._trials)
-        self._run.emit(
-            "progress",
-            phase=self._phase,
-            done=len(self._trials),
-            total=self._config.num_trials,
-            unit="trials",
-            metrics=metrics,
-        )
-
-
-def _savings(trials: list[Trial]) -> dict[str, float]:
-    """Share of the blocks that were taken from earlier candidates, and trials given up, if any."""
-    reused = sum(trial.work.get("blocks_reused", 0) for trial in trials)
-    blocks = reused + sum(trial.work.get("blocks_computed", 0) for trial in trials)
-    pruned = sum(trial.state is TrialState.PRUNED for trial in trials)
-    return ({"reused": reused / blocks} if blocks else {}) | ({"pruned": pruned} if pruned else {})
+        tally = self._tally
+        figures: dict[str, float] = {"front": tally.front_size, "hypervolume": tally.hypervolume}
+        if tally.best is not None:
+            figures[f"best_{self._config.objectives[0]}"] = tally.best
+        if tally.reused is not None:
+            figures["reused"] = tally.reused
+        if pruned := tally.states[TrialState.PRUNED]:
+            figures["pruned"] = pruned
+        total = self._config.num_trials
+        self._run.emit("progress", phase=self._phase, done=tally.num_ended, total=total, unit="trials", metrics=figures)
+        self._metrics.show(tally)

@@ -21,6 +21,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob, parse_job
 from cluster.history import plot_trainings
 from cluster.initial import build_network, init_source
+from cluster.metrics import TrainingMetrics
 from cluster.run_folder import RunFolder
 from nas.evaluator import mean_scores
 from nas.sampling import PathSampler
@@ -222,13 +223,14 @@ def load_checkpoint(checkpoint: Checkpoint | None) -> State | None:
 
 
 class Reporter:
-    """Sends progress to the run's events and TensorBoard (first worker only) and checkpoints to Ray Train."""
+    """Sends progress to the run's events, TensorBoard and metrics (first worker only), checkpoints to Ray Train."""
 
     def __init__(self, run: RunFolder, phase: str) -> None:
         self._run = run
         self._phase = phase
         self._tensorboard = TensorBoardLog(run.path / "tensorboard" / phase)
         self._is_first = ray.train.get_context().get_world_rank() == 0
+        self._gauges = TrainingMetrics(run.path.name, phase)
         self._metrics: dict[str, float] = {}
         self._last = 0.0
 
@@ -257,3 +259,4 @@ class Reporter:
 
     def _progress(self, done: int, total: int, metrics: dict[str, float]) -> None:
         self._run.emit("progress", phase=self._phase, done=done, total=total, unit="steps", metrics=metrics)
+        self._gauges.show(done, total, metrics)

@@ -1,15 +1,20 @@
 """The search on Ray Tune: a pool of reused actors evaluates what the session hands out.
 
 The study is the truth and Tune the workforce: a resumed search starts a fresh Tuner on a session that knows all ended
-trials, so nothing of Tune's own state has to survive.
+trials, so nothing of Tune's own state has to survive. A candidate whose worker or node has died is handed out again
+under its number, and as many are evaluated at the same time as the cluster has room for at that moment.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
+import sys
 import time
 import warnings
+from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,7 @@ import numpy.typing as npt
 import ray
 import torch
 from ray import tune
-from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import CheckpointConfig, RunConfig, Stopper, TuneConfig, Tuner
 from ray.tune.search import Searcher as TuneSearcher
 
 from cluster.config import SearchJob, parse_job
@@ -32,16 +37,32 @@ from nas.search import SearchSession
 from nas.study import Trial
 from slicemamba.architecture import Architecture
 from slicemamba.data.base import load_split
+from slicemamba.errors import RunFailedError
 from slicemamba.models.checkpoints import NetworkCard, read_card, read_state
 from slicemamba.models.supernet import Supernet
 
 Weights = dict[str, npt.NDArray[Any]]
 
+_MAX_ATTEMPTS = 4
+"""A candidate whose worker dies this often is taken for what kills it."""
+_ROOM_SECONDS = 1.0
+
 
 class SlicingTrial(tune.Trainable):  # type: ignore[misc]
-    """One evaluating worker. It keeps supernet, images and activations, and gets a new slicing by ``reset_config``."""
+    """One evaluating worker. It keeps supernet, images and activations, and gets a new slicing by ``reset_config``.
 
-    def setup(  # type: ignore[override]
+    What is wrong with the worker and not with the candidate it reports as ``broken``, which ends the search resumably:
+    every other candidate would fail for it too.
+    """
+
+    def setup(self, config: dict[str, Any], **given: Any) -> None:
+        self._broken: str | None = None
+        try:
+            self._prepare(config, **given)
+        except Exception as error:
+            self._broken = f"a worker on {socket.gethostname()} cannot start: {type(error).__name__}: {error}"
+
+    def _prepare(  # type: ignore[override]
         self,
         config: dict[str, Any],
         *,
@@ -66,18 +87,27 @@ class SlicingTrial(tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        started = time.perf_counter()
+        if self._broken is not None:
+            return {"broken": self._broken, tune.result.DONE: True}
         try:
-            evaluation = self._evaluator.score(
-                Architecture.parse(self.config["architecture"]),
-                references=[self._counts(number) for number in self.config["reference"]],
-                peers=[self._counts(number) for number in self.config["peers"]],
-            )
-        except RuntimeError as error:  # out of memory and the like are the candidate's fault, not the worker's
+            return self._evaluate() | {tune.result.DONE: True}
+        except OSError as error:  # a full disk, or files that are not to be read from this node
+            return {"broken": f"a worker on {socket.gethostname()}: {error}", tune.result.DONE: True}
+        except (RuntimeError, MemoryError) as error:  # out of memory and the like: this candidate's fault alone
+            if "CUDA error" in str(error):  # the process cannot use its GPU any more; a fresh one tries again
+                raise
             return {"failure": f"{type(error).__name__}: {error}", tune.result.DONE: True}
+
+    def _evaluate(self) -> dict[str, Any]:
+        started = time.perf_counter()
+        evaluation = self._evaluator.score(
+            Architecture.parse(self.config["architecture"]),
+            references=[self._counts(number) for number in self.config["reference"]],
+            peers=[self._counts(number) for number in self.config["peers"]],
+        )
         save_counts(self._run.counts_path(self._study, self.config["number"]), evaluation)
         outcome = {"pruned": evaluation.pruned, "metrics": evaluation.metrics, "work": evaluation.work}
-        return outcome | {"seconds": time.perf_counter() - started, tune.result.DONE: True}
+        return outcome | {"seconds": time.perf_counter() - started}
 
     def _counts(self, number: int) -> npt.NDArray[np.uint32]:
         return load_counts(self._run.counts_path(self._study, number))
@@ -99,41 +129,105 @@ def _supernet(card: NetworkCard, weights: Weights) -> Supernet:
 
 
 class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
-    """Tune's view of a session."""
+    """Tune's view of a session.
 
-    def __init__(self, session: SearchSession, on_trial: Callable[[Trial], None]) -> None:
+    Tune logs what is raised in here and goes on, so the first error is kept in ``broken`` and the search ended.
+
+    Args:
+        session: of the study. on_trial: called with each ended trial.
+        room: how many candidates may be evaluated at the same time, asked again and again.
+        on_lost: called with a trial whose worker died, and how often that has happened to it.
+    """
+
+    def __init__(
+        self,
+        session: SearchSession,
+        on_trial: Callable[[Trial], None],
+        room: Callable[[], int],
+        on_lost: Callable[[Trial, int], None],
+    ) -> None:
         super().__init__()
         self._session = session
         self._on_trial = on_trial
-        self._numbers: dict[str, int] = {}
+        self._room = room
+        self._on_lost = on_lost
+        self._handed_out: dict[str, Trial] = {}
+        self._again: deque[Trial] = deque()
+        self._deaths: Counter[int] = Counter()
+        self.broken: Exception | None = None
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """True: how many run at the same time is kept count of here, as the room for them changes."""
+        return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        trial = self._session.ask()
+        try:
+            return self._suggest(trial_id)
+        except Exception as error:
+            self.broken = error
+            return None
+
+    def _suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._session.finished:
+            return TuneSearcher.FINISHED
+        if len(self._handed_out) >= self._room():
+            return None
+        trial = self._again.popleft() if self._again else self._session.ask()
         if trial is None:
-            return TuneSearcher.FINISHED if self._session.finished else None
-        self._numbers[trial_id] = trial.number
+            return None
+        self._handed_out[trial_id] = trial
         fields = {"number": trial.number, "architecture": trial.architecture}
         return fields | {"reference": list(trial.reference), "peers": list(trial.peers)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        number = self._numbers.pop(trial_id, None)
-        if number is None:
+        trial = self._handed_out.pop(trial_id, None)
+        if trial is None or self.broken is not None:
             return
-        result = result or {}
+        try:
+            self._end(trial, result or {})
+        except Exception as fault:
+            self.broken = fault
+
+    def _end(self, trial: Trial, result: dict[str, Any]) -> None:
         metrics, work = _nested(result, "metrics"), _nested(result, "work")
+        if "broken" in result:
+            raise RunFailedError(f"{result['broken']}; mend it and run again, the search goes on from here")
         if result.get("pruned"):
-            self._on_trial(self._session.prune(number, result["seconds"], work))
+            self._on_trial(self._session.prune(trial.number, result["seconds"], work))
         elif metrics:
-            self._on_trial(self._session.tell(number, metrics, result["seconds"], work))
+            self._on_trial(self._session.tell(trial.number, metrics, result["seconds"], work))
+        elif "failure" in result:
+            self._on_trial(self._session.fail(trial.number, str(result["failure"])))
         else:
-            reason = result.get("failure", "the worker died while evaluating it; see Ray's logs")
-            self._on_trial(self._session.fail(number, str(reason)))
+            self._lose(trial)
+
+    def _lose(self, trial: Trial) -> None:
+        """Its worker or node died: evaluated again, the same number and slicing, until that has happened too often."""
+        self._deaths[trial.number] += 1
+        deaths = self._deaths[trial.number]
+        if deaths < _MAX_ATTEMPTS:
+            self._again.append(trial)
+            self._on_lost(trial, deaths)
+            return
+        reason = f"the worker died each of the {deaths} times that it was evaluated; Ray's logs may tell more"
+        self._on_trial(self._session.fail(trial.number, reason))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study holds it all."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+
+class _StopWhenBroken(Stopper):  # type: ignore[misc]
+    def __init__(self, searcher: _SessionSearcher) -> None:
+        self._searcher = searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._searcher.broken is not None
 
 
 def _weights(supernet_dir: Path) -> Weights:
@@ -182,12 +276,13 @@ def search(
         study=name,
         latencies=latencies,
     )
-    Tuner(
+    searcher = _SessionSearcher(session, on_trial, _Room(job), partial(_tell_lost, run, name))
+    tuner = Tuner(
         tune.with_resources(trainable, {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})),
         tune_config=TuneConfig(
-            search_alg=_SessionSearcher(session, on_trial),
+            search_alg=searcher,
             num_samples=-1,
-            max_concurrent_trials=num_search_workers(job),
+            max_concurrent_trials=sys.maxsize,  # the searcher keeps count itself
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.config.get('number', 0):05d}",
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -196,9 +291,40 @@ def search(
             name=name,
             storage_path=str(run.path / ".ray"),
             verbose=0,
+            stop=_StopWhenBroken(searcher),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
         ),
-    ).fit()
+    )
+    try:
+        tuner.fit()
+    except Exception:
+        if searcher.broken is None:
+            raise
+    if searcher.broken is not None:
+        raise searcher.broken
+    if not session.finished:  # Tune takes an interrupt for itself and returns
+        raise KeyboardInterrupt
+
+
+def _tell_lost(run: RunFolder, phase: str, trial: Trial, deaths: int) -> None:
+    message = f"the worker of trial {trial.number} died ({deaths} of {_MAX_ATTEMPTS}); it is evaluated again"
+    run.emit("warning", phase=phase, message=message)
+    print(f"warning: {message}", flush=True)
+
+
+class _Room:
+    """How many candidates the cluster has room for now; asked of Ray once in a while, as nodes come and go."""
+
+    def __init__(self, job: SearchJob) -> None:
+        self._job = job
+        self._asked_at = float("-inf")
+        self._room = 1
+
+    def __call__(self) -> int:
+        if time.monotonic() - self._asked_at >= _ROOM_SECONDS:
+            self._room = num_search_workers(self._job)
+            self._asked_at = time.monotonic()
+        return self._room
 
 
 def agreement_of_precision(job: SearchJob, supernet_dir: Path, cache_dir: Path) -> float:
@@ -239,8 +365,11 @@ def _latencies(weights: Weights, card: str, job: dict[str, Any], cache_dir: str)
 
 def num_search_workers(job: SearchJob) -> int:
     """Candidates evaluated at the same time: as configured, or as many as the cluster has room for now."""
-    workers, total = job.resources.search, cluster_resources()
+    workers = job.resources.search
+    if workers.num_workers:
+        return workers.num_workers
+    total = cluster_resources()
     room = total.get("CPU", 0) // workers.cpus
     if workers.gpus:
         room = min(room, np.floor(total.get("GPU", 0) / workers.gpus))
-    return workers.num_workers or max(1, int(room))
+    return max(1, int(room))

@@ -17,8 +17,10 @@ from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, Segmentation
 from cluster.connect import cluster_resources
 from cluster.history import training_history
 from cluster.run_folder import RunFolder
+from nas.objectives import loss_matrix
+from nas.pareto import hypervolume
 from nas.sampling import PathSampler
-from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
+from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front, reference_point
 from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
@@ -59,6 +61,7 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
     front = pareto_front(trials, objectives)
     result = header(job) | {
         "objectives": list(objectives),
+        "hypervolume": _hypervolumes(trials, random, objectives),
         "supernet": _supernet_history(job, run),
         "trials": dict(Counter(trial.state.value for trial in trials)),
         "best": _row(front[0]),
@@ -74,6 +77,22 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
     result |= {} if network is None else _scores(job, run, network, cache_dir)
     _report(job, run, result)
     return result
+
+
+def _hypervolumes(trials: list[Trial], random: list[Trial], objectives: tuple[str, ...]) -> dict[str, Any]:
+    """Of the search's frontier and of random search's, from the one reference point of the search."""
+    reference = reference_point(trials, objectives)
+    assert reference is not None  # a search without a completed trial has failed before
+
+    def volume(some: list[Trial]) -> float:
+        eligible = [trial.metrics for trial in some if trial.eligible]
+        return hypervolume(loss_matrix(eligible, objectives), reference)
+
+    return {
+        "search": volume(trials),
+        "random": volume(random) if random else None,
+        "reference": dict(zip(objectives, reference, strict=True)),
+    }
 
 
 def _report(job: SearchJob, run: RunFolder, result: dict[str, Any]) -> None:

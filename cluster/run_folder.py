@@ -5,6 +5,7 @@
   status.json      phase, progress, error; replaced whole at each change
   events.jsonl     one event a line, only ever appended
   search.journal   the study (Optuna journal): studies "search" and "random"
+  .driver/         the lease of the driver that runs it (cluster/lease.py)
   .ray/            checkpoints and other state of Ray Train and Tune
   precision.json   whether bf16 ranked slicings as float32 did, where a search asked for bf16
   supernet/        weights.safetensors, config.json of the trained supernet
@@ -30,7 +31,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -75,15 +76,31 @@ class RunStatus(BaseModel):
     updated_at: datetime
 
 
+class Fence(Protocol):
+    """What a run folder needs of a lease: raises where it was lost to another driver."""
+
+    @property
+    def owner(self) -> str: ...
+    def check(self) -> None: ...
+
+
 class RunFolder:
     """Paths, status and events of one run.
 
     Args:
         path: the run's folder; made when first written to.
+
+    Attributes:
+        lease: of the driver in this process, looked at before each write; None where it is no driver.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()
+        self.lease: Fence | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process holds no lease."""
+        return {"path": self.path, "lease": None}
 
     @property
     def config_path(self) -> Path:
@@ -116,13 +133,22 @@ class RunFolder:
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
         """Writes a file whole or not at all: a reader never sees half of it, a crash never leaves half."""
+        self._check_lease()
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         # Named at random, as threads, processes and hosts may write the same file at the same time.
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(target)
+        try:
+            temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         return target
+
+    def _check_lease(self) -> None:
+        if self.lease is not None:
+            self.lease.check()
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The file's content, None where it does not exist."""
@@ -141,6 +167,7 @@ class RunFolder:
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Appends an event. One ``write`` of one line, so that lines of several processes do not mix."""
+        self._check_lease()
         event = {"time": datetime.now(timezone.utc).isoformat(), "event": kind, **fields}
         self.path.mkdir(parents=True, exist_ok=True)
         with self.events_path.open("ab", buffering=0) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any
 
+from cluster.disk import Reserve
 from cluster.run_folder import Progress, RunFolder, RunState, RunStatus
 
 _POLL_SECONDS = 0.5
@@ -17,7 +19,8 @@ _POLL_SECONDS = 0.5
 class StatusWriter:
     """Follows the run's events in a thread and folds them into its status, which also serves as a sign of life.
 
-    Used as a context manager around the run; its end writes the final state.
+    Used as a context manager around the run; its end writes the final state. While the disk is full it goes on trying,
+    and what it has set aside from the start is given up for the last word.
 
     Args:
         run: the run's folder.
@@ -36,6 +39,7 @@ class StatusWriter:
         self._phase: str | None = None
 
     def __enter__(self) -> StatusWriter:
+        self._reserve = Reserve(self._run.path)
         self._write("RUNNING", None)
         self._thread.start()
         return self
@@ -45,20 +49,23 @@ class StatusWriter:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        self._reserve.give_up()
         if error is None:
             self._write("SUCCEEDED", None)
         elif isinstance(error, (KeyboardInterrupt, SystemExit)):
             self._write("CANCELLED", "stopped; run it again to go on from here")
         else:
-            self._write("FAILED", str(error) or type(error).__name__)
+            with contextlib.suppress(OSError):  # a read-only disk: the error under way says so
+                self._write("FAILED", str(error) or type(error).__name__)
 
     def _follow(self) -> None:
         while True:
             last_round = self._stop.wait(_POLL_SECONDS)
-            for offset, event in self._run.events(self._offset):
-                self._offset = offset
-                self._fold(event)
-            self._write("RUNNING", None)
+            with contextlib.suppress(OSError):
+                for offset, event in self._run.events(self._offset):
+                    self._offset = offset
+                    self._fold(event)
+                self._write("RUNNING", None)
             if last_round:
                 return
 

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -58,15 +59,14 @@ class SplitBatches:
     """A split as batches on the device: ready input tensors, kept when all of them fit the budget.
 
     Args:
-        data: the split. order: of its images. flips: appended to each batch in these mirrored forms.
+        data: the split. indices: of the images of each batch. flips: appended to each batch in these mirrored forms.
         max_bytes: of all batches together.
     """
 
     def __init__(
         self,
         data: SegmentationData,
-        order: npt.NDArray[np.int64],
-        batch_size: int,
+        indices: list[npt.NDArray[np.int64]],
         flips: Sequence[Flip],
         device: torch.device,
         max_bytes: int,
@@ -74,10 +74,10 @@ class SplitBatches:
         self._data = data
         self._flips = flips
         self._device = device
-        self.indices = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        self.indices = indices
         images, masks = self._make(0)
         num_bytes = images.nbytes + masks.nbytes
-        fits = num_bytes / len(self.indices[0]) * len(order) <= max_bytes
+        fits = num_bytes / len(self.indices[0]) * sum(map(len, indices)) <= max_bytes
         self._ready = [self._make(batch) for batch in range(len(self.indices))] if fits else None
 
     def __len__(self) -> int:
@@ -126,14 +126,25 @@ class Evaluator:
         # A race must see the images in an order that has nothing to do with what they show.
         order = np.random.default_rng(config.seed).permutation(len(data)) if config.racing else np.arange(len(data))
         self._order = order
-        self._batches = SplitBatches(
-            data, order, config.batch_size, config.flips, self.device, config.image_cache_mb * _MB
-        )
-        budget = config.activation_cache_mb * _MB
-        self._caches = [PrefixCache(budget * len(chosen) // len(data)) for chosen in self._batches.indices]
+        # How far it has come after each batch as configured: where races look, whatever the memory suffices for.
+        self._ends = [min(start + config.batch_size, len(data)) for start in range(0, len(data), config.batch_size)]
+        self._make_batches(config.batch_size)
         if "peak_memory_mb" in config.measured and self.device.type != "cuda":
             raise InputError(f"peak_memory_mb is measured on CUDA devices only; the search runs on {self.device.type}")
         self._latencies = latencies
+
+    def _make_batches(self, batch_size: int) -> None:
+        """Batches of the size as configured, each in parts of at most ``batch_size``, and empty caches."""
+        config, starts = self.config, [0, *self._ends]
+        self._batch_size = batch_size
+        indices = [
+            self._order[first : min(first + batch_size, end)]
+            for start, end in pairwise(starts)
+            for first in range(start, end, batch_size)
+        ]
+        budget = config.activation_cache_mb * _MB
+        self._caches = [PrefixCache(budget * len(chosen) // len(self._order)) for chosen in indices]
+        self._batches = SplitBatches(self.data, indices, config.flips, self.device, config.image_cache_mb * _MB)
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
         """All objectives' values, and the other scores of docs/metrics.md; NaN where a logit was not finite."""
@@ -152,7 +163,28 @@ class Evaluator:
             references, peers: counts (N, K, 4) of slicings scored in full, images in the split's order. With
                 ``config.racing`` the candidate is given up once it has fallen behind one of the references; the peers
                 tell how much each image can still change (``nas.racing``).
+
+        Raises:
+            RuntimeError, MemoryError: among others where the memory does not suffice for one image at a time.
         """
+        while True:
+            try:
+                return self._score(architecture, references, peers)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or self._batch_size == 1:
+                    raise
+            # Outside of the handler, as the error holds on to the tensors of the failed pass.
+            self._caches = []
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._make_batches(self._batch_size // 2)
+
+    def _score(
+        self,
+        architecture: Architecture,
+        references: Sequence[npt.NDArray[np.uint32]],
+        peers: Sequence[npt.NDArray[np.uint32]],
+    ) -> CandidateEvaluation:
         race, total = self._race(references, peers), len(self.data)
         counts: list[Tensor] = []
         labels: list[Tensor] = []
@@ -166,7 +198,7 @@ class Evaluator:
             if "hd95" in self.config.measured:
                 labels.append(_by_flip(predicted.to(torch.uint8), len(chosen)).cpu())
             seen, reused = seen + len(chosen), reused + known * len(chosen)
-            if race is not None and seen < total and race.lost(torch.cat(counts).cpu().numpy()):
+            if race is not None and seen < total and seen in self._ends and race.lost(torch.cat(counts).cpu().numpy()):
                 break
         order = np.argsort(self._order[:seen])  # from the order in which they were seen back to the split's
         ordered = torch.cat(counts).cpu()[order]
@@ -226,13 +258,12 @@ class Evaluator:
         if racing is None or not references:
             return None
         objectives = self.config.objectives[:1] if self.config.searcher == "evolution" else self.config.objectives
-        ends = np.cumsum([len(chosen) for chosen in self._batches.indices])[:-1]
         return Race(
             racing,
             objectives,
             [counts[self._order] for counts in references],
             [counts[self._order] for counts in peers],
-            num_looks=int((ends >= racing.min_images).sum()),
+            num_looks=sum(end >= racing.min_images for end in self._ends[:-1]),
         )
 
     def _hd95(self, labels: Tensor) -> float:
@@ -267,6 +298,12 @@ class Evaluator:
         """As many images as are timed at once; a smaller split is repeated."""
         chosen = np.resize(np.arange(len(self.data)), self.config.latency_batch_size)
         return to_input(self.data.images[chosen], self.data.intensity).to(self.device)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device's or the machine's memory did not suffice; torch has an error of its own for GPUs alone."""
+    said = str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or ("alloc" in said and "memory" in said)
 
 
 def _by_flip(batch: Tensor, num_images: int) -> Tensor:

@@ -3,23 +3,28 @@
 Kept in an Optuna storage (a journal file by default, a database by URL), so that Optuna's own tools can read it. The
 storage is used directly, without ``Study.ask``: a trial is written whole in one operation when it starts and once more
 when it ends, so a killed process leaves a RUNNING trial and nothing half-written.
+
+A study has one writer, the one that claimed it last. Who claims it leaves its name in the study, and each write looks
+first whether that is still there. Between the look and the write lie microseconds; a writer that is halted in just
+them, for as long as it takes another to claim the study, still adds that one record when it goes on.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from enum import Enum
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.exceptions import DuplicatedStudyError
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, get_storage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
@@ -27,11 +32,15 @@ from pydantic import BaseModel, ConfigDict
 
 from nas.objectives import OBJECTIVES, Constraints, loss_matrix, losses, violation
 from nas.pareto import ParetoFront, pareto_mask
+from nas.patience import Patience
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture, format_block
-from slicemamba.errors import InputError
+from slicemamba.errors import InputError, RunFailedError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_WRITER = "writer"
+_MEND_BYTES = 1 << 16
 
 
 class TrialState(str, Enum):
@@ -102,6 +111,34 @@ def open_storage(location: str | Path | BaseStorage) -> BaseStorage:
     return JournalStorage(JournalFileBackend(str(path)))
 
 
+def mend_journal(path: Path) -> None:
+    """Cuts off a record that was written in part, as a full disk leaves it.
+
+    The next one would be appended to it, and the journal could not be read from there on.
+    """
+    if not path.exists():
+        return
+    lock = JournalFileSymlinkLock(str(path))  # so that no record is taken for cut short that is being written
+    lock.acquire()
+    try:
+        with path.open("rb+") as file:
+            file.truncate(_end_of_last_line(file))
+    finally:
+        lock.release()
+
+
+def _end_of_last_line(file: BinaryIO) -> int:
+    position = file.seek(0, os.SEEK_END)
+    while position:
+        start = max(0, position - _MEND_BYTES)
+        file.seek(start)
+        newline = file.read(position - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        position = start
+    return 0
+
+
 class Study:
     """Trials of one search.
 
@@ -110,6 +147,7 @@ class Study:
         name: the study's name in that storage.
         space, objectives, searcher, constraints: of the search; kept with the study, and a study made with others is
             refused.
+        patience: waits for a database that is locked or away; without, its error is raised at once.
 
     Raises:
         InputError: the storage holds a study of this name with another space, objectives or searcher.
@@ -123,11 +161,14 @@ class Study:
         objectives: tuple[str, ...],
         searcher: str,
         constraints: Constraints | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self.space = space
         self.objectives = objectives
         self.constraints = dict(constraints or {})
-        self._storage = open_storage(location)
+        self._patience = patience or (lambda call: call())
+        self._writer: str | None = None
+        self._storage = self._patience(lambda: open_storage(location))
         self._distributions = {
             f"block_{i:02d}": CategoricalDistribution([format_block(size) for size in space.choices])
             for i in range(1, space.num_blocks + 1)
@@ -140,7 +181,7 @@ class Study:
         }
         if self.constraints:  # absent without any, as in studies from before there were constraints
             meta["constraints"] = {name: bound.model_dump() for name, bound in self.constraints.items()}
-        self._study_id = self._open(name, meta)
+        self._study_id = self._patience(lambda: self._open(name, meta))
 
     def _open(self, name: str, meta: dict[str, Any]) -> int:
         directions = [
@@ -167,6 +208,18 @@ class Study:
             )
         return study_id
 
+    def claim(self, writer: str) -> None:
+        """Makes this object the study's only writer: whoever was it before finds out at its next write."""
+        self._patience(lambda: self._storage.set_study_user_attr(self._study_id, _WRITER, writer))
+        self._writer = writer
+
+    def _check_writer(self) -> None:
+        """Raises RunFailedError where another process has claimed the study since."""
+        if self._writer is None:
+            return
+        if self._storage.get_study_user_attrs(self._study_id).get(_WRITER) != self._writer:
+            raise RunFailedError("another driver has taken over the study; this one stops and writes nothing more")
+
     def start(
         self,
         architecture: Architecture,
@@ -189,8 +242,19 @@ class Study:
                 "peers": list(peers),
             },
         )
-        trial_id = self._storage.create_new_trial(self._study_id, template)
-        return to_trial(self._storage.get_trial(trial_id))
+        begun = False
+
+        def write() -> Trial:
+            nonlocal begun
+            self._check_writer()
+            if begun:  # a try whose answer got lost may have written it; no architecture comes twice in a study
+                for trial in reversed(read_trials(self._storage, self._study_id)):
+                    if trial.architecture == str(architecture):
+                        return trial
+            begun = True
+            return to_trial(self._storage.get_trial(self._storage.create_new_trial(self._study_id, template)))
+
+        return self._patience(write)
 
     def complete(
         self,
@@ -224,23 +288,31 @@ class Study:
         return self._end(number, OptunaState.FAIL, outcome, None)
 
     def _end(self, number: int, state: OptunaState, outcome: dict[str, Any], values: list[float] | None) -> Trial:
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        self._storage.set_trial_user_attr(trial_id, "outcome", outcome)
-        if "violation" in outcome:  # where Optuna's own tools look for it
-            self._storage.set_trial_system_attr(trial_id, "constraints:violation", outcome["violation"])
-        self._storage.set_trial_state_values(trial_id, state, values)
-        return to_trial(self._storage.get_trial(trial_id))
+        def write() -> Trial:
+            self._check_writer()
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+            try:
+                self._storage.set_trial_user_attr(trial_id, "outcome", outcome)
+                if "violation" in outcome:  # where Optuna's own tools look for it
+                    self._storage.set_trial_system_attr(trial_id, "constraints:violation", outcome["violation"])
+                self._storage.set_trial_state_values(trial_id, state, values)
+            except UpdateFinishedTrialError:  # a try whose answer got lost has written it
+                if self._storage.get_trial(trial_id).user_attrs.get("outcome") != outcome:
+                    raise
+            return to_trial(self._storage.get_trial(trial_id))
+
+        return self._patience(write)
 
     def trials(self) -> list[Trial]:
         """All trials by number."""
-        return read_trials(self._storage, self._study_id)
+        return self._patience(lambda: read_trials(self._storage, self._study_id))
 
     def warm_start(self, choose: Callable[[], list[Architecture]]) -> list[Architecture]:
         """What ``choose`` gave the first time; kept, so that a resumed search does not depend on the earlier one."""
-        kept = self._storage.get_study_user_attrs(self._study_id).get("warm_start")
+        kept = self._patience(lambda: self._storage.get_study_user_attrs(self._study_id)).get("warm_start")
         if kept is None:
             kept = [str(architecture) for architecture in choose()]
-            self._storage.set_study_user_attr(self._study_id, "warm_start", kept)
+            self._patience(lambda: self._storage.set_study_user_attr(self._study_id, "warm_start", kept))
         return [Architecture.parse(text) for text in kept]
 
 

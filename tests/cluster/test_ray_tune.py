@@ -86,7 +86,7 @@ def test_raced_search_leaves_counts_and_work_of_every_trial(tmp_path: Path) -> N
         leaders=Leaders(job.search),
     )
     told: list[Trial] = []
-    searcher = ray_tune._SessionSearcher(session, told.append)
+    searcher = ray_tune._SessionSearcher(session, told.append, lambda: 1, lambda *_: None)
     while isinstance(suggested := searcher.suggest(str(len(told))), dict):
         actor.config = suggested
         searcher.on_trial_complete(str(len(told)), flat(actor.step()))

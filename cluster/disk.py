@@ -1,0 +1,74 @@
+"""The disk that a run is written to: looked at before a run starts, and told of plainly when it fails in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slicemamba.errors import InputError, RunFailedError
+
+MIN_FREE_BYTES = 32 << 20
+"""Less than the checkpoints of the smallest network and the records of a search take."""
+_RESERVE_BYTES = 64 << 10
+
+_FAULTS = {
+    errno.ENOSPC: "is full; make room",
+    errno.EDQUOT: "is over its quota; make room",
+    errno.EFBIG: "takes no larger files (ulimit -f); raise the limit",
+    errno.EROFS: "is read-only; make it writable",
+    errno.EIO: "fails to read or write; mend it",
+    errno.ESTALE: "is gone from its server; mount it again",
+}
+
+
+def check_disk(run_path: Path) -> None:
+    """Raises InputError where a run's folder cannot be written to, or its disk has next to no room."""
+    try:
+        run_path.mkdir(parents=True, exist_ok=True)
+        probe = run_path / f".probe.{uuid.uuid4().hex}"
+        try:
+            probe.write_bytes(b"writable")
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the run's folder {run_path} cannot be written to ({error.strerror}); make it writable or take another one"
+        ) from None
+    free = shutil.disk_usage(run_path).free
+    if free < MIN_FREE_BYTES:
+        raise InputError(
+            f"a run takes at least {MIN_FREE_BYTES >> 20} MB; the disk of {run_path} has {free / (1 << 20):.1f} MB left"
+        )
+
+
+@contextmanager
+def disk_faults(run_path: Path) -> Iterator[None]:
+    """Turns the errors of a disk into RunFailedError with the mend; all others pass."""
+    try:
+        yield
+    except OSError as error:
+        fault = _FAULTS.get(error.errno or 0)
+        if fault is None:
+            raise
+        raise RunFailedError(
+            f"the disk of {error.filename or run_path} {fault} and run again, the run goes on from here ({error})"
+        ) from error
+
+
+class Reserve:
+    """Some room on a run's disk, so that a run that fills it can still say so in its status."""
+
+    def __init__(self, run_path: Path) -> None:
+        self._file = run_path / ".reserve"
+        with contextlib.suppress(OSError), self._file.open("wb") as file:
+            file.write(os.urandom(_RESERVE_BYTES))  # no zeros, which some file systems do not store
+
+    def give_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.unlink(missing_ok=True)

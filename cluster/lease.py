@@ -1,0 +1,220 @@
+"""The lease of a run folder: one driver holds it, and one that has lost it writes nothing any more.
+
+A lease is a file ``<run>/.driver/lease-<number>``. Whoever holds it touches it every few seconds. A driver that is
+known to be dead, or that has not touched its file for a while, is followed by one that makes the file with the next
+number, which the file system lets one process alone do, and removes the former file. The former driver, should it come
+back, finds its file gone. This needs no clocks that agree and no locks, and holds on NFS: a waiting driver goes by
+whether the file's time changes, not by what it is, and a file that is opened there is looked up afresh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from slicemamba.errors import InputError, RunFailedError
+
+FOLDER = ".driver"
+RENEW_SECONDS = 2.0
+EXPIRE_SECONDS = 30.0
+"""A driver is taken for dead after this time without a touch. Long enough for a busy or swapping machine."""
+_POLL_SECONDS = 0.2
+_LEASE, _RELEASED = "lease-", "released-"
+
+
+class FencedError(RunFailedError):
+    """This driver has lost its run to another one and must not write to it any more."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, as written in its file.
+
+    Attributes:
+        owner: random, of this lease alone. host, pid: of the driver.
+        machine: the boot and process namespace in which ``pid`` means something. created_at: of the process.
+    """
+
+    owner: str
+    host: str
+    pid: int
+    machine: str
+    created_at: float
+
+    @classmethod
+    def me(cls) -> Holder:
+        created_at = psutil.Process().create_time()
+        return cls(uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), created_at)
+
+    def surely_dead(self) -> bool:
+        """Whether its process is gone from this machine. Of other machines nothing can be said."""
+        if self.machine != _machine():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            return process.create_time() != self.created_at or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+class Lease:
+    """A lease that this process holds; renewed by a thread of its own until it is released.
+
+    When the thread finds it lost, it interrupts the main thread as Ctrl-C would: a fenced driver may be waiting for
+    its workers for hours.
+    """
+
+    def __init__(self, path: Path, holder: Holder) -> None:
+        self._path = path
+        self._holder = holder
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    @property
+    def owner(self) -> str:
+        return self._holder.owner
+
+    def check(self) -> None:
+        """Raises FencedError when another driver has taken over, OSError when the folder cannot be read."""
+        try:
+            found = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            found = ""
+        if self.owner not in found:
+            raise FencedError(
+                f"another driver has taken over {self._path.parent.parent} ({_newest_holder(self._path.parent)}), as "
+                f"this one had given no sign of life for {EXPIRE_SECONDS:g} s; this one stops and writes nothing more"
+            )
+
+    def release(self) -> None:
+        """Lets the next driver take over at once."""
+        self._released.set()
+        self._thread.join()
+        with contextlib.suppress(OSError):  # lost or out of reach: there is nothing to give back
+            self._path.replace(self._path.with_name(self._path.name.replace(_LEASE, _RELEASED)))
+
+    def _renew(self) -> None:
+        while not self._released.wait(RENEW_SECONDS):
+            try:
+                self.check()
+                os.utime(self._path)
+            except (FencedError, FileNotFoundError):
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+            except OSError:  # the folder is out of reach; whatever is to be written finds out too
+                continue
+
+
+def acquire(run_path: Path) -> Lease:
+    """Takes the lease of a run folder, from a dead driver if need be.
+
+    Raises:
+        InputError: a driver holds it and is alive.
+    """
+    folder = run_path / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    me = Holder.me()
+    while True:
+        number, file = _newest(folder)
+        if file is not None and not _free(file, run_path):
+            continue  # it has changed hands meanwhile
+        target = folder / f"{_LEASE}{number + 1:08d}"
+        if _make(target, me):
+            for older in folder.iterdir():  # only now may work begin: what lost its file is fenced
+                if older.name.startswith((_LEASE, _RELEASED)) and _number(older) <= number:
+                    older.unlink(missing_ok=True)
+            return Lease(target, me)
+
+
+@contextmanager
+def held(run_path: Path) -> Iterator[Lease]:
+    """``acquire`` for the time of a block."""
+    lease = acquire(run_path)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _free(file: Path, run_path: Path) -> bool:
+    """Waits until a lease is known to be free (True), to have changed hands (False) or to be held (InputError)."""
+    if file.name.startswith(_RELEASED):
+        return True
+    waited_since = time.monotonic()
+    try:
+        holder, touched = _holder(file), file.stat().st_mtime_ns
+        while time.monotonic() - waited_since < EXPIRE_SECONDS:
+            if holder is not None and holder.surely_dead():
+                return True
+            time.sleep(_POLL_SECONDS)
+            with file.open("rb") as opened:  # opened, as NFS then asks the server
+                if os.fstat(opened.fileno()).st_mtime_ns != touched:
+                    raise InputError(f"{run_path} has a running driver ({holder}); wait for it or stop it first")
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _make(target: Path, holder: Holder) -> bool:
+    """Makes the file with its content, unless there is one already; at most one process of all succeeds."""
+    draft = target.with_name(f".{holder.owner}")
+    draft.write_text(json.dumps(asdict(holder)) + "\n", encoding="utf-8")
+    try:
+        os.link(draft, target)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    return True
+
+
+def _newest(folder: Path) -> tuple[int, Path | None]:
+    """Number and file of the latest lease; (0, None) where there was none yet."""
+    files = [file for file in folder.iterdir() if file.name.startswith((_LEASE, _RELEASED))]
+    latest = max(files, key=_number, default=None)
+    return (0, None) if latest is None else (_number(latest), latest)
+
+
+def _newest_holder(folder: Path) -> str:
+    try:
+        _, file = _newest(folder)
+        return str(_holder(file) if file is not None else None)
+    except OSError:
+        return "which one cannot be read"
+
+
+def _holder(file: Path) -> Holder | None:
+    """None where the content cannot be made out."""
+    try:
+        return Holder(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        return None
+
+
+def _number(file: Path) -> int:
+    return int(file.name.rpartition("-")[2])
+
+
+def _machine() -> str:
+    """Where a process number means the same process: a boot of a machine, and a namespace in it (a container)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux
+        return socket.gethostname()

@@ -1,0 +1,233 @@
+"""Kills whatever runs a search, at random moments: the service, the driver, evaluating and training workers.
+
+Only processes that were started here are found: the service's own, and the descendants of one Ray head.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from api.client import ApiUnreachableError, Client
+from api.schemas import Search
+from api.states import SearchState
+from cluster.local import RayHead, free_ports, ray_head, started, tail
+from cluster.run_folder import RunFolder
+from nas.study import Trial, find_trials, open_storage
+
+Target = Literal["api", "driver", "evaluating worker", "training worker"]
+TARGETS: tuple[Target, ...] = ("api", "driver", "evaluating worker", "training worker")
+_TITLES: dict[Target, str] = {"evaluating worker": "ray::SlicingTrial", "training worker": "ray::RayTrainWorker"}
+_MARK = "SLICEMAMBA_CHAOS"
+_START_SECONDS = 300.0
+_MAX_TRAINING_KILLS = 3
+"""In the life of one driver: Ray Train gives up a training whose workers died more often."""
+
+NUM_TRIALS = 48
+JOB: dict[str, Any] = {
+    "data": {
+        "name": "synthetic",
+        "image_size": [64, 64],
+        "synthetic": {"num_train": 16, "num_val": 2, "num_search": 12, "num_test": 2},
+    },
+    "model": {"embed_dim": 8, "encoder_depths": [1, 1, 2], "decoder_depths": [1, 1, 1]},
+    "supernet": {"epochs": 12, "batch_size": 4, "t_max": 12, "num_val_architectures": 0},
+    "search": {
+        "objectives": ["dice", "miou"],
+        "num_trials": NUM_TRIALS,
+        "population_size": 12,
+        "num_parents": 3,
+        "num_mutations": 6,
+        "num_crossovers": 4,
+    },
+    # One at a time: then the order of the trials is that of the undisturbed search too.
+    "resources": {"search": {"num_workers": 1}},
+    "retrain": None,
+}
+
+
+@dataclass
+class Kill:
+    """A SIGKILL: what it hit, in which phase of the run, and how many trials had ended."""
+
+    target: Target
+    phase: str | None
+    ended: int
+
+
+@dataclass
+class Place:
+    """A Ray head and the service in a folder of their own."""
+
+    folder: Path
+    head: RayHead
+    root: int
+    stack: ExitStack
+    port: int = field(default_factory=lambda: free_ports(1)[0])
+    service: subprocess.Popen[bytes] | None = None
+    num_services: int = 0
+
+    def __post_init__(self) -> None:
+        self.client = Client(f"http://127.0.0.1:{self.port}")
+
+    def start_service(self) -> None:
+        """Starts the service as a process, on the same port and folder as the one before."""
+        self.num_services += 1
+        command = [sys.executable, "-m", "api.cli", "serve", "--port", str(self.port)]
+        command += ["--ray-address", self.head.dashboard, "--runs-dir", str(self.folder / "runs")]
+        environment = self.head.environment | {"SLICEMAMBA_CACHE": str(self.folder / "cache")}
+        log = self.folder / f"api-{self.num_services}.log"
+        self.service = self.stack.enter_context(started(command, environment=environment, log=log))
+
+    def service_answers(self) -> bool:
+        with suppress(ApiUnreachableError):
+            self.client.version()
+            return True
+        assert self.service is not None
+        assert self.service.poll() is None, tail(self.folder / f"api-{self.num_services}.log")
+        return False
+
+    def wait_for_service(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.service_answers():
+            assert time.monotonic() < deadline, tail(self.folder / f"api-{self.num_services}.log")
+            time.sleep(0.3)
+
+    def find(self, target: Target, run: RunFolder) -> psutil.Process | None:
+        """The process to kill, None where there is none at this moment."""
+        if target == "api":
+            assert self.service is not None
+            return psutil.Process(self.service.pid) if self.service.poll() is None else None
+        for process in psutil.Process(self.root).children(recursive=True):
+            with suppress(psutil.Error):
+                command = process.cmdline()
+                if target == "driver":
+                    if "cluster.entrypoint" in command and str(run.path) in command:
+                        return process
+                elif command and command[0].startswith(_TITLES[target]):
+                    return process
+        return None
+
+
+@contextmanager
+def chaos_place(folder: Path) -> Iterator[Place]:
+    mark = uuid.uuid4().hex
+    os.environ[_MARK] = mark
+    try:
+        with ray_head(num_cpus=4, log=folder / "ray.log") as head, ExitStack() as stack:
+            place = Place(folder, head, _root(mark), stack)
+            place.start_service()
+            place.wait_for_service()
+            yield place
+            place.client.close()
+    finally:
+        del os.environ[_MARK]
+
+
+def _root(mark: str) -> int:
+    """The first process of the Ray head, of which all others descend."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if "ray.scripts.scripts" in process.cmdline() and process.environ().get(_MARK) == mark:
+                return process.pid
+    raise AssertionError("the Ray head is not to be found")
+
+
+def undisturbed(place: Place) -> RunFolder:
+    """A search that nobody disturbs."""
+    search = place.client.submit(JOB | {"name": "undisturbed"})
+    ended = place.client.wait(search.id)
+    assert ended.state is SearchState.SUCCEEDED, place.client.logs(search.id)
+    return RunFolder(place.folder / "runs" / search.id)
+
+
+class Disturbed:
+    """A search that is disturbed until it ends; what stopped for good is asked to go on, as its user would.
+
+    Args:
+        place: where it runs. rng: draws what is killed, and when.
+        budget: kills of each target that are still to be done; counted down.
+        pause_seconds: the longest time between two kills.
+    """
+
+    def __init__(self, place: Place, rng: random.Random, budget: Counter[Target], pause_seconds: float) -> None:
+        self._place = place
+        self._rng = rng
+        self._budget = budget
+        self._pause_seconds = pause_seconds
+        self.kills: list[Kill] = []
+        self.num_resumed = 0
+        self._driver: int | None = None
+        self._training_kills = 0
+        self._worker: int | None = None
+        self._ended_at_kill = -1
+        place.wait_for_service()
+        self.search = place.client.submit(JOB | {"name": "disturbed"})
+        self.run = RunFolder(place.folder / "runs" / self.search.id)
+
+    def to_the_end(self) -> Search:
+        """Returns the search as it ended; AssertionError where it did not get on for a long time."""
+        moved_at, seen = time.monotonic(), (-1, 0)
+        while True:
+            time.sleep(self._rng.uniform(0.2, self._pause_seconds))
+            self._kill_something()
+            if self._place.service is None or self._place.service.poll() is not None:
+                self._place.start_service()
+            if not self._place.service_answers():
+                continue
+            search = self._place.client.get(self.search.id)
+            if search.state is SearchState.SUCCEEDED:
+                return search
+            if search.state.ended:
+                assert "the driver died" in (search.error or ""), search
+                self._place.client.resume(self.search.id)
+                self.num_resumed += 1
+            now = (self.num_ended(), len(self.kills))
+            if now != seen:
+                moved_at, seen = time.monotonic(), now
+            assert time.monotonic() - moved_at < _START_SECONDS, search
+
+    def trials(self) -> list[Trial]:
+        return find_trials(open_storage(self.run.study_location), "search")
+
+    def num_ended(self) -> int:
+        return sum(trial.ended for trial in self.trials())
+
+    def _kill_something(self) -> None:
+        targets = [target for target in TARGETS for _ in range(self._budget[target])]
+        if not targets:
+            return
+        target = self._rng.choice(targets)
+        process = self._place.find(target, self.run)
+        if process is None or not self._may_kill(target, process):
+            return
+        status = self.run.read_status()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+            self._budget[target] -= 1
+            self._training_kills += target == "training worker"
+            self._worker, self._ended_at_kill = process.pid, self.num_ended()
+            self.kills.append(Kill(target, status.phase if status else None, self._ended_at_kill))
+            print(f"{time.strftime('%H:%M:%S')} {len(self.kills)}: {self.kills[-1]}", flush=True)
+
+    def _may_kill(self, target: Target, process: psutil.Process) -> bool:
+        """Leaves a candidate and a training the tries that they have: a search in which all of them die has failed."""
+        if target == "evaluating worker":
+            return self.num_ended() > self._ended_at_kill or self._rng.random() < 0.3
+        status = self.run.read_status()
+        driver = status.pid if status else None
+        if driver != self._driver:
+            self._driver, self._training_kills = driver, 0
+        return target != "training worker" or self._training_kills < _MAX_TRAINING_KILLS
