@@ -106,9 +106,19 @@ def test_all_that_is_copied_is_sent_to_the_builder(text: str) -> None:
     assert {name for name in copied if name != "."} <= kept
     assert {name for name in kept if not (ROOT / name).exists()} == set()
     built = pyproject()
+    assert set(built["project"]["license-files"]) <= kept
     assert {package.partition(".")[0] for package in built["tool"]["setuptools"]["packages"]} <= kept
     listed = {name for line in (ROOT / "MANIFEST.in").read_text().splitlines() for name in line.split()[1:]}
     assert {name for name in listed if "/" not in name and "*" not in name} <= kept
+
+
+def test_programs_are_found_in_login_shells_too(text: str, tmp_path: Path) -> None:
+    line = re.search(r"&& (echo .*) > /etc/profile\.d/\w+\.sh$", stage(text, "runtime"), re.MULTILINE)
+    assert line
+    profile = tmp_path / "profile.sh"
+    subprocess.run(["sh", "-c", f"{line[1]} > {profile}"], check=True)
+    done = subprocess.run(["sh", "-c", f"PATH=/bin; . {profile}; echo $PATH"], capture_output=True, text=True)
+    assert done.stdout == "/opt/slicemamba/bin:/bin\n"
 
 
 def test_health_is_asked_at_the_port_that_is_served(text: str) -> None:

@@ -17,7 +17,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("slicemamba", "nas", "cluster", "api", "configs")
-SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff")
+SOURCES = (
+    "pyproject.toml",
+    "setup.py",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "NOTICE",
+    "CHANGELOG.md",
+    "CITATION.cff",
+)
 
 
 def run(command: list[str], folder: Path, **variables: str) -> str:
@@ -69,7 +78,7 @@ def test_without_a_compiler_the_wheel_is_whole_but_for_the_native_scan(source: P
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     assert {path.relative_to(source).as_posix() for path in (source / "slicemamba/ops").glob("*.[ch]*")} <= packed
-    assert {"CITATION.cff", "LICENSE", "constraints.txt"} <= packed
+    assert {"CITATION.cff", "LICENSE", "NOTICE", "constraints.txt"} <= packed
     top = {name.partition("/")[0] for name in members(wheel)}
     assert top - set(PACKAGES) == {next(name for name in top if name.endswith(".dist-info"))}
 
