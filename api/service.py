@@ -7,9 +7,7 @@ Each change of a state is one transaction: the row is changed only where it stil
 from __future__ import annotations
 
 import hashlib
-import secrets
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -27,19 +25,13 @@ from api.settings import Settings
 from api.specs import check_data, read_job
 from api.states import ACTIVE, SearchState, check_transition
 from cluster.config import SearchJob, config_hash, parse_job
+from cluster.ids import new_id
 from cluster.jobs import JobState
 from cluster.run_folder import RunFolder
 from slicemamba.data.checks import DatasetReport
 from slicemamba.errors import InputError
 
 _UNDER_WAY = (SearchState.QUEUED, SearchState.STARTING, SearchState.RUNNING)
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as the numbers do
-
-
-def new_id() -> str:
-    """``s-`` and 26 characters that sort by time: 48 bits of milliseconds, 80 of chance (as in a ULID)."""
-    number = int(time.time() * 1000) << 80 | secrets.randbits(80)
-    return "s-" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import ray
 import torch
 
 from cluster.config import SearchJob
 from cluster.run_folder import RunFolder
+from cluster.workers import run_on_worker
 from nas.audit import counted, front_intervals, primary_metric
 from nas.study import Trial
 from slicemamba.architecture import Architecture
@@ -33,10 +33,9 @@ def front_scores(
     folder.emit("phase", phase="audit_front")
     missing = [trial for trial in front if not run.counts_path("search", trial.number).exists()]
     if missing:
-        workers = job.resources.search
-        task = ray.remote(_count_candidates).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="audit front")
         todo = [(trial.architecture, run.counts_path("search", trial.number)) for trial in missing]
-        ray.get(task.remote(job.data, run.path / "supernet", todo, folder.path, cache_dir, job.search.batch_size))
+        given = (job.data, run.path / "supernet", todo, folder.path, cache_dir, job.search.batch_size)
+        run_on_worker(_count_candidates, job.resources.search, "audit front", *given)
     primary = primary_metric(job.search.objectives)
     shown = list(dict.fromkeys([primary, *counted(job.search.objectives)]))
     counts = [_by_name(run.counts_path("search", trial.number)) for trial in front]

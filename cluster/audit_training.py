@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from cluster.audit_front import Counts
@@ -18,6 +17,7 @@ from cluster.connect import cluster_resources
 from cluster.ray_train import retrain
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
+from cluster.workers import run_on_worker
 from nas.audit import (
     AuditConfig,
     Estimate,
@@ -154,10 +154,8 @@ class _Trainings:
             except RunFailedError as error:
                 self.failures[one.place] = str(error)
                 return None
-            workers = self._job.resources.train
-            options = {"num_cpus": workers.cpus, "num_gpus": workers.gpus, "name": "audit evaluate"}
-            task = ray.remote(_count_splits).options(**options)
-            counts = ray.get(task.remote(self._job.data, network, self._cache_dir, job.retrain.batch_size))
+            given = (self._job.data, network, self._cache_dir, job.retrain.batch_size)
+            counts = run_on_worker(_count_splits, self._job.resources.train, "audit evaluate", *given)
             save_arrays(scores, **counts)
         self._progress(one, 1.0, {})
         with np.load(scores, allow_pickle=False) as arrays:

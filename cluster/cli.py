@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -217,16 +218,17 @@ def _run(values: dict[str, Any], config: Path, out: Path | None, address: str | 
     """Runs a job in this process, showing its progress."""
     from cluster.config import parse_job
     from cluster.run_folder import RunFolder
+    from cluster.storage import STORE_VARIABLE
 
     job = parse_job(values, source=str(config))
     run = RunFolder(out or Path("runs") / config.stem)
-    _run_job(job, run, address)
+    _run_job(job, run, address, store=os.environ.get(STORE_VARIABLE))
     return run
 
 
-def _run_job(job: Job, run: RunFolder, address: str | None) -> None:
+def _run_job(job: Job, run: RunFolder, address: str | None, store: str | None = None) -> None:
     from cluster.driver import run_job
     from cluster.progress import progress_view, show_status
 
     with progress_view(Console(stderr=True)) as view:
-        run_job(job, run, address=address, on_status=partial(show_status, view))
+        run_job(job, run, address=address, on_status=partial(show_status, view), store=store)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, model_validator
 
 from nas.config import SearchConfig, SpaceConfig, SupernetConfig
 from nas.space import SearchSpace
@@ -27,23 +27,42 @@ from slicemamba.config import (
 from slicemamba.errors import InputError
 
 
+def _whole_or_shared(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"takes whole GPUs, or a share of one such as 0.5; got {gpus:g}")
+    return gpus
+
+
+Gpus = Annotated[NonNegativeFloat, AfterValidator(_whole_or_shared)]
+Cpus = Annotated[float, Field(ge=0.01)]
+
+
 class TrainWorkers(Config):
-    """Ray Train workers: the global batch is divided among them. ``cpus`` is the number of threads of each."""
+    """Ray Train workers: the global batch is divided among them.
+
+    Attributes:
+        cpus: of each worker, and how many threads it computes with; a fraction counts as one thread.
+        gpus: of each worker; fractions let several workers share one.
+        placement: ``PACK``, on as few nodes as can be, or ``SPREAD``, over as many.
+    """
 
     num_workers: PositiveInt = 1
-    cpus: PositiveInt = 1
-    gpus: NonNegativeFloat = 0.0
+    cpus: Cpus = 1
+    gpus: Gpus = 0.0
+    placement: Literal["PACK", "SPREAD"] = "PACK"
 
 
 class SearchWorkers(Config):
     """Workers that evaluate candidates, one candidate each at a time; as many as the cluster has room for when null.
 
-    Fractions of a GPU let several workers share one.
+    Attributes:
+        cpus: of each worker, and how many threads it computes with; a fraction counts as one thread.
+        gpus: of each worker; fractions let several workers share one.
     """
 
     num_workers: PositiveInt | None = None
-    cpus: PositiveInt = 1
-    gpus: NonNegativeFloat = 0.0
+    cpus: Cpus = 1
+    gpus: Gpus = 0.0
 
 
 class ResourcesConfig(Config):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.config import ResourcesConfig
@@ -15,8 +17,8 @@ from slicemamba.errors import InputError
 
 _CONNECT_SECONDS = 5.0
 # For Ray's processes and ours: no usage reports; training reports taken at once, and training shown in the dashboard;
-# no log files a trial, as the study holds it all; OpenMP threads that sleep while they wait, without which two
-# processes on the same cores slow each other down several times over.
+# no log files a trial, as the study holds it all; no colours in logs; OpenMP threads that sleep while they wait,
+# without which two processes on the same cores slow each other down several times over.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -25,9 +27,27 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_COLOR_PREFIX": "0",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 _INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for drivers it has started itself
+
+
+def submission_id() -> str | None:
+    """Id of the Ray job whose driver this process is; None outside of Ray jobs."""
+    found: str | None = _own_job().get("metadata", {}).get("job_submission_id")
+    return found
+
+
+def worker_variables() -> dict[str, str]:
+    """ENVIRONMENT, less what the Ray job that this process drives was submitted with: Ray refuses to set that again."""
+    given = _own_job().get("runtime_env", {}).get("env_vars", {})
+    return {name: value for name, value in ENVIRONMENT.items() if name not in given}
+
+
+def _own_job() -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(os.environ.get(_INSIDE_A_JOB) or "{}")
+    return config
 
 
 def use_local_token() -> None:
@@ -46,6 +66,12 @@ def check_address(address: str) -> None:
         scheme, host, port = parts.scheme, parts.hostname, parts.port
     except ValueError:
         scheme, host, port = "", None, None
+    if scheme in ("http", "https"):
+        raise InputError(
+            f"{address} is the address of Ray's job server: submit the job there, with `slicemamba submit` by way of "
+            "the service or with `ray job submit`; to drive it from here give HOST:6379 or ray://HOST:10001 of that "
+            "cluster (--address or RAY_ADDRESS)"
+        )
     if scheme not in ("", "ray") or host is None or port is None:
         raise InputError(f"Ray address must be 'auto', 'local', HOST:PORT or ray://HOST:PORT; got {address!r}")
     try:
@@ -78,14 +104,17 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
         os.environ.setdefault(name, value)
     import ray
 
-    # A job has the environment it was submitted with, and Ray refuses a second one. Its log is the place for what the
-    # workers say; in a terminal that would bury the progress, and errors reach the driver as exceptions anyway.
+    # The log of a job is the place for what the workers say; in a terminal that would bury the progress, and errors
+    # reach the driver as exceptions anyway.
     in_job = _INSIDE_A_JOB in os.environ
-    runtime_env = None if address == "local" or in_job else {"env_vars": ENVIRONMENT}
+    runtime_env = None if address == "local" else {"env_vars": worker_variables()}
     try:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=in_job, runtime_env=runtime_env)
     except ConnectionError as error:
-        raise InputError(f"no Ray cluster can be reached at {address!r}: {error}") from None
+        raise InputError(
+            f"no Ray cluster can be reached at {address!r}: {error}; if it asks for a token, set RAY_AUTH_MODE=token "
+            "and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to that of the cluster"
+        ) from None
     try:
         yield address == "local"
     finally:

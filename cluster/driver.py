@@ -20,6 +20,7 @@ from cluster.initial import check_init, resolve_init
 from cluster.lease import held
 from cluster.run_folder import JOURNAL, RunFolder, RunStatus
 from cluster.status import StatusWriter
+from cluster.storage import mirrored
 from nas.config import SearchConfig, WarmStart
 from nas.objectives import Constraints
 from nas.patience import Patience
@@ -43,7 +44,12 @@ LATENCIES = "latencies.json"
 
 
 def run_job(
-    job: Job, run: RunFolder, *, address: str | None = None, on_status: Callable[[RunStatus], None] | None = None
+    job: Job,
+    run: RunFolder,
+    *,
+    address: str | None = None,
+    on_status: Callable[[RunStatus], None] | None = None,
+    store: str | None = None,
 ) -> dict[str, Any]:
     """Runs a job to its end. Everything that can be checked is checked before Ray is touched.
 
@@ -52,6 +58,7 @@ def run_job(
             for a finished one.
         address: of the Ray cluster, as for ``ray_cluster``.
         on_status: called with each new status.
+        store: ``s3://bucket/prefix`` that keeps a copy of the folder, which is brought from there where it is newer.
 
     Returns:
         What ``result.json`` holds.
@@ -61,6 +68,13 @@ def run_job(
             address where no Ray answers, or a cluster without the resources.
     """
     job = _with_paths(job)
+    with mirrored(run, store):
+        return _run_job(job, run, address, on_status)
+
+
+def _run_job(
+    job: Job, run: RunFolder, address: str | None, on_status: Callable[[RunStatus], None] | None
+) -> dict[str, Any]:
     values = job.model_dump(mode="json")
     before = run.read_json("config.json")
     refuse_mixing(before, job, run.path)
@@ -232,7 +246,17 @@ def _search(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path, nam
     progress = _SearchProgress(run, name, study, config)
     settled = job.model_copy(update={"search": config})
     latencies = _latency_table(settled, run, cache_dir, supernet)
-    ray_tune.search(settled, session, supernet, run, cache_dir, name=name, on_trial=progress, latencies=latencies)
+    ray_tune.search(
+        settled,
+        session,
+        supernet,
+        run,
+        cache_dir,
+        name=name,
+        on_trial=progress,
+        latencies=latencies,
+        on_running=progress.on_running,
+    )
     return study
 
 
@@ -309,6 +333,9 @@ class _SearchProgress:
         fields = {"number": trial.number, "state": trial.state.value, "architecture": trial.architecture}
         self._run.emit("trial", phase=self._phase, **fields, metrics=trial.metrics, error=trial.error, work=trial.work)
         self._show()
+
+    def on_running(self, number: int) -> None:
+        self._metrics.running(number)
 
     def _show(self) -> None:
         tally = self._tally

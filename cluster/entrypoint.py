@@ -1,11 +1,14 @@
 """What runs as a Ray job: ``python -m cluster.entrypoint --config job.yaml`` or, from the API, ``--run-dir <folder>``.
 
 ray job submit --working-dir . -- python -m cluster.entrypoint --config configs/kvasir.yaml --run-dir /runs/kvasir
+
+Without --run-dir the run gets a new folder in SLICEMAMBA_RUNS_DIR, where a service that serves that folder finds it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from functools import partial
@@ -15,29 +18,42 @@ from types import FrameType
 from rich.console import Console
 
 from cluster.config import load_job
+from cluster.connect import submission_id
 from cluster.driver import run_job
+from cluster.ids import new_id
 from cluster.progress import progress_view, show_status
 from cluster.run_folder import RunFolder
+from cluster.storage import STORE_VARIABLE
 from slicemamba.errors import InputError, RunFailedError
+
+RUNS_VARIABLE = "SLICEMAMBA_RUNS_DIR"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 done, 1 failed, 2 bad input."""
     parser = argparse.ArgumentParser(prog="python -m cluster.entrypoint", description="Run a job on Ray.")
     parser.add_argument("--config", type=Path, help="job as YAML; default: <run-dir>/config.json")
-    parser.add_argument("--run-dir", type=Path, help="folder of the run; default: runs/<name of the config file>")
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        help=f"folder of the run; default: a new one in {RUNS_VARIABLE}, else runs/<name of the config file>, in the "
+        "home folder where this is a Ray job",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override an option")
     parser.add_argument("--address", help="Ray address; default: RAY_ADDRESS, else this machine")
+    parser.add_argument(
+        "--store", default=os.environ.get(STORE_VARIABLE), help="s3://bucket/prefix that keeps a copy of the folder"
+    )
     options = parser.parse_args(arguments)
     if options.config is None and options.run_dir is None:
         parser.error("give --config, --run-dir, or both")
     signal.signal(signal.SIGTERM, _stop)
-    folder = options.run_dir or Path("runs") / options.config.stem
     try:
-        run = RunFolder(folder)
+        run = RunFolder(options.run_dir or default_folder(options.config))
+        print(f"run folder: {run.path}", flush=True)
         job = load_job(options.config or run.config_path, options.set)
         with progress_view(Console()) as view:
-            run_job(job, run, address=options.address, on_status=partial(show_status, view))
+            run_job(job, run, address=options.address, on_status=partial(show_status, view), store=options.store)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -46,6 +62,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"done: {run.result_path}")
     return 0
+
+
+def default_folder(config: Path) -> Path:
+    """Where a run of this configuration goes when nothing is said of it.
+
+    The working directory of a Ray job is deleted after it, so there the home folder takes its place.
+    """
+    runs = os.environ.get(RUNS_VARIABLE)
+    if runs:
+        return Path(runs) / new_id()
+    return (Path() if submission_id() is None else Path.home()) / "runs" / config.stem
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -28,9 +28,10 @@ _STOP_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class RayHead:
-    """Address of a running head's job server and dashboard, and the variables that its clients need."""
+    """Addresses of a running head's job server and dashboard and of its metrics, and the variables of its clients."""
 
     dashboard: str
+    metrics: str
     environment: dict[str, str]
 
 
@@ -51,11 +52,13 @@ def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[RayHead
     """
     from cluster.jobs import check_cluster
 
-    gcs, dashboard, client, agent = free_ports(4)
+    gcs, dashboard, client, agent, metrics = free_ports(5)
     environment = {
         **os.environ,
         **ENVIRONMENT,
         "RAY_worker_niceness": "0",  # by default they give way to all else, which starves them on few cores
+        # So that ``python`` in a job is this one: jobs have the head's environment.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
     }
@@ -65,6 +68,7 @@ def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[RayHead
         command += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
         command += [
             f"--dashboard-agent-listen-port={agent}",
+            f"--metrics-export-port={metrics}",
             "--node-ip-address=127.0.0.1",
             "--dashboard-host=127.0.0.1",
         ]
@@ -80,7 +84,7 @@ def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[RayHead
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise InputError(f"Ray did not start; the end of {log}:\n{tail(log)}") from None
                     time.sleep(0.3)
-            yield RayHead(address, environment)
+            yield RayHead(address, f"http://127.0.0.1:{metrics}/metrics", environment)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from cluster.config import PretrainJob, parse_job
 from cluster.history import plot_trainings
 from cluster.ray_train import Reporter, load_checkpoint, run_workers
 from cluster.run_folder import RunFolder
+from cluster.workers import use_threads
 from slicemamba.data.pictures import find_pictures
 from slicemamba.models.classifier import SliceClassifier, save_encoder
 from slicemamba.training.pretraining import Classification, accuracy
@@ -37,6 +38,7 @@ def _worker(config: dict[str, Any]) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # else Ray Train prints a line for each report
     job = parse_job(config["job"])
     assert isinstance(job, PretrainJob)
+    use_threads(job.resources.train.cpus)
     train, val = find_pictures(job.data)
     torch.manual_seed(job.pretrain.seed)
     network = SliceClassifier(job.model, len(train.classes), job.slicing).to(ray.train.torch.get_device())

@@ -23,6 +23,7 @@ from cluster.history import plot_trainings
 from cluster.initial import build_network, init_source
 from cluster.metrics import TrainingMetrics
 from cluster.run_folder import RunFolder
+from cluster.workers import use_threads
 from nas.evaluator import mean_scores
 from nas.sampling import PathSampler
 from nas.space import SearchSpace
@@ -120,6 +121,7 @@ def run_workers(
         train_loop_config={"job": job.model_dump(mode="json"), "run": str(run.path), "phase": phase, **more},
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
+            placement_strategy=workers.placement,
             use_gpu=workers.gpus > 0,
             resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
         ),
@@ -158,6 +160,7 @@ def _worker(config: dict[str, Any]) -> None:
     logging.getLogger().setLevel(logging.WARNING)  # else Ray Train prints a line for each report
     job = parse_job(config["job"])
     assert not isinstance(job, PretrainJob)
+    use_threads(job.resources.train.cpus)
     architecture = None if config["architecture"] is None else Architecture.parse(config["architecture"])
     settings = _settings(job, config["phase"])
     device = ray.train.torch.get_device()

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import ray
 import torch
 from ray import tune
 from ray.tune import CheckpointConfig, RunConfig, Stopper, TuneConfig, Tuner
@@ -29,6 +28,7 @@ from ray.tune.search import Searcher as TuneSearcher
 from cluster.config import SearchJob, parse_job
 from cluster.connect import cluster_resources
 from cluster.run_folder import RunFolder
+from cluster.workers import run_on_worker, use_threads
 from nas.counts import load_counts, save_counts
 from nas.evaluator import Evaluator
 from nas.latency import LatencyTable
@@ -76,6 +76,7 @@ class SlicingTrial(tune.Trainable):  # type: ignore[misc]
     ) -> None:
         spec = parse_job(job)
         assert isinstance(spec, SearchJob)
+        use_threads(spec.resources.search.cpus)
         supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(_device(spec))
         table = None if latencies is None else LatencyTable.model_validate(latencies)
         self._evaluator = Evaluator(supernet, load_split(spec.data, "search", Path(cache_dir)), spec.search, table)
@@ -137,6 +138,7 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
         session: of the study. on_trial: called with each ended trial.
         room: how many candidates may be evaluated at the same time, asked again and again.
         on_lost: called with a trial whose worker died, and how often that has happened to it.
+        on_running: called with how many are being evaluated, whenever that changes.
     """
 
     def __init__(
@@ -145,12 +147,14 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
         on_trial: Callable[[Trial], None],
         room: Callable[[], int],
         on_lost: Callable[[Trial, int], None],
+        on_running: Callable[[int], None] = lambda number: None,
     ) -> None:
         super().__init__()
         self._session = session
         self._on_trial = on_trial
         self._room = room
         self._on_lost = on_lost
+        self._on_running = on_running
         self._handed_out: dict[str, Trial] = {}
         self._again: deque[Trial] = deque()
         self._deaths: Counter[int] = Counter()
@@ -176,6 +180,7 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
         if trial is None:
             return None
         self._handed_out[trial_id] = trial
+        self._on_running(len(self._handed_out))
         fields = {"number": trial.number, "architecture": trial.architecture}
         return fields | {"reference": list(trial.reference), "peers": list(trial.peers)}
 
@@ -184,6 +189,7 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
         if trial is None or self.broken is not None:
             return
         try:
+            self._on_running(len(self._handed_out))
             self._end(trial, result or {})
         except Exception as fault:
             self.broken = fault
@@ -253,6 +259,7 @@ def search(
     name: str,
     on_trial: Callable[[Trial], None],
     latencies: dict[str, Any] | None = None,
+    on_running: Callable[[int], None] = lambda number: None,
 ) -> None:
     """Runs a session to its end on Ray.
 
@@ -261,6 +268,7 @@ def search(
         name: of the study in the run's folder, and of the Tune experiment.
         on_trial: called in this process with each ended trial.
         latencies: of ``measure_latencies``, when the job asks for the table.
+        on_running: called in this process with the number of candidates being evaluated, whenever it changes.
     """
     if session.finished:
         return
@@ -276,7 +284,7 @@ def search(
         study=name,
         latencies=latencies,
     )
-    searcher = _SessionSearcher(session, on_trial, _Room(job), partial(_tell_lost, run, name))
+    searcher = _SessionSearcher(session, on_trial, _Room(job), partial(_tell_lost, run, name), on_running)
     tuner = Tuner(
         tune.with_resources(trainable, {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})),
         tune_config=TuneConfig(
@@ -329,11 +337,8 @@ class _Room:
 
 def agreement_of_precision(job: SearchJob, supernet_dir: Path, cache_dir: Path) -> float:
     """``ranking_agreement`` of ``job.search.precision`` with float32, measured on a worker as the search will use."""
-    workers = job.resources.search
-    task = ray.remote(_agreement).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="precision")
-    card = read_card(supernet_dir).model_dump_json()
-    tau: float = ray.get(task.remote(_weights(supernet_dir), card, job.model_dump(mode="json"), str(cache_dir)))
-    return tau
+    given = (_weights(supernet_dir), read_card(supernet_dir).model_dump_json(), job.model_dump(mode="json"))
+    return run_on_worker(_agreement, job.resources.search, "precision", *given, str(cache_dir))
 
 
 def _agreement(weights: Weights, card: str, job: dict[str, Any], cache_dir: str) -> float:
@@ -346,13 +351,8 @@ def _agreement(weights: Weights, card: str, job: dict[str, Any], cache_dir: str)
 
 def measure_latencies(job: SearchJob, supernet_dir: Path, cache_dir: Path) -> dict[str, Any]:
     """The table of latencies, a ``LatencyTable`` as JSON, measured on a worker as the search will use."""
-    workers = job.resources.search
-    task = ray.remote(_latencies).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="latencies")
-    card = read_card(supernet_dir).model_dump_json()
-    table: dict[str, Any] = ray.get(
-        task.remote(_weights(supernet_dir), card, job.model_dump(mode="json"), str(cache_dir))
-    )
-    return table
+    given = (_weights(supernet_dir), read_card(supernet_dir).model_dump_json(), job.model_dump(mode="json"))
+    return run_on_worker(_latencies, job.resources.search, "latencies", *given, str(cache_dir))
 
 
 def _latencies(weights: Weights, card: str, job: dict[str, Any], cache_dir: str) -> dict[str, Any]:
@@ -369,7 +369,7 @@ def num_search_workers(job: SearchJob) -> int:
     if workers.num_workers:
         return workers.num_workers
     total = cluster_resources()
-    room = total.get("CPU", 0) // workers.cpus
+    room = int(total.get("CPU", 0) / workers.cpus + 1e-6)  # 0.3 / 0.1 is a little less than 3
     if workers.gpus:
-        room = min(room, np.floor(total.get("GPU", 0) / workers.gpus))
-    return max(1, int(room))
+        room = min(room, int(total.get("GPU", 0) / workers.gpus + 1e-6))
+    return max(1, room)

@@ -10,13 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob
 from cluster.connect import cluster_resources
 from cluster.history import training_history
 from cluster.run_folder import RunFolder
+from cluster.workers import run_on_worker
 from nas.objectives import loss_matrix
 from nas.pareto import hypervolume
 from nas.sampling import PathSampler
@@ -190,10 +190,8 @@ def scores_of(
     image are left in ``<run>/scores/<split>.npz``.
     """
     run.emit("phase", phase="evaluate")
-    workers = job.resources.train
-    task = ray.remote(_evaluate_network).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="evaluate")
-    result: dict[str, Any] = ray.get(task.remote(job.data, folder, run.path, cache_dir, batch_size, tuple(splits)))
-    return result
+    given = (job.data, folder, run.path, cache_dir, batch_size, tuple(splits))
+    return run_on_worker(_evaluate_network, job.resources.train, "evaluate", *given)
 
 
 def _evaluate_network(

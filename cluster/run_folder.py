@@ -64,7 +64,10 @@ class Progress(BaseModel):
 
 
 class RunStatus(BaseModel):
-    """What the driver says of itself. A hint beside it: Ray's job status, which knows of killed drivers."""
+    """What the driver says of itself. A hint beside it: Ray's job status, which knows of killed drivers.
+
+    ``job_id`` is the driver's own in Ray, its submission id; None where it was not started as a Ray job.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,6 +76,7 @@ class RunStatus(BaseModel):
     progress: dict[str, Progress] = {}
     error: str | None = None
     pid: int | None = None
+    job_id: str | None = None
     updated_at: datetime
 
 

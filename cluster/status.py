@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any
 
+from cluster.connect import submission_id
 from cluster.disk import Reserve
 from cluster.run_folder import Progress, RunFolder, RunState, RunStatus
 
@@ -84,6 +85,7 @@ class StatusWriter:
             progress=self._progress,
             error=error,
             pid=os.getpid(),
+            job_id=submission_id(),
             updated_at=datetime.now(timezone.utc),
         )
         with self._lock:

@@ -237,3 +237,23 @@ def test_peak_memory_needs_a_graphics_card() -> None:
             parse_job({"search": search})
         assert "peak_memory_mb is measured on CUDA devices only; give resources.search.gpus" in caught.value.details[0]
         assert isinstance(parse_job({"search": search, "resources": {"search": {"gpus": 0.5}}}), SearchJob)
+
+
+@pytest.mark.parametrize("workers", ["train", "search"])
+def test_shares_of_cpus_and_gpus_are_taken_and_shares_of_several_gpus_refused(workers: str) -> None:
+    job = parse_job({"resources": {workers: {"cpus": 0.5, "gpus": 0.25}}})
+    taken = getattr(job.resources, workers)
+    assert (taken.cpus, taken.gpus) == (0.5, 0.25)
+    assert getattr(parse_job({"resources": {workers: {"gpus": 2}}}).resources, workers).gpus == 2
+    with pytest.raises(InputError) as caught:
+        parse_job({"resources": {workers: {"gpus": 1.5}}})
+    assert "takes whole GPUs, or a share of one such as 0.5; got 1.5" in str(caught.value)
+    with pytest.raises(InputError, match=f"/resources/{workers}/cpus"):
+        parse_job({"resources": {workers: {"cpus": 0}}})
+
+
+def test_placement_is_pack_or_spread() -> None:
+    assert ResourcesConfig().train.placement == "PACK"
+    assert parse_job({"resources": {"train": {"placement": "SPREAD"}}}).resources.train.placement == "SPREAD"
+    with pytest.raises(InputError, match="/resources/train/placement: Input should be 'PACK' or 'SPREAD'"):
+        parse_job({"resources": {"train": {"placement": "anywhere"}}})

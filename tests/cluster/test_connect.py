@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 
@@ -51,12 +52,35 @@ def test_address_that_does_not_answer_is_refused_with_the_mend(closed: int, form
 
 @pytest.mark.parametrize(
     "address",
-    ["", "head", "head:", "head:port", ":6379", "head:70000", "ray://", "ray://head", "[::1", "http://127.0.0.1:8265"],
+    ["", "head", "head:", "head:port", ":6379", "head:70000", "ray://", "ray://head", "[::1", "ftp://127.0.0.1:8265"],
 )
 def test_address_of_another_form_is_refused(address: str) -> None:
     with pytest.raises(InputError, match="Ray address must be 'auto', 'local', HOST:PORT or ray://HOST:PORT") as caught:
         check_address(address)
     assert repr(address) in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "https://head.example"])
+def test_address_of_the_job_server_is_told_what_it_is_for(address: str) -> None:
+    with pytest.raises(InputError, match=r"address of Ray's job server: .*`slicemamba submit`.*`ray job submit`"):
+        check_address(address)
+
+
+def test_submission_id_is_that_of_the_ray_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(connect._INSIDE_A_JOB, raising=False)
+    assert connect.submission_id() is None
+    monkeypatch.setenv(connect._INSIDE_A_JOB, '{"metadata": {"job_submission_id": "s-1"}, "runtime_env": {}}')
+    assert connect.submission_id() == "s-1"
+    monkeypatch.setenv(connect._INSIDE_A_JOB, "{}")
+    assert connect.submission_id() is None
+
+
+def test_workers_get_the_variables_that_their_job_was_not_submitted_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(connect._INSIDE_A_JOB, raising=False)
+    assert connect.worker_variables() == connect.ENVIRONMENT
+    job = {"runtime_env": {"working_dir": "gcs://x.zip", "env_vars": {"OMP_WAIT_POLICY": "ACTIVE", "MINE": "1"}}}
+    monkeypatch.setenv(connect._INSIDE_A_JOB, json.dumps(job))
+    assert connect.worker_variables().keys() == connect.ENVIRONMENT.keys() - {"OMP_WAIT_POLICY"}
 
 
 @pytest.mark.parametrize("host", ["x" * 70, "a..b"])
