@@ -180,7 +180,8 @@ def test_the_jobs_command_is_one_that_the_driver_takes(
     monkeypatch.setattr(entrypoint, "run_job", lambda job, run, **_: taken.append(job))
     assert entrypoint.main([word.replace("/runs/", f"{tmp_path}/") for word in words[3:]]) == 0
     (job,) = taken
-    assert (job.name, job.resources.train.gpus, job.resources.search.gpus) == ("kvasir", 1, 0.5)
+    search = job.resources.search
+    assert (job.name, job.resources.train.gpus, search.gpus, search.num_workers) == ("kvasir", 1, 0.5, 8)
 
 
 def test_kubectl_puts_it_together_with_our_images(
