@@ -6,7 +6,7 @@ DATA   ?=
 OUT    ?= demo-output
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup setup-dev demo test test-gpu lint types docs bench bench-gpu serve clean
+.PHONY: setup setup-dev demo test test-gpu lint types docs bench bench-gpu serve wheel docker clean
 
 # The stamp files say which extras are installed, so a second `make` installs nothing.
 $(VENV)/.setup: pyproject.toml setup.py constraints.txt
@@ -54,6 +54,15 @@ bench-gpu: setup-dev
 
 serve: setup
 	$(BIN)/slicemamba serve
+
+wheel: setup-dev
+	$(BIN)/python -m build
+
+# TARGET=gpu: with CUDA and mamba_ssm, whose kernels take long to compile.
+TARGET ?= cpu
+docker:
+	docker build --file docker/Dockerfile --target $(TARGET) \
+		--tag slicemamba-nas:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)-$(TARGET) .
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

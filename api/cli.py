@@ -121,7 +121,7 @@ def demo(
 
 @app.command(rich_help_panel="Service")
 def submit(
-    config: Annotated[Path, typer.Argument(help="The search as YAML; configs/ has examples.")],
+    config: Annotated[Path, typer.Argument(help="The search as YAML, or a name that `config list` prints.")],
     assignments: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Set an option.")] = None,
     watch: Watch = False,
     url: Url = None,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cluster.config import Job
     from cluster.run_folder import RunFolder
 
-ConfigFile = Annotated[Path, typer.Argument(help="Job as YAML, such as configs/kvasir.yaml.")]
+ConfigFile = Annotated[Path, typer.Argument(help="Job as YAML, or a name that `config list` prints, such as kvasir.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; default: runs/NAME-OF-CONFIG.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override an option: --set search.num_trials=100.")]
 Address = Annotated[str | None, typer.Option(help="Ray address; default: RAY_ADDRESS, else a Ray of its own here.")]

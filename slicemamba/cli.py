@@ -50,6 +50,10 @@ def register(app: typer.Typer) -> None:
     app.command()(export)
     app.command()(doctor)
     slicemamba.data.cli.register(app)
+    configs = typer.Typer(help="Configurations that travel with the package; commands take them by name too.")
+    configs.command("list")(list_configs)
+    configs.command("show")(show_config)
+    app.add_typer(configs, name="config")
 
 
 def evaluate(
@@ -190,6 +194,23 @@ def doctor(
     Console().print(table)
     if faults:
         raise typer.Exit(1)
+
+
+def list_configs() -> None:
+    """List the configurations that travel with the package."""
+    from slicemamba.presets import list_presets
+
+    table = Table("name", "for")
+    for name, heading in list_presets().items():
+        table.add_row(name, heading)
+    Console().print(table)
+
+
+def show_config(name: Annotated[str, typer.Argument(help="As `config list` prints it.")]) -> None:
+    """Print one of them, to start your own from: slicemamba config show laptop > mine.yaml."""
+    from slicemamba.presets import preset_text
+
+    typer.echo(preset_text(name), nl=False)
 
 
 @dataclass(frozen=True)

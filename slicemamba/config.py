@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from slicemamba.errors import InputError
+from slicemamba.presets import find_config
 
 T = TypeVar("T")
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -331,11 +332,17 @@ def validate(schema: Any, values: object, *, source: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML (or JSON) mapping; InputError says which line could not be read."""
+    """Reads a YAML (or JSON) mapping from a file, or the one of that name which travels with the package.
+
+    InputError says which line could not be read.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(find_config(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"config file {path} does not exist; give the path of a YAML file") from None
+        raise InputError(
+            f"config file {path} does not exist; give the path of a YAML file, or a name that `slicemamba config list` "
+            "prints"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"config file {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:

@@ -1,0 +1,34 @@
+"""The configurations that travel with the package: the folder ``configs`` beside it, installed or in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from slicemamba.errors import InputError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def list_presets() -> dict[str, str]:
+    """Names, each with the first line of the comment that heads the file."""
+    return {path.stem: _heading(path) for path in sorted(CONFIGS.glob("*.yaml"))}
+
+
+def preset_text(name: str) -> str:
+    """The file as it is, comments and all. Raises InputError with the names there are."""
+    path = CONFIGS / f"{name}.yaml"
+    if name not in list_presets():
+        raise InputError(f"the configuration must be one of {', '.join(list_presets())}; got {name!r}")
+    return path.read_text(encoding="utf-8")
+
+
+def find_config(path: Path) -> Path:
+    """``path`` itself, or the configuration that it names where it is a bare name (``kvasir``) and no file."""
+    preset = CONFIGS / f"{path}.yaml"
+    bare = str(path) == path.stem
+    return preset if bare and not path.is_file() and preset.is_file() else path
+
+
+def _heading(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.readline().lstrip("# ").strip()
