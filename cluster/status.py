@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any
 
-from cluster.disk import Reserve
+from cluster.disk import Reserve, disk_fault
 from cluster.run_folder import Progress, RunFolder, RunState, RunStatus
 
 _POLL_SECONDS = 0.5
@@ -56,7 +56,7 @@ class StatusWriter:
             self._write("CANCELLED", "stopped; run it again to go on from here")
         else:
             with contextlib.suppress(OSError):  # a read-only disk: the error under way says so
-                self._write("FAILED", str(error) or type(error).__name__)
+                self._write("FAILED", disk_fault(error, self._run.path) or str(error) or type(error).__name__)
 
     def _follow(self) -> None:
         while True:

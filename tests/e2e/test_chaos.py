@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.slow]
 
 KILLS = int(os.environ.get("SLICEMAMBA_CHAOS_KILLS", "50"))
 SEED = int(os.environ.get("SLICEMAMBA_CHAOS_SEED", "0"))
-PAUSE_SECONDS = float(os.environ.get("SLICEMAMBA_CHAOS_PAUSE", "4"))
+PACE = float(os.environ.get("SLICEMAMBA_CHAOS_PACE", "1"))
 _FINISHED = 6  # what Optuna's journal calls the record that ends a trial
 
 
@@ -56,7 +56,7 @@ def test_search_disturbed_by_kills_gives_what_an_undisturbed_one_gives(tmp_path:
     with chaos_place(tmp_path) as place:
         runs, resumed = [], 0
         while budget.total() > 0:
-            disturbed = Disturbed(place, rng, budget, PAUSE_SECONDS)
+            disturbed = Disturbed(place, rng, budget, PACE)
             disturbed.to_the_end()
             check_nothing_lost_or_twice(disturbed.run)
             runs.append(disturbed.run)
