@@ -20,6 +20,7 @@ import pytest
 import cluster.lease
 from cluster.driver import only_driver, open_study
 from cluster.lease import FOLDER, FencedError, Holder, Lease, acquire, held
+from cluster.ray_train import workers_folder
 from cluster.run_folder import RunFolder
 from nas.space import SearchSpace
 from nas.study import TrialState, find_trials, open_storage
@@ -152,6 +153,19 @@ def test_driver_that_lost_its_run_is_interrupted(tmp_path: Path, elsewhere: Hold
 
     with pytest.raises(KeyboardInterrupt):
         lose_it()
+
+
+def test_workers_of_a_driver_that_lost_its_run_report_nothing_more(tmp_path: Path, elsewhere: Holder) -> None:
+    run = RunFolder(tmp_path)
+    with only_driver(run):
+        assert run.lease is not None
+        worker = workers_folder({"run": str(tmp_path), "driver": run.lease.owner})
+        worker.emit("epoch", phase="supernet")
+    leave(tmp_path, elsewhere, 2)
+    with pytest.raises(FencedError, match="node-7"):
+        worker.emit("epoch", phase="supernet")
+    assert len(list(run.events())) == 1
+    workers_folder({"run": str(tmp_path), "driver": None}).emit("epoch", phase="supernet")
 
 
 def test_study_has_one_writer(tmp_path: Path) -> None:
