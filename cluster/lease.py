@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -182,6 +183,8 @@ def _free(file: Path, run_path: Path) -> bool:
     waited_since = time.monotonic()
     try:
         holder, touched = _holder(file), file.stat().st_mtime_ns
+        if holder is None or not holder.surely_dead():
+            print(f"looking for up to {EXPIRE_SECONDS:g} s whether {holder} still runs {run_path}", file=sys.stderr)
         while time.monotonic() - waited_since < EXPIRE_SECONDS:
             if holder is not None and holder.surely_dead():
                 return True

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from cluster.disk import Reserve, disk_fault
+from cluster.lease import FencedError
 from cluster.run_folder import Progress, RunFolder, RunState, RunStatus
 
 _POLL_SECONDS = 0.5
@@ -61,7 +62,7 @@ class StatusWriter:
     def _follow(self) -> None:
         while True:
             last_round = self._stop.wait(_POLL_SECONDS)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, FencedError):  # the driver itself finds out too, and ends
                 for offset, event in self._run.events(self._offset):
                     self._offset = offset
                     self._fold(event)

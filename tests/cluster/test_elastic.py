@@ -54,7 +54,7 @@ class GatedTrial(ray_tune.SlicingTrial):
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head with room for one candidate."""
-    for name, value in {**ENVIRONMENT, "RAY_raylet_start_wait_time_s": "180"}.items():
+    for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     running = Cluster(initialize_head=True, connect=False, head_node_args={"num_cpus": 1, "include_dashboard": False})
     ray.init(address=running.address, log_to_driver=False, logging_level="ERROR")

@@ -131,6 +131,14 @@ def test_what_is_no_candidates_fault_ends_the_search_and_fails_none(job: SearchJ
     assert all(trial.state is not TrialState.FAILED for trial in harness.study.trials())
 
 
+def test_candidate_that_gives_nan_is_infeasible_and_the_search_goes_on(job: SearchJob, tmp_path: Path) -> None:
+    harness = Harness(job, tmp_path)
+    harness.searcher.on_trial_complete(harness.suggest()[0], DONE | {"metrics/dice": float("nan")})
+    harness.to_the_end()
+    assert [trial.state for trial in harness.told] == [TrialState.INFEASIBLE] + [TrialState.COMPLETED] * 5
+    assert harness.told[0].error == "not finite: dice = nan"
+
+
 class Broken:
     """An evaluator that raises."""
 
