@@ -68,10 +68,16 @@ def test_driver_error_becomes_the_searches_error(bench: Bench) -> None:
     assert (found["state"], found["error"]) == ("FAILED", "out of memory; lower search.batch_size")
 
 
-def test_killed_driver_fails_with_the_end_of_its_log(bench: Bench) -> None:
+def test_killed_driver_is_started_once_more_and_then_fails_with_the_end_of_its_log(bench: Bench) -> None:
     search_id = bench.running()
     bench.jobs.states[search_id] = JobState.FAILED
-    bench.jobs.logs[search_id] = "\n".join(f"line {i}" for i in range(100))
+    bench.round()
+    bench.round()
+    again = f"{search_id}-2"
+    assert (bench.get(search_id)["state"], bench.get(search_id)["job_id"]) == ("STARTING", again)
+    bench.drive(search_id, "RUNNING")
+    bench.jobs.states[again] = JobState.FAILED
+    bench.jobs.logs[again] = "\n".join(f"line {i}" for i in range(100))
     bench.round()
     found = bench.get(search_id)
     assert found["state"] == "FAILED"

@@ -34,6 +34,11 @@ def story(trials: list[Trial]) -> list[tuple[object, ...]]:
     return [(t.number, t.state, t.architecture, t.origin, t.metrics, t.asked_after, t.ended_as) for t in trials]
 
 
+def losses(run: RunFolder) -> set[tuple[int, float]]:
+    """(epoch, loss) of the supernet's training; an epoch that was trained again has to come out the same."""
+    return {(event["epoch"], event["loss"]) for _, event in run.events() if event["event"] == "epoch"}
+
+
 def check_nothing_lost_or_twice(run: RunFolder) -> None:
     trials = find_trials(open_storage(run.study_location), "search")
     assert [trial.state for trial in trials] == [TrialState.COMPLETED] * NUM_TRIALS
@@ -70,6 +75,7 @@ def test_search_disturbed_by_kills_gives_what_an_undisturbed_one_gives(tmp_path:
     for run in runs:
         found = run.read_json("result.json")
         assert found is not None
+        assert losses(run) == losses(expected)
         assert story(find_trials(open_storage(run.study_location), "search")) == story(
             find_trials(open_storage(expected.study_location), "search")
         )
