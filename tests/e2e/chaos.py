@@ -24,7 +24,7 @@ from api.client import ApiUnreachableError, Client
 from api.schemas import Search
 from api.states import SearchState
 from cluster.local import RayHead, free_ports, ray_head, started, tail
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, RunStatus
 from nas.study import Trial, find_trials, open_storage
 
 Target = Literal["api", "driver", "evaluating worker", "training worker"]
@@ -173,6 +173,8 @@ class Disturbed:
         self._budget = budget
         self._pace = pace
         self._due = {target: self._draw(target) for target in TARGETS}
+        # Half of the kills of what lives all along are kept for the search.
+        self._kept = Counter({target: budget[target] // 2 for target in ("api", "driver")})
         self.kills: list[Kill] = []
         self.num_resumed = 0
         self._driver: int | None = None
@@ -218,9 +220,9 @@ class Disturbed:
 
     def _kill(self, target: Target) -> None:
         process = self._place.find(target, self.run)
-        if process is None or not self._may_kill(target):
-            return
         status = self.run.read_status()
+        if process is None or not self._may_kill(target, status):
+            return
         with suppress(psutil.NoSuchProcess):
             process.kill()
             self._due[target] = self._draw(target)
@@ -231,12 +233,13 @@ class Disturbed:
                 self._ended_at_kill = self.kills[-1].ended
             print(f"{time.strftime('%H:%M:%S')} {len(self.kills)}: {self.kills[-1]}", flush=True)
 
-    def _may_kill(self, target: Target) -> bool:
+    def _may_kill(self, target: Target, status: RunStatus | None) -> bool:
         """Leaves a candidate and a training the tries that they have: a search in which all of them die has failed."""
         if target == "evaluating worker":
             return self.num_ended() > self._ended_at_kill
-        status = self.run.read_status()
-        driver = status.pid if status else None
-        if driver != self._driver:
-            self._driver, self._training_kills = driver, 0
-        return target != "training worker" or self._training_kills < _MAX_TRAINING_KILLS
+        if target == "training worker":
+            driver = status.pid if status else None
+            if driver != self._driver:
+                self._driver, self._training_kills = driver, 0
+            return self._training_kills < _MAX_TRAINING_KILLS
+        return self._budget[target] > self._kept[target] or (status is not None and status.phase == "search")
