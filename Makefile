@@ -6,7 +6,7 @@ DATA   ?=
 OUT    ?= demo-output
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup setup-dev demo test test-gpu lint types docs bench bench-gpu serve wheel docker clean
+.PHONY: setup setup-dev demo test test-gpu chaos lint types docs bench bench-gpu serve wheel docker clean
 
 # The stamp files say which extras are installed, so a second `make` installs nothing.
 $(VENV)/.setup: pyproject.toml setup.py constraints.txt
@@ -30,6 +30,11 @@ test: setup-dev
 
 test-gpu: setup-dev
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+# SIGKILLs at random over everything that takes part in a search; KILLS=50 is what `make test ARGS=-m\ slow` does.
+KILLS ?= 200
+chaos: setup-dev
+	SLICEMAMBA_CHAOS_KILLS=$(KILLS) $(BIN)/python -m pytest -s -m slow tests/e2e/test_chaos.py $(ARGS)
 
 lint: setup-dev types docs
 	$(BIN)/ruff check .

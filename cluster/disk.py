@@ -47,18 +47,24 @@ def check_disk(run_path: Path) -> None:
         )
 
 
+def disk_fault(error: BaseException, run_path: Path) -> str | None:
+    """What is wrong with the disk of a run and how to mend it; None for an error that is not the disk's."""
+    fault = _FAULTS.get(error.errno or 0) if isinstance(error, OSError) else None
+    if fault is None:
+        return None
+    return f"the disk of {run_path} {fault} and run again, the run goes on from here ({error})"
+
+
 @contextmanager
 def disk_faults(run_path: Path) -> Iterator[None]:
     """Turns the errors of a disk into RunFailedError with the mend; all others pass."""
     try:
         yield
     except OSError as error:
-        fault = _FAULTS.get(error.errno or 0)
+        fault = disk_fault(error, run_path)
         if fault is None:
             raise
-        raise RunFailedError(
-            f"the disk of {error.filename or run_path} {fault} and run again, the run goes on from here ({error})"
-        ) from error
+        raise RunFailedError(fault) from error
 
 
 class Reserve:

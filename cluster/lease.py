@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -97,10 +98,7 @@ class Lease:
         except FileNotFoundError:
             found = ""
         if self.owner not in found:
-            raise FencedError(
-                f"another driver has taken over {self._path.parent.parent} ({_newest_holder(self._path.parent)}), as "
-                f"this one had given no sign of life for {EXPIRE_SECONDS:g} s; this one stops and writes nothing more"
-            )
+            raise FencedError(_told_lost(self._path.parent))
 
     def release(self) -> None:
         """Lets the next driver take over at once."""
@@ -119,6 +117,32 @@ class Lease:
                 return
             except OSError:  # the folder is out of reach; whatever is to be written finds out too
                 continue
+
+
+class DriversLease:
+    """The lease of the driver that a worker works for, to look at from that worker.
+
+    Args:
+        run_path: the run's folder, as the worker sees it. owner: of the lease that the driver held when it began.
+    """
+
+    def __init__(self, run_path: Path, owner: str) -> None:
+        self._folder = run_path / FOLDER
+        self.owner = owner
+
+    def check(self) -> None:
+        """Raises FencedError when another driver has taken over."""
+        _, file = _newest(self._folder)
+        holder = None if file is None else _holder(file)
+        if holder is None or holder.owner != self.owner:
+            raise FencedError(_told_lost(self._folder))
+
+
+def _told_lost(folder: Path) -> str:
+    return (
+        f"another driver has taken over {folder.parent} ({_newest_holder(folder)}), as this one had given no sign of "
+        f"life for {EXPIRE_SECONDS:g} s; this one stops and writes nothing more"
+    )
 
 
 def acquire(run_path: Path) -> Lease:
@@ -159,6 +183,8 @@ def _free(file: Path, run_path: Path) -> bool:
     waited_since = time.monotonic()
     try:
         holder, touched = _holder(file), file.stat().st_mtime_ns
+        if holder is None or not holder.surely_dead():
+            print(f"looking for up to {EXPIRE_SECONDS:g} s whether {holder} still runs {run_path}", file=sys.stderr)
         while time.monotonic() - waited_since < EXPIRE_SECONDS:
             if holder is not None and holder.surely_dead():
                 return True

@@ -99,7 +99,8 @@ def started(command: Sequence[str], *, environment: dict[str, str], log: Path) -
         try:
             yield process
         finally:
-            stop_tree(process.pid)
+            if process.poll() is None:  # else its number may be another process's by now
+                stop_tree(process.pid)
             process.wait()
 
 

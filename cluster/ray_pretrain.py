@@ -11,7 +11,7 @@ import torch
 
 from cluster.config import PretrainJob, parse_job
 from cluster.history import plot_trainings
-from cluster.ray_train import Reporter, load_checkpoint, run_workers
+from cluster.ray_train import Reporter, load_checkpoint, run_workers, workers_folder
 from cluster.run_folder import RunFolder
 from cluster.workers import use_threads
 from slicemamba.data.pictures import find_pictures
@@ -42,7 +42,7 @@ def _worker(config: dict[str, Any]) -> None:
     train, val = find_pictures(job.data)
     torch.manual_seed(job.pretrain.seed)
     network = SliceClassifier(job.model, len(train.classes), job.slicing).to(ray.train.torch.get_device())
-    reporter = Reporter(RunFolder(Path(config["run"])), PHASE)
+    reporter = Reporter(workers_folder(config), PHASE)
     fit(
         network,
         Classification(train, job.data, job.pretrain),

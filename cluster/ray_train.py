@@ -22,6 +22,7 @@ from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, Segmentation
 from cluster.history import plot_trainings
 from cluster.initial import build_network, init_source
 from cluster.metrics import TrainingMetrics
+from cluster.lease import DriversLease
 from cluster.run_folder import RunFolder
 from cluster.workers import use_threads
 from nas.evaluator import mean_scores
@@ -118,7 +119,13 @@ def run_workers(
     run.emit("progress", phase=phase, done=0, total=total, unit="steps", metrics={})
     trainer = TorchTrainer(
         worker,
-        train_loop_config={"job": job.model_dump(mode="json"), "run": str(run.path), "phase": phase, **more},
+        train_loop_config={
+            "job": job.model_dump(mode="json"),
+            "run": str(run.path),
+            "driver": None if run.lease is None else run.lease.owner,
+            "phase": phase,
+            **more,
+        },
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
             placement_strategy=workers.placement,
@@ -172,7 +179,7 @@ def _worker(config: dict[str, Any]) -> None:
     network.to(device)
     data = load_split(job.data, "train", Path(config["cache"]))
     val = load_split(job.data, "val", Path(config["cache"]))
-    reporter = Reporter(RunFolder(Path(config["run"])), config["phase"])
+    reporter = Reporter(workers_folder(config), config["phase"])
 
     fit(
         network,
@@ -184,6 +191,14 @@ def _worker(config: dict[str, Any]) -> None:
         draw=_sampler(job) if isinstance(network, Supernet) else None,
         state=state,
     )
+
+
+def workers_folder(config: dict[str, Any]) -> RunFolder:
+    """The run's folder for a worker, which stops reporting and leaving checkpoints once its driver has lost the run."""
+    run = RunFolder(Path(config["run"]))
+    if config["driver"] is not None:
+        run.lease = DriversLease(run.path, config["driver"])
+    return run
 
 
 def _sampler(job: SegmentationJob) -> PathSampler:

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from cluster.connect import submission_id
-from cluster.disk import Reserve
+from cluster.disk import Reserve, disk_fault
+from cluster.lease import FencedError
 from cluster.run_folder import Progress, RunFolder, RunState, RunStatus
 
 _POLL_SECONDS = 0.5
@@ -57,12 +58,12 @@ class StatusWriter:
             self._write("CANCELLED", "stopped; run it again to go on from here")
         else:
             with contextlib.suppress(OSError):  # a read-only disk: the error under way says so
-                self._write("FAILED", str(error) or type(error).__name__)
+                self._write("FAILED", disk_fault(error, self._run.path) or str(error) or type(error).__name__)
 
     def _follow(self) -> None:
         while True:
             last_round = self._stop.wait(_POLL_SECONDS)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, FencedError):  # the driver itself finds out too, and ends
                 for offset, event in self._run.events(self._offset):
                     self._offset = offset
                     self._fold(event)

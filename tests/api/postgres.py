@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,33 +20,61 @@ from cluster.local import free_ports
 USER = "slicemamba"
 
 
+class PostgresServer:
+    """A running server, which can be stopped and started again.
+
+    Attributes:
+        url: without a database's name.
+    """
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self._folder, self._programs, self._port = folder, programs, free_ports(1)[0]
+        self.url = f"postgresql+psycopg://{USER}@127.0.0.1:{self._port}"
+        account = _account()
+        if account is not None:
+            os.chown(folder, account.pw_uid, account.pw_gid)
+        self._who: dict[str, Any] = (
+            {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        )
+        self._run("initdb", "--username", USER, "--auth", "trust", "--no-sync", "--encoding", "UTF8")
+
+    def start(self) -> None:
+        options = (
+            f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder} -c fsync=off"
+        )
+        self._run("pg_ctl", "start", "--wait", "--options", options, "--log", str(self._folder / "log"))
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "stop", "--mode", "immediate", "--wait")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [self._programs / program, "-D", self._folder / "data", *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self._folder, timeout=180, **self._who)
+
+
 @contextmanager
-def postgres_server() -> Iterator[str]:
-    """Yields the server's URL without a database's name; skips the test where PostgreSQL is not installed."""
+def restartable_server() -> Iterator[PostgresServer]:
+    """Yields a running server, and stops it at the end; skips the test where PostgreSQL is not installed."""
     programs = _find_programs()
     if programs is None:
         pytest.skip("no PostgreSQL server programs (initdb, pg_ctl); install the package postgresql")
     folder = Path(tempfile.mkdtemp(prefix="slicemamba-pg-"))
-    account = _account()
-    if account is not None:
-        os.chown(folder, account.pw_uid, account.pw_gid)
-    port = free_ports(1)[0]
-
-    def run(program: str, *arguments: str) -> None:
-        who = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-        command = [programs / program, "-D", folder / "data", *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder, timeout=60, **who)
-
     try:
-        run("initdb", "--username", USER, "--auth", "trust", "--no-sync", "--encoding", "UTF8")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-        run("pg_ctl", "start", "--wait", "--options", options, "--log", str(folder / "log"))
+        server = PostgresServer(folder, programs)
+        server.start()
         try:
-            yield f"postgresql+psycopg://{USER}@127.0.0.1:{port}"
+            yield server
         finally:
-            run("pg_ctl", "stop", "--mode", "immediate", "--wait")
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """Yields the URL, without a database's name, of a server as of ``restartable_server``."""
+    with restartable_server() as server:
+        yield server.url
 
 
 def create_database(server: str, name: str) -> str:

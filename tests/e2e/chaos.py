@@ -24,7 +24,7 @@ from api.client import ApiUnreachableError, Client
 from api.schemas import Search
 from api.states import SearchState
 from cluster.local import RayHead, free_ports, ray_head, started, tail
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, RunStatus
 from nas.study import Trial, find_trials, open_storage
 
 Target = Literal["api", "driver", "evaluating worker", "training worker"]
@@ -32,6 +32,13 @@ TARGETS: tuple[Target, ...] = ("api", "driver", "evaluating worker", "training w
 _TITLES: dict[Target, str] = {"evaluating worker": "ray::SlicingTrial", "training worker": "ray::RayTrainWorker"}
 _MARK = "SLICEMAMBA_CHAOS"
 _START_SECONDS = 300.0
+# The mean time between two kills of a target: about as long as it takes to come back to work.
+_REST_SECONDS: dict[Target, float] = {
+    "api": 15.0,
+    "driver": 60.0,
+    "evaluating worker": 6.0,
+    "training worker": 20.0,
+}
 _MAX_TRAINING_KILLS = 3
 """In the life of one driver: Ray Train gives up a training whose workers died more often."""
 
@@ -95,8 +102,6 @@ class Place:
         with suppress(ApiUnreachableError):
             self.client.version()
             return True
-        assert self.service is not None
-        assert self.service.poll() is None, tail(self.folder / f"api-{self.num_services}.log")
         return False
 
     def wait_for_service(self) -> None:
@@ -157,21 +162,23 @@ class Disturbed:
     """A search that is disturbed until it ends; what stopped for good is asked to go on, as its user would.
 
     Args:
-        place: where it runs. rng: draws what is killed, and when.
+        place: where it runs. rng: draws the moments.
         budget: kills of each target that are still to be done; counted down.
-        pause_seconds: the longest time between two kills.
+        pace: factor to the times between kills; more on a slow machine.
     """
 
-    def __init__(self, place: Place, rng: random.Random, budget: Counter[Target], pause_seconds: float) -> None:
+    def __init__(self, place: Place, rng: random.Random, budget: Counter[Target], pace: float) -> None:
         self._place = place
         self._rng = rng
         self._budget = budget
-        self._pause_seconds = pause_seconds
+        self._pace = pace
+        self._due = {target: self._draw(target) for target in TARGETS}
+        # Half of the kills of what lives all along are kept for the search.
+        self._kept = Counter({target: budget[target] // 2 for target in ("api", "driver")})
         self.kills: list[Kill] = []
         self.num_resumed = 0
         self._driver: int | None = None
         self._training_kills = 0
-        self._worker: int | None = None
         self._ended_at_kill = -1
         place.wait_for_service()
         self.search = place.client.submit(JOB | {"name": "disturbed"})
@@ -181,8 +188,10 @@ class Disturbed:
         """Returns the search as it ended; AssertionError where it did not get on for a long time."""
         moved_at, seen = time.monotonic(), (-1, 0)
         while True:
-            time.sleep(self._rng.uniform(0.2, self._pause_seconds))
-            self._kill_something()
+            time.sleep(0.2)
+            for target in TARGETS:
+                if self._budget[target] and time.monotonic() >= self._due[target]:
+                    self._kill(target)
             if self._place.service is None or self._place.service.poll() is not None:
                 self._place.start_service()
             if not self._place.service_answers():
@@ -205,29 +214,32 @@ class Disturbed:
     def num_ended(self) -> int:
         return sum(trial.ended for trial in self.trials())
 
-    def _kill_something(self) -> None:
-        targets = [target for target in TARGETS for _ in range(self._budget[target])]
-        if not targets:
-            return
-        target = self._rng.choice(targets)
+    def _draw(self, target: Target) -> float:
+        """A random moment to come."""
+        return time.monotonic() + self._rng.uniform(0, 2 * self._pace * _REST_SECONDS[target])
+
+    def _kill(self, target: Target) -> None:
         process = self._place.find(target, self.run)
-        if process is None or not self._may_kill(target, process):
-            return
         status = self.run.read_status()
+        if process is None or not self._may_kill(target, status):
+            return
         with suppress(psutil.NoSuchProcess):
             process.kill()
+            self._due[target] = self._draw(target)
             self._budget[target] -= 1
             self._training_kills += target == "training worker"
-            self._worker, self._ended_at_kill = process.pid, self.num_ended()
-            self.kills.append(Kill(target, status.phase if status else None, self._ended_at_kill))
+            self.kills.append(Kill(target, status.phase if status else None, self.num_ended()))
+            if target == "evaluating worker":
+                self._ended_at_kill = self.kills[-1].ended
             print(f"{time.strftime('%H:%M:%S')} {len(self.kills)}: {self.kills[-1]}", flush=True)
 
-    def _may_kill(self, target: Target, process: psutil.Process) -> bool:
+    def _may_kill(self, target: Target, status: RunStatus | None) -> bool:
         """Leaves a candidate and a training the tries that they have: a search in which all of them die has failed."""
         if target == "evaluating worker":
-            return self.num_ended() > self._ended_at_kill or self._rng.random() < 0.3
-        status = self.run.read_status()
-        driver = status.pid if status else None
-        if driver != self._driver:
-            self._driver, self._training_kills = driver, 0
-        return target != "training worker" or self._training_kills < _MAX_TRAINING_KILLS
+            return self.num_ended() > self._ended_at_kill
+        if target == "training worker":
+            driver = status.pid if status else None
+            if driver != self._driver:
+                self._driver, self._training_kills = driver, 0
+            return self._training_kills < _MAX_TRAINING_KILLS
+        return self._budget[target] > self._kept[target] or (status is not None and status.phase == "search")

@@ -1,0 +1,254 @@
+"""One driver a run: who is refused, who is followed, and that a driver which lost its run writes nothing more."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import cluster.lease
+from cluster.driver import only_driver, open_study
+from cluster.lease import FOLDER, FencedError, Holder, Lease, acquire, held
+from cluster.ray_train import workers_folder
+from cluster.run_folder import RunFolder
+from nas.space import SearchSpace
+from nas.study import TrialState, find_trials, open_storage
+from slicemamba.errors import InputError, RunFailedError
+
+SPACE = SearchSpace(((2, 2), (4, 4)), (2, 1, 3))
+RENEW_SECONDS, EXPIRE_SECONDS = 0.1, 1.5
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.lease, "RENEW_SECONDS", RENEW_SECONDS)
+    monkeypatch.setattr(cluster.lease, "EXPIRE_SECONDS", EXPIRE_SECONDS)
+    monkeypatch.setattr(cluster.lease, "_POLL_SECONDS", 0.02)
+
+
+def leave(folder: Path, holder: Holder, number: int = 1) -> Path:
+    """The lease of a driver that is not this process; nobody renews it."""
+    file = folder / FOLDER / f"lease-{number:08d}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cluster.lease._make(file, holder)
+    return file
+
+
+@pytest.fixture
+def elsewhere() -> Holder:
+    return replace(Holder.me(), owner="other", host="node-7", machine="another machine")
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_second_driver_is_refused_while_the_first_renews(tmp_path: Path) -> None:
+    with held(tmp_path), pytest.raises(InputError, match=rf"has a running driver \(process {os.getpid()} on"):
+        acquire(tmp_path)
+
+
+def test_released_lease_is_free_at_once(tmp_path: Path) -> None:
+    for _ in range(3):
+        with held(tmp_path) as lease:
+            lease.check()
+    assert [file.name for file in (tmp_path / FOLDER).iterdir()] == ["released-00000003"]
+
+
+def test_dead_process_of_this_machine_is_followed_without_waiting(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster.lease, "EXPIRE_SECONDS", 3600)
+    leave(tmp_path, replace(Holder.me(), owner="other", pid=sleeper.pid))  # this number is another process's by now
+    with held(tmp_path):
+        pass
+
+
+def test_silent_driver_of_another_machine_is_followed_when_its_time_is_up(tmp_path: Path, elsewhere: Holder) -> None:
+    file = leave(tmp_path, elsewhere)
+    began = time.monotonic()
+    with held(tmp_path) as lease:
+        assert time.monotonic() - began >= EXPIRE_SECONDS
+        assert not file.exists()
+        lease.check()
+
+
+def test_driver_of_another_machine_is_left_alone_whatever_its_clock_says(tmp_path: Path, elsewhere: Holder) -> None:
+    file = leave(tmp_path, elsewhere)
+    stop = threading.Event()
+
+    def renew() -> None:
+        moment = 1.0e9  # its clock is decades behind
+        while not stop.wait(0.1):
+            os.utime(file, (moment, moment))
+            moment += 1
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        with pytest.raises(InputError, match="node-7"):
+            acquire(tmp_path)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_of_many_that_follow_a_dead_driver_one_gets_the_run(tmp_path: Path, elsewhere: Holder) -> None:
+    for round_ in range(2):
+        folder = tmp_path / str(round_)
+        leave(folder, elsewhere)
+
+        def take(folder: Path = folder) -> Lease | None:
+            with suppress(InputError):
+                return acquire(folder)
+            return None
+
+        with ThreadPoolExecutor(8) as pool:
+            leases = list(filter(None, pool.map(lambda _: take(), range(8))))
+        assert len(leases) == 1
+        leases[0].check()
+        leases[0].release()
+
+
+def test_lost_lease_is_told_with_the_new_holder(
+    tmp_path: Path, elsewhere: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster.lease, "RENEW_SECONDS", 3600)
+    run = RunFolder(tmp_path)
+    with only_driver(run):
+        run.write_json("before.json", {})
+        leave(tmp_path, elsewhere, 2)
+        (tmp_path / FOLDER / "lease-00000001").unlink()
+        for write in (lambda: run.write_json("after.json", {}), lambda: run.emit("phase", phase="search")):
+            with pytest.raises(FencedError, match=r"another driver has taken over .* on node-7\)"):
+                write()
+        assert run.lease is not None
+        cluster.lease.RENEW_SECONDS = RENEW_SECONDS
+        run.lease = None
+    assert not (tmp_path / "after.json").exists()
+    assert not run.events_path.exists()
+
+
+def test_driver_that_lost_its_run_is_interrupted(tmp_path: Path, elsewhere: Holder) -> None:
+    def lose_it() -> None:
+        with held(tmp_path):
+            leave(tmp_path, elsewhere, 2)
+            (tmp_path / FOLDER / "lease-00000001").unlink()
+            time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        lose_it()
+
+
+def test_workers_of_a_driver_that_lost_its_run_report_nothing_more(tmp_path: Path, elsewhere: Holder) -> None:
+    run = RunFolder(tmp_path)
+    with only_driver(run):
+        assert run.lease is not None
+        worker = workers_folder({"run": str(tmp_path), "driver": run.lease.owner})
+        worker.emit("epoch", phase="supernet")
+    leave(tmp_path, elsewhere, 2)
+    with pytest.raises(FencedError, match="node-7"):
+        worker.emit("epoch", phase="supernet")
+    assert len(list(run.events())) == 1
+    workers_folder({"run": str(tmp_path), "driver": None}).emit("epoch", phase="supernet")
+
+
+def test_study_has_one_writer(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with only_driver(run):
+        former = open_study(run, "search", SPACE, ("dice",), "random")
+        former.start(SPACE.decode([0] * 6), origin="random", asked_after=0)
+    with only_driver(run):
+        latter = open_study(run, "search", SPACE, ("dice",), "random")
+        for write in (
+            lambda: former.start(SPACE.decode([1] * 6), origin="random", asked_after=0),
+            lambda: former.complete(0, {"dice": 0.1}, ended_as=0, seconds=None),
+            lambda: former.fail(0, "late", ended_as=0),
+        ):
+            with pytest.raises(RunFailedError, match="another driver has taken over the study"):
+                write()
+        ended = latter.complete(0, {"dice": 0.9}, ended_as=0, seconds=None)
+    assert find_trials(open_storage(run.study_location), "search") == [ended]
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+import cluster.lease
+cluster.lease.RENEW_SECONDS, cluster.lease.EXPIRE_SECONDS = {renew}, {expire}
+from cluster.driver import only_driver, open_study
+from cluster.run_folder import RunFolder
+from cluster.status import StatusWriter
+from nas.space import SearchSpace
+from slicemamba.errors import RunFailedError
+
+run = RunFolder(Path(sys.argv[1]))
+space = SearchSpace(((2, 2), (4, 4)), (2, 1, 3))
+try:
+    with only_driver(run), StatusWriter(run):
+        study = open_study(run, "search", space, ("dice",), "random")
+        number = len(study.trials())
+        while number < 64:  # more than it will come to
+            trial = study.start(space.decode([number >> bit & 1 for bit in range(6)]), origin="x", asked_after=number)
+            study.complete(number, {{"dice": 0.5}}, ended_as=number, seconds=0.0)
+            run.write_json("result.json", {{"by": sys.argv[2], "number": number}})
+            print(number, flush=True)
+            sys.stdin.readline()
+            number += 1
+except (RunFailedError, KeyboardInterrupt) as error:
+    print(f"stopped: {{type(error).__name__}} {{error}}", flush=True)
+    raise SystemExit(1)
+"""
+
+
+@pytest.mark.timeout(240)
+def test_driver_that_comes_back_after_it_was_followed_writes_nothing_more(tmp_path: Path) -> None:
+    """Halted for longer than a lease lasts, as a machine that swaps or a head that lost the network."""
+    run = RunFolder(tmp_path / "run")
+    script = DRIVER.format(renew=RENEW_SECONDS, expire=EXPIRE_SECONDS)
+
+    def start(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", script, str(run.path), name]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    first, second = start("first"), None
+    try:
+        assert first.stdout is not None
+        assert first.stdin is not None
+        assert first.stdout.readline() == "0\n"
+        first.send_signal(signal.SIGSTOP)
+        first.stdin.write("go on\n")  # when it wakes, it writes before it has looked round
+        first.stdin.flush()
+        second = start("second")
+        assert second.stdout is not None
+        assert second.stdout.readline() == "1\n"
+        before = find_trials(open_storage(run.study_location), "search")
+        first.send_signal(signal.SIGCONT)
+        assert "stopped:" in first.communicate(timeout=120)[0]
+        assert find_trials(open_storage(run.study_location), "search") == before
+        assert [(trial.number, trial.state) for trial in before] == [(i, TrialState.COMPLETED) for i in range(2)]
+        assert run.read_json("result.json") == {"by": "second", "number": 1}
+        status = run.read_status()
+        assert status is not None
+        assert (status.state, status.pid) == ("RUNNING", second.pid)
+        assert all("first" not in json.dumps(event) for _, event in run.events())
+    finally:
+        for process in (first, second):
+            if process is not None:
+                process.kill()
+                process.communicate()
