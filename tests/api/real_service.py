@@ -1,6 +1,6 @@
 """The service as processes of its own, on a job server that outlives them.
 
-They are forked from a process that has imported Ray and FastAPI, as twenty starts of Python with Ray would take minutes.
+They are forked from a process that has imported Ray and FastAPI, as importing them takes seconds a start.
 """
 
 from __future__ import annotations

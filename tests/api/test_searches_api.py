@@ -229,3 +229,28 @@ def test_openapi_documents_job_and_problems(bench: Bench) -> None:
     assert "HTTPValidationError" not in json.dumps(document)
     example = next(iter(body["examples"].values()))["value"]
     assert bench.http.post("/v1/searches/validate", json=example).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "pointer"),
+    [
+        ("data", {"name": "synthetic", "synthetic": {"num_train": 10**12}}, "/data/synthetic/num_train"),
+        ("data", {"name": "synthetic", "image_size": [10**6, 10**6]}, "/data/image_size/0"),
+        ("model", {"encoder_depths": [10**9], "decoder_depths": [1]}, "/model/encoder_depths/0"),
+        ("space", {"choices": [f"1x{i}" for i in range(1, 100)]}, "/space/choices"),
+    ],
+)
+def test_requests_that_would_cost_too_much_to_check_are_refused(
+    bench: Bench, section: str, values: dict[str, Any], pointer: str
+) -> None:
+    answer = bench.http.post("/v1/searches/validate", json={**BODY, section: values})
+    assert answer.status_code == 422
+    assert pointer in [error["pointer"] for error in answer.json()["errors"]]
+
+
+def test_largest_synthetic_set_is_checked_at_once(bench: Bench) -> None:
+    largest = {"num_train": 100_000, "num_val": 100_000, "num_search": 100_000, "num_test": 100_000}
+    body = {**BODY, "data": {"name": "synthetic", "image_size": [8192, 8192], "synthetic": largest}}
+    answer = bench.http.post("/v1/searches/validate", json=body).json()
+    assert answer["data"]["num_images"]["train"] == 100_000
+    assert all(0 < share < 1 for share in answer["data"]["foreground_share"].values())
