@@ -259,12 +259,15 @@ class _SearchProgress:
         self._run = run
         self._phase = phase
         self._config = config
-        self._trials = [trial for trial in study.trials() if trial.ended]
-        self._front = pareto_front(self._trials, config.objectives)
+        trials = [trial for trial in study.trials() if trial.ended]
+        self._savings = _Savings()
+        for trial in trials:
+            self._savings.add(trial)
+        self._front = pareto_front(trials, config.objectives)
         self._show()
 
     def __call__(self, trial: Trial) -> None:
-        self._trials.append(trial)
+        self._savings.add(trial)
         if trial.state is TrialState.COMPLETED:
             self._front = pareto_front([*self._front, trial], self._config.objectives)
         fields = {"number": trial.number, "state": trial.state.value, "architecture": trial.architecture}
@@ -276,20 +279,34 @@ class _SearchProgress:
         if self._front:
             first = self._config.objectives[0]
             metrics[f"best_{first}"] = self._front[0].metrics[first]
-        metrics |= _savings(self._trials)
+        metrics |= self._savings.figures()
         self._run.emit(
             "progress",
             phase=self._phase,
-            done=len(self._trials),
+            done=self._savings.num_ended,
             total=self._config.num_trials,
             unit="trials",
             metrics=metrics,
         )
 
 
-def _savings(trials: list[Trial]) -> dict[str, float]:
-    """Share of the blocks that were taken from earlier candidates, and trials given up, if any."""
-    reused = sum(trial.work.get("blocks_reused", 0) for trial in trials)
-    blocks = reused + sum(trial.work.get("blocks_computed", 0) for trial in trials)
-    pruned = sum(trial.state is TrialState.PRUNED for trial in trials)
-    return ({"reused": reused / blocks} if blocks else {}) | ({"pruned": pruned} if pruned else {})
+class _Savings:
+    """How many trials ended, and what was saved on them, added up as they end."""
+
+    def __init__(self) -> None:
+        self.num_ended = 0
+        self._num_pruned = 0
+        self._reused = 0
+        self._computed = 0
+
+    def add(self, trial: Trial) -> None:
+        self.num_ended += 1
+        self._num_pruned += trial.state is TrialState.PRUNED
+        self._reused += trial.work.get("blocks_reused", 0)
+        self._computed += trial.work.get("blocks_computed", 0)
+
+    def figures(self) -> dict[str, float]:
+        """Share of the blocks that were taken from earlier candidates, and trials given up, if any."""
+        blocks = self._reused + self._computed
+        pruned = {"pruned": self._num_pruned} if self._num_pruned else {}
+        return ({"reused": self._reused / blocks} if blocks else {}) | pruned

@@ -159,6 +159,7 @@ def search(
     name: str,
     on_trial: Callable[[Trial], None],
     latencies: dict[str, Any] | None = None,
+    worker: type[tune.Trainable] = SlicingTrial,
 ) -> None:
     """Runs a session to its end on Ray.
 
@@ -167,13 +168,14 @@ def search(
         name: of the study in the run's folder, and of the Tune experiment.
         on_trial: called in this process with each ended trial.
         latencies: of ``measure_latencies``, when the job asks for the table.
+        worker: what evaluates; benchmarks.scaling puts one that sleeps in its place.
     """
     if session.finished:
         return
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns that trials left no result files: none are wanted
     workers, weights = job.resources.search, _weights(supernet_dir)
     trainable = tune.with_parameters(
-        SlicingTrial,
+        worker,
         weights=weights,
         card=read_card(supernet_dir).model_dump_json(),
         job=job.model_dump(mode="json"),
