@@ -18,7 +18,7 @@ import numpy.typing as npt
 import ray
 import torch
 from ray import tune
-from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import Callback, CheckpointConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.search import Searcher as TuneSearcher
 
 from cluster.config import SearchJob, parse_job
@@ -136,6 +136,16 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
         """Nothing to restore."""
 
 
+class _Forget(Callback):  # type: ignore[misc]
+    """Drops what Tune keeps of each ended trial's numbers (their averages and last values), most of its memory: the
+    study holds the numbers.
+    """
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        trial.run_metadata.metric_analysis = {}
+        trial.run_metadata.metric_n_steps = {}
+
+
 def _weights(supernet_dir: Path) -> Weights:
     return {key: value.numpy() for key, value in read_state(supernet_dir / "weights.safetensors").items()}
 
@@ -199,6 +209,7 @@ def search(
             storage_path=str(run.path / ".ray"),
             verbose=0,
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[_Forget()],
         ),
     ).fit()
 
