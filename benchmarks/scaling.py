@@ -1,9 +1,9 @@
 """How well workers are kept busy: a search on a simulated cluster whose workers sleep instead of evaluating.
 
-``python -m benchmarks.scaling`` prints Markdown tables. Eight Ray nodes on this machine offer four logical GPUs each
-(``--nodes 1``: one node, all of them); session, study on a journal file, progress and Tune are those of any search, with the same reused actors. A candidate
-sleeps 2 s ± 30 %, drawn from its number. The same sleeps under plain actors, without Tune, searcher or study, tell
-apart what this machine and Ray itself cost.
+``python -m benchmarks.scaling`` prints a Markdown table. Eight Ray nodes on this machine offer four logical GPUs each
+(``--nodes 1``: one node offers all of them); session, study on a journal file, progress and Tune are those of any
+search, with the same reused actors. A candidate sleeps 2 s ± 30 %, drawn from its number. The same sleeps under plain
+actors, without Tune, searcher or study, tell apart what this machine and Ray itself cost.
 
 **Efficiency** is the share of the time that workers slept, from the moment when the last of them had begun its first
 candidate until the first of them had ended its last: neither starting up nor running out. **Possible** is what greedy
@@ -104,8 +104,7 @@ def ideal(count: int, workers: int, seconds: float, generation: int | None) -> l
 @contextmanager
 def cluster(nodes: int, gpus: int) -> Iterator[None]:
     """Connects to a cluster of its own, on this machine, that ends with it; ``gpus`` logical ones a node."""
-    patient = {"RAY_raylet_start_wait_time_s": "300", "RAY_health_check_failure_threshold": "60"}
-    os.environ.update(ENVIRONMENT, RAY_AUTH_MODE="disabled", RAY_worker_niceness="0", **patient)
+    os.environ.update(ENVIRONMENT, RAY_AUTH_MODE="disabled", RAY_worker_niceness="0")
     room = {"num_cpus": gpus, "num_gpus": gpus, "object_store_memory": 100 * 2**20}
     [port] = free_ports(1)
     made = Cluster(initialize_head=True, head_node_args={**room, "include_dashboard": False, "dashboard_port": port})
