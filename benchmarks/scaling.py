@@ -39,7 +39,7 @@ from cluster.local import free_ports
 from cluster.run_folder import RunFolder
 from nas.search import SearchSession
 from nas.searchers import make_searcher
-from nas.study import Study
+from nas.study import Study, Trial
 from slicemamba.models.checkpoints import save_network
 from slicemamba.models.supernet import Supernet
 
@@ -144,8 +144,15 @@ def plain(count: int, workers: int, seconds: float) -> Result:
     return _result(spans, started, ideal(count, workers, seconds, None), used)
 
 
-def search(name: str, count: int, workers: int, seconds: float, folder: Path) -> Result:
-    """A search of so many candidates, on the way that any search takes."""
+def search(
+    name: str,
+    count: int,
+    workers: int,
+    seconds: float,
+    folder: Path,
+    watch: Callable[[Trial], None] = lambda trial: None,
+) -> Result:
+    """A search of so many candidates, on the way that any search takes; ``watch`` is told of each that ended."""
     job = SearchJob.model_validate(
         {
             "model": {"embed_dim": 8},
@@ -162,10 +169,15 @@ def search(name: str, count: int, workers: int, seconds: float, folder: Path) ->
     session.ask = _timed(ours, "ask", session.ask)  # type: ignore[method-assign]
     session.tell = _timed(ours, "tell", session.tell)  # type: ignore[method-assign]
     progress = _timed(ours, "progress", _SearchProgress(run, "search", study, config))
+
+    def on_trial(trial: Trial) -> None:
+        progress(trial)
+        watch(trial)
+
     worker = type("Sleeper", (Sleeper,), {"seconds": seconds})
     started, used = time.time(), time.process_time()
     ray_tune.search(
-        job, session, folder / "supernet", run, folder / "cache", name="search", on_trial=progress, worker=worker
+        job, session, folder / "supernet", run, folder / "cache", name="search", on_trial=on_trial, worker=worker
     )
     used = time.process_time() - used
     spans = [(t.work["worker"], t.metrics["began"], t.metrics["ended"]) for t in study.trials()]
@@ -173,6 +185,26 @@ def search(name: str, count: int, workers: int, seconds: float, folder: Path) ->
     result = _result(spans, started, ideal(count, workers, seconds, generation), used)
     result.ours = sum(ours.values()) / count * 1e3
     return result
+
+
+def grow(count: int, workers: int, folder: Path) -> None:
+    """Prints what a candidate costs the driver, and its memory, by tenths of a search whose workers do not sleep."""
+    print("| candidates | driver CPU ms | wall ms | MiB resident |\n| ---: | ---: | ---: | ---: |")
+    stretch = max(1, count // 10)
+    last = time.process_time(), time.perf_counter()
+
+    def watch(trial: Trial) -> None:
+        nonlocal last
+        assert trial.ended_as is not None
+        done = trial.ended_as + 1
+        if done % stretch == 0:
+            now = time.process_time(), time.perf_counter()
+            used, wall = ((after - before) / stretch * 1e3 for before, after in zip(last, now, strict=True))
+            memory = psutil.Process().memory_info().rss / 2**20
+            print(f"| {done} | {used:.1f} | {wall:.1f} | {memory:.0f} |", flush=True)
+            last = now
+
+    search("nsga2", count, workers, 0.0, folder, watch)
 
 
 def _timed(ours: Counter[str], part: str, action: Callable[..., Any]) -> Callable[..., Any]:
@@ -200,9 +232,14 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 8, 16, 32])
     parser.add_argument("--seconds", type=float, default=2.0, help="what a candidate sleeps on average")
-    parser.add_argument("--each", type=int, default=12, help="candidates a worker")
+    parser.add_argument("--each", type=int, default=10, help="candidates a worker")
     parser.add_argument("--quick", action="store_true", help="one node, up to 4 workers, half a second, 6 candidates")
+    parser.add_argument("--grow", type=int, metavar="CANDIDATES", help="instead: 4 workers without sleep, by tenths")
     options = parser.parse_args()
+    if options.grow:
+        with cluster(1, 4), tempfile.TemporaryDirectory() as folder:
+            grow(options.grow, 4, Path(folder))
+        return
     if options.quick:
         options.nodes, options.workers, options.seconds, options.each = 1, [1, 4], 0.5, 6
     load = os.getloadavg()[0]
