@@ -86,9 +86,9 @@ class Stripped(nn.Module):
         super().__init__()
         self.parallel = DistributedDataParallel(supernet, find_unused_parameters=True)
 
-        def hook(state: None, bucket: dist.GradBucket) -> Any:
+        def hook(state, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are strings
             count(bucket.buffer().nbytes)
-            return allreduce_hook(state, bucket)  # type: ignore[arg-type]
+            return allreduce_hook(state, bucket)
 
         self.parallel.register_comm_hook(None, hook)
 
@@ -219,7 +219,7 @@ def main() -> None:
         "Ray Train, 2 workers, the path": lambda setting: with_ray(setting, 2),
     }
     told: dict[str, list[Told]] = {way: [] for way in ways}
-    ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(address="local", num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     with tempfile.TemporaryDirectory() as cache:
         setting = Setting(options.dim, options.size, options.batch, options.steps, cache)
         for _ in range(options.rounds):
