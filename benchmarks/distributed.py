@@ -79,18 +79,13 @@ class LossesAlone(Optimizer):
         return told
 
 
-class Stripped(nn.Module):
-    """The supernet in DistributedDataParallel, which counts what it sends."""
+class Parallel(nn.Module):
+    """The supernet in DistributedDataParallel; by a hook, as its usual way of sending does not call ``all_reduce``."""
 
-    def __init__(self, supernet: Supernet, count: Callable[[int], None]) -> None:
+    def __init__(self, supernet: Supernet) -> None:
         super().__init__()
         self.parallel = DistributedDataParallel(supernet, find_unused_parameters=True)
-
-        def hook(state, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are strings
-            count(bucket.buffer().nbytes)
-            return allreduce_hook(state, bucket)
-
-        self.parallel.register_comm_hook(None, hook)
+        self.parallel.register_comm_hook(None, allreduce_hook)
 
     def forward(self, image: Tensor, architecture: Architecture) -> Tensor:
         logits: Tensor = self.parallel(image, architecture)
@@ -117,13 +112,10 @@ def train(setting: Setting, parallel: bool) -> Told:
     supernet = Supernet(model, 1, space.choices)
     told, sent = Told(), [0]
 
-    def count(num_bytes: int) -> None:
-        sent[0] += num_bytes
-
     reduce = dist.all_reduce
 
     def counted(tensor: Tensor, *rest: Any, **more: Any) -> Any:
-        count(tensor.nbytes)
+        sent[0] += tensor.nbytes
         return reduce(tensor, *rest, **more)
 
     last = time.perf_counter()
@@ -140,7 +132,7 @@ def train(setting: Setting, parallel: bool) -> Told:
     trainer.Optimizer = LossesAlone if parallel else usual  # type: ignore[misc]
     try:
         trainer.fit(
-            Stripped(supernet, count) if parallel else supernet,
+            Parallel(supernet) if parallel else supernet,
             data,
             config,
             validate=dict,

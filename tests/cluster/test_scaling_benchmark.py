@@ -1,12 +1,10 @@
-"""The arithmetic of benchmarks.scaling, and one small run of it."""
+"""The arithmetic of benchmarks.scaling."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from benchmarks.scaling import cluster, efficiency, gap, ideal, search
+from benchmarks.scaling import efficiency, gap, ideal
 from benchmarks.sleeper import duration, score
 from nas.space import SearchSpace
 
@@ -44,13 +42,3 @@ def test_sleeps_spread_by_30_percent_and_are_the_same_each_time() -> None:
 def test_made_up_scores_differ_from_slicing_to_slicing() -> None:
     scores = {score(architecture)["miou"] for architecture in SPACE.neighbours(SPACE.fixed()[0])}
     assert len(scores) == 6
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(600)
-def test_a_search_on_sleeping_workers_goes_the_way_of_any_search(tmp_path: Path) -> None:
-    with cluster(1, 2):
-        result = search("nsga2", 8, 2, 0.2, tmp_path)
-    assert 0 < result.efficiency <= 1
-    assert result.possible == pytest.approx(1)
-    assert 0 < result.ours <= result.driver
