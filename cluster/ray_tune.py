@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from ray import tune
-from ray.tune import CheckpointConfig, RunConfig, Stopper, TuneConfig, Tuner
+from ray.tune import Callback, CheckpointConfig, RunConfig, Stopper, TuneConfig, Tuner
 from ray.tune.search import Searcher as TuneSearcher
 
 from cluster.config import SearchJob, parse_job
@@ -237,6 +237,16 @@ class _StopWhenBroken(Stopper):  # type: ignore[misc]
         return self._searcher.broken is not None
 
 
+class _Forget(Callback):  # type: ignore[misc]
+    """Drops what Tune keeps of each ended trial's numbers (their averages and last values), most of its memory: the
+    study holds the numbers.
+    """
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        trial.run_metadata.metric_analysis = {}
+        trial.run_metadata.metric_n_steps = {}
+
+
 def _weights(supernet_dir: Path) -> Weights:
     return {key: value.numpy() for key, value in read_state(supernet_dir / "weights.safetensors").items()}
 
@@ -261,6 +271,7 @@ def search(
     on_trial: Callable[[Trial], None],
     latencies: dict[str, Any] | None = None,
     on_running: Callable[[int], None] = lambda number: None,
+    worker: type[tune.Trainable] = SlicingTrial,
 ) -> None:
     """Runs a session to its end on Ray.
 
@@ -270,13 +281,14 @@ def search(
         on_trial: called in this process with each ended trial.
         latencies: of ``measure_latencies``, when the job asks for the table.
         on_running: called in this process with the number of candidates being evaluated, whenever it changes.
+        worker: what evaluates; benchmarks.scaling puts one that sleeps in its place.
     """
     if session.finished:
         return
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns that trials left no result files: none are wanted
     workers, weights = job.resources.search, _weights(supernet_dir)
     trainable = tune.with_parameters(
-        SlicingTrial,
+        worker,
         weights=weights,
         card=read_card(supernet_dir).model_dump_json(),
         job=job.model_dump(mode="json"),
@@ -302,6 +314,7 @@ def search(
             verbose=0,
             stop=_StopWhenBroken(searcher),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[_Forget()],
         ),
     )
     try:

@@ -70,12 +70,18 @@ class SearchSpace:
         from_first = rng.random(self.num_blocks) < 0.5
         return self.decode(np.where(from_first, self.encode(first), self.encode(second)).tolist())
 
+    @property
+    def num_neighbours(self) -> int:
+        """How many architectures differ from a given one in one block."""
+        return self.num_blocks * (len(self.choices) - 1)
+
     def neighbours(self, architecture: Architecture) -> list[Architecture]:
         """All architectures that differ from the given one in one block, by block and choice."""
+        return [self.neighbour(architecture, place) for place in range(self.num_neighbours)]
+
+    def neighbour(self, architecture: Architecture, place: int) -> Architecture:
+        """``neighbours(architecture)[place]`` alone."""
         genes = self.encode(architecture)
-        return [
-            self.decode([*genes[:block], choice, *genes[block + 1 :]])
-            for block, own in enumerate(genes)
-            for choice in range(len(self.choices))
-            if choice != own
-        ]
+        block, choice = divmod(place, len(self.choices) - 1)
+        genes[block] = choice + (choice >= genes[block])
+        return self.decode(genes)

@@ -65,6 +65,10 @@ def format_block(block: Block) -> str:
 
 def as_block(values: Iterable[int]) -> Block:
     """A block as it is, or one of the network's own size from its slice size. Raises InputError for impossible ones."""
+    if type(values) is Block:
+        rows, columns, d_state, expand = values
+        if type(rows) is type(columns) is type(d_state) is type(expand) is int and min(values) >= 0 < rows * columns:
+            return values  # nearly all of them, and a search makes millions
     numbers = tuple(values)
     whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
     if not whole or len(numbers) != (4 if isinstance(values, Block) else 2):

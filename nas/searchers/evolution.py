@@ -6,6 +6,7 @@ in which all before it were evaluated: on any number of workers, a search with o
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Collection
 
 import numpy as np
@@ -28,14 +29,16 @@ class EvolutionSearcher:
         self._space = space
         self._config = config
         self._rng = np.random.default_rng(config.seed)
-        self._scores: dict[Architecture, tuple[float, ...]] = {}
+        # The best so far with what orders them. The text form breaks ties, so that the order of evaluation cannot.
+        self._best: list[tuple[tuple[float, ...], str, Architecture]] = []
         self._queue: list[Architecture] = []
         self._heard: set[Architecture] = set()
         self._has_begun = False
 
     def ask(self, known: Collection[Architecture]) -> Architecture | None:
         if not self._queue:
-            if not self._heard.issuperset(known):
+            # Idle workers ask again and again, so the many architectures are looked at only where it may be answered.
+            if len(self._heard) < len(known) or not self._heard.issuperset(known):
                 return None
             self._queue = self._next_generation(set(known))
         return self._queue.pop(0)
@@ -43,14 +46,13 @@ class EvolutionSearcher:
     def tell(self, architecture: Architecture, metrics: Metrics | None) -> None:
         self._heard.add(architecture)
         if metrics is not None:
-            self._scores[architecture] = fitness(metrics, self._config)
+            insort(self._best, (fitness(metrics, self._config), str(architecture), architecture))
+            del self._best[self._config.num_parents :]
 
     def _next_generation(self, known: set[Architecture]) -> list[Architecture]:
         config, space, rng = self._config, self._space, self._rng
-        # The text form breaks remaining ties, so that the order of evaluation cannot.
-        ranked = sorted(self._scores, key=lambda architecture: (self._scores[architecture], str(architecture)))
         # The first generation is random, as published, whatever fixed slicings were told before it.
-        parents = ranked[: config.num_parents] if self._has_begun else []
+        parents = [architecture for _, _, architecture in self._best] if self._has_begun else []
         self._has_begun = True
         generation: list[Architecture] = []
 

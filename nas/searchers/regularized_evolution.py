@@ -38,8 +38,7 @@ class RegularizedEvolutionSearcher:
         count = min(self._config.num_parents, len(self._population))
         drawn = self._rng.choice(len(self._population), size=count, replace=False)
         _, parent = min(self._population[i] for i in drawn)
-        neighbours = self._space.neighbours(parent)
-        return neighbours[int(self._rng.integers(len(neighbours)))]
+        return self._space.neighbour(parent, int(self._rng.integers(self._space.num_neighbours)))
 
     def tell(self, architecture: Architecture, metrics: Metrics | None) -> None:
         if metrics is not None:

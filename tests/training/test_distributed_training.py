@@ -81,13 +81,22 @@ def run(rank: int, world: int, folder: Path) -> None:
         paths.append(str(architecture))
         return architecture
 
+    reduced: list[int] = []
+    reduce = dist.all_reduce
+
+    def counted(tensor: Tensor) -> None:
+        reduced.append(tensor.numel())
+        reduce(tensor)
+
+    dist.all_reduce = counted
     recorder = train(Double(), blobs(IMAGES), CONFIG, draw=draw)
+    dist.all_reduce = reduce
     own = folder / f"{world}_{rank}"
     own.mkdir()
     pictures, data = shades(own)
     top = accuracy(Bright(), pictures, data, PretrainConfig(batch_size=2, decode_threads=1))
     losses = [report.loss for report in recorder.reports]
-    ended = {"state": recorder.states[-1], "paths": paths, "losses": losses, "accuracy": top}
+    ended = {"state": recorder.states[-1], "paths": paths, "losses": losses, "accuracy": top, "reduced": reduced}
     torch.save(ended, folder / f"{world}_{rank}.pt")
     if world > 1:
         dist.destroy_process_group()
@@ -165,3 +174,13 @@ def test_processes_count_each_validation_picture_once(ended: dict[str, dict[str,
 def test_all_processes_draw_the_same_paths(ended: dict[str, dict[str, object]]) -> None:
     assert ended["1_0"]["paths"] == ended["2_0"]["paths"] == ended["2_1"]["paths"]
     assert len(ended["1_0"]["paths"]) == 4  # type: ignore[arg-type]
+
+
+def test_gradients_of_the_drawn_path_alone_are_reduced(ended: dict[str, dict[str, object]]) -> None:
+    """And with them one loss of each process, in the same message."""
+    supernet = Supernet(MODEL, 1, SPACE.choices)
+    paths = [supernet.extract(Architecture.parse(path)) for path in ended["2_0"]["paths"]]  # type: ignore[attr-defined]
+    expected = [sum(parameter.numel() for parameter in path.parameters()) + 2 for path in paths]
+    assert ended["2_0"]["reduced"] == ended["2_1"]["reduced"] == expected
+    assert max(expected) < 0.6 * sum(parameter.numel() for parameter in supernet.parameters()), "two choices a block"
+    assert ended["1_0"]["reduced"] == []
