@@ -128,7 +128,7 @@ def test_events_are_followed_to_the_end(bench: Bench, client: Client) -> None:
 
 @pytest.fixture
 def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.client.RETRY_DELAYS_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("api.connection.RETRY_DELAYS_SECONDS", (0.0, 0.0))
 
 
 @pytest.mark.usefixtures("no_delays")
