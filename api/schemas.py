@@ -167,6 +167,17 @@ class SearchPage(_Answer):
     next_page_token: str | None = Field(description="for the next page; null on the last")
 
 
+class Estimate(_Answer):
+    """What a search would cost. Device hours are hours of worker time, as the report counts them."""
+
+    num_evaluations: int = Field(description="architectures evaluated, the random baseline included")
+    device_hours: float
+    device_hours_low: float
+    device_hours_high: float
+    memory_mb: float = Field(description="of a training worker: weights, optimiser and activations, in MiB")
+    basis: str = Field(description="what the hours rest on: measured, scaled or assumed")
+
+
 class Validation(_Answer):
     """What a search would take. Nothing was started."""
 
@@ -175,6 +186,7 @@ class Validation(_Answer):
     space_size: int = Field(description="architectures in the search space")
     images_trained: int = Field(description="forward and backward passes of one image: supernet and retraining")
     images_evaluated: int = Field(description="forward passes of one image in the search, before any is saved")
+    estimate: Estimate
     data: dict[str, Any] = Field(description="what the data set holds")
     spec: dict[str, Any] = Field(description="the job with all defaults filled in")
 
@@ -260,6 +272,14 @@ class ArtifactList(_Answer):
 
 class DatasetList(_Answer):
     datasets: list[str]
+
+
+class Dataset(_Answer):
+    """A data set, with the report of the last check that it has passed for a search here."""
+
+    name: str
+    checked_at: datetime | None = Field(description="null: no search has asked for it yet; files may change afterwards")
+    report: dict[str, Any] | None = Field(description="images of each split, sizes, share of each class, warnings")
 
 
 class ObjectiveList(_Answer):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -82,6 +83,11 @@ class SearchService:
         """Where the driver of a search, or of a follow-up job, keeps its files."""
         return self.run_folder(row.id) if row.parent_id is None else job_folder(self.run_folder(row.parent_id), row.id)
 
+    @property
+    def checks_dir(self) -> Path:
+        """Where reports on data sets are remembered."""
+        return self._settings.runs_path / ".checks"
+
     def check_database(self) -> None:
         """Raises SQLAlchemyError when the database does not answer."""
         with self._sessions() as session:
@@ -89,9 +95,8 @@ class SearchService:
 
     def check(self, body: Mapping[str, Any]) -> tuple[SearchJob, DatasetReport]:
         """All checks of a submission, without submitting. Raises InputError."""
-        settings = self._settings
         job = self._with_warm_start(read_job(body))
-        return check_data(job, settings.data_root, settings.runs_path / ".checks")
+        return check_data(job, self._settings.data_root, self.checks_dir)
 
     def _with_warm_start(self, job: SearchJob) -> SearchJob:
         """The job with the folder of the earlier search in place of its id."""

@@ -74,11 +74,12 @@ def set_aside_other_audit(run: RunFolder, settings: AuditConfig) -> None:
     before = folder.read_json("config.json")
     if before is None or not differing_fields(before, settings.model_dump(mode="json")):
         return
-    with only_driver(folder):
-        taken = len(list(run.path.glob("audit-*/")))
-        folder.path.rename(run.path / f"audit-{taken + 1}")
-        if (run.path / "audit.json").exists():
-            (run.path / "audit.json").rename(run.path / f"audit-{taken + 1}.json")
+    with only_driver(folder):  # none is at work there
+        pass
+    taken = len(list(run.path.glob("audit-*/")))
+    folder.path.rename(run.path / f"audit-{taken + 1}")
+    if (run.path / "audit.json").exists():
+        (run.path / "audit.json").rename(run.path / f"audit-{taken + 1}.json")
 
 
 def _refuse_other_settings(folder: RunFolder, settings: AuditConfig) -> None:

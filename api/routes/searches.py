@@ -10,6 +10,8 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 
 from api import schemas
 from api.deps import AppParts, Parts, bad_token, page_token, read_page_token
+from api.earlier import earlier_searches
+from api.estimate import estimate, num_evaluations
 from api.models import Search
 from api.problems import bad_parameter
 from api.schemas import Problem
@@ -66,13 +68,14 @@ def submit(
 def validate(parts: AppParts, body: BodyOfJob) -> schemas.Validation:
     """Does all checks of a submission and tells what the search would take, without starting it."""
     job, report = parts.service.check(body)
-    evaluations = job.search.num_trials * (2 if job.search.random_baseline else 1)
+    evaluations = num_evaluations(job)
     epochs = job.supernet.epochs + (job.retrain.epochs if job.retrain else 0)
     return schemas.Validation(
         evaluations=evaluations,
         space_size=job.search_space.size,
         images_trained=epochs * report.num_images["train"],
         images_evaluated=evaluations * report.num_images["search"],
+        estimate=estimate(job, report.num_images, earlier_searches(parts.service, parts.studies, job)),
         data=report.model_dump(mode="json"),
         spec=public_spec(job.model_dump(mode="json")),
     )

@@ -6,9 +6,13 @@ from fastapi import APIRouter
 
 from api import schemas
 from api.deps import AppParts
+from api.plain import finite
+from api.problems import not_found
+from api.schemas import Problem
 from nas.objectives import OBJECTIVES
 from slicemamba import __version__
 from slicemamba.data.checks import list_datasets
+from slicemamba.data.reports import newest_report
 
 router = APIRouter(tags=["server"])
 
@@ -17,6 +21,18 @@ router = APIRouter(tags=["server"])
 def get_datasets(parts: AppParts) -> schemas.DatasetList:
     """Names that a search may use as `data.name`."""
     return schemas.DatasetList(datasets=list_datasets(parts.settings.data_root))
+
+
+@router.get("/v1/datasets/{name}", responses={404: {"model": Problem}, 422: {"model": Problem}})
+def get_dataset(name: str, parts: AppParts) -> schemas.Dataset:
+    """One data set. `POST /v1/searches/validate` checks it as it is now."""
+    known = list_datasets(parts.settings.data_root)
+    if name not in known:
+        raise not_found(f"data set {name!r} is not known to this server; known: {', '.join(known)}")
+    report, checked_at = newest_report(parts.service.checks_dir, name) or (None, None)
+    return schemas.Dataset(
+        name=name, checked_at=checked_at, report=None if report is None else finite(report.model_dump(mode="json"))
+    )
 
 
 @router.get("/v1/objectives")

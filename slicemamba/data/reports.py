@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime, timezone
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -46,6 +47,24 @@ def recall(cache_dir: Path | None, fingerprint: str) -> DatasetReport | None:
         return DatasetReport.model_validate_json((cache_dir / f"check-{fingerprint[:20]}.json").read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def newest_report(cache_dir: Path, name: str) -> tuple[DatasetReport, datetime] | None:
+    """The report last kept of the set of this name, and when; None where none can be read. Its files may have changed
+    since."""
+    found = []
+    for path in cache_dir.glob("check-*.json"):
+        try:
+            report = DatasetReport.model_validate_json(path.read_bytes())
+            moment = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+        except (OSError, ValidationError):
+            continue
+        if report.name == name:
+            found.append((moment, report))
+    if not found:
+        return None
+    moment, report = max(found, key=lambda pair: pair[0])
+    return report, moment
 
 
 def remember(cache_dir: Path | None, report: DatasetReport) -> None:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from api.cli import app
 from cluster import audit_training
-from cluster.audit import random_plans, run_audit
+from cluster.audit import random_plans, run_audit, set_aside_other_audit
 from cluster.audit_front import front_scores
 from cluster.audit_training import Training, _Trainings, plan_trainings
 from cluster.config import RetrainJob, SearchJob, parse_job
@@ -356,3 +356,18 @@ def test_killed_audit_goes_on(environment: dict[str, str], tmp_path: Path) -> No
     changed = subprocess.run(audit_command(run), env=environment, capture_output=True, text=True)
     assert changed.returncode == 2
     assert "images have changed since the audit" in changed.stderr
+
+
+def test_audit_of_other_settings_is_set_aside_and_one_of_the_same_is_kept(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    set_aside_other_audit(run, AuditConfig())  # there is none yet
+    for number, epochs in enumerate((1, 2, 3)):
+        settings = AuditConfig(epochs=epochs)
+        set_aside_other_audit(run, settings)
+        assert len(list(run.path.glob("audit-*.json"))) == number
+        run.write_json("audit/config.json", settings.model_dump(mode="json"))
+        run.write_json("audit.json", {"epochs": epochs})
+        set_aside_other_audit(run, settings)
+        assert run.read_json("audit.json") == {"epochs": epochs}
+    assert (run.read_json("audit-1.json"), run.read_json("audit-2.json")) == ({"epochs": 1}, {"epochs": 2})
+    assert (run.read_json("audit-2/config.json") or {})["epochs"] == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ JOB: dict[str, Any] = {
     "name": "followed",
     "data": {"name": "lesions", "image_size": [32, 32]},
     "model": {"embed_dim": 8, "encoder_depths": [1, 1], "decoder_depths": [1, 1]},
+    "space": {"choices": ["2x2", "4x4"]},
     "supernet": {"epochs": 1, "batch_size": 8, "t_max": 1, "num_val_architectures": 1},
     "search": {"searcher": "random", "objectives": ["dice", "params"], "num_trials": 6},
     "retrain": {"epochs": 1, "batch_size": 8, "t_max": 1},
@@ -70,7 +70,7 @@ def finish(http: httpx.Client, response: httpx.Response) -> dict[str, Any]:
     """Waits until the job that was accepted has SUCCEEDED."""
     assert response.status_code == 202, response.text
     location = response.headers["location"]
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 1500
     while True:
         job: dict[str, Any] = http.get(location).json()
         if SearchState(job["state"]).ended:
@@ -80,7 +80,7 @@ def finish(http: httpx.Client, response: httpx.Response) -> dict[str, Any]:
         time.sleep(0.5)
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_trial_is_retrained_exported_and_drawn_and_the_search_audited(url: str, place: Path) -> None:
     with Client(url) as client:
         ended = client.wait(client.submit(JOB).id)
@@ -127,8 +127,5 @@ def test_trial_is_retrained_exported_and_drawn_and_the_search_audited(url: str, 
         assert audited["progress"]["audit_retrain"]["done"] == audited["progress"]["audit_retrain"]["total"]
         verdict = http.get(f"{base}/audit").json()
         assert verdict["settings"]["num_retrained"] == 2
-        # One of other settings sets it aside.
-        finish(http, http.post(f"{base}/audit", json={**settings, "num_retrained": 3}))
-        assert http.get(f"{base}/audit").json()["settings"]["num_retrained"] == 3
-        aside = json.loads(http.get(f"{base}/artifacts/audit-1.json").text)
-        assert aside["settings"]["num_retrained"] == 2
+        result = http.get(f"{base}/artifacts/{audited['folder']}/result.json").json()
+        assert result["verdict"] == verdict["verdict"]

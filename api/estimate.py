@@ -1,0 +1,211 @@
+"""What a search would cost: device hours as the report counts them (hours of worker time), and memory of a worker.
+
+Rests on the best that is known, and says on what: searches that ended here with the same network, image size and
+workers; else such searches with other networks, scaled by counted operations; else an assumed range of throughput.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from api import schemas
+from api.models import Search
+from cluster.config import SearchJob
+from nas.study import Trial, TrialState
+from slicemamba.config import TrainConfig
+from slicemamba.costs import NetworkCost, network_cost
+
+# A training step passes forward once and backward at the cost of two forward passes.
+TRAIN_PASSES = 3
+# Operations a second of one CPU thread and of one GPU in float32: wide, as small networks reach a fraction of what
+# large ones do. A CPU thread with AVX-512 reached 37e9 and more at the published size (docs/benchmarks.md).
+CPU_RANGE, GPU_RANGE = (3e9, 40e9), (1e12, 20e12)
+MAX_EARLIER = 5
+_MEASURED_SPREAD = 1.3  # machines and images differ, even for the same network
+_SCALED_SPREAD = 3.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """Passes of one image: forward and backward in training, forward in evaluation."""
+
+    trained: int
+    evaluated: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds of worker time for one image trained and one evaluated."""
+
+    train: float
+    evaluate: float
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A search that ended: what it was, and how fast it went."""
+
+    search_id: str
+    job: SearchJob
+    rates: Rates
+
+
+def work_of(job: SearchJob, num_images: Mapping[str, int]) -> Work:
+    """What the search has to do, validation included; early stops and what is reused between candidates are not known.
+
+    Args:
+        job: the search. num_images: of each split.
+    """
+    evaluations = num_evaluations(job) * (1 + len(job.search.flips))
+    paths = len(job.space.choices) + job.supernet.num_val_architectures
+    validated = _validations(job.supernet) * paths * num_images["val"]
+    trained = job.supernet.epochs * num_images["train"]
+    if job.retrain is not None:
+        trained += job.retrain.epochs * num_images["train"]
+        validated += _validations(job.retrain) * num_images["val"] + num_images["search"] + num_images["test"]
+    return Work(trained=trained, evaluated=evaluations * num_images["search"] + validated)
+
+
+def num_evaluations(job: SearchJob) -> int:
+    """Architectures evaluated, the random baseline's included."""
+    return job.search.num_trials * (2 if job.search.random_baseline else 1)
+
+
+def _validations(settings: TrainConfig) -> int:
+    return -(-settings.epochs // settings.validate_every)
+
+
+def measured_rates(search: Search, job: SearchJob, trials: Sequence[Trial]) -> Rates | None:
+    """How fast a search that has SUCCEEDED at once went; None where its record does not tell.
+
+    From the start to its first trial the supernet was trained and validated, so training's rate includes validation.
+    """
+    done = [trial for trial in trials if trial.state is TrialState.COMPLETED and trial.seconds and trial.work]
+    images = sum(trial.work.get("images", 0) for trial in done)
+    steps = search.progress.get("supernet", {}).get("total", 0)
+    begun = min((trial.started_at for trial in trials if trial.started_at), default=None)
+    if search.attempt != 1 or search.started_at is None or begun is None or not images or not steps:
+        return None
+    wall = (begun - _aware(search.started_at, begun)).total_seconds()
+    if wall <= 0:
+        return None
+    train = wall * job.resources.train.num_workers / (steps * job.supernet.batch_size)
+    return Rates(train=train, evaluate=sum(trial.seconds or 0.0 for trial in done) / images)
+
+
+def _aware(moment: datetime, other: datetime) -> datetime:
+    """Trials of some storages have no zone; both are UTC."""
+    return moment if other.tzinfo is not None else moment.replace(tzinfo=None)
+
+
+def estimate(job: SearchJob, num_images: Mapping[str, int], earlier: Iterable[Earlier]) -> schemas.Estimate:
+    """The estimate of a search.
+
+    Args:
+        job: the search. num_images: of each split. earlier: searches that ended here, newest first.
+    """
+    work, cost = work_of(job, num_images), _cost(job)
+    hours, low, high, basis = _hours(job, work, cost, list(earlier))
+    return schemas.Estimate(
+        num_evaluations=num_evaluations(job),
+        device_hours=hours,
+        device_hours_low=low,
+        device_hours_high=high,
+        memory_mb=training_memory(job) / 2**20,
+        basis=basis,
+    )
+
+
+def _cost(job: SearchJob) -> NetworkCost:
+    return network_cost(job.model, job.data.num_classes, job.data.image_size)
+
+
+def _hours(job: SearchJob, work: Work, cost: NetworkCost, earlier: list[Earlier]) -> tuple[float, float, float, str]:
+    """(expected, low, high, what they rest on)."""
+    near = [one for one in earlier if workers_of(one.job) == workers_of(job)]
+    same = [one for one in near if _alike(one.job) == _alike(job)][:MAX_EARLIER]
+    if same:
+        found = [_total(work, one.rates, 1.0) for one in same]
+        basis = f"measured: {_named(same)} had the same network, image size and workers on this service"
+        return _spread(found, _MEASURED_SPREAD, basis)
+    if near:
+        near = near[:MAX_EARLIER]
+        found = [_total(work, one.rates, cost.flops / _cost(one.job).flops) for one in near]
+        basis = (
+            f"scaled: {_named(near)} had the same workers on this service; seconds are scaled by the operations of the "
+            f"networks ({cost.flops / 1e9:.3g} G an image here)"
+        )
+        return _spread(found, _SCALED_SPREAD, basis)
+    return _assumed(job, work, cost)
+
+
+def _alike(job: SearchJob) -> tuple[Any, ...]:
+    """What must agree for seconds of one search to hold for another."""
+    return job.model, job.data.image_size, job.data.num_classes, job.supernet.precision, job.search.precision
+
+
+def workers_of(job: SearchJob) -> tuple[Any, ...]:
+    """What must agree for seconds of one search to tell anything of another."""
+    train, search = job.resources.train, job.resources.search
+    return train.cpus, train.gpus, search.cpus, search.gpus
+
+
+def _named(found: Sequence[Earlier]) -> str:
+    more = f" and {len(found) - 1} before it" if len(found) > 1 else ""
+    return f"search {found[0].search_id}{more}"
+
+
+def _total(work: Work, rates: Rates, factor: float) -> float:
+    return factor * (work.trained * rates.train + work.evaluated * rates.evaluate) / 3600
+
+
+def _spread(found: Sequence[float], factor: float, basis: str) -> tuple[float, float, float, str]:
+    """The newest search's figure, and a range around all of them."""
+    return found[0], min(found) / factor, max(found) * factor, basis
+
+
+def _assumed(job: SearchJob, work: Work, cost: NetworkCost) -> tuple[float, float, float, str]:
+    """A worker with a GPU is taken to be as fast as its share of one, else as its threads."""
+    train, search = job.resources.train, job.resources.search
+
+    def seconds(place: int) -> float:
+        total = 0.0
+        for passes, cpus, gpus in (
+            (TRAIN_PASSES * work.trained, train.cpus, train.gpus),
+            (work.evaluated, search.cpus, search.gpus),
+        ):
+            speed = gpus * GPU_RANGE[place] if gpus else cpus * CPU_RANGE[place]
+            total += passes * cost.flops / speed
+        return total
+
+    slow, fast = seconds(0) / 3600, seconds(1) / 3600
+    ranges = []
+    if train.gpus or search.gpus:
+        ranges.append(f"{GPU_RANGE[0] / 1e12:g}–{GPU_RANGE[1] / 1e12:g} TFLOP/s a GPU")
+    if not (train.gpus and search.gpus):
+        ranges.append(f"{CPU_RANGE[0] / 1e9:g}–{CPU_RANGE[1] / 1e9:g} GFLOP/s a CPU thread")
+    basis = (
+        f"assumed: {cost.flops / 1e9:.3g} GFLOP an image, counted, at {' and '.join(ranges)}; no search with these "
+        "workers has ended on this service yet"
+    )
+    return (slow * fast) ** 0.5, fast, slow, basis
+
+
+def training_memory(job: SearchJob) -> int:
+    """Bytes that a worker needs to train, the larger of supernet and retraining: weights, gradients, two moments of
+    AdamW, the average where one is kept, and what its share of a batch keeps for the backward pass. The framework's
+    own memory and the images are not counted."""
+    cost = _cost(job)
+    copies = 1 if job.space.weight_sharing == "shared" else len(job.space.choices)
+    needs = [_training_bytes(job, job.supernet, cost.params + (copies - 1) * cost.block_params, cost)]
+    if job.retrain is not None:
+        needs.append(_training_bytes(job, job.retrain, cost.params, cost))
+    return max(needs)
+
+
+def _training_bytes(job: SearchJob, settings: TrainConfig, params: int, cost: NetworkCost) -> int:
+    share = -(-settings.batch_size // (job.resources.train.num_workers * settings.accumulate_steps))
+    return (4 + (settings.ema_decay is not None)) * 4 * params + share * cost.saved_bytes

@@ -1,0 +1,127 @@
+"""What a search would cost, and what that rests on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from service_helpers import BODY, Bench, write_study
+
+from api.estimate import CPU_RANGE, TRAIN_PASSES, Earlier, Rates, estimate, training_memory, work_of
+from cluster.config import SearchJob, parse_job
+from cluster.run_folder import Progress
+from nas.study import TrialState
+from slicemamba.costs import network_cost
+
+IMAGES = {"train": 100, "val": 10, "search": 20, "test": 30}
+
+
+def job(**change: Any) -> SearchJob:
+    made = parse_job({**BODY, **change})
+    assert isinstance(made, SearchJob)
+    return made
+
+
+def test_work_counts_training_validation_and_candidates() -> None:
+    search = {**BODY["search"], "random_baseline": True}
+    supernet = {"epochs": 5, "validate_every": 2, "num_val_architectures": 1}
+    found = work_of(job(search=search, supernet=supernet, retrain={"epochs": 4}), IMAGES)
+    assert found.trained == (5 + 4) * 100
+    # Two studies of 8; three validations of the four fixed slicings and one drawn; four of the winner; its scores.
+    assert found.evaluated == 16 * 20 + 3 * 5 * 10 + 4 * 10 + 20 + 30
+    assert work_of(job(search=search, supernet=supernet, retrain=None), IMAGES).trained == 500
+
+
+def test_without_earlier_searches_a_range_of_throughput_is_assumed_and_named() -> None:
+    wanted = job(resources={"train": {"cpus": 2}, "search": {"cpus": 1}})
+    found, work = estimate(wanted, IMAGES, []), work_of(wanted, IMAGES)
+    flops = network_cost(wanted.model, 1, (32, 32)).flops
+    slow = (TRAIN_PASSES * work.trained / 2 + work.evaluated) * flops / CPU_RANGE[0] / 3600
+    assert found.device_hours_high == pytest.approx(slow)
+    assert found.device_hours_low < found.device_hours < found.device_hours_high
+    assert found.basis.startswith("assumed")
+    assert "GFLOP/s a CPU thread" in found.basis
+    assert "TFLOP/s a GPU" in estimate(job(resources={"train": {"gpus": 1}}), IMAGES, []).basis
+
+
+def test_a_search_like_it_is_measured_and_another_network_scaled() -> None:
+    wanted, rates = job(), Rates(train=0.1, evaluate=0.02)
+    work = work_of(wanted, IMAGES)
+    expected = (work.trained * 0.1 + work.evaluated * 0.02) / 3600
+    measured = estimate(wanted, IMAGES, [Earlier("s-a", wanted, rates)])
+    assert measured.device_hours == pytest.approx(expected)
+    assert measured.device_hours_low < expected < measured.device_hours_high
+    assert measured.basis.startswith("measured: search s-a had")
+
+    other = job(model={**BODY["model"], "embed_dim": 32})
+    scaled = estimate(wanted, IMAGES, [Earlier("s-b", other, rates)])
+    factor = network_cost(wanted.model, 1, (32, 32)).flops / network_cost(other.model, 1, (32, 32)).flops
+    assert scaled.device_hours == pytest.approx(factor * expected)
+    assert scaled.basis.startswith("scaled: search s-b had")
+    assert scaled.device_hours_high / scaled.device_hours > measured.device_hours_high / measured.device_hours
+
+    both = [Earlier("s-b", other, rates), Earlier("s-a", wanted, rates), Earlier("s-0", wanted, Rates(0.3, 0.06))]
+    found = estimate(wanted, IMAGES, both)
+    assert found.device_hours == pytest.approx(expected)  # of the newest alike
+    assert found.device_hours_high > 3 * expected
+    assert "s-a and 1 before it" in found.basis
+    elsewhere = job(resources={"train": {"gpus": 1}, "search": {"gpus": 1}})
+    assert estimate(elsewhere, IMAGES, both).basis.startswith("assumed")
+
+
+def test_memory_grows_with_batch_choices_and_average() -> None:
+    small = training_memory(job())
+    assert training_memory(job(supernet={"batch_size": 64})) > small
+    assert training_memory(job(retrain={"batch_size": 64})) > small
+    assert training_memory(job(retrain=None, space={"weight_sharing": "shared"})) < small
+    assert training_memory(job(resources={"train": {"num_workers": 4}})) < small
+    assert training_memory(job(supernet={"ema_decay": 0.9})) > small
+
+
+def validate(bench: Bench) -> dict[str, Any]:
+    response = bench.http.post("/v1/searches/validate", json=BODY)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()["estimate"]
+    return found
+
+
+def test_validate_learns_from_searches_that_ended_here(bench: Bench) -> None:
+    assert validate(bench)["basis"].startswith("assumed")
+    search_id = bench.running()
+    study = write_study(bench.folder(search_id), [])
+    space = study.space
+    for i in range(2):
+        number = study.start(space.decode([i, 0, 0, 0]), origin="evolution", asked_after=i).number
+        work = {"images": 10}
+        study.complete(number, {"dice": 0.5, "hd95": 1.0}, ended_as=i, seconds=0.2, work=work)
+    assert all(trial.state is TrialState.COMPLETED for trial in study.trials())
+    bench.folder(search_id).write_json("result.json", {})
+    total = Progress(done=3, total=3, unit="steps")
+    bench.drive(search_id, "SUCCEEDED", progress={"supernet": total})
+    bench.round()
+    assert bench.state(search_id) == "SUCCEEDED"
+    found = validate(bench)
+    assert found["basis"].startswith(f"measured: search {search_id}")
+    assert found["num_evaluations"] == 8
+    assert 0 < found["device_hours_low"] < found["device_hours"] < found["device_hours_high"]
+    assert found["memory_mb"] > 0
+
+
+def test_data_set_is_told_with_its_last_check(tmp_path: Path) -> None:
+    from slicemamba.config import DataConfig, SyntheticConfig
+    from slicemamba.data.synthetic import write_isic_folder
+
+    sizes = SyntheticConfig(num_train=3, num_val=2, num_search=2, num_test=2)
+    write_isic_folder(DataConfig(image_size=(32, 40), synthetic=sizes), tmp_path / "data" / "lesions")
+    bench = Bench(tmp_path / "runs", data_root=tmp_path / "data")
+    assert bench.http.get("/v1/datasets/lesions").json() == {"name": "lesions", "checked_at": None, "report": None}
+    body = {**BODY, "data": {"name": "lesions", "image_size": [32, 32]}}
+    assert bench.http.post("/v1/searches/validate", json=body).status_code == 200
+    found = bench.http.get("/v1/datasets/lesions").json()
+    assert found["checked_at"] is not None
+    assert found["report"]["num_images"] == {"train": 3, "val": 2, "search": 2, "test": 2}
+    assert found["report"]["largest_size"] == [32, 40]
+    assert str(tmp_path) not in str(found)
+    missing = bench.http.get("/v1/datasets/none")
+    assert (missing.status_code, "lesions" in missing.json()["detail"]) == (404, True)
