@@ -9,6 +9,7 @@ import { ask, el, notify } from "./ui.js";
 let stop = () => {};
 
 function clock() {
+  const left = new AbortController();
   let timer = null, refresh = async () => {}, seconds = 3, running = false, stopped = false, told = false;
   const tick = async () => {
     if (running || stopped) return;
@@ -28,7 +29,9 @@ function clock() {
     every: (s, action) => { seconds = s; refresh = action; return tick(); },
     now: () => { clearTimeout(timer); return tick(); },
     slow: () => { seconds = 30; },
-    stop: () => { stopped = true; clearTimeout(timer); },
+    quick: () => { seconds = 3; },
+    left: left.signal, // aborted when the page is left
+    stop: () => { stopped = true; clearTimeout(timer); left.abort(); },
   };
 }
 
