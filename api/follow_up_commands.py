@@ -128,7 +128,7 @@ def export(
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """Make a bundle of a trained trial: weights, card, scores, programs. Others than the winner need `trial retrain`."""
+    """Make a bundle of a trained trial: weights, card, scores, programs. All but the winner need `trial retrain`."""
     with connect(url) as client:
         made = client.export(client.resolve(search_id), number, study=study_of(baseline), format=format.value)
         _started(client, made, watch, out, as_json)
