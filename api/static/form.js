@@ -1,6 +1,6 @@
 // A new search: the form is made from the service's own JSON schema, so it knows every option there is.
 import { get, post } from "./api.js";
-import { attempt, duration, el, notify } from "./ui.js";
+import { attempt, el, notify, rough } from "./ui.js";
 
 const FIRST = ["name", "data", "model", "search"]; // open at once; the rest behind a click
 const HIDDEN = ["kind", "root"];
@@ -98,7 +98,7 @@ export async function formPage(main) {
   // What it will take, told while the options are chosen; faults are told when it is checked or submitted.
   let asked = 0, timer = null;
   const tell = (estimate) => {
-    cost.replaceChildren(el("b", {}, `About ${hours(estimate.device_hours)} of worker time`), ` (${hours(estimate.device_hours_low)} … ${hours(estimate.device_hours_high)}), `
+    cost.replaceChildren(el("b", {}, `About ${rough(estimate.device_hours)} of worker time`), ` (${rough(estimate.device_hours_low)} … ${rough(estimate.device_hours_high)}), `
       + `${n(estimate.num_evaluations)} evaluations, ${n(Math.ceil(estimate.memory_mb))} MiB of memory a training worker. `, el("span", { className: "soft" }, estimate.basis));
   };
   const preview = async () => {
@@ -123,7 +123,6 @@ export async function formPage(main) {
 }
 
 const n = (value) => Number(value).toLocaleString("en");
-const hours = (value) => duration(value * 3600);
 
 function withoutRef({ $ref, ...rest }) {
   return rest;

@@ -10,8 +10,9 @@ let stop = () => {};
 
 function clock() {
   const left = new AbortController();
-  let timer = null, refresh = async () => {}, seconds = 3, running = false, stopped = false, told = false;
+  let timer = null, refresh = async () => {}, seconds = 3, running = false, again = false, stopped = false, told = false;
   const tick = async () => {
+    again = running; // asked for meanwhile: what is on its way may be too old
     if (running || stopped) return;
     running = true;
     clearTimeout(timer);
@@ -23,7 +24,7 @@ function clock() {
       told = true;
     }
     running = false;
-    if (!stopped) timer = setTimeout(tick, 1000 * seconds * (document.hidden ? 10 : 1));
+    if (!stopped) timer = setTimeout(tick, again ? 0 : 1000 * seconds * (document.hidden ? 10 : 1));
   };
   return {
     every: (s, action) => { seconds = s; refresh = action; return tick(); },

@@ -3,7 +3,7 @@ import { get, openFile, post, query, send } from "./api.js";
 import { showJobs, start, under } from "./jobs.js";
 import { logBox } from "./log.js";
 import * as plots from "./plots.js";
-import { PHASES, ask, attempt, chip, duration, el, number, notify, select, swap, table, when } from "./ui.js";
+import { PHASES, ask, attempt, chip, duration, el, number, notify, rough, select, swap, table, when } from "./ui.js";
 
 const ENDED = ["SUCCEEDED", "CANCELLED", "FAILED"];
 const UNDER_WAY = ["QUEUED", "STARTING", "RUNNING"];
@@ -142,7 +142,7 @@ function head(search, url, live) {
 }
 
 function phases(search) {
-  const wanted = Object.keys(PHASES).filter((p) => p !== "check" && (p !== "random" || search.spec.search.random_baseline) && (!["retrain", "evaluate"].includes(p) || search.spec.retrain));
+  const wanted = ["supernet", "search", "random", "retrain", "evaluate"].filter((p) => (p !== "random" || search.spec.search.random_baseline) && (!["retrain", "evaluate"].includes(p) || search.spec.retrain));
   return el("ol", { className: "phases" }, wanted.map((phase) => {
     const now = search.progress[phase];
     const figures = Object.entries(now?.metrics ?? {}).slice(0, 3).map(([k, v]) => `${k.replace("val_", "")} ${number(v, 3)}`).join(" · ");
@@ -162,7 +162,7 @@ function tiles(search, front, trials, estimate) {
     tile("Pareto-optimal", number(front.trials.length)), tile("completed trials", `${number(front.num_completed)} of ${number(search.spec.search.num_trials)}`),
     tile("time so far", duration(spent)), left ? tile(left.text, left.value) : null,
     tile("worker time on trials", duration(worked)),
-    estimate ? tile(`estimated for all: ${duration(estimate.device_hours_low * 3600)} … ${duration(estimate.device_hours_high * 3600)}`, duration(estimate.device_hours * 3600)) : null);
+    estimate ? tile(`worker time in all, estimated (${rough(estimate.device_hours_low)} … ${rough(estimate.device_hours_high)})`, rough(estimate.device_hours)) : null);
 }
 
 // From the pace of the phase that is running; the later phases are not guessed at.

@@ -89,4 +89,10 @@ export function select(label, options, value, onchange) {
       options.map(([key, text]) => el("option", { value: key, selected: key === value }, text))));
 }
 
+// For what is known roughly only.
+export function rough(hours) {
+  const digits = (value) => (value < 10 ? Number(value.toPrecision(1)) : Math.round(value)).toLocaleString("en");
+  return hours < 1 ? `${digits(hours * 60)} min` : `${digits(hours)} h`;
+}
+
 export const PHASES = { check: "Check", supernet: "Supernet", search: "Search", random: "Random baseline", retrain: "Retrain", evaluate: "Test", audit_search: "Random searches", audit_front: "Intervals of the frontier", audit_retrain: "Retrain a sample", export: "Export", figures: "Draw" };
