@@ -147,19 +147,26 @@ def explain(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, ApiUnreachableError):
         return f"{error}; start it with `slicemamba serve`, or set SLICEMAMBA_URL to where it runs", 2
     if isinstance(error, ApiError):
-        return f"{error}{_hint(error)}", 2 if error.status < 500 else 1
+        return _explain_refusal(error), 2 if error.status < 500 else 1
     return None
 
 
-def _hint(error: ApiError) -> str:
-    """What to do about a refusal, where the command line has something for it."""
+def _explain_refusal(error: ApiError) -> str:
+    """What the service says; where it advises on a request, the command that does the same instead."""
+    said, (what, _, _) = str(error), error.problem.detail.partition(";")
     if error.status == HTTPStatus.UNAUTHORIZED:
-        return "\ngive the token as SLICEMAMBA_TOKEN; on the server `slicemamba token create NAME` makes one"
+        return f"{said}\ngive the token as SLICEMAMBA_TOKEN; on the server `slicemamba token create NAME` makes one"
     if error.status == HTTPStatus.FORBIDDEN:
-        return "\non the server `slicemamba token create NAME --scope SCOPE` makes a token with more rights"
-    if error.status == HTTPStatus.NOT_FOUND and error.problem.detail.startswith("there is no search"):
-        return "; `slicemamba list` shows those there are"
-    return ""
+        return f"{said}\non the server `slicemamba token create NAME --scope SCOPE` makes a token with more rights"
+    if what.startswith("there is no search"):
+        return f"{what}; `slicemamba list` shows those there are"
+    if what.startswith("there is no job"):
+        return f"{what}; `slicemamba job list ID` shows those of a search"
+    if what.endswith("is not trained yet"):
+        return f"{what}; `slicemamba trial retrain ID N` trains it"
+    if what.endswith("has not been audited"):
+        return f"{what}; `slicemamba job audit ID` has it audited"
+    return said
 
 
 def _print_error(message: str) -> None:

@@ -61,6 +61,7 @@ def save_pareto(
         InputError: the file's name ends otherwise, an objective is none, or no trial is completed.
     """
     check_objectives(objectives)
+    trials, random = list(trials), list(random)
     done = measured_trials(trials, objectives)
     if not done:
         raise InputError("no trial is completed yet, so there is nothing to plot")

@@ -494,6 +494,8 @@ def test_deletion_asks_first(bench: Bench, command: Callable[..., Any]) -> None:
         (401, "this service needs a token", "SLICEMAMBA_TOKEN"),
         (403, "POST needs the scope 'submit'", "slicemamba token create"),
         (404, "there is no search s-1", "slicemamba list"),
+        (404, "there is no job j-1", "slicemamba job list"),
+        (409, "trial 3 of study 'search' of search s-1 is not trained yet", "slicemamba trial retrain"),
     ],
 )
 def test_refusal_says_what_to_do(status: int, detail: str, hint: str) -> None:
