@@ -10,12 +10,13 @@ export async function start(button, path, body, done) {
   button.disabled = true;
   try {
     const job = await post(path, body, { "Idempotency-Key": key });
+    button.disabled = false; // before the page is brought up to date, which may know better
     notify(`${job.kind} is in the queue as ${job.id}`);
     await done(job);
   } catch (error) {
+    button.disabled = false;
     notify(error.status === 409 && error.message.includes("not trained") ? "This slicing is not trained yet. Retrain it first; then it can be exported." : error.message);
   }
-  button.disabled = false;
 }
 
 export function showJobs(node, jobs, id, live) {

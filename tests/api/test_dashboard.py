@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import uvicorn
-from service_helpers import BODY, Bench
+from service_helpers import BODY, Bench, write_study
 
 from cluster.jobs import JobState
 from cluster.local import free_ports
@@ -184,7 +184,7 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     url, bench = place
     search_id = bench.submit({**BODY, "name": "finished"})
     under_way(bench, search_id)
-    fill_study(bench, search_id, "search", 30, seed=0)
+    write_study(bench.folder(search_id), [{"dice": 0.5, "hd95": 1.0}, {"dice": 0.25, "hd95": 0.5}])
     (bench.folder(search_id).path / "supernet").mkdir()
     bench.folder(search_id).write_json("supernet/config.json", {})
     bench.folder(search_id).write_json("result.json", {"best": 0.9})
