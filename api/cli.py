@@ -6,19 +6,21 @@ Everything heavy is imported inside the commands, so that ``--help`` is quick.
 from __future__ import annotations
 
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import api.follow_up_commands
+import api.search_commands
 import cluster.cli
 import slicemamba.cli
 from api import tables
-from slicemamba.config import override, read_yaml
 from slicemamba.errors import InputError, RunFailedError
 
 if TYPE_CHECKING:
-    from api.client import Client
+    from api.client import ApiError
     from api.tokens import Tokens
 
 app = typer.Typer(
@@ -31,12 +33,8 @@ app = typer.Typer(
 slicemamba.cli.register(app)
 cluster.cli.register(app)
 
-SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id, as `submit` and `list` print it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Watch = Annotated[bool, typer.Option("--watch", "-w", help="Follow it until it has ended.")]
 RunsDir = Annotated[Path | None, typer.Option(help="A folder for each search is made here.")]
 Database = Annotated[str | None, typer.Option(help="Run database; a SQLite file in the runs folder by default.")]
-Url = Annotated[str | None, typer.Option(help="The service.", envvar="SLICEMAMBA_URL", show_default=False)]
 
 
 @app.command(rich_help_panel="Service")
@@ -119,171 +117,12 @@ def demo(
     raise typer.Exit(run_demo(out, data, Console()))
 
 
-@app.command(rich_help_panel="Service")
-def submit(
-    config: Annotated[Path, typer.Argument(help="The search as YAML, or a name that `config list` prints.")],
-    assignments: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Set an option.")] = None,
-    watch: Watch = False,
-    url: Url = None,
-) -> None:
-    """Submit a search to the service and print its id."""
-    job = override(read_yaml(config), assignments or [])
-    with _client(url) as client:
-        search = client.submit(job)
-        print(search.id, flush=True)
-        if watch:
-            _follow(client, search.id)
-
-
-@app.command("list", rich_help_panel="Service")
-def list_searches(
-    state: Annotated[list[str] | None, typer.Option(help="Only searches in this state; may be repeated.")] = None,
-    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only searches with it.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")] = 20,
-    json: Json = False,
-    url: Url = None,
-) -> None:
-    """List searches, newest first."""
-    labels = dict(_split_label(text) for text in label or [])
-    with _client(url) as client:
-        page = client.list(states=state or [], labels=labels, page_size=limit)
-    tables.show(page, tables.searches(page), as_json=json)
-
-
-@app.command(rich_help_panel="Service")
-def status(search_id: SearchId, watch: Watch = False, json: Json = False, url: Url = None) -> None:
-    """Tell how far a search is."""
-    with _client(url) as client:
-        if watch:
-            _follow(client, search_id)
-        search = client.get(search_id)
-    if json or not watch:
-        tables.show(search, tables.search(search), as_json=json)
-
-
-@app.command(rich_help_panel="Service")
-def trials(
-    search_id: SearchId,
-    state: Annotated[list[str] | None, typer.Option(help="Only trials in this state; may be repeated.")] = None,
-    baseline: Annotated[bool, typer.Option("--random", help="Those of the random baseline.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")] = 1000,
-    json: Json = False,
-    url: Url = None,
-) -> None:
-    """List the trials of a search."""
-    with _client(url) as client:
-        page = client.trials(search_id, study="random" if baseline else "search", states=state or [], page_size=limit)
-    tables.show(page, tables.trials(page), as_json=json)
-
-
-@app.command(rich_help_panel="Service")
-def pareto(
-    search_id: SearchId,
-    objectives: Annotated[str | None, typer.Option(metavar="A,B,…", help="Others than the search's own.")] = None,
-    baseline: Annotated[bool, typer.Option("--random", help="That of the random baseline.")] = False,
-    json: Json = False,
-    url: Url = None,
-) -> None:
-    """Show the Pareto frontier of a search."""
-    names = objectives.split(",") if objectives else None
-    with _client(url) as client:
-        front = client.pareto(search_id, objectives=names, study="random" if baseline else "search")
-    tables.show(front, tables.pareto(front), as_json=json)
-
-
-@app.command(rich_help_panel="Service")
-def cancel(search_id: SearchId, url: Url = None) -> None:
-    """Stop a search. What it has found so far is kept."""
-    with _client(url) as client:
-        print(client.cancel(search_id).state.value)
-
-
-@app.command(rich_help_panel="Service")
-def pause(search_id: SearchId, url: Url = None) -> None:
-    """Stop a search for now; `resume` lets it go on from where it stopped."""
-    with _client(url) as client:
-        print(client.pause(search_id).state.value)
-
-
-@app.command(rich_help_panel="Service")
-def resume(search_id: SearchId, watch: Watch = False, url: Url = None) -> None:
-    """Let a paused, cancelled or failed search go on. No finished trial is evaluated again."""
-    with _client(url) as client:
-        print(client.resume(search_id).state.value, flush=True)
-        if watch:
-            _follow(client, search_id)
-
-
-@app.command(rich_help_panel="Service")
-def extend(
-    search_id: SearchId,
-    num_trials: Annotated[int, typer.Option(min=1, help="The new total of trials.")],
-    watch: Watch = False,
-    url: Url = None,
-) -> None:
-    """Raise the number of trials of a search that is paused or has ended, and let it go on."""
-    with _client(url) as client:
-        print(client.extend(search_id, num_trials).state.value, flush=True)
-        if watch:
-            _follow(client, search_id)
-
-
-@app.command(rich_help_panel="Service")
-def logs(
-    search_id: SearchId,
-    tail: Annotated[int, typer.Option(min=1, max=100_000, help="At most this many last lines.")] = 1000,
-    url: Url = None,
-) -> None:
-    """Print what a search's driver has printed."""
-    with _client(url) as client:
-        print(client.logs(search_id, tail=tail), end="")
-
-
-@app.command(rich_help_panel="Service")
-def download(
-    search_id: SearchId,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")],
-    url: Url = None,
-) -> None:
-    """Fetch all files of a search."""
-    with _client(url) as client:
-        files = client.download(search_id, out)
-    print(f"{len(files)} files in {out}")
-
-
-def _client(url: str | None) -> Client:
-    from api.client import Client
-
-    return Client(url)
-
-
-def _follow(client: Client, search_id: str) -> None:
-    """Exit code 1 when the search does not succeed; an interrupt leaves it running."""
-    from api.states import SearchState
-    from api.watch import watch
-
-    try:
-        search = watch(client, search_id)
-    except KeyboardInterrupt:
-        print(
-            f"the search goes on; `slicemamba status {search_id} --watch` follows it again, "
-            f"`slicemamba cancel {search_id}` stops it",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130) from None
-    if search.state is not SearchState.SUCCEEDED:
-        raise typer.Exit(1)
-
-
-def _split_label(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not key or not separator:
-        raise InputError(f"a label must look like key=value; got {text!r}")
-    return key, value
+api.search_commands.register(app)
+api.follow_up_commands.register(app)
 
 
 def main() -> None:
-    """Entry point of ``slicemamba``. Exit codes: 0 done, 1 failed, 2 bad input or nobody to ask."""
+    """Entry point of ``slicemamba``. Exit codes: see docs/client.md."""
     try:
         app()
     except Exception as error:
@@ -308,8 +147,26 @@ def explain(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, ApiUnreachableError):
         return f"{error}; start it with `slicemamba serve`, or set SLICEMAMBA_URL to where it runs", 2
     if isinstance(error, ApiError):
-        return str(error), 2 if error.status < 500 else 1
+        return _explain_refusal(error), 2 if error.status < 500 else 1
     return None
+
+
+def _explain_refusal(error: ApiError) -> str:
+    """What the service says; where it advises on a request, the command that does the same instead."""
+    said, (what, _, _) = str(error), error.problem.detail.partition(";")
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        return f"{said}\ngive the token as SLICEMAMBA_TOKEN; on the server `slicemamba token create NAME` makes one"
+    if error.status == HTTPStatus.FORBIDDEN:
+        return f"{said}\non the server `slicemamba token create NAME --scope SCOPE` makes a token with more rights"
+    if what.startswith("there is no search"):
+        return f"{what}; `slicemamba list` shows those there are"
+    if what.startswith("there is no job"):
+        return f"{what}; `slicemamba job list ID` shows those of a search"
+    if what.endswith("is not trained yet"):
+        return f"{what}; `slicemamba trial retrain ID N` trains it"
+    if what.endswith("has not been audited"):
+        return f"{what}; `slicemamba job audit ID` has it audited"
+    return said
 
 
 def _print_error(message: str) -> None:

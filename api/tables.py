@@ -27,6 +27,12 @@ def show(answer: BaseModel, table: Table, *, as_json: bool) -> None:
     console.print(table)
 
 
+def show_state(found: schemas.Search | schemas.Job, *, as_json: bool) -> None:
+    """Prints what has become of a search or job after a change."""
+    sys.stdout.write((found.model_dump_json(indent=2) if as_json else found.state.value) + "\n")
+    sys.stdout.flush()
+
+
 def searches(page: schemas.SearchPage) -> Table:
     rows = [[s.id, s.name, s.state.value, s.phase or "", _progress(s), _time(s.created_at)] for s in page.searches]
     more = "there are more; see --limit" if page.next_page_token else None
@@ -57,6 +63,78 @@ def search(found: schemas.Search) -> Table:
         ["Ray job", f"{found.job_id} {found.job_status or ''}"],
     ]
     return _table(["", ""], [row for row in rows if row[1].strip()], header=False)
+
+
+def validation(checked: schemas.Validation) -> Table:
+    images = ", ".join(f"{count} {split}" for split, count in checked.data.get("num_images", {}).items())
+    rows = [
+        ["evaluations", f"{checked.evaluations:,} of {checked.space_size:,} slicings"],
+        ["images", images],
+        ["through training", f"{checked.images_trained:,} images"],
+        ["through evaluation", f"{checked.images_evaluated:,} images at most"],
+        ["cost", _hours(checked.estimate)],
+        ["memory", f"{checked.estimate.memory_mb:,.0f} MiB a training worker"],
+        ["basis", checked.estimate.basis],
+    ]
+    return _table(["", ""], rows, caption="It can run. Nothing was started.", header=False)
+
+
+def cost(checked: schemas.Validation) -> str:
+    """What a search will take, in a line."""
+    return f"{checked.estimate.num_evaluations:,} evaluations, {_hours(checked.estimate)} ({checked.estimate.basis})"
+
+
+def _hours(estimate: schemas.Estimate) -> str:
+    low, high = estimate.device_hours_low, estimate.device_hours_high
+    return f"about {estimate.device_hours:.2g} device hours ({low:.2g} … {high:.2g})"
+
+
+def trial(found: schemas.Trial) -> Table:
+    rows = [
+        ["trial", str(found.number)],
+        ["state", found.state.value],
+        ["origin", found.origin],
+        ["error", found.error or ""],
+        ["seconds", "" if found.seconds is None else f"{found.seconds:.4g}"],
+        *([name, value] for name, value in zip(found.metrics, _values(found, list(found.metrics)), strict=True)),
+        ["violation", f"{found.violation:.4g}" if found.violation else ""],
+        ["architecture", found.architecture],
+    ]
+    return _table(["", ""], [row for row in rows if row[1]], header=False)
+
+
+def images(found: schemas.TrialImages, limit: int) -> Table:
+    rows = [[image.name, f"{image.dice:.4f}", f"{image.iou:.4f}"] for image in found.images[:limit]]
+    more = len(found.images) - limit
+    return _table(["image", "Dice", "IoU"], rows, caption=f"and {more} better ones; see --limit" if more > 0 else None)
+
+
+def jobs(found: schemas.JobList) -> Table:
+    rows = [
+        [job.id, job.kind, _trial_of(job), job.state.value, _progress(job), _time(job.created_at)] for job in found.jobs
+    ]
+    return _table(["job", "kind", "trial", "state", "progress", "created"], rows)
+
+
+def job(found: schemas.Job) -> Table:
+    rows = [
+        ["job", found.id],
+        ["kind", found.kind],
+        ["search", found.search_id],
+        ["trial", _trial_of(found)],
+        ["state", found.state.value],
+        ["progress", _progress(found)],
+        ["message", found.message or ""],
+        ["error", found.error or ""],
+        ["folder", found.folder],
+        ["created", _time(found.created_at)],
+        ["ended", _time(found.ended_at)],
+    ]
+    return _table(["", ""], [row for row in rows if row[1]], header=False)
+
+
+def _trial_of(job: schemas.JobSummary) -> str:
+    return "" if job.trial is None else f"{job.trial}{' (random)' if job.study == 'random' else ''}"
 
 
 def trials(page: schemas.TrialPage) -> Table:
@@ -98,7 +176,7 @@ def _values(trial: schemas.Trial, names: Sequence[str]) -> list[str]:
     return ["–" if value is None else f"{value:.5g}" for value in values]
 
 
-def _progress(found: schemas.SearchSummary) -> str:
+def _progress(found: schemas.SearchSummary | schemas.JobSummary) -> str:
     item = found.progress.get(found.phase or "")
     return f"{item.done}/{item.total} {item.unit}" if item else ""
 

@@ -1,4 +1,4 @@
-"""Follows a search in the terminal."""
+"""Follows a search, or a job that follows one, in the terminal."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from api.client import Client
-from api.schemas import Search
-from cluster.progress import progress_view
+from api.schemas import Job, Search
+from cluster.progress import View, progress_view
 
 
 def watch(client: Client, search_id: str, console: Console | None = None, *, poll_seconds: float = 0.5) -> Search:
@@ -26,17 +26,27 @@ def watch(client: Client, search_id: str, console: Console | None = None, *, pol
         ApiError: there is no such search. ApiUnreachableError: the service stays away.
     """
     with progress_view(console or Console(stderr=True)) as view:
-
-        def show(search: Search) -> None:
-            view.say(_headline(search))
-            view.show(search.progress)
-
-        def lost() -> None:
-            view.say("[yellow]the service does not answer; trying again[/]")
-
-        return client.wait(search_id, show, poll_seconds=poll_seconds, on_lost=lost)
+        show = _Show(view)
+        return client.wait(search_id, show.update, poll_seconds=poll_seconds, on_lost=show.lost)
 
 
-def _headline(search: Search) -> str:
-    reason = search.error or search.message
-    return f"{search.id} [bold]{search.state.value}[/]" + (f": {escape(reason)}" if reason else "")
+def watch_job(client: Client, job_id: str, console: Console | None = None, *, poll_seconds: float = 0.5) -> Job:
+    """Shows a job until it has ended, as ``watch`` does a search."""
+    with progress_view(console or Console(stderr=True)) as view:
+        show = _Show(view)
+        return client.wait_job(job_id, show.update, poll_seconds=poll_seconds, on_lost=show.lost)
+
+
+class _Show:
+    """Says each new state and draws the progress."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def update(self, seen: Search | Job) -> None:
+        reason = seen.error or seen.message
+        self._view.say(f"{seen.id} [bold]{seen.state.value}[/]" + (f": {escape(reason)}" if reason else ""))
+        self._view.show(seen.progress)
+
+    def lost(self) -> None:
+        self._view.say("[yellow]the service does not answer; trying again[/]")

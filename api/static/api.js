@@ -13,9 +13,9 @@ const KEY = "slicemamba-token";
 let askForToken = async () => null;
 export const onTokenNeeded = (ask) => { askForToken = ask; };
 
-export async function send(method, path, body, headers = {}) {
+export async function send(method, path, body, headers = {}, signal = undefined) {
   const token = sessionStorage.getItem(KEY);
-  const options = { method, headers: { ...headers } };
+  const options = { method, headers: { ...headers }, signal };
   if (token) options.headers.Authorization = `Bearer ${token}`;
   if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
@@ -33,7 +33,7 @@ export async function send(method, path, body, headers = {}) {
     const given = await askForToken(problem.detail);
     if (given) {
       sessionStorage.setItem(KEY, given);
-      return send(method, path, body, headers);
+      return send(method, path, body, headers, signal);
     }
   }
   throw new Problem(response.status, problem);
@@ -42,6 +42,41 @@ export async function send(method, path, body, headers = {}) {
 export const get = async (path) => (await send("GET", path)).json();
 export const getText = async (path) => (await send("GET", path)).text();
 export const post = async (path, body, headers) => (await send("POST", path, body, headers)).json();
+
+// Server-sent events, read by fetch, as EventSource could not carry the token. A broken stream is taken up after the
+// last event; returns at the event `end`, or when `signal` stops it.
+export async function follow(path, onEvent, signal) {
+  let last = null;
+  while (!signal.aborted) {
+    try {
+      const headers = { Accept: "text/event-stream", ...(last ? { "Last-Event-ID": last } : {}) };
+      const response = await send("GET", path, undefined, headers, signal);
+      for await (const event of events(response.body)) {
+        last = event.id ?? last;
+        onEvent(event);
+        if (event.kind === "end") return;
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error.status >= 400 && error.status < 500) throw error;
+    }
+    await new Promise((go) => setTimeout(go, 2000));
+  }
+}
+
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let text = ""; ;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const parts = (text + value).split("\n\n");
+    text = parts.pop();
+    for (const part of parts) {
+      const fields = Object.fromEntries(part.split("\n").filter((line) => !line.startsWith(":")).map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1).trimStart()]));
+      if (fields.data) yield { id: fields.id ?? null, kind: fields.event ?? "message", data: JSON.parse(fields.data) };
+    }
+  }
+}
 
 export function query(values) {
   const params = new URLSearchParams();

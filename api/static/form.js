@@ -1,6 +1,6 @@
 // A new search: the form is made from the service's own JSON schema, so it knows every option there is.
 import { get, post } from "./api.js";
-import { attempt, el, notify } from "./ui.js";
+import { attempt, el, notify, rough } from "./ui.js";
 
 const FIRST = ["name", "data", "model", "search"]; // open at once; the rest behind a click
 const HIDDEN = ["kind", "root"];
@@ -19,6 +19,7 @@ export async function formPage(main) {
   const fields = [];
   const form = el("form", { noValidate: true, onsubmit: (event) => { event.preventDefault(); submit(); } });
   const report = el("div", { ariaLive: "polite" });
+  const cost = el("p", { className: "cost", ariaLive: "polite" });
 
   function section(name, schema, path, open) {
     const inner = Object.entries(schema.properties).filter(([key]) => !HIDDEN.includes(key)).map(([key, child]) => {
@@ -89,21 +90,39 @@ export async function formPage(main) {
   const check = () => checked(async (values) => {
     const found = await post("/v1/searches/validate", values);
     const images = Object.entries(found.data.num_images ?? {}).map(([split, n]) => `${n} ${split}`).join(", ");
-    const n = (value) => Number(value).toLocaleString("en");
+    tell(found.estimate);
     report.replaceChildren(el("p", {}, `This can run: ${n(found.evaluations)} evaluations of ${n(found.space_size)} slicings; images: ${images}. `
       + `In all ${n(found.images_trained)} images pass through training and ${n(found.images_evaluated)} through evaluation.`));
   });
+
+  // What it will take, told while the options are chosen; faults are told when it is checked or submitted.
+  let asked = 0, timer = null;
+  const tell = (estimate) => {
+    cost.replaceChildren(el("b", {}, `About ${rough(estimate.device_hours)} of worker time`), ` (${rough(estimate.device_hours_low)} … ${rough(estimate.device_hours_high)}), `
+      + `${n(estimate.num_evaluations)} evaluations, ${n(Math.ceil(estimate.memory_mb))} MiB of memory a training worker. `, el("span", { className: "soft" }, estimate.basis));
+  };
+  const preview = async () => {
+    const mine = ++asked;
+    const found = await post("/v1/searches/validate", job()).catch(() => null);
+    if (mine !== asked) return;
+    if (found) tell(found.estimate);
+    else cost.replaceChildren(el("span", { className: "soft" }, "What it will take is told once all options are valid."));
+  };
+  form.addEventListener("change", () => { clearTimeout(timer); timer = setTimeout(preview, 400); });
 
   const groups = Object.entries(root.properties).filter(([name]) => !HIDDEN.includes(name)).map(([name, child]) => [name, resolve(child)]);
   const plain = groups.filter(([, schema]) => !schema.properties);
   const nested = groups.filter(([, schema]) => schema.properties);
   form.append(el("fieldset", {}, el("legend", {}, "general"), plain.map(([name, schema]) => field(name, schema, [name]))),
     ...nested.map(([name, schema]) => section(name, schema, [name], FIRST.includes(name))),
-    report, el("div", { className: "row" }, el("button", { className: "primary" }, "Submit"), el("button", { type: "button", onclick: () => attempt(check) }, "Check without starting")));
+    cost, report, el("div", { className: "row" }, el("button", { className: "primary" }, "Submit"), el("button", { type: "button", onclick: () => attempt(check) }, "Check without starting")));
   form.className = "card";
   form.style.cssText = "display:grid;gap:.9rem";
   main.replaceChildren(el("h1", {}, "New search"), el("p", { className: "soft" }, "Every option shows its default. Lists are written as JSON: [\"dice\", \"hd95\"]."), form);
+  preview();
 }
+
+const n = (value) => Number(value).toLocaleString("en");
 
 function withoutRef({ $ref, ...rest }) {
   return rest;

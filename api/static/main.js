@@ -9,8 +9,10 @@ import { ask, el, notify } from "./ui.js";
 let stop = () => {};
 
 function clock() {
-  let timer = null, refresh = async () => {}, seconds = 3, running = false, stopped = false, told = false;
+  const left = new AbortController();
+  let timer = null, refresh = async () => {}, seconds = 3, running = false, again = false, stopped = false, told = false;
   const tick = async () => {
+    again = running; // asked for meanwhile: what is on its way may be too old
     if (running || stopped) return;
     running = true;
     clearTimeout(timer);
@@ -22,13 +24,15 @@ function clock() {
       told = true;
     }
     running = false;
-    if (!stopped) timer = setTimeout(tick, 1000 * seconds * (document.hidden ? 10 : 1));
+    if (!stopped) timer = setTimeout(tick, again ? 0 : 1000 * seconds * (document.hidden ? 10 : 1));
   };
   return {
     every: (s, action) => { seconds = s; refresh = action; return tick(); },
     now: () => { clearTimeout(timer); return tick(); },
     slow: () => { seconds = 30; },
-    stop: () => { stopped = true; clearTimeout(timer); },
+    quick: () => { seconds = 3; },
+    left: left.signal, // aborted when the page is left
+    stop: () => { stopped = true; clearTimeout(timer); left.abort(); },
   };
 }
 

@@ -1,21 +1,23 @@
 // One search: how far it is, what it found, and what can be done about it.
-import { get, getText, openFile, post, query, send } from "./api.js";
+import { get, openFile, post, query, send } from "./api.js";
+import { showJobs, start, under } from "./jobs.js";
+import { logBox } from "./log.js";
 import * as plots from "./plots.js";
-import { PHASES, ask, attempt, chip, duration, el, number, notify, select, table, when } from "./ui.js";
+import { PHASES, ask, attempt, chip, duration, el, number, notify, rough, select, swap, table, when } from "./ui.js";
 
 const ENDED = ["SUCCEEDED", "CANCELLED", "FAILED"];
 const UNDER_WAY = ["QUEUED", "STARTING", "RUNNING"];
 
 export function searchPage(main, live, id) {
   const url = `/v1/searches/${id}`;
-  const parts = Object.fromEntries(["head", "phases", "tiles", "trials", "log", "history"].map((name) => [name, el("div")]));
+  const parts = Object.fromEntries(["head", "phases", "tiles", "trials", "jobs", "verdict", "history"].map((name) => [name, el("div")]));
   const plot = Object.fromEntries(["pareto", "hypervolume", "slicing"].map((name) => [name, el("div", { className: "plot", role: "img" })]));
   plot.pareto.setAttribute("aria-label", "Trials and Pareto frontier; the table below holds the same figures");
   plot.hypervolume.setAttribute("aria-label", "Hypervolume of the frontier against evaluations");
   plot.slicing.setAttribute("aria-label", "Share of each slice size in the frontier, by block; the best is framed");
-  const view = { sort: null, state: "", tokens: [null], axes: null, known: null, showLog: false };
+  const view = { sort: null, state: "", tokens: [null], axes: null, known: null, estimate: undefined };
   const axes = el("div", { className: "row" });
-  const log = el("details", { ontoggle: (event) => { view.showLog = event.target.open; live.now(); } }, el("summary", {}, "Log of the driver"), parts.log);
+  const audit = el("button", { type: "button", hidden: true, onclick: () => attempt(startAudit) }, "Audit");
 
   main.replaceChildren(
     el("section", { className: "card" }, parts.head, parts.phases), el("section", { className: "card" }, parts.tiles),
@@ -23,20 +25,28 @@ export function searchPage(main, live, id) {
       el("section", { className: "card" }, el("div", { className: "row" }, el("h2", { className: "grow" }, "Pareto frontier"), axes), plot.pareto),
       el("section", { className: "card" }, el("h2", {}, "Hypervolume"), plot.hypervolume)),
     el("section", { className: "card" }, el("h2", {}, "Slicing of the frontier"), plot.slicing),
-    el("section", { className: "card" }, parts.trials), el("section", { className: "card" }, log),
+    el("section", { className: "card" }, parts.trials),
+    el("section", { className: "card" }, el("div", { className: "row" }, el("h2", { className: "grow" }, "Jobs that follow"), audit), parts.verdict, parts.jobs),
+    el("section", { className: "card" }, logBox(url, live.left)),
     el("section", { className: "card" }, el("details", {}, el("summary", {}, "Changes of state, and the job"), parts.history)));
 
   async function refresh() {
     const search = await get(url);
-    parts.head.replaceChildren(...head(search, url, live));
+    const { id: _, progress, job_status, updated_at, ...lasting } = search;
+    swap(parts.head, lasting, () => head(search, url, live));
     parts.phases.replaceChildren(phases(search));
-    parts.history.replaceChildren(history(search));
+    swap(parts.history, lasting, () => history(search));
     const front = await get(`${url}/pareto`);
     view.axes ??= [front.objectives[0].name, (front.objectives[1] ?? front.objectives[0]).name];
     view.sort ??= `${front.objectives[0].direction === "maximize" ? "-" : ""}${front.objectives[0].name}`;
-    parts.tiles.replaceChildren(tiles(search, front));
-    await Promise.all([trialTable(search, front), figures(search, front), view.showLog ? showLog() : null]);
-    if (ENDED.includes(search.state)) live.slow();
+    if (view.estimate === undefined) { // a token that may only read gets none
+      view.estimate = null;
+      post("/v1/searches/validate", search.spec).then((found) => { view.estimate = found.estimate; }).catch(() => {});
+    }
+    const [trials, jobs] = await Promise.all([figures(search, front), followUps(search), trialTable(search, front)]);
+    parts.tiles.replaceChildren(tiles(search, front, trials, view.estimate));
+    if (ENDED.includes(search.state) && !jobs.some((job) => under(job.state))) live.slow();
+    else live.quick();
   }
 
   async function figures(search, front) {
@@ -52,11 +62,35 @@ export function searchPage(main, live, id) {
     plots.pareto(plot.pareto, { x, y, trials, front: chosen.trials, random }, (n) => { location.hash = `#/s/${id}/t/${n}`; });
     plots.hypervolume(plot.hypervolume, [{ name: "search", points: curve.points }, { name: "random", points: baseline.points }].filter((c) => c.points.length));
     plots.slicing(plot.slicing, front.trials);
+    return { search: trials, random };
+  }
+
+  async function followUps(search) {
+    const { jobs } = await get(`${url}/jobs`);
+    showJobs(parts.jobs, jobs, id, live);
+    audit.hidden = search.state !== "SUCCEEDED";
+    audit.disabled = jobs.some((job) => job.kind === "audit" && under(job.state));
+    const ended = jobs.filter((job) => job.kind === "audit" && job.state === "SUCCEEDED").map((job) => job.id);
+    if (view.audited !== ended.join() && search.state === "SUCCEEDED") {
+      view.audited = ended.join();
+      const found = await get(`${url}/audit`).catch(() => null); // one that ran beside the service counts too
+      parts.verdict.replaceChildren(...found?.verdict ? [el("p", {}, el("b", {}, `Audit: ${found.verdict.word}. `), found.verdict.sentence)] : []);
+    }
+    return jobs;
+  }
+
+  async function startAudit() {
+    const sampled = await ask({ title: "Audit this search", text: "Trains sampled slicings from scratch and repeats the random search, to say how far the answer can be trusted. How many slicings?", ok: "Audit", input: "8" });
+    if (sampled) await start(audit, `${url}/audit`, { num_retrained: Number(sampled) }, () => live.now());
   }
 
   async function trialTable(search, front) {
     const page = await get(`${url}/trials${query({ sort: search.progress.search ? view.sort : "number", state: view.state, page_size: 20, page_token: view.tokens.at(-1) })}`)
       .catch(() => get(`${url}/trials?page_size=20`));
+    swap(parts.trials, [page, front.trials, view.sort, view.state, view.tokens.length], () => trialRows(page, front));
+  }
+
+  function trialRows(page, front) {
     const best = new Set(front.trials.map((t) => t.number));
     const metrics = [...new Set([...front.objectives.map((o) => o.name), "seconds"])];
     const order = (name) => () => { view.sort = view.sort === `-${name}` ? name : `-${name}`; view.tokens = [null]; live.now(); };
@@ -66,7 +100,7 @@ export function searchPage(main, live, id) {
       el("td", { className: "num" }, el("a", { href: `#/s/${id}/t/${t.number}` }, String(t.number)), best.has(t.number) ? " ★" : ""),
       el("td", {}, chip(t.state)), metrics.map((m) => el("td", { className: "num" }, number(m === "seconds" ? t.seconds : t.metrics[m]))),
       el("td", {}, t.origin), el("td", { className: "slicing mono", title: t.architecture }, t.architecture)));
-    parts.trials.replaceChildren(
+    return [
       el("div", { className: "row" }, el("h2", { className: "grow" }, `Trials (${page.total.toLocaleString("en")})`),
         select("State", ["", "COMPLETED", "RUNNING", "PRUNED", "INFEASIBLE", "FAILED"].map((s) => [s, s || "all"]), view.state, (value) => { view.state = value; view.tokens = [null]; live.now(); }),
         el("button", { onclick: () => attempt(() => openFile(`${url}/trials.csv${query({ state: view.state })}`, `${id}.csv`)) }, "CSV")),
@@ -74,14 +108,7 @@ export function searchPage(main, live, id) {
       el("div", { className: "row" },
         el("button", { disabled: view.tokens.length < 2, onclick: () => { view.tokens.pop(); live.now(); } }, "Back"),
         el("button", { disabled: !page.next_page_token, onclick: () => { view.tokens.push(page.next_page_token); live.now(); } }, "More"),
-        el("span", { className: "soft" }, "★ Pareto-optimal")));
-  }
-
-  async function showLog() {
-    const text = await getText(`${url}/logs?tail=300`).catch((error) => error.message);
-    const box = el("pre", { className: "log", tabIndex: 0 }, text || "(nothing yet)");
-    parts.log.replaceChildren(box);
-    box.scrollTop = box.scrollHeight;
+        el("span", { className: "soft" }, "★ Pareto-optimal"))];
   }
 
   live.every(3, refresh);
@@ -115,7 +142,7 @@ function head(search, url, live) {
 }
 
 function phases(search) {
-  const wanted = Object.keys(PHASES).filter((p) => p !== "check" && (p !== "random" || search.spec.search.random_baseline) && (!["retrain", "evaluate"].includes(p) || search.spec.retrain));
+  const wanted = ["supernet", "search", "random", "retrain", "evaluate"].filter((p) => (p !== "random" || search.spec.search.random_baseline) && (!["retrain", "evaluate"].includes(p) || search.spec.retrain));
   return el("ol", { className: "phases" }, wanted.map((phase) => {
     const now = search.progress[phase];
     const figures = Object.entries(now?.metrics ?? {}).slice(0, 3).map(([k, v]) => `${k.replace("val_", "")} ${number(v, 3)}`).join(" · ");
@@ -124,23 +151,35 @@ function phases(search) {
   }));
 }
 
-function tiles(search, front) {
+function tiles(search, front, trials, estimate) {
   const best = front.trials[0];
   const tile = (text, value) => el("div", { className: "tile" }, el("b", {}, value), el("span", {}, text));
   const spent = search.started_at ? ((search.ended_at ? new Date(search.ended_at) : new Date()) - new Date(search.started_at)) / 1000 : NaN;
+  const worked = [...trials.search, ...trials.random].reduce((sum, t) => sum + (t.seconds ?? 0), 0);
+  const left = remaining(search, trials);
   return el("div", { className: "tiles" },
     front.objectives.map((o) => tile(`best trial: ${plots.title(o)}`, best ? number(best.metrics[o.name]) : "–")),
     tile("Pareto-optimal", number(front.trials.length)), tile("completed trials", `${number(front.num_completed)} of ${number(search.spec.search.num_trials)}`),
-    tile("time so far", duration(spent)), tile(remaining(search).text, remaining(search).value));
+    tile("time so far", duration(spent)), left ? tile(left.text, left.value) : null,
+    tile("worker time on trials", duration(worked)),
+    estimate ? tile(`worker time in all, estimated (${rough(estimate.device_hours_low)} … ${rough(estimate.device_hours_high)})`, rough(estimate.device_hours)) : null);
 }
 
 // From the pace of the phase that is running; the later phases are not guessed at.
-function remaining(search) {
+function remaining(search, trials) {
   const now = search.progress[search.phase];
-  const began = search.started_at && search.state === "RUNNING" ? new Date(search.history.findLast((c) => c.new_state === "RUNNING")?.time) : null;
-  if (!now || !began || !now.done || Object.keys(search.progress).length > 1) return { text: "Ray job", value: search.job_status ?? "–" };
-  const pace = (new Date() - began) / 1000 / now.done;
-  return { text: `left of ${PHASES[search.phase] ?? search.phase}, at most`, value: duration(pace * (now.total - now.done)) };
+  const began = search.state === "RUNNING" ? beginning(search, trials) : null;
+  if (!now?.done || !began) return null;
+  const left = ((new Date() - began) / now.done) * (now.total - now.done);
+  const until = new Date(Date.now() + left).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  return { text: `left of ${PHASES[search.phase] ?? search.phase}, to about ${until}`, value: duration(left / 1000) };
+}
+
+// When the phase began, in milliseconds; null where nothing tells.
+function beginning(search, trials) {
+  if (search.phase in trials) return Math.min(...trials[search.phase].filter((t) => t.started_at).map((t) => new Date(t.started_at)));
+  const first = Object.keys(search.progress).length === 1 ? search.history.findLast((c) => c.new_state === "RUNNING") : null;
+  return first ? Number(new Date(first.time)) : null;
 }
 
 function history(search) {

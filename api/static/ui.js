@@ -12,6 +12,15 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
+// Puts new content in only where what it shows has changed: focus, selection and open details stay.
+const shown = new WeakMap();
+export function swap(node, data, make) {
+  const text = JSON.stringify(data);
+  if (shown.get(node) === text) return;
+  shown.set(node, text);
+  node.replaceChildren(...[make()].flat());
+}
+
 export const chip = (state) => el("span", { className: `chip ${state}` }, state);
 
 export function notify(text) {
@@ -80,4 +89,10 @@ export function select(label, options, value, onchange) {
       options.map(([key, text]) => el("option", { value: key, selected: key === value }, text))));
 }
 
-export const PHASES = { check: "Check", supernet: "Supernet", search: "Search", random: "Random baseline", retrain: "Retrain", evaluate: "Test" };
+// For what is known roughly only.
+export function rough(hours) {
+  const digits = (value) => (value < 10 ? Number(value.toPrecision(1)) : Math.round(value)).toLocaleString("en");
+  return hours < 1 ? `${digits(hours * 60)} min` : `${digits(hours)} h`;
+}
+
+export const PHASES = { check: "Check", supernet: "Supernet", search: "Search", random: "Random baseline", retrain: "Retrain", evaluate: "Test", audit_search: "Random searches", audit_front: "Intervals of the frontier", audit_retrain: "Retrain a sample", export: "Export", figures: "Draw" };

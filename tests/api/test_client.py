@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -23,9 +24,11 @@ from typer.testing import CliRunner
 
 from api.cli import app, explain
 from api.client import ApiError, ApiUnreachableError, Client
+from api.schemas import Problem
 from api.watch import watch
+from cluster.jobs import JobState
 from cluster.progress import TITLES
-from cluster.run_folder import PHASES
+from cluster.run_folder import PHASES, RunFolder, RunStatus
 from slicemamba.errors import InputError
 
 
@@ -128,7 +131,7 @@ def test_events_are_followed_to_the_end(bench: Bench, client: Client) -> None:
 
 @pytest.fixture
 def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.client.RETRY_DELAYS_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("api.connection.RETRY_DELAYS_SECONDS", (0.0, 0.0))
 
 
 @pytest.mark.usefixtures("no_delays")
@@ -275,3 +278,229 @@ def test_help_and_app_import_neither_torch_nor_ray() -> None:
     for module, expected in (("api.cli", "[]"), ("api.client", "[]"), ("api.main", "['fastapi']")):
         done = subprocess.run([sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == expected, module
+
+
+def test_pages_are_walked_through(bench: Bench, client: Client) -> None:
+    ids = [client.submit({**BODY, "name": f"search {i}"}).id for i in range(3)]
+    assert [found.id for found in client.iter_searches(page_size=2)] == ids[::-1]
+    write_study(bench.folder(ids[0]), [{"dice": i / 10, "hd95": 1.0} for i in (3, 1, 2)])
+    assert [trial.number for trial in client.iter_trials(ids[0], page_size=2)] == [0, 1, 2]
+    assert [trial.number for trial in client.iter_trials(ids[0], sort="-dice", page_size=2)] == [0, 2, 1]
+    assert client.trials_csv(ids[0], sort="dice").splitlines()[1].startswith("1,COMPLETED")
+    points = client.hypervolume(ids[0], objectives=["dice"]).points
+    assert [point.evaluations for point in points] == [1, 2, 3]
+
+
+def test_search_is_found_by_what_people_call_it(bench: Bench, client: Client) -> None:
+    with pytest.raises(InputError, match="no search yet"):
+        client.resolve("latest")
+    first, second = (client.submit({**BODY, "name": name}).id for name in ("skin", "polyps"))
+    assert client.resolve("latest") == second
+    assert client.resolve("skin") == first
+    assert client.resolve(first[:-1]) == first
+    assert client.resolve(first) == first
+    with pytest.raises(InputError, match="2 searches go by 's-'"):
+        client.resolve("s-")
+    with pytest.raises(InputError, match="did you mean 'polyps'"):
+        client.resolve("polips")
+    with pytest.raises(InputError, match="slicemamba list"):
+        client.resolve("0000")
+
+
+def test_change_is_made_only_where_nobody_was_faster(bench: Bench, client: Client) -> None:
+    search_id = bench.running()
+    seen = client.etag(search_id)
+    client.pause(search_id, if_match=seen)
+    with pytest.raises(ApiError) as caught:
+        client.resume(search_id, if_match=seen)
+    assert caught.value.status == 412
+    assert client.resume(search_id, if_match=client.etag(search_id)).state.value == "QUEUED"
+
+
+def ended_search(bench: Bench) -> str:
+    """A search that has succeeded, with two trials and a supernet."""
+    search_id = bench.succeeded()
+    write_study(bench.folder(search_id), [{"dice": 0.5, "hd95": 1.0}, {"dice": 0.25, "hd95": 0.5}])
+    (bench.folder(search_id).path / "supernet").mkdir()
+    bench.folder(search_id).write_json("supernet/config.json", {})
+    return search_id
+
+
+def end_job(bench: Bench, job_id: str, search_id: str) -> RunFolder:
+    """Two rounds of the reconciler with a driver that ends well between them."""
+    bench.round()
+    folder = RunFolder(bench.folder(search_id).path / "jobs" / job_id)
+    folder.write_json("result.json", {})
+    folder.write_json("figures.json", [{"image": "a", "dice": 0.5, "path": f"jobs/{job_id}/a.png"}])
+    (folder.path / "a.png").write_bytes(b"\x89PNG")
+    folder.write_status(RunStatus(state="SUCCEEDED", updated_at=datetime.now(timezone.utc)))
+    bench.jobs.states[job_id] = JobState.SUCCEEDED
+    bench.round()
+    return folder
+
+
+def test_jobs_follow_a_search(bench: Bench, client: Client) -> None:
+    search_id = ended_search(bench)
+    made = client.retrain(search_id, 1, options={"epochs": 3}, init="supernet", idempotency_key="once")
+    assert (made.kind, made.trial, made.spec["retrain"]["epochs"]) == ("retrain", 1, 3)
+    again = client.retrain(search_id, 1, options={"epochs": 3}, init="supernet", idempotency_key="once")
+    assert again.id == made.id
+    with pytest.raises(ApiError, match="not trained yet"):
+        client.export(search_id, 1)
+    drawn = client.figures(search_id, 0, images=2)
+    end_job(bench, drawn.id, search_id)
+    assert client.wait_job(drawn.id, poll_seconds=0.05).state.value == "SUCCEEDED"
+    audited = client.audit(search_id, {"num_retrained": 2})
+    assert [job.id for job in client.jobs(search_id)] == [audited.id, drawn.id, made.id]
+    assert client.cancel_job(made.id).state.value in ("CANCELLING", "CANCELLED")
+    assert client.get_job(made.id).id == made.id
+
+
+def test_log_is_followed_to_the_end(bench: Bench, client: Client) -> None:
+    search_id = bench.running()
+    bench.jobs.logs[search_id] = "one\ntwo\n"
+    lines = client.follow_logs(search_id, tail=1)
+    assert next(lines) == "two"
+    bench.jobs.logs[search_id] += "three\n"
+    bench.drive(search_id, "FAILED", error="x")
+    bench.round()
+    assert [*lines] == ["three"]
+
+
+def ranged(
+    content: bytes, breaks: list[int], *, version: str = "v1"
+) -> tuple[httpx.MockTransport, list[httpx.Request]]:
+    """A file of which each answer breaks off after so many bytes."""
+    listing = {"artifacts": [{"path": "big", "size_bytes": len(content), "modified_at": "2025-01-01T00:00:00Z"}]}
+    seen: list[httpx.Request] = []
+
+    class Broken(httpx.SyncByteStream):
+        def __init__(self, part: bytes, size: int) -> None:
+            self.part, self.size = part, size
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield self.part[: self.size]
+            if self.size < len(self.part):
+                raise httpx.ReadError("connection reset")
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("artifacts"):
+            return httpx.Response(200, json=listing)
+        seen.append(request)
+        size = breaks.pop(0) if breaks else len(content)
+        same = request.headers.get("If-Range") == f'"{version}"'
+        start = int(request.headers["Range"].removeprefix("bytes=").removesuffix("-")) if same else 0
+        status = 206 if same else 200
+        return httpx.Response(status, headers={"ETag": f'"{version}"'}, stream=Broken(content[start:], size))
+
+    return httpx.MockTransport(handle), seen
+
+
+@pytest.mark.usefixtures("no_delays")
+def test_download_goes_on_where_it_broke(tmp_path: Path) -> None:
+    content = bytes(range(200))
+    transport, seen = ranged(content, [50, 30])
+    told: list[tuple[int, int]] = []
+    client = Client(transport=transport)
+    client.download("s-1", tmp_path, on_progress=lambda done, total: told.append((done, total)))
+    assert (tmp_path / "big").read_bytes() == content
+    assert [request.headers.get("Range") for request in seen] == [None, "bytes=50-", "bytes=80-"]
+    assert told == [(50, 200), (80, 200), (200, 200), (200, 200)]
+    client.download("s-1", tmp_path)
+    assert len(seen) == 3  # what is there unchanged is not fetched again
+    assert [path.name for path in tmp_path.iterdir()] == ["big"]
+
+
+@pytest.mark.usefixtures("no_delays")
+def test_download_never_mixes_two_versions_of_a_file(tmp_path: Path) -> None:
+    old, _ = ranged(b"old" * 20, [9, 0, 0])
+    with pytest.raises(ApiUnreachableError, match="run it again"):
+        Client(transport=old).download("s-1", tmp_path)
+    assert not (tmp_path / "big").exists()
+    new, seen = ranged(b"new" * 30, [], version="v2")
+    Client(transport=new).download("s-1", tmp_path)
+    assert seen[0].headers["If-Range"] == '"v1"'
+    assert (tmp_path / "big").read_bytes() == b"new" * 30
+    assert [path.name for path in tmp_path.iterdir()] == ["big"]
+
+
+@pytest.mark.usefixtures("no_delays")
+def test_busy_service_is_asked_again() -> None:
+    answers = [httpx.Response(429, headers={"Retry-After": "0"}), httpx.Response(200, json={"version": "1"})]
+    transport, seen = flaky(0, lambda _: answers.pop(0))
+    assert Client(transport=transport).version().version == "1"
+    assert len(seen) == 2
+    transport, seen = flaky(0, lambda _: httpx.Response(429, headers={"Retry-After": "3600"}))
+    with pytest.raises(ApiError):
+        Client(transport=transport).version()
+    assert len(seen) == 1
+
+
+def test_commands_on_trials_and_jobs(bench: Bench, command: Callable[..., Any], tmp_path: Path) -> None:
+    search_id = ended_search(bench)
+    assert "0.25" in command("trial", "show", "latest", "1").stdout
+    assert command("trials", search_id, "--csv", "--sort", "dice").stdout.splitlines()[1].startswith("1,COMPLETED")
+    made = command("trial", "retrain", "latest", "1", "--set", "epochs=3", "--init", "scratch", "--json")
+    assert json.loads(made.stdout)["spec"]["init"] is None
+    assert json.loads(made.stdout)["spec"]["retrain"]["epochs"] == 3
+    drawn = command("trial", "figures", search_id, "0").stdout.strip()
+    end_job(bench, drawn, search_id)
+    assert "SUCCEEDED" in command("job", "show", drawn).stdout
+    assert command("job", "show", drawn, "--watch").exit_code == 0
+    assert command("job", "download", drawn, "--out", str(tmp_path / "out")).exit_code == 0
+    assert (tmp_path / "out" / "a.png").read_bytes() == b"\x89PNG"
+    listed = json.loads(command("job", "list", "latest", "--json").stdout)["jobs"]
+    assert [job["kind"] for job in listed] == ["figures", "retrain"]
+    assert command("job", "cancel", listed[1]["id"]).stdout.strip() in ("CANCELLING", "CANCELLED")
+    told = command("trial", "export", search_id, "1").exception
+    assert isinstance(told, ApiError)
+    assert "not trained yet" in str(told)
+
+
+def test_frontier_is_drawn_here_and_written_to_files(bench: Bench, command: Callable[..., Any], tmp_path: Path) -> None:
+    ended_search(bench)
+    drawn = command("pareto", "latest", "--plot", "-").stdout
+    assert drawn.count("O") >= 2
+    assert "HD95 (pixels) ↓" in drawn
+    for name, part in (("front.png", b"\x89PNG"), ("front.html", b"Pareto-optimal")):
+        assert command("pareto", "--plot", str(tmp_path / name)).exit_code == 0
+        assert part in (tmp_path / name).read_bytes()
+    assert "must end in .png" in str(command("pareto", "--plot", str(tmp_path / "front.doc")).exception)
+
+
+def test_submission_tells_its_cost_first(bench: Bench, command: Callable[..., Any], tmp_path: Path) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text(json.dumps(BODY))
+    tried = command("submit", str(config), "--dry-run")
+    assert "device hours" in tried.stdout
+    assert json.loads(command("submit", str(config), "--dry-run", "--json").stdout)["evaluations"] == 8
+    assert bench.http.get("/v1/searches").json()["searches"] == []
+    done = command("submit", str(config))
+    assert "8 evaluations, about" in done.stderr
+    assert bench.get(done.stdout.strip())["name"] == "small"
+
+
+def test_deletion_asks_first(bench: Bench, command: Callable[..., Any]) -> None:
+    search_id = bench.succeeded()
+    assert command("delete", search_id).exit_code == 1  # nobody says yes
+    assert bench.state(search_id) == "SUCCEEDED"
+    assert command("delete", search_id, "--yes").exit_code == 0
+    assert bench.http.get(f"/v1/searches/{search_id}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "hint"),
+    [
+        (401, "this service needs a token", "SLICEMAMBA_TOKEN"),
+        (403, "POST needs the scope 'submit'", "slicemamba token create"),
+        (404, "there is no search s-1", "slicemamba list"),
+        (404, "there is no job j-1", "slicemamba job list"),
+        (409, "trial 3 of study 'search' of search s-1 is not trained yet", "slicemamba trial retrain"),
+    ],
+)
+def test_refusal_says_what_to_do(status: int, detail: str, hint: str) -> None:
+    found = explain(ApiError(Problem(title="", status=status, detail=detail, instance="/")))
+    assert found is not None
+    assert found[1] == 2
+    assert detail in found[0]
+    assert hint in found[0]

@@ -6,18 +6,20 @@ import os
 import shutil
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import uvicorn
-from service_helpers import BODY, Bench
+from service_helpers import BODY, Bench, write_study
 
 from cluster.jobs import JobState
 from cluster.local import free_ports
-from cluster.run_folder import Progress
+from cluster.run_folder import Progress, RunFolder, RunStatus
 from nas.space import SearchSpace
 from nas.study import Study
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.e2e
+PIXEL = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=")
 SHOTS = os.environ.get("SLICEMAMBA_SCREENSHOTS")  # a folder, to look at the pages
 
 
@@ -53,7 +56,7 @@ def page() -> Iterator[Page]:
     with api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: faults.append(request.url) if "127.0.0.1" not in request.url else None)
         yield page
@@ -102,7 +105,7 @@ def under_way(bench: Bench, search_id: str) -> None:
         assert time.monotonic() < deadline, bench.get(search_id)
         time.sleep(0.1)
     bench.jobs.states[search_id] = JobState.RUNNING
-    bench.jobs.logs[search_id] = "phase supernet\nepoch 12 of 30: loss 0.412\nphase search\n<script>alert(1)</script>"
+    bench.jobs.logs[search_id] = "phase supernet\nepoch 12 of 30: loss 0.412\nphase search\n<script>alert(1)</script>\n"
     progress = {
         "supernet": Progress(done=240, total=240, unit="steps", metrics={"loss": 0.41, "val_dice": 0.78}),
         "search": Progress(done=90, total=120, unit="trials", metrics={"front": 7, "best_dice": 0.86}),
@@ -123,6 +126,9 @@ def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Be
     page.get_by_label("num_trials").fill("120")
     page.get_by_role("button", name="Check without starting").click()
     page.get_by_text("This can run: 120 evaluations").wait_for()
+    page.locator(".cost").get_by_text("of worker time").wait_for()
+    assert "120 evaluations" in page.locator(".cost").inner_text()
+    shoot(page, "form-cost")
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url("**/#/s/**")
     search_id = page.url.rpartition("/")[2]
@@ -158,6 +164,65 @@ def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Be
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Cancel the search").click()
     page.locator(".chip.CANCELLING, .chip.CANCELLED").first.wait_for()
+
+
+def end_job(bench: Bench, job_id: str, search_id: str) -> None:
+    """The cluster takes a job up and ends it well, with a picture and its list."""
+    bench.jobs.states[job_id] = JobState.RUNNING
+    folder = RunFolder(bench.folder(search_id).path / "jobs" / job_id)
+    row = {"image": "image_003", "dice": 0.4321, "path": f"jobs/{job_id}/00_image_003.png"}
+    (folder.path / "00_image_003.png").write_bytes(PIXEL)
+    folder.write_json("figures.json", [row])
+    folder.write_json("result.json", {"kind": "figures"})
+    moment = datetime.now(timezone.utc)
+    done = {"figures": Progress(done=18, total=18, unit="images")}
+    folder.write_status(RunStatus(state="SUCCEEDED", phase="figures", progress=done, updated_at=moment))
+    bench.jobs.states[job_id] = JobState.SUCCEEDED
+
+
+def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    search_id = bench.submit({**BODY, "name": "finished"})
+    under_way(bench, search_id)
+    write_study(bench.folder(search_id), [{"dice": 0.5, "hd95": 1.0}, {"dice": 0.25, "hd95": 0.5}])
+    (bench.folder(search_id).path / "supernet").mkdir()
+    bench.folder(search_id).write_json("supernet/config.json", {})
+    bench.folder(search_id).write_json("result.json", {"best": 0.9})
+    bench.drive(search_id, "SUCCEEDED")
+    page.goto(f"{url}/#/s/{search_id}/t/0")
+    page.get_by_role("button", name="Export").click()
+    page.get_by_text("This slicing is not trained yet. Retrain it first").wait_for()
+
+    page.get_by_role("button", name="Draw predictions").click()
+    page.locator("tbody").get_by_text("figures").wait_for()
+    job = bench.http.get(f"/v1/searches/{search_id}/jobs").json()["jobs"][0]
+    assert (job["kind"], job["trial"]) == ("figures", 0)
+    end_job(bench, job["id"], search_id)
+    picture = page.get_by_role("img", name="prediction of image_003; Dice 0.432")
+    picture.wait_for()
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1
+    page.get_by_text("Show", exact=True).click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="00_image_003.png").click()
+    assert download.value.path().read_bytes() == PIXEL
+
+    page.get_by_role("button", name="Retrain").click()
+    page.get_by_label("Retrain this slicing").last.fill("3")
+    page.locator("#ask-ok").click()
+    page.locator("tbody").get_by_text("retrain", exact=True).wait_for()
+    job = bench.http.get(f"/v1/searches/{search_id}/jobs").json()["jobs"][0]
+    assert bench.http.get(f"/v1/jobs/{job['id']}").json()["spec"]["retrain"]["epochs"] == 3
+    shoot(page, "trial-jobs")
+    page.get_by_role("button", name=f"Cancel retrain {job['id']}").click()
+    page.locator(".chip.CANCELLING, .chip.CANCELLED").first.wait_for()
+
+    page.get_by_role("link", name="← Search").click()
+    page.get_by_role("button", name="Audit").click()
+    page.locator("#ask-input").fill("4")
+    page.locator("#ask-ok").click()
+    page.locator("tbody").get_by_text("audit", exact=True).wait_for()
+    assert page.get_by_role("button", name="Audit", exact=True).is_disabled()
+    shoot(page, "search-jobs")
 
 
 def test_list_on_a_phone_in_the_dark(page: Page, place: tuple[str, Bench]) -> None:

@@ -1,0 +1,233 @@
+"""Commands on trials of a search, and on the jobs that follow it: ``slicemamba trial …`` and ``slicemamba job …``.
+
+``slicemamba retrain``, ``export``, ``figures`` and ``audit`` work on files and folders of this machine; these here
+ask a service, and so they stand under what they are about.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from api import tables
+from api.commands import (
+    Baseline,
+    Follow,
+    Json,
+    SearchId,
+    Tail,
+    Url,
+    Watch,
+    connect,
+    fetch,
+    follow_job,
+    show_logs,
+    study_of,
+)
+from slicemamba.config import override
+
+if TYPE_CHECKING:
+    from api.client import Client
+    from api.schemas import Job
+
+Number = Annotated[
+    int, typer.Argument(metavar="N", min=0, help="The trial's number, as `trials` and `pareto` show it.")
+]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `job list` prints it.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Wait for the job and fetch its files into this folder.")]
+
+trial = typer.Typer(help="Look at one trial of a search on the service; retrain, export or draw it.")
+job = typer.Typer(help="Jobs that follow a search on the service: audit it, list, follow and cancel them.")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the groups."""
+    app.add_typer(trial, name="trial", rich_help_panel="Service")
+    app.add_typer(job, name="job", rich_help_panel="Service")
+
+
+class Init(str, Enum):
+    """From what weights a trial is retrained."""
+
+    search = "search"
+    scratch = "scratch"
+    supernet = "supernet"
+
+
+class Format(str, Enum):
+    """What an export holds."""
+
+    bundle = "bundle"
+    torch = "torch"
+    onnx = "onnx"
+
+
+@trial.command("show")
+def show_trial(
+    search_id: SearchId, number: Number, baseline: Baseline = False, as_json: Json = False, url: Url = None
+) -> None:
+    """Show what was measured of a trial."""
+    with connect(url) as client:
+        found = client.trial(client.resolve(search_id), number, study=study_of(baseline))
+    tables.show(found, tables.trial(found), as_json=as_json)
+
+
+@trial.command("images")
+def show_images(
+    search_id: SearchId,
+    number: Number,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 20,
+    baseline: Baseline = False,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """List Dice and IoU of each image of the search split, the worst first."""
+    with connect(url) as client:
+        found = client.trial_images(client.resolve(search_id), number, study=study_of(baseline))
+    tables.show(found, tables.images(found, limit), as_json=as_json)
+
+
+@trial.command()
+def retrain(
+    search_id: SearchId,
+    number: Number,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A=VALUE", help="Option of the training: --set epochs=100.")
+    ] = None,
+    init: Annotated[
+        Init, typer.Option(help="Weights to start from; search: as the search's own winner.")
+    ] = Init.search,
+    baseline: Baseline = False,
+    watch: Watch = False,
+    out: Out = None,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Train a trial's slicing as the search trains its winner, and score it on test."""
+    options = override({}, assignments or [])
+    with connect(url) as client:
+        made = client.retrain(
+            client.resolve(search_id), number, study=study_of(baseline), options=options, init=init.value
+        )
+        _started(client, made, watch, out, as_json)
+
+
+@trial.command()
+def export(
+    search_id: SearchId,
+    number: Number,
+    format: Annotated[Format, typer.Option(help="bundle: every program; torch or onnx: that alone.")] = Format.bundle,
+    baseline: Baseline = False,
+    watch: Watch = False,
+    out: Out = None,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Make a bundle of a trained trial: weights, card, scores, programs. All but the winner need `trial retrain`."""
+    with connect(url) as client:
+        made = client.export(client.resolve(search_id), number, study=study_of(baseline), format=format.value)
+        _started(client, made, watch, out, as_json)
+
+
+@trial.command()
+def figures(
+    search_id: SearchId,
+    number: Number,
+    images: Annotated[int, typer.Option(min=1, max=64, help="At most this many: the worst half, and the best.")] = 8,
+    baseline: Baseline = False,
+    watch: Watch = False,
+    out: Out = None,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Draw what a trial predicts on the search split, with the supernet's weights."""
+    with connect(url) as client:
+        made = client.figures(client.resolve(search_id), number, study=study_of(baseline), images=images)
+        _started(client, made, watch, out, as_json)
+
+
+@job.command()
+def audit(
+    search_id: SearchId,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A=VALUE", help="Option: --set num_retrained=8.")
+    ] = None,
+    watch: Watch = False,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Start an audit: say how far a search's answer can be trusted. With --watch its verdict is printed."""
+    settings = override({}, assignments or [])
+    with connect(url) as client:
+        found = client.resolve(search_id)
+        _started(client, client.audit(found, settings), watch, None, as_json)
+        if watch:
+            result = client.audit_result(found)
+            print(
+                json.dumps(result, indent=2)
+                if as_json
+                else f"{result['verdict']['word']}: {result['verdict']['sentence']}"
+            )
+
+
+@job.command("list")
+def list_jobs(search_id: SearchId = "latest", as_json: Json = False, url: Url = None) -> None:
+    """List the jobs that follow a search, newest first."""
+    from api.schemas import JobList
+
+    with connect(url) as client:
+        found = JobList(jobs=[*client.jobs(client.resolve(search_id))])
+    tables.show(found, tables.jobs(found), as_json=as_json)
+
+
+@job.command("show")
+def show_job(job_id: JobId, watch: Watch = False, as_json: Json = False, url: Url = None) -> None:
+    """Tell how far a job is."""
+    with connect(url) as client:
+        if watch:
+            follow_job(client, job_id)
+        found = client.get_job(job_id)
+    if as_json or not watch:
+        tables.show(found, tables.job(found), as_json=as_json)
+
+
+@job.command("logs")
+def job_logs(job_id: JobId, tail: Tail = 1000, following: Follow = False, url: Url = None) -> None:
+    """Print what a job has printed."""
+    with connect(url) as client:
+        show_logs(client, job_id, tail, following)
+
+
+@job.command("download")
+def download_job(
+    job_id: JobId,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")],
+    url: Url = None,
+) -> None:
+    """Fetch a job's files."""
+    with connect(url) as client:
+        found = client.get_job(job_id)
+        files = fetch(client, found.search_id, out, found.folder)
+    print(f"{len(files)} files in {out}")
+
+
+@job.command("cancel")
+def cancel_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
+    """Stop a job."""
+    with connect(url) as client:
+        tables.show_state(client.cancel_job(job_id), as_json=as_json)
+
+
+def _started(client: Client, made: Job, watch: bool, out: Path | None, as_json: bool) -> None:
+    """Prints the job; follows it and fetches its files where that is asked for."""
+    print(made.model_dump_json(indent=2) if as_json else made.id, flush=True)
+    if watch or out is not None:
+        follow_job(client, made.id)
+    if out is not None:
+        files = fetch(client, made.search_id, out, made.folder)
+        print(f"{len(files)} files in {out}", file=sys.stderr)

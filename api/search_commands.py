@@ -1,0 +1,234 @@
+"""Commands on searches of a service, from submission to download."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api import commands, tables
+from api.commands import (
+    Baseline,
+    Follow,
+    Json,
+    SearchId,
+    Tail,
+    Url,
+    Watch,
+    connect,
+    fetch,
+    follow_search,
+    show_logs,
+    study_of,
+)
+from slicemamba.config import override, read_yaml
+from slicemamba.errors import InputError
+
+_PANEL = "Service"
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for command in (submit, status, trials, pareto, logs, events, cancel, pause, resume, extend, delete, download):
+        app.command(rich_help_panel=_PANEL)(command)
+    app.command("list", rich_help_panel=_PANEL)(list_searches)
+
+
+def submit(
+    config: Annotated[Path, typer.Argument(help="The search as YAML; configs/ has examples.")],
+    assignments: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Set an option.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check it, tell what it would take, start nothing.")
+    ] = False,
+    watch: Watch = False,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Check a search, tell what it will take, submit it to the service and print its id."""
+    job = override(read_yaml(config), assignments or [])
+    with connect(url) as client:
+        checked = client.validate(job)
+        if dry_run:
+            tables.show(checked, tables.validation(checked), as_json=as_json)
+            return
+        print(tables.cost(checked), file=sys.stderr)
+        search = client.submit(job)
+        print(search.model_dump_json(indent=2) if as_json else search.id, flush=True)
+        if watch:
+            follow_search(client, search.id)
+
+
+def list_searches(
+    state: Annotated[list[str] | None, typer.Option(help="Only searches in this state; may be repeated.")] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only searches with it.")] = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """List searches, newest first."""
+    labels = dict(_split_label(text) for text in label or [])
+    with connect(url) as client:
+        page = client.list(states=_upper(state), labels=labels, page_size=limit)
+    tables.show(page, tables.searches(page), as_json=as_json)
+
+
+def status(search_id: SearchId = "latest", watch: Watch = False, as_json: Json = False, url: Url = None) -> None:
+    """Tell how far a search is."""
+    with connect(url) as client:
+        found = client.resolve(search_id)
+        if watch:
+            follow_search(client, found)
+        search = client.get(found)
+    if as_json or not watch:
+        tables.show(search, tables.search(search), as_json=as_json)
+
+
+def trials(
+    search_id: SearchId,
+    state: Annotated[list[str] | None, typer.Option(help="Only trials in this state; may be repeated.")] = None,
+    sort: Annotated[
+        str, typer.Option(help="number, seconds or a metric; with - before it the largest first: --sort=-dice.")
+    ] = "number",
+    baseline: Baseline = False,
+    limit: Limit = 1000,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print all of them as comma-separated values.")] = False,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """List the trials of a search."""
+    with connect(url) as client:
+        found, study, states = client.resolve(search_id), study_of(baseline), _upper(state)
+        if as_csv:
+            sys.stdout.write(client.trials_csv(found, study=study, states=states, sort=sort))
+            return
+        page = client.trials(found, study=study, states=states, sort=sort, page_size=limit)
+    tables.show(page, tables.trials(page), as_json=as_json)
+
+
+def pareto(
+    search_id: SearchId = "latest",
+    objectives: Annotated[str | None, typer.Option(metavar="A,B,…", help="Others than the search's own.")] = None,
+    baseline: Baseline = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a plot: .png, .pdf, .svg or .html; - draws it here.")
+    ] = None,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Show the Pareto frontier of a search: a table, and in a terminal a plot."""
+    from api.frontier import draw_pareto, save_pareto
+
+    names = objectives.split(",") if objectives else None
+    with connect(url) as client:
+        found, study = client.resolve(search_id), study_of(baseline)
+        front = client.pareto(found, objectives=names, study=study)
+        shown = [objective.name for objective in front.objectives]
+        if plot is not None and str(plot) != "-":
+            random = [] if baseline else list(client.iter_trials(found, study="random"))
+            save_pareto(plot, client.iter_trials(found, study=study), random, shown)
+            print(f"written: {plot}", file=sys.stderr)
+        drawn = str(plot) == "-" or (plot is None and sys.stdout.isatty())
+        every = list(client.iter_trials(found, study=study)) if drawn and not as_json else []
+    tables.show(front, tables.pareto(front), as_json=as_json)
+    if every:
+        print("\n" + draw_pareto(every, [trial.number for trial in front.trials], shown))
+
+
+def cancel(search_id: SearchId, as_json: Json = False, url: Url = None) -> None:
+    """Stop a search. What it has found so far is kept."""
+    with connect(url) as client:
+        tables.show_state(client.cancel(client.resolve(search_id)), as_json=as_json)
+
+
+def pause(search_id: SearchId, as_json: Json = False, url: Url = None) -> None:
+    """Stop a search for now; `resume` lets it go on from where it stopped."""
+    with connect(url) as client:
+        tables.show_state(client.pause(client.resolve(search_id)), as_json=as_json)
+
+
+def resume(search_id: SearchId, watch: Watch = False, as_json: Json = False, url: Url = None) -> None:
+    """Let a paused, cancelled or failed search go on. No finished trial is evaluated again."""
+    with connect(url) as client:
+        found = client.resolve(search_id)
+        tables.show_state(client.resume(found), as_json=as_json)
+        if watch:
+            follow_search(client, found)
+
+
+def extend(
+    search_id: SearchId,
+    num_trials: Annotated[int, typer.Option(min=1, help="The new total of trials.")],
+    watch: Watch = False,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Raise the number of trials of a search that is paused or has ended, and let it go on."""
+    with connect(url) as client:
+        found = client.resolve(search_id)
+        tables.show_state(client.extend(found, num_trials), as_json=as_json)
+        if watch:
+            follow_search(client, found)
+
+
+def delete(
+    search_id: SearchId,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Url = None,
+) -> None:
+    """Remove an ended search with its trials, networks and figures, for good."""
+    with connect(url) as client:
+        search = client.get(client.resolve(search_id))
+        if not yes:
+            typer.confirm(f"Delete {search.id} ({search.name}, {search.state.value}) with all its files?", abort=True)
+        client.delete(search.id)
+    print(f"{search.id} is deleted", file=sys.stderr)
+
+
+def logs(
+    search_id: SearchId = "latest",
+    tail: Tail = 1000,
+    following: Follow = False,
+    url: Url = None,
+) -> None:
+    """Print what a search's driver has printed."""
+    with connect(url) as client:
+        found = client.resolve(search_id)
+        show_logs(client, found, tail, following)
+
+
+def events(search_id: SearchId, url: Url = None) -> None:
+    """Print what happens in a search, a JSON line each, until it has ended; for scripts."""
+    with connect(url) as client:
+        try:
+            for event in client.events(client.resolve(search_id)):
+                print(json.dumps({"id": event.id, "event": event.kind, **event.data}), flush=True)
+        except KeyboardInterrupt:
+            raise typer.Exit(commands.INTERRUPTED) from None
+
+
+def download(
+    search_id: SearchId,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")],
+    folder: Annotated[str, typer.Option(help="Only this folder of the run, such as `predictions`.")] = "",
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Fetch the files of a search. The same folder again: go on where it stopped."""
+    with connect(url) as client:
+        files = fetch(client, client.resolve(search_id), out, folder)
+    print(json.dumps([str(path) for path in files]) if as_json else f"{len(files)} files in {out}")
+
+
+def _upper(states: list[str] | None) -> list[str]:
+    return [state.upper() for state in states or []]
+
+
+def _split_label(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not key or not separator:
+        raise InputError(f"a label must look like key=value; got {text!r}")
+    return key, value

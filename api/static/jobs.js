@@ -1,0 +1,65 @@
+// Jobs that follow a search: what they do, how far they are, their files and pictures.
+import { get, openFile, post, send } from "./api.js";
+import { PHASES, attempt, chip, el, notify, swap, table, when } from "./ui.js";
+
+export const under = (state) => !["SUCCEEDED", "CANCELLED", "FAILED"].includes(state);
+
+// One click starts one job: the button waits for the answer, and a repeated request carries the same key.
+export async function start(button, path, body, done) {
+  const key = Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("-");
+  button.disabled = true;
+  try {
+    const job = await post(path, body, { "Idempotency-Key": key });
+    button.disabled = false; // before the page is brought up to date, which may know better
+    notify(`${job.kind} is in the queue as ${job.id}`);
+    await done(job);
+  } catch (error) {
+    button.disabled = false;
+    notify(error.status === 409 && error.message.includes("not trained") ? "This slicing is not trained yet. Retrain it first; then it can be exported." : error.message);
+  }
+}
+
+export function showJobs(node, jobs, id, live) {
+  swap(node, jobs, () => (jobs.length ? rows(jobs, id, live) : el("p", { className: "soft" }, "None so far.")));
+}
+
+function rows(jobs, id, live) {
+  const columns = ["Job", "Trial", "State", "Progress", "Created", "Files"].map((title) => ({ title }));
+  return table(columns, jobs.map((job) => el("tr", {},
+    el("td", {}, el("b", {}, job.kind), el("br"), el("span", { className: "mono soft" }, job.id)),
+    el("td", {}, job.trial === null ? "–" : job.study === "search" ? el("a", { href: `#/s/${id}/t/${job.trial}` }, String(job.trial)) : `${job.trial} (random)`),
+    el("td", {}, chip(job.state), job.error || job.message ? el("div", { className: job.error ? "bad" : "soft" }, job.error ?? job.message) : null),
+    el("td", {}, progress(job), under(job.state) ? el("button", { type: "button", className: "danger", ariaLabel: `Cancel ${job.kind} ${job.id}`, onclick: () => attempt(async () => { await post(`/v1/jobs/${job.id}/cancel`); live.now(); }) }, "Cancel") : null),
+    el("td", {}, when(job.created_at)),
+    el("td", {}, job.state === "SUCCEEDED" ? files(job, id) : "–"))));
+}
+
+function progress(job) {
+  const now = job.progress[job.phase];
+  if (!now) return null;
+  const text = `${PHASES[job.phase] ?? job.phase}: ${now.done} / ${now.total} ${now.unit}`;
+  return [el("progress", { max: now.total || 1, value: now.done, ariaLabel: text }), el("div", { className: "soft" }, text)];
+}
+
+function files(job, id) {
+  const list = el("ul", { className: "files" });
+  const load = () => attempt(async () => {
+    const { artifacts } = await get(`/v1/searches/${id}/artifacts`);
+    const ours = artifacts.filter((file) => file.path.startsWith(`${job.folder}/`));
+    list.replaceChildren(...ours.map((file) => el("li", {}, el("button", { type: "button", className: "link mono", onclick: () => attempt(() => openFile(artifact(id, file.path), file.path.split("/").at(-1))) }, file.path.slice(job.folder.length + 1)), el("span", { className: "soft" }, ` ${size(file.size_bytes)}`))));
+  });
+  return el("details", { ontoggle: (event) => { if (event.target.open && !list.childElementCount) load(); } }, el("summary", {}, "Show"), list);
+}
+
+const artifact = (id, path) => `/v1/searches/${id}/artifacts/${path.split("/").map(encodeURIComponent).join("/")}`;
+const size = (bytes) => (bytes < 1e3 ? `${bytes} B` : bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
+
+// Pictures of a finished job, the worst image first. They need the token, so they are fetched, not linked to.
+export async function gallery(job, id) {
+  const shown = await get(artifact(id, `${job.folder}/figures.json`));
+  return Promise.all(shown.map(async ({ image, dice, path }) => {
+    const url = URL.createObjectURL(await (await send("GET", artifact(id, path))).blob());
+    const picture = el("img", { src: url, alt: `Image, truth and prediction of ${image}; Dice ${dice.toFixed(3)}`, onload: () => URL.revokeObjectURL(url) });
+    return el("figure", {}, picture, el("figcaption", {}, el("span", { className: "mono" }, image), ` Dice ${dice.toFixed(3)}`));
+  }));
+}
