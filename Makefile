@@ -56,6 +56,7 @@ bench: setup-dev
 
 bench-gpu: setup-dev
 	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.gpu --batch 1
 
 serve: setup
 	$(BIN)/slicemamba serve

@@ -1,12 +1,16 @@
 """Triton kernels of the slice scan: the forward sweep, the sum of the four directions, and what all sweeps share.
 
 One program is one warp and sweeps one sequence, that of an image, a direction and a tile of BD channels; its state
-[NP, BD] stays in registers. Letters: L = H·W places, DM channels, NP states and RP ranks, both padded to powers of two
-with zero weights, so that they need no mask; JP = RP + 2·NP. Tensors are contiguous and, but for x, y and their
-gradients, float32:
+[NP, BD] stays in registers. Where these are too few to keep a GPU busy, a sequence is cut into segments, swept at the
+same time: h_after = exp2(a·ΣΔ)·h_before + (what a sweep from 0 ends with), so a first launch finds these two for each
+segment, and in a second each program folds those before its own. The adjoint crosses segments in the same way.
+
+Letters: L = H·W places, DM channels, NP states and RP ranks, both padded to powers of two with zero weights, so that
+they need no mask; JP = RP + 2·NP. Tensors are contiguous and, but for x, y and their gradients, float32:
 
     x, grad_y (B, L, DM) · projected (B, L, 4, JP), each row dt | B | C · a (4, NP, DM), which is A·log2(e)
     dt_weight (4, RP, DM) · dt_bias (4, DM) · parts (B, 4, L, DM) · checkpoints (B, 4, chunks, NP, tiles·BD)
+    carried (programs, segments, NP + 1, BD), the NP states that a segment ends with, and its ΣΔ
 
 Rows of maps lie in row-major order; ``sequence_row`` gives the row of a place in the sequence in closed form.
 """
@@ -88,6 +92,24 @@ def sigmoid(v):
 
 
 @triton.jit
+def store_carried(carried, segment, state, total, NP: tl.constexpr, BD: tl.constexpr):
+    """Write what a segment of this program carries on: state (NP, BD) and total (BD,), its ΣΔ."""
+    at = carried + (tl.program_id(0).to(tl.int64) * tl.num_programs(1) + segment) * ((NP + 1) * BD)
+    n, d = tl.arange(0, NP), tl.arange(0, BD)
+    tl.store(at + n[:, None] * BD + d[None, :], state)
+    tl.store(at + NP * BD + d, total)
+
+
+@triton.jit
+def fold_carried(carried, segment, state, a_tile, NP: tl.constexpr, BD: tl.constexpr):
+    """The state (NP, BD) after a segment, where ``state`` is the one before it."""
+    at = carried + (tl.program_id(0).to(tl.int64) * tl.num_programs(1) + segment) * ((NP + 1) * BD)
+    n, d = tl.arange(0, NP), tl.arange(0, BD)
+    total = tl.load(at + NP * BD + d)
+    return tl.exp2(total[None, :] * a_tile) * state + tl.load(at + n[:, None] * BD + d[None, :])
+
+
+@triton.jit
 def _forward_loads(x, projected, t, length, axis, d, mask, DM: tl.constexpr, RP: tl.constexpr, NP: tl.constexpr):
     """Values of place t (the last place where t is beyond it), and the row they came from."""
     row = sequence_row(tl.minimum(t, length - 1), length, axis)
@@ -109,7 +131,9 @@ def forward_kernel(
     geometry,
     parts,
     checkpoints,
+    carried,
     length,
+    segment_size,
     DM: tl.constexpr,
     RP: tl.constexpr,
     NP: tl.constexpr,
@@ -117,8 +141,13 @@ def forward_kernel(
     CHUNK: tl.constexpr,
     AHEAD: tl.constexpr,
     SAVE: tl.constexpr,
+    FIND_CARRIED: tl.constexpr,
 ):
-    """parts[b, k, row] = C_t·h_t; with SAVE also the state before every CHUNK-th place. Grid: (B·4·tiles,)."""
+    """parts[b, k, row] = C_t·h_t; with SAVE also the state before every CHUNK-th place. Grid: (B·4·tiles, segments).
+
+    With FIND_CARRIED nothing of that, but ``carried`` of all segments except the last, whose programs do nothing.
+    ``segment_size`` is a multiple of CHUNK.
+    """
     TILES: tl.constexpr = (DM + BD - 1) // BD
     tile = tl.program_id(0) % TILES
     k = tl.program_id(0) // TILES % 4
@@ -133,13 +162,23 @@ def forward_kernel(
     x += b * length * DM
     projected += (b * length * 4 + k) * (RP + 2 * NP)
     parts += (b * 4 + k) * length * DM
-    checkpoints += (b * 4 + k) * tl.cdiv(length, CHUNK) * (NP * TILES * BD) + n[:, None] * (TILES * BD) + d[None, :]
+    segment = tl.program_id(1)
+    first = segment * segment_size
+    last = tl.minimum(first + segment_size, length)
+    checkpoints += ((b * 4 + k) * tl.cdiv(length, CHUNK) + first // CHUNK) * (NP * TILES * BD)
+    checkpoints += n[:, None] * (TILES * BD) + d[None, :]
 
     h = tl.zeros([NP, BD], tl.float32)
+    total = tl.zeros([BD], tl.float32)
+    if FIND_CARRIED:
+        last = tl.where(last == length, first, last)
+    else:
+        for before in range(segment):
+            h = fold_carried(carried, before, h, a_tile, NP, BD)
     ahead = ()
     for i in tl.static_range(AHEAD):
-        ahead = ahead + (_forward_loads(x, projected, i, length, axis, d, mask, DM, RP, NP),)
-    for start in range(0, length, AHEAD):
+        ahead = ahead + (_forward_loads(x, projected, first + i, length, axis, d, mask, DM, RP, NP),)
+    for start in range(first, last, AHEAD):
         if SAVE:  # noqa: SIM102  (known when compiling, unlike what is inside)
             if start % CHUNK == 0:
                 tl.store(checkpoints, h)
@@ -149,11 +188,16 @@ def forward_kernel(
             row, x_t, dt, B, C = ahead[i]
             delta = softplus(tl.sum(dt[:, None] * weight, 0) + bias)
             h = tl.exp2(delta[None, :] * a_tile) * h + (delta * x_t)[None, :] * B[:, None]
-            y = tl.sum(h * C[:, None], 0)
             # What was just used is loaded anew for AHEAD places later, before a store that loads could not pass.
             later = later + (_forward_loads(x, projected, start + AHEAD + i, length, axis, d, mask, DM, RP, NP),)
-            tl.store(parts + row * DM + d, y, mask=mask & inside_sequence(start + i, length, BD))
+            if FIND_CARRIED:
+                total += delta
+            else:
+                y = tl.sum(h * C[:, None], 0)
+                tl.store(parts + row * DM + d, y, mask=mask & inside_sequence(start + i, length, BD))
         ahead = later
+    if FIND_CARRIED:
+        store_carried(carried, segment, h, total, NP, BD)
 
 
 @triton.jit

@@ -14,8 +14,22 @@ from torch.nn import functional
 
 CHUNK = 32  # steps between two saved states
 TILE = 32  # channels of a program, which is one warp
+_LEAST_SEGMENT = 4 * CHUNK  # places; what a segment carries must be little beside its own work
 LOG2_E = 1.4426950408889634
 _UNIT = 1 << 40  # of fixed-point reciprocals, as in the kernels
+
+
+class Segments(NamedTuple):
+    """How sequences are cut, so that there are enough programs for the GPU: ``num`` of ``size`` places each."""
+
+    num: int
+    size: int
+
+
+def cut(length: int, wanted: int) -> Segments:
+    """About ``wanted`` segments, of whole chunks each but for the last; none shorter than ``_LEAST_SEGMENT``."""
+    size = max(_LEAST_SEGMENT, -(-length // (wanted * CHUNK)) * CHUNK)
+    return Segments(-(-length // size), size)
 
 
 class Sizes(NamedTuple):

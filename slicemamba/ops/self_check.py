@@ -1,4 +1,4 @@
-"""A first, tiny scan on the GPU: whether Triton's kernels compile there, and agree with the torch backend."""
+"""First, tiny scans on the GPU: whether Triton's kernels compile there, and agree with the torch backend."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from slicemamba.ops import chunked, triton
 
 _TOLERANCE = 1e-2  # of the norm; so wide that TF32 products, where they are allowed, pass
 _SLICE_SIZE = (2, 3)
+_MAPS = ((5, 7), (11, 13))  # the second is long enough to be cut into segments
 
 
 @lru_cache(maxsize=1)
@@ -30,9 +31,13 @@ def triton_status() -> str:
 
 
 def triton_fault(device: torch.device) -> str | None:
-    """What is wrong with y or a gradient of one tiny scan, or None."""
-    inputs = _inputs(device, torch.float32)
-    wide = _inputs(device, torch.float64)
+    """What is wrong with y or a gradient of tiny scans, or None."""
+    return next(filter(None, (_fault(device, *size) for size in _MAPS)), None)
+
+
+def _fault(device: torch.device, height: int, width: int) -> str | None:
+    inputs = _inputs(device, torch.float32, height, width)
+    wide = _inputs(device, torch.float64, height, width)
     try:
         y, saved = triton.slice_scan(*inputs[1:], _SLICE_SIZE, save=True)
         got = (y, *triton.slice_scan_backward(*inputs, saved, _SLICE_SIZE))
@@ -44,8 +49,10 @@ def triton_fault(device: torch.device) -> str | None:
     return None if agree else f"relative errors of y and the gradients: {', '.join(f'{e:.0e}' for e in errors)}"
 
 
-def _inputs(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """A gradient of y and the inputs of ``slice_scan``: 5×7 places, two tiles of channels, odd N and R."""
+def _inputs(
+    device: torch.device, dtype: torch.dtype, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """A gradient of y and the inputs of ``slice_scan``: two tiles of channels, odd N and R."""
     random = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -53,8 +60,8 @@ def _inputs(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, T
 
     channels, states, rank = 36, 5, 3
     return (
-        normal(1, 5, 7, channels),
-        normal(1, 5, 7, channels),
+        normal(1, height, width, channels),
+        normal(1, height, width, channels),
         normal(4, rank + 2 * states, channels),
         normal(4, channels, rank),
         normal(4, channels),

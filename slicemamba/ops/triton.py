@@ -19,10 +19,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slicemamba.ops._triton_layout import CHUNK, LOG2_E, TILE, geometry, padded_weights, sizes_of
+from slicemamba.ops._triton_layout import (
+    CHUNK,
+    LOG2_E,
+    TILE,
+    Segments,
+    Sizes,
+    cut,
+    geometry,
+    padded_weights,
+    sizes_of,
+)
 
+_ADJOINT_AHEAD = 4  # steps whose values are loaded before they are needed
 _GROUP = 2  # steps whose states the backward sweep holds in registers
 _MERGE_BLOCK = 1024
+_WARPS_PER_PROCESSOR = 8  # with fewer, a multiprocessor of a GPU waits more than it works
+_WORTHWHILE = 4  # segments; as the cut sequences are swept twice, fewer would gain little
 _LEAST_VERSION = (3, 3)  # the first whose kernels may hold tuples
 _MOST_PLACES = 1 << 20  # the kernels' divisions are exact up to here
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -64,6 +77,7 @@ def _kernels() -> dict[str, Any]:
     return {
         "forward": _triton_kernels.forward_kernel,
         "merge": _triton_kernels.merge_kernel,
+        "adjoint": _triton_backward.adjoint_kernel,
         "backward": _triton_backward.backward_kernel,
     }
 
@@ -77,6 +91,15 @@ def _launch(name: str, grid: tuple[int, ...], first: Tensor, *arguments: Any, **
 def ahead(padded_rank: int) -> int:
     """Steps whose values the forward sweep loads before it needs them: as many as registers can hold."""
     return 4 if padded_rank <= 8 else 2
+
+
+def segments_of(sizes: Sizes, device: torch.device) -> Segments:
+    """How the sequences of a scan are cut on this device: not at all where a GPU has enough of them."""
+    wanted = 1
+    if device.type == "cuda":
+        processors = torch.cuda.get_device_properties(device).multi_processor_count
+        wanted = processors * _WARPS_PER_PROCESSOR // sizes.programs
+    return cut(sizes.length, wanted if wanted >= _WORTHWHILE else 1)
 
 
 def saved_size(x: Tensor, dt_proj_weight: Tensor, A_log: Tensor) -> int:
@@ -112,28 +135,40 @@ def slice_scan(
     else:
         projected.copy_(x.view(-1, s.channels) @ w.x_proj.to(x.dtype).mT)
     parts = x.new_empty(s.batch, 4, s.length, s.channels, dtype=torch.float32)
-    _launch(
-        "forward",
-        (s.programs,),
-        x,
-        projected,
-        w.dt_proj,
-        dt_proj_bias.contiguous(),
-        w.a,
-        geometry(x.shape[1], x.shape[2], slice_size, x.device),
-        parts,
-        saved[4 * count :].view(torch.float32),
-        s.length,
-        DM=s.channels,
-        RP=s.padded_rank,
-        NP=s.padded_states,
-        BD=TILE,
-        CHUNK=CHUNK,
-        AHEAD=ahead(s.padded_rank),
-        SAVE=save,
-        num_warps=1,
-    )
+    segments = segments_of(s, x.device)
+    carried = _room_for_carried(x, s, segments)
+    for find_carried in (True, False) if segments.num > 1 else (False,):
+        _launch(
+            "forward",
+            (s.programs, segments.num),
+            x,
+            projected,
+            w.dt_proj,
+            dt_proj_bias.contiguous(),
+            w.a,
+            geometry(x.shape[1], x.shape[2], slice_size, x.device),
+            parts,
+            saved[4 * count :].view(torch.float32),
+            carried,
+            s.length,
+            segments.size,
+            DM=s.channels,
+            RP=s.padded_rank,
+            NP=s.padded_states,
+            BD=TILE,
+            CHUNK=CHUNK,
+            AHEAD=ahead(s.padded_rank),
+            SAVE=save and not find_carried,
+            FIND_CARRIED=find_carried,
+            num_warps=1,
+        )
     return _merge(parts, x, D, x.dtype), saved
+
+
+def _room_for_carried(x: Tensor, sizes: Sizes, segments: Segments) -> Tensor:
+    """Uninitialised, (programs, segments, Np + 1, TILE) float32; empty where nothing is cut."""
+    programs = sizes.programs if segments.num > 1 else 0
+    return x.new_empty(programs, segments.num, sizes.padded_states + 1, TILE, dtype=torch.float32)
 
 
 def slice_scan_backward(
@@ -164,26 +199,46 @@ def slice_scan_backward(
     raw += dt_proj_bias
     parts = scratch(s.batch, 4, s.length, s.channels)
     grad_bc = scratch(s.tiles, s.batch * s.length, 4, 2 * s.padded_states)
-    grad_a = scratch(s.batch, 4, s.padded_states, s.tiles * TILE)
+    segments = segments_of(s, x.device)
+    grad_a = scratch(s.batch, 4, segments.num, s.padded_states, s.tiles * TILE)
+    carried = _room_for_carried(x, s, segments)
+    shapes = {"DM": s.channels, "RP": s.padded_rank, "NP": s.padded_states, "BD": TILE}
+    grid = (s.programs, segments.num)
+    numbers = geometry(x.shape[1], x.shape[2], slice_size, x.device)
+    if segments.num > 1:
+        _launch(
+            "adjoint",
+            grid,
+            grad_y,
+            raw,
+            projected,
+            w.a,
+            numbers,
+            carried,
+            s.length,
+            segments.size,
+            **shapes,
+            AHEAD=_ADJOINT_AHEAD,
+            num_warps=1,
+        )
     _launch(
         "backward",
-        (s.programs,),
+        grid,
         x,
         grad_y,
         raw,
         projected,
         w.a,
-        geometry(x.shape[1], x.shape[2], slice_size, x.device),
+        numbers,
         saved[4 * count :].view(torch.float32),
-        scratch(s.programs, CHUNK // _GROUP, s.padded_states, TILE),
+        carried,
+        scratch(*grid, CHUNK // _GROUP, s.padded_states, TILE),
         parts,
         grad_bc,
         grad_a,
         s.length,
-        DM=s.channels,
-        RP=s.padded_rank,
-        NP=s.padded_states,
-        BD=TILE,
+        segments.size,
+        **shapes,
         CHUNK=CHUNK,
         GROUP=_GROUP,
         num_warps=1,
@@ -203,7 +258,7 @@ def slice_scan_backward(
         (rows.mT @ x.view(-1, s.channels).to(dtype)).float().view_as(x_proj_weight),
         torch.bmm(raw.permute(1, 2, 0), dt),
         raw.sum(0),
-        (grad_a.sum(0)[:, : s.states, : s.channels].mT * A).flatten(0, 1),
+        (grad_a.sum((0, 2))[:, : s.states, : s.channels].mT * A).flatten(0, 1),
         grad_D.repeat(4),
     )
 

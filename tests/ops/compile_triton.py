@@ -30,7 +30,7 @@ def compile_kernel(name, half, capability, options, **constants):
     for index, argument in enumerate(kernel.arg_names):
         if argument in constants:
             signature[argument] = "constexpr"
-        elif argument in ("length", "size"):
+        elif argument in ("length", "segment_size", "size"):
             signature[argument] = "i32"
         else:
             is_half = half and argument in ("x", "grad_y", "base", "out")
@@ -53,9 +53,11 @@ def spilled_bytes(compiled):
 def main():
     for channels, rank, half, capability in STAGES if "all" in sys.argv else (STAGES[0], STAGES[-1]):
         sizes = {"DM": channels, "RP": rank, "NP": 16, "BD": TILE, "CHUNK": CHUNK}
-        for save in (False, True):
-            ahead = {"AHEAD": backend.ahead(rank), "SAVE": save}
+        for save, find_carried in ((False, False), (True, False), (False, True)):
+            ahead = {"AHEAD": backend.ahead(rank), "SAVE": save, "FIND_CARRIED": find_carried}
             report("forward", half, capability, WARP, **sizes, **ahead)
+        shapes = {name: value for name, value in sizes.items() if name != "CHUNK"}
+        report("adjoint", half, capability, WARP, **shapes, AHEAD=backend._ADJOINT_AHEAD)
         report("backward", half, capability, WARP, **sizes, GROUP=backend._GROUP)
         report("merge", half, capability, {}, DM=channels, BLOCK=backend._MERGE_BLOCK)
 

@@ -24,7 +24,8 @@ from scan_cases import (
 )
 
 from slicemamba.ops import _triton_kernels, choose_backend, self_check, slice_order, slice_scan
-from slicemamba.ops._triton_layout import geometry
+from slicemamba.ops import triton as backend
+from slicemamba.ops._triton_layout import CHUNK, Segments, geometry
 from slicemamba.ops.slicing import AXES
 
 TINY = (1, 1, 3, 3, 2, 1)
@@ -54,6 +55,18 @@ SHAPES = [(1, 5, 7, 4, 3, 2), (2, 2, 3, 35, 3, 2), (3, 1, 3, 3, 1, 1), (1, 3, 3,
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
 def test_agrees_with_the_reference_for_every_shape(shape):
     inputs = slice_scan_inputs(*shape)
+    grad_y = gradient_of_y(inputs)
+    check(inputs, grad_y, *truth(inputs, (2, 4), grad_y), (2, 4))
+
+
+# Three segments, the last of them short; segments of two chunks; the last of a single place
+@pytest.mark.parametrize(("width", "chunks"), [(14, 1), (14, 2), (13, 1)])
+def test_a_cut_sequence_gives_the_same(width, chunks, monkeypatch):
+    def segments_of(sizes, device):
+        return Segments(-(-sizes.length // (chunks * CHUNK)), chunks * CHUNK)
+
+    monkeypatch.setattr(backend, "segments_of", segments_of)
+    inputs = slice_scan_inputs(2, 5, width, 4, 3, 2)
     grad_y = gradient_of_y(inputs)
     check(inputs, grad_y, *truth(inputs, (2, 4), grad_y), (2, 4))
 

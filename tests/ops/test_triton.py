@@ -14,6 +14,7 @@ from slicemamba.architecture import Block
 from slicemamba.errors import InputError
 from slicemamba.ops import available_backends, choose_backend, self_check, slice_scan
 from slicemamba.ops import triton as backend
+from slicemamba.ops._triton_layout import cut, sizes_of
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed; pip install 'triton>=3.3' (on Linux)"
@@ -41,7 +42,7 @@ def test_agrees_with_the_reference_in_the_interpreter():
 
 
 @needs_triton
-@pytest.mark.parametrize(("stages", "kernels"), [("ends", 8), pytest.param("all", 16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("stages", "kernels"), [("ends", 12), pytest.param("all", 24, marks=pytest.mark.slow)])
 def test_stages_compile_and_keep_their_state_in_registers(stages, kernels, tmp_path, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert run_python(COMPILE, stages, TRITON_CACHE_DIR=str(tmp_path)).count("ok") == kernels
@@ -56,6 +57,13 @@ def test_is_never_chosen_for_the_cpu_and_says_what_is_missing(monkeypatch):
         message = r"not usable: (no CUDA device|triton).*pip install"
     with pytest.raises(InputError, match=message):
         choose_backend("cpu")
+
+
+def test_sequences_are_cut_only_where_they_are_long_and_few():
+    sizes = sizes_of(torch.empty(1, 64, 64, 192), torch.empty(4, 192, 6), torch.empty(768, 16))
+    assert backend.segments_of(sizes, torch.device("cpu")) == (1, 4096)
+    assert [cut(4096, wanted) for wanted in (1, 4, 7, 1000)] == [(1, 4096), (4, 1024), (7, 608), (32, 128)]
+    assert cut(100, 8) == (1, 128)
 
 
 def test_missing_or_old_triton_gives_the_install_line(monkeypatch):
@@ -86,8 +94,9 @@ def by_torch(inputs, grad_y, slice_size, monkeypatch):
     return y, grads
 
 
-# The last two: stage 1 and stage 4 of the network at batch 32
-GPU_SHAPES = [(2, 37, 45, 192, 16, 6), (3, 9, 7, 100, 17, 5), (32, 64, 64, 192, 16, 6), (32, 8, 8, 1536, 16, 48)]
+# Two of few, long sequences, which are cut; then stage 1 and stage 4 of the network at batch 32
+GPU_SHAPES = [(2, 37, 45, 192, 16, 6), (3, 9, 7, 100, 17, 5), (1, 64, 64, 192, 16, 6)]
+GPU_SHAPES += [(32, 64, 64, 192, 16, 6), (32, 8, 8, 1536, 16, 48)]
 
 
 @pytest.mark.gpu
