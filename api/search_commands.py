@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    config: Annotated[Path, typer.Argument(help="The search as YAML; configs/ has examples.")],
+    config: Annotated[Path, typer.Argument(help="The search as YAML, or a name that `config list` prints.")],
     assignments: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Set an option.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check it, tell what it would take, start nothing.")

@@ -21,8 +21,8 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob, parse_job
 from cluster.history import plot_trainings
 from cluster.initial import build_network, init_source
-from cluster.metrics import TrainingMetrics
 from cluster.lease import DriversLease
+from cluster.metrics import TrainingMetrics
 from cluster.run_folder import RunFolder
 from cluster.workers import use_threads
 from nas.evaluator import mean_scores
