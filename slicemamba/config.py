@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -20,6 +20,8 @@ from pydantic import (
     PositiveInt,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -33,10 +35,23 @@ Depths = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_len
 """Blocks of each stage; limited, as a request that is checked costs time and memory by the block."""
 
 
+def _takes_bool(annotation: object) -> bool:
+    return annotation in (bool, Any) or any(map(_takes_bool, get_args(annotation)))
+
+
 class Config(BaseModel):
     """Frozen, and an unknown field is an error: a misspelt option never passes in silence."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has neither
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """YAML reads ``yes`` and ``on`` as true, and pydantic true as 1."""
+        assert info.field_name is not None
+        if isinstance(value, bool) and not _takes_bool(cls.model_fields[info.field_name].annotation):
+            raise ValueError(f"takes no true or false (in YAML also yes, no, on and off); got {value}")
+        return value
 
 
 Intensity = Literal["minmax", "zscore", "unit"]
