@@ -288,7 +288,7 @@ def test_pages_are_walked_through(bench: Bench, client: Client) -> None:
     assert [trial.number for trial in client.iter_trials(ids[0], sort="-dice", page_size=2)] == [0, 2, 1]
     assert client.trials_csv(ids[0], sort="dice").splitlines()[1].startswith("1,COMPLETED")
     points = client.hypervolume(ids[0], objectives=["dice"]).points
-    assert [point.evaluations for point in points] == [1, 2, 3]
+    assert [point.evaluations for point in points] == [1, 3], "the first, those that enlarge it, and the last"
 
 
 def test_search_is_found_by_what_people_call_it(bench: Bench, client: Client) -> None:
