@@ -24,7 +24,6 @@ from cluster.run_folder import RunFolder, RunStatus
 
 PATIENCE_SECONDS = 300.0
 
-os.environ["RAY_AUTH_MODE"] = "disabled"  # Ray reads it when it is imported
 _CONTEXT = get_context("forkserver")
 # What is ours is imported anew by each, from where these tests are.
 _CONTEXT.set_forkserver_preload(["alembic", "fastapi_offline", "ray.job_submission", "sqlalchemy.orm", "uvicorn"])
