@@ -54,8 +54,12 @@ class _Server(uvicorn.Server):
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise InputError(
             f"cannot listen on {host} port {port} ({error.strerror or error}); choose another with --port"
         ) from None
+    # Connections inherit it. asyncio sets it only on sockets that were made for TCP by number, and without it the body
+    # of an answer waits some 40 ms for the other side to acknowledge its head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
