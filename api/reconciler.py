@@ -24,6 +24,7 @@ from cluster.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 LOG_TAIL_LINES = 20
+PAUSE_SECONDS = 0.05  # between two searches of a round, which is stretched by half of its interval at most
 _MAX_MOVES = 4  # from STARTING to the end are two; more would be a fault
 
 
@@ -91,11 +92,14 @@ class Reconciler:
         """One round. A fault of one search is logged and does not keep the others from going on."""
         self._cluster_down = False
         self._adopt()
-        for search_id in self._service.active_ids():
+        active = self._service.active_ids()
+        for search_id in active:
             try:
                 self.reconcile(search_id)
             except Exception:
                 logger.exception("search %s could not be followed", search_id)
+            # Each costs some 15 ms of the interpreter that requests want too: without a pause they would wait for all.
+            self._stopping.wait(min(PAUSE_SECONDS, self._settings.reconcile_seconds / 2 / len(active)))
 
     def _adopt(self) -> None:
         try:
