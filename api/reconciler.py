@@ -98,7 +98,7 @@ class Reconciler:
                 self.reconcile(search_id)
             except Exception:
                 logger.exception("search %s could not be followed", search_id)
-            # Each costs some 15 ms of the interpreter that requests want too: without a pause they would wait for all.
+            # Each costs some 4 ms of the interpreter that requests want too: without a pause they would wait for all.
             self._stopping.wait(min(PAUSE_SECONDS, self._settings.reconcile_seconds / 2 / len(active)))
 
     def _adopt(self) -> None:
