@@ -168,12 +168,27 @@ def acquire(run_path: Path) -> Lease:
 
 @contextmanager
 def held(run_path: Path) -> Iterator[Lease]:
-    """``acquire`` for the time of a block."""
+    """``acquire`` for the time of a block, in which this process hears interrupts."""
     lease = acquire(run_path)
     try:
-        yield lease
+        with _hearing_interrupts():
+            yield lease
     finally:
         lease.release()
+
+
+@contextmanager
+def _hearing_interrupts() -> Iterator[None]:
+    """A shell script starts what it puts into the background deaf to them, and a lost lease is told by one."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _free(file: Path, run_path: Path) -> bool:

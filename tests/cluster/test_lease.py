@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,15 +145,22 @@ def test_lost_lease_is_told_with_the_new_holder(
     assert not run.events_path.exists()
 
 
-def test_driver_that_lost_its_run_is_interrupted(tmp_path: Path, elsewhere: Holder) -> None:
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["shell", "background"])
+def test_driver_that_lost_its_run_is_interrupted(tmp_path: Path, elsewhere: Holder, handler: Any) -> None:
+    before = signal.signal(signal.SIGINT, handler)
+
     def lose_it() -> None:
         with held(tmp_path):
             leave(tmp_path, elsewhere, 2)
             (tmp_path / FOLDER / "lease-00000001").unlink()
             time.sleep(60)
 
-    with pytest.raises(KeyboardInterrupt):
-        lose_it()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            lose_it()
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_workers_of_a_driver_that_lost_its_run_report_nothing_more(tmp_path: Path, elsewhere: Holder) -> None:
