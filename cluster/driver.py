@@ -339,7 +339,9 @@ class _SearchProgress:
 
     def _show(self) -> None:
         tally = self._tally
-        figures: dict[str, float] = {"front": tally.front_size, "hypervolume": tally.hypervolume}
+        figures: dict[str, float] = {"front": tally.front_size}
+        if self._phase != RANDOM:  # that has no fixed slicings to measure from, so its figure would not compare
+            figures["hypervolume"] = tally.hypervolume
         if tally.best is not None:
             figures[f"best_{self._config.objectives[0]}"] = tally.best
         if tally.reused is not None:
