@@ -36,6 +36,7 @@ _ID_LENGTH = 28  # of an id that the service has made: `s-` and 26 characters
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Seen = TypeVar("Seen", schemas.Search, schemas.Job)
+Page = TypeVar("Page", schemas.SearchPage, schemas.TrialPage)
 
 
 class Client:
@@ -159,12 +160,10 @@ class Client:
         self, *, states: Sequence[str] = (), labels: Mapping[str, str] | None = None, page_size: int = 200
     ) -> Iterator[schemas.SearchSummary]:
         """All searches, newest first, fetched page by page."""
-        token: str | None = None
-        while True:
-            page = self.list(states=states, labels=labels, page_size=page_size, page_token=token)
+        for page in _pages(
+            lambda token: self.list(states=states, labels=labels, page_size=page_size, page_token=token)
+        ):
             yield from page.searches
-            if (token := page.next_page_token) is None:
-                return
 
     # What a search has found
 
@@ -192,12 +191,12 @@ class Client:
         page_size: int = 1000,
     ) -> Iterator[schemas.Trial]:
         """All trials, fetched page by page."""
-        token: str | None = None
-        while True:
-            page = self.trials(search_id, study=study, states=states, sort=sort, page_size=page_size, page_token=token)
+        for page in _pages(
+            lambda token: self.trials(
+                search_id, study=study, states=states, sort=sort, page_size=page_size, page_token=token
+            )
+        ):
             yield from page.trials
-            if (token := page.next_page_token) is None:
-                return
 
     def trials_csv(
         self,
@@ -489,6 +488,16 @@ def _is_there(item: schemas.Artifact, target: Path) -> bool:
         return False
     facts = target.stat()
     return facts.st_size == item.size_bytes and abs(facts.st_mtime - item.modified_at.timestamp()) < 1e-3
+
+
+def _pages(fetch: Callable[[str | None], Page]) -> Iterator[Page]:
+    """All pages of a list, from the first on; ``fetch`` takes a page's token."""
+    token: str | None = None
+    while True:
+        page = fetch(token)
+        yield page
+        if (token := page.next_page_token) is None:
+            return
 
 
 def _path(search_or_job_id: str, *parts: str) -> str:

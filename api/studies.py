@@ -19,7 +19,7 @@ from api.problems import bad_parameter
 from cluster.run_folder import RunFolder
 from nas.objectives import OBJECTIVES, losses
 from nas.pareto import ParetoFront
-from nas.study import Trial, TrialReader, TrialState, open_storage, reference_point
+from nas.study import Trial, TrialReader, TrialState, open_storage, reference_point, reference_trials
 
 MAX_OPEN = 64
 STUDIES = ("search", "random")
@@ -108,7 +108,7 @@ class StudyView:
         self._floor = 0  # all trials before it have ended and are counted
         self._counted: set[int] = set()
         self._measured = list(OBJECTIVES)
-        self._anchors: list[Trial] = []  # completed trials that the reference point may be taken from
+        self._anchors: list[Trial] = []
         self._ended: list[Trial] = []
         self._fronts: OrderedDict[tuple[tuple[str, ...], tuple[float, ...] | None], Front] = OrderedDict()
         self._orders: OrderedDict[tuple[frozenset[TrialState], str], list[Trial]] = OrderedDict()
@@ -143,22 +143,13 @@ class StudyView:
                 self.num_completed += 1
                 row = trial.metrics
                 self._measured = [name for name in self._measured if math.isfinite(row.get(name, math.nan))]
-                self._keep_anchor(trial)
+                self._anchors = reference_trials([*self._anchors, trial])
         new.sort(key=_end)
         if self._ended and new and _end(new[0]) < _end(self._ended[-1]):
             self._ended = sorted([*self._ended, *new], key=_end)
             self._fronts.clear()
         else:
             self._ended += new
-
-    def _keep_anchor(self, trial: Trial) -> None:
-        """The fixed slicings, and the first trial of all, which ``reference_point`` takes where there are none."""
-        first = min([trial, *self._anchors], key=lambda anchor: anchor.number)
-        self._anchors = sorted(
-            {anchor.number: anchor for anchor in (first, trial, *self._anchors)
-             if anchor is first or anchor.origin == "fixed"}.values(),
-            key=lambda anchor: anchor.number,
-        )  # fmt: skip
 
     def measured(self) -> list[str]:
         """Objectives that all completed trials have a finite value of; all of them while there is no such trial."""

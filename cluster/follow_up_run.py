@@ -112,7 +112,7 @@ def _formats(wanted: str) -> list[str]:
 
 def _draw(job: FiguresJob, run: RunFolder, folder: RunFolder, address: str | None) -> dict[str, Any]:
     """On a worker with the resources of one that evaluates candidates: the driver may be on a node without a GPU."""
-    import ray
+    from cluster.workers import run_on_worker
 
     values = run.read_json("config.json")
     search = None if values is None else parse_job(values, source=str(run.config_path))
@@ -120,9 +120,8 @@ def _draw(job: FiguresJob, run: RunFolder, folder: RunFolder, address: str | Non
         raise InputError(f"{run.path} is not the folder of a search")
     folder.emit("phase", phase="figures")
     with ray_cluster(address):
-        workers = search.resources.search
-        task = ray.remote(_draw_predictions).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name="figures")
-        rows: list[dict[str, Any]] = ray.get(task.remote(search, job, run.path, folder.path, default_cache_dir()))
+        given = (search, job, run.path, folder.path, default_cache_dir())
+        rows = run_on_worker(_draw_predictions, search.resources.search, "figures", *given)
     return {"architecture": job.architecture, "figures": rows}
 
 

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ from slicemamba.models.checkpoints import NetworkCard, read_card, read_state
 from slicemamba.models.supernet import Supernet
 
 Weights = dict[str, npt.NDArray[Any]]
+T = TypeVar("T")
 
 _MAX_ATTEMPTS = 4
 """A candidate whose worker dies this often is taken for what kills it."""
@@ -351,8 +352,7 @@ class _Room:
 
 def agreement_of_precision(job: SearchJob, supernet_dir: Path, cache_dir: Path) -> float:
     """``ranking_agreement`` of ``job.search.precision`` with float32, measured on a worker as the search will use."""
-    given = (_weights(supernet_dir), read_card(supernet_dir).model_dump_json(), job.model_dump(mode="json"))
-    return run_on_worker(_agreement, job.resources.search, "precision", *given, str(cache_dir))
+    return _on_worker(_agreement, "precision", job, supernet_dir, cache_dir)
 
 
 def _agreement(weights: Weights, card: str, job: dict[str, Any], cache_dir: str) -> float:
@@ -365,8 +365,7 @@ def _agreement(weights: Weights, card: str, job: dict[str, Any], cache_dir: str)
 
 def measure_latencies(job: SearchJob, supernet_dir: Path, cache_dir: Path) -> dict[str, Any]:
     """The table of latencies, a ``LatencyTable`` as JSON, measured on a worker as the search will use."""
-    given = (_weights(supernet_dir), read_card(supernet_dir).model_dump_json(), job.model_dump(mode="json"))
-    return run_on_worker(_latencies, job.resources.search, "latencies", *given, str(cache_dir))
+    return _on_worker(_latencies, "latencies", job, supernet_dir, cache_dir)
 
 
 def _latencies(weights: Weights, card: str, job: dict[str, Any], cache_dir: str) -> dict[str, Any]:
@@ -375,6 +374,11 @@ def _latencies(weights: Weights, card: str, job: dict[str, Any], cache_dir: str)
     supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(_device(spec))
     evaluator = Evaluator(supernet, load_split(spec.data, "search", Path(cache_dir)), spec.search)
     return evaluator.measure_latencies().model_dump(mode="json")
+
+
+def _on_worker(function: Callable[..., T], name: str, job: SearchJob, supernet_dir: Path, cache_dir: Path) -> T:
+    given = (_weights(supernet_dir), read_card(supernet_dir).model_dump_json(), job.model_dump(mode="json"))
+    return run_on_worker(function, job.resources.search, name, *given, str(cache_dir))
 
 
 def num_search_workers(job: SearchJob) -> int:

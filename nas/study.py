@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from enum import Enum
 from itertools import zip_longest
@@ -422,18 +422,25 @@ def reference_point(trials: list[Trial], objectives: tuple[str, ...]) -> tuple[f
     does not move while it searches, and it is the same for all searchers on one supernet. Without fixed slicings, the
     first completed trial takes their place. None while there is no such trial.
     """
-    completed = [trial for trial in trials if trial.state is TrialState.COMPLETED]
-    fixed = [trial for trial in completed if trial.origin == "fixed"] or completed[:1]
-    if not fixed:
+    anchors = reference_trials(trials)
+    if not anchors:
         return None
-    worst = loss_matrix([trial.metrics for trial in fixed], objectives).max(axis=0)
+    worst = loss_matrix([trial.metrics for trial in anchors], objectives).max(axis=0)
     return tuple((worst + _REFERENCE_MARGIN * abs(worst)).tolist())
+
+
+def reference_trials(trials: Iterable[Trial]) -> list[Trial]:
+    """Those that ``reference_point`` is taken from: the completed fixed slicings, else the first completed trial."""
+    completed = sorted((trial for trial in trials if trial.state is TrialState.COMPLETED), key=lambda one: one.number)
+    return [trial for trial in completed if trial.origin == "fixed"] or completed[:1]
 
 
 def hypervolume_curve(
     trials: list[Trial], objectives: tuple[str, ...], reference: Sequence[float]
 ) -> list[tuple[Trial, float]]:
     """(trial, hypervolume of the frontier with it) for all that ended, in the order in which they did.
+
+    The plain form, from the whole study, to which the figures that are kept up trial by trial are held.
 
     Args:
         reference: see ``reference_point``; of the search for its random baseline too, so that the two compare.

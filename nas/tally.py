@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from nas.objectives import OBJECTIVES, losses
 from nas.pareto import ParetoFront
-from nas.study import Trial, TrialState, reference_point
+from nas.study import Trial, TrialState, reference_point, reference_trials
 
 
 class SearchTally:
@@ -63,8 +63,7 @@ class SearchTally:
 
     def _anchor(self, trial: Trial) -> None:
         """Measures the hypervolume anew where the trial moves the reference point, as the few fixed ones do."""
-        anchors = sorted([*self._anchors, trial], key=lambda anchor: anchor.number)
-        anchors = [anchor for anchor in anchors if anchor.origin == "fixed"] or anchors[:1]
+        anchors = reference_trials([*self._anchors, trial])
         if anchors == self._anchors:
             return
         self._anchors = anchors
