@@ -78,14 +78,15 @@ struct Variant {
     void (*forward_task)(const Problem&, float*, int64_t);
     void (*backward_task)(const Problem&, float*, int64_t);
     void (*product_block)(const Product&, int64_t, int64_t, int64_t, int64_t, int64_t);
+    void (*transpose_block)(const float*, int64_t, int64_t, int64_t, float*);
 };
 
 const Variant kVariants[] = {
     {baseline::kLanes, baseline::scratch_floats, baseline::forward_task, baseline::backward_task,
-     baseline::product_block},
+     baseline::product_block, baseline::transpose_block},
 #ifdef SCAN_X86
-    {avx2::kLanes, avx2::scratch_floats, avx2::forward_task, avx2::backward_task, avx2::product_block},
-    {avx512::kLanes, avx512::scratch_floats, avx512::forward_task, avx512::backward_task, avx512::product_block},
+    {avx2::kLanes, avx2::scratch_floats, avx2::forward_task, avx2::backward_task, avx2::product_block, avx2::transpose_block},
+    {avx512::kLanes, avx512::scratch_floats, avx512::forward_task, avx512::backward_task, avx512::product_block, avx512::transpose_block},
 #endif
 };
 
@@ -145,11 +146,11 @@ void multiply(const Problem& p, const Product& m, int64_t rows, int64_t columns,
 void project(const Problem& p) {
     const int64_t width = p.projected.step, rows = p.batches * p.length;
     std::vector<float> transposed(p.channels * width);
-    constexpr int64_t kBlock = 16;  // keeps both sides of the transposition in cache
-    for (int64_t first = 0; first < p.channels; first += kBlock)
-        for (int64_t w = 0; w < width; ++w)
-            for (int64_t c = first; c < std::min(p.channels, first + kBlock); ++c)
-                transposed[c * width + w] = p.x_weight[w * p.channels + c];
+    const int64_t lanes = kVariants[p.isa].lanes, blocks = round_up(p.channels, lanes) / lanes;
+    share_out(blocks, p.threads, [&](auto next) {
+        for (int64_t i = next(); i < blocks; i = next())
+            kVariants[p.isa].transpose_block(p.x_weight, width, p.channels, i * lanes, transposed.data());
+    });
     multiply(p, {p.x.data, p.x.step, 1, transposed.data(), width, p.projected.data, width, false}, rows, width,
              p.channels);
 }

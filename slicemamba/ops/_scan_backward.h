@@ -1,8 +1,6 @@
 // The backward sweep for one tile of channels; included once for each instruction set, after _scan_tile.h.
 
-// Recompute kBackwardStates states of the chunk from its checkpoint, keeping each state and decay for the way back; the
-// first ones also fetch the chunk to the left.
-template <bool First>
+// Recompute kBackwardStates states of the chunk from its checkpoint, keeping each state and decay for the way back.
 static void recompute_block(const Tile& t, int64_t n, int64_t begin, int64_t steps) {
     Scratch& s = t.s;
     const float* start = t.checkpoint(begin / kChunk);
@@ -13,10 +11,11 @@ static void recompute_block(const Tile& t, int64_t n, int64_t begin, int64_t ste
         a[j] = load(s.a + (n + j) * kLanes);
         store(s.previous + j * kLanes, h[j]);
     }
+    Fetcher<true> fetcher(t, begin - kChunk, begin > 0 ? kChunk : 0, n, K);
     for (int64_t i = 0; i < steps; ++i) {
         const Vec delta = load(s.delta + i * kLanes), input = load(s.input + i * kLanes);
         const float* b = s.b[i] + n;
-        if (First && begin > 0) fetch_ahead<true>(t, begin - kChunk + i);
+        fetcher.turn();
 #pragma GCC unroll 8
         for (int j = 0; j < K; ++j) {
             const Vec decay = exp2(a[j] * delta);
@@ -134,8 +133,12 @@ static void put_projected(const Tile& t, int64_t part, int64_t steps, bool add) 
 }
 
 static void put_columns(const float* from, int64_t columns, int64_t count, float* to) {
-    for (int64_t lane = 0; lane < count; ++lane)
-        for (int64_t c = 0; c < columns; ++c) to[lane * columns + c] = from[c * kLanes + lane];
+    for (int64_t c = 0; c < columns; c += kLanes) {
+        const int64_t n = std::min(kLanes, columns - c);
+        float block[kLanes * kLanes];
+        transpose(from + c * kLanes, kLanes, n, kLanes, block, kLanes, kLanes);
+        for (int64_t lane = 0; lane < count; ++lane) store_some(to + lane * columns + c, load(block + lane * kLanes), n);
+    }
 }
 
 static void put_parameters(const Tile& t, Vec grad_bias, Vec grad_skip) {
@@ -169,7 +172,7 @@ static void backward_tile(const Tile& t, int64_t part, bool add) {
         const int64_t steps = std::min(kChunk, p.length - begin);
         gather(t, begin, steps, true);
         for (int64_t n = 0; n < s.states; n += kBackwardStates) {
-            n == 0 ? recompute_block<true>(t, n, begin, steps) : recompute_block<false>(t, n, begin, steps);
+            recompute_block(t, n, begin, steps);
             backward_block(s, n, steps);
         }
         finish_steps(t, steps, skip, &grad_skip);

@@ -1,20 +1,19 @@
 // The forward sweep for one tile of channels; included once for each instruction set, after _scan_tile.h.
 
-// Run kForwardStates states through the chunk and add C · h to the outputs; the first ones also fetch the next chunk.
-template <bool First>
+// Run kForwardStates states through the chunk and add C · h to the outputs.
 static void forward_block(const Tile& t, int64_t n, int64_t begin, int64_t steps) {
     Scratch& s = t.s;
-    const int64_t next = begin + kChunk, left = t.p.length - next;
     constexpr int K = kForwardStates;
     Vec h[K], a[K];
     for (int j = 0; j < K; ++j) {
         h[j] = load(s.h + (n + j) * kLanes);
         a[j] = load(s.a + (n + j) * kLanes);
     }
+    Fetcher<false> fetcher(t, begin + kChunk, std::min(kChunk, t.p.length - begin - kChunk), n, K);
     for (int64_t i = 0; i < steps; ++i) {
         const Vec delta = load(s.delta + i * kLanes), input = load(s.input + i * kLanes);
         const float *b = s.b[i] + n, *c = s.c[i] + n;
-        if (First && i < left) fetch_ahead<false>(t, next + i);
+        fetcher.turn();
         Vec y[2] = {n ? load(s.accumulated + i * kLanes) : fill(0.f), fill(0.f)};
 #pragma GCC unroll 8
         for (int j = 0; j < K; ++j) {
@@ -48,8 +47,7 @@ static void forward_tile(const Tile& t) {
         const int64_t steps = std::min(kChunk, p.length - begin);
         if (p.checkpoints) put_checkpoint(t, begin / kChunk);
         gather(t, begin, steps, false);
-        forward_block<true>(t, 0, begin, steps);
-        for (int64_t n = kForwardStates; n < s.states; n += kForwardStates) forward_block<false>(t, n, begin, steps);
+        for (int64_t n = 0; n < s.states; n += kForwardStates) forward_block(t, n, begin, steps);
         for (int64_t i = 0; i < steps; ++i) {
             float* y = t.row(p.y, s.rows[i]) + t.first;
             const Vec own = load(s.accumulated + i * kLanes);

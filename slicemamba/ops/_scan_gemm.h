@@ -60,8 +60,20 @@ static void product_block(const Product& m, int64_t row, int64_t rows, int64_t c
                 product_columns<kProductVectors, false>(m, a, b, c, rows, terms, kLanes, add);
                 continue;
             }
-            for (int64_t v = 0; v < left; v += kLanes)
-                product_columns<1, true>(m, a, b + v, c + v, rows, terms, std::min(kLanes, left - v), add);
+            const int64_t last = left - (left - 1) / kLanes * kLanes;
+            if (left > 2 * kLanes)
+                product_columns<3, true>(m, a, b, c, rows, terms, last, add);
+            else if (left > kLanes)
+                product_columns<2, true>(m, a, b, c, rows, terms, last, add);
+            else
+                product_columns<1, true>(m, a, b, c, rows, terms, last, add);
         }
     }
+}
+
+// Columns [first, first + kLanes) of a (rows × columns) matrix, as rows of its transpose.
+static void transpose_block(const float* from, int64_t rows, int64_t columns, int64_t first, float* to) {
+    for (int64_t r = 0; r < rows; r += kLanes)
+        transpose(from + r * columns + first, columns, std::min(kLanes, rows - r), std::min(kLanes, columns - first),
+                  to + first * rows + r, rows, std::min(kLanes, rows - r));
 }

@@ -61,8 +61,8 @@ struct Tile {
 
 // Transpose `columns` values of each channel of the tile to [column][lane], zeros in lanes past the last channel.
 static void gather_columns(const float* from, int64_t columns, int64_t count, float* to) {
-    for (int64_t c = 0; c < columns; ++c)
-        for (int64_t lane = 0; lane < kLanes; ++lane) to[c * kLanes + lane] = lane < count ? from[lane * columns + c] : 0.f;
+    for (int64_t c = 0; c < columns; c += kLanes)
+        transpose(from + c, columns, count, std::min(kLanes, columns - c), to + c * kLanes, kLanes, kLanes);
 }
 
 static void prepare(const Tile& t) {
@@ -79,22 +79,23 @@ static void prepare(const Tile& t) {
     if (!p.delta.data) gather_columns(p.dt_weight + channel * p.rank, p.rank, t.count, s.weight);
 }
 
-// Step sizes of four places at once, so that each weight is read once for the four.
+// Step sizes of some places at once, so that each weight is read once for all of them.
+constexpr int kDeltaSteps = 8;
 static void project_delta(const Tile& t, int64_t i, int64_t steps, bool backward) {
     const Problem& p = t.p;
     Scratch& s = t.s;
-    const float* dt[4];
-    Vec raw[4];
+    const float* dt[kDeltaSteps];
+    Vec raw[kDeltaSteps];
     const Vec bias = load_some(p.dt_bias + t.group * p.channels + t.first, t.count);
-    for (int64_t j = 0; j < 4; ++j) {
+    for (int64_t j = 0; j < kDeltaSteps; ++j) {
         dt[j] = t.row(p.projected, s.rows[std::min(i + j, steps - 1)]);
         raw[j] = bias;
     }
     for (int64_t r = 0; r < p.rank; ++r) {
         const Vec w = load(s.weight + r * kLanes);
-        for (int j = 0; j < 4; ++j) raw[j] = fma(w, fill(dt[j][r]), raw[j]);
+        for (int j = 0; j < kDeltaSteps; ++j) raw[j] = fma(w, fill(dt[j][r]), raw[j]);
     }
-    for (int64_t j = 0; j < 4; ++j) {  // past the last step this fills places that nobody reads
+    for (int64_t j = 0; j < kDeltaSteps; ++j) {  // past the last step this fills places that nobody reads
         Vec sigmoid;
         store(s.delta + (i + j) * kLanes, softplus(raw[j], backward ? &sigmoid : nullptr));
         if (backward) store(s.sigmoid + (i + j) * kLanes, sigmoid);
@@ -111,7 +112,7 @@ static void gather(const Tile& t, int64_t begin, int64_t steps, bool backward) {
     Scratch& s = t.s;
     for (int64_t i = 0; i < steps; ++i) s.rows[i] = s.order ? s.order[begin + i] : begin + i;
     if (!p.delta.data)
-        for (int64_t i = 0; i < steps; i += 4) project_delta(t, i, steps, backward);
+        for (int64_t i = 0; i < steps; i += kDeltaSteps) project_delta(t, i, steps, backward);
     for (int64_t i = 0; i < steps; ++i) {
         const int64_t at = s.rows[i];
         const float* bc = t.row(p.projected, at) + p.rank;
@@ -149,6 +150,29 @@ static inline __attribute__((always_inline)) void fetch_ahead(const Tile& t, int
     __builtin_prefetch(t.row(p.grad_x, at) + t.first, 1);
     if (p.grad_delta.data) __builtin_prefetch(t.row(p.grad_delta, at) + t.first, 1);
 }
+
+// Asks for the places of a coming chunk, a few in each of the sweeps over blocks of states that come before it: all in
+// one sweep would be more than a core can wait for at a time.
+template <bool Backward>
+class Fetcher {
+  public:
+    Fetcher(const Tile& t, int64_t begin, int64_t places, int64_t n, int64_t states_a_sweep)
+        : t_(t), every_(t.s.states / states_a_sweep) {
+        const int64_t sweep = n / states_a_sweep;
+        at_ = begin + std::max<int64_t>(places, 0) * sweep / every_;
+        end_ = begin + std::max<int64_t>(places, 0) * (sweep + 1) / every_;
+    }
+    inline __attribute__((always_inline)) void turn() {  // once a step
+        if (++turns_ < every_ || at_ == end_) return;
+        turns_ = 0;
+        fetch_ahead<Backward>(t_, at_++);
+    }
+
+  private:
+    const Tile& t_;
+    const int64_t every_;
+    int64_t at_, end_, turns_ = 0;
+};
 
 // Name the tile's order and ask for the chunk that its sweep begins with.
 template <bool Backward>

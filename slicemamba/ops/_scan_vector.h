@@ -57,6 +57,13 @@ static inline void sum_lanes(const Vec* v, float* out) {
     _mm256_storeu_ps(out, _mm512_castps512_ps256(_mm512_permutexvar_ps(places, s)));
 }
 
+// The lanes of a and b by turns: the first half of them, then the second.
+static inline void interleave(Vec a, Vec b, Vec* first, Vec* second) {
+    const __m512i places = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    *first = _mm512_permutex2var_ps(a, places, b);
+    *second = _mm512_permutex2var_ps(a, _mm512_add_epi32(places, _mm512_set1_epi32(8)), b);
+}
+
 #elif SCAN_ISA == 1
 
 typedef __m256 Vec;
@@ -100,6 +107,12 @@ static inline void sum_lanes(const Vec* v, float* out) {
     const Vec a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
     const Vec b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
     store(out, _mm256_permute2f128_ps(a, b, 0x20) + _mm256_permute2f128_ps(a, b, 0x31));
+}
+
+static inline void interleave(Vec a, Vec b, Vec* first, Vec* second) {
+    const Vec low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+    *first = _mm256_permute2f128_ps(low, high, 0x20);
+    *second = _mm256_permute2f128_ps(low, high, 0x31);
 }
 
 #else
@@ -149,7 +162,25 @@ static inline void sum_lanes(const Vec* v, float* out) {
     for (int i = 0; i < 8; ++i) out[i] = (v[i][0] + v[i][1]) + (v[i][2] + v[i][3]);
 }
 
+static inline void interleave(Vec a, Vec b, Vec* first, Vec* second) {
+    *first = Vec{a[0], b[0], a[1], b[1]};
+    *second = Vec{a[2], b[2], a[3], b[3]};
+}
+
 #endif
+
+// to[c][r] = from[r][c] for `rows` and `columns` of at most kLanes; the lanes past the last row become 0, if `to` has them.
+// Each round interleaves the first half of the vectors with the second, which turns the bits of their places by one.
+static inline void transpose(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to, int64_t to_row,
+                             int64_t to_lanes) {
+    Vec v[kLanes], turned[kLanes];
+    for (int64_t r = 0; r < kLanes; ++r) v[r] = r < rows ? load_some(from + r * from_row, columns) : fill(0.f);
+    for (int64_t round = 1; round < kLanes; round *= 2) {
+        for (int64_t r = 0; r < kLanes / 2; ++r) interleave(v[r], v[r + kLanes / 2], &turned[2 * r], &turned[2 * r + 1]);
+        for (int64_t r = 0; r < kLanes; ++r) v[r] = turned[r];
+    }
+    for (int64_t c = 0; c < columns; ++c) store_some(to + c * to_row, v[c], to_lanes);
+}
 
 // softplus(x) = max(x, 0) + log(1 + u), u = exp(-|x|); log(1 + u) = 2 atanh(u / (2 + u)), a polynomial in the square.
 // The sigmoid, its derivative, is 1 / (1 + u) or u / (1 + u) by the sign of x.
