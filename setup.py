@@ -14,7 +14,8 @@ setup(
             "slicemamba.ops._scan",
             sources=["slicemamba/ops/_scan.cpp"],
             depends=[
-                f"slicemamba/ops/_scan{part}.h" for part in ("", "_vector", "_tile", "_forward", "_backward", "_gemm")
+                f"slicemamba/ops/_scan{part}.h"
+                for part in ("", "_vector", "_tile", "_forward", "_backward", "_gemm", "_gated_norm")
             ],
             extra_compile_args=["-O3", "-std=c++17", *openmp],
             language="c++",

@@ -107,7 +107,7 @@ def network_table(contenders: list[Contender], batch: int, dtype: torch.dtype) -
     """A BSS mixer at stage 1, the network's inference, and a training step; under autocast if dtype is a half one."""
     config = ModelConfig()
     network = SliceMambaUNet(config, 1, Architecture.uniform(SLICE_SIZE, config.depths)).cuda()
-    optimizer = torch.optim.AdamW(network.parameters())
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     mixer = bss.BSS(DIM).cuda()
     image = torch.rand(batch, 3, SIZE, SIZE, device="cuda")
     mask = (torch.rand(batch, SIZE, SIZE, device="cuda") > 0.5).long()

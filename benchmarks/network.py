@@ -56,7 +56,7 @@ def main() -> None:
     torch.manual_seed(0)
     config = ModelConfig(embed_dim=chosen.dim)
     network = SliceMambaUNet(config, 1, Architecture.uniform((2, 4), config.depths))
-    optimizer = torch.optim.AdamW(network.parameters())
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     mixer = BSS(chosen.dim).eval()
     image = torch.rand(chosen.batch, 3, chosen.size, chosen.size)
     mask = (torch.rand(chosen.batch, chosen.size, chosen.size) > 0.5).long()

@@ -24,14 +24,15 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from slicemamba.errors import InputError, RunFailedError
-from slicemamba.ops import portable
+from slicemamba.ops import portable, reference
 
 Format = Literal["pt2", "portable", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 FILES: dict[Format, str] = {"pt2": "model.pt2", "portable": "model_portable.pt2", "onnx": "model.onnx"}
 TOLERANCE = 1e-4
 OPSET = 20
-_CUSTOM = torch.ops.slicemamba.slice_scan.default
+_SCAN = torch.ops.slicemamba.slice_scan.default
+_GATED_NORM = torch.ops.slicemamba.gated_norm.default
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def _trace(network: nn.Module, batch: Tensor) -> ExportedProgram:
 def _without_custom_operators(program: ExportedProgram) -> ExportedProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch about its own pytree
-        return _nameless(program.run_decompositions({_CUSTOM: portable.slice_scan}))
+        plain = {_SCAN: portable.slice_scan, _GATED_NORM: reference.gated_norm}
+        return _nameless(program.run_decompositions(plain))
 
 
 def _nameless(program: ExportedProgram) -> ExportedProgram:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from slicemamba.architecture import SKIP, Block, format_block
 from slicemamba.errors import InputError
 from slicemamba.models.layers import DropPath
-from slicemamba.ops import slice_scan
+from slicemamba.ops import gated_norm, slice_scan
 
 NUM_DIRECTIONS = 4
 
@@ -60,8 +60,8 @@ class BSS(nn.Module):
             w["Ds"],
             block.slice_size,
         )
-        y = F.layer_norm(y, (d_inner,), w["out_norm.weight"], w["out_norm.bias"], self.out_norm.eps)
-        return F.linear(y * F.silu(z), w["out_proj.weight"])
+        gated = gated_norm(y, z, w["out_norm.weight"], w["out_norm.bias"], self.out_norm.eps)
+        return F.linear(gated, w["out_proj.weight"])
 
     def weights(self, block: Block) -> dict[str, Tensor]:
         """The weights that ``block`` uses, by name: all of them, or the first states and inner channels of each.

@@ -1,12 +1,14 @@
 """The slice scan and what it is made of: orders, the sequential truth, and the backends that run it."""
 
 from slicemamba.ops.backends import available_backends, choose_backend
+from slicemamba.ops.gating import gated_norm
 from slicemamba.ops.selective_scan import selective_scan, slice_scan
 from slicemamba.ops.slicing import slice_order, slice_order_inverse
 
 __all__ = [
     "available_backends",
     "choose_backend",
+    "gated_norm",
     "selective_scan",
     "slice_order",
     "slice_order_inverse",

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
@@ -25,6 +26,7 @@ namespace baseline {
 #include "_scan_forward.h"
 #include "_scan_backward.h"
 #include "_scan_gemm.h"
+#include "_scan_gated_norm.h"
 }  // namespace baseline
 #undef SCAN_ISA
 
@@ -43,6 +45,7 @@ namespace avx2 {
 #include "_scan_forward.h"
 #include "_scan_backward.h"
 #include "_scan_gemm.h"
+#include "_scan_gated_norm.h"
 }  // namespace avx2
 #undef SCAN_ISA
 #if defined(__clang__)
@@ -60,6 +63,7 @@ namespace avx512 {
 #include "_scan_forward.h"
 #include "_scan_backward.h"
 #include "_scan_gemm.h"
+#include "_scan_gated_norm.h"
 }  // namespace avx512
 #undef SCAN_ISA
 #if defined(__clang__)
@@ -79,14 +83,18 @@ struct Variant {
     void (*backward_task)(const Problem&, float*, int64_t);
     void (*product_block)(const Product&, int64_t, int64_t, int64_t, int64_t, int64_t);
     void (*transpose_block)(const float*, int64_t, int64_t, int64_t, float*);
+    void (*gated_norm_rows)(const GatedNorm&, int64_t, int64_t);
+    void (*gated_norm_backward_rows)(const GatedNorm&, int64_t, int64_t, int64_t);
 };
 
+#define SCAN_VARIANT(isa)                                                                                      \
+    {isa::kLanes,        isa::scratch_floats,  isa::forward_task,    isa::backward_task,                          \
+     isa::product_block, isa::transpose_block, isa::gated_norm_rows, isa::gated_norm_backward_rows}
 const Variant kVariants[] = {
-    {baseline::kLanes, baseline::scratch_floats, baseline::forward_task, baseline::backward_task,
-     baseline::product_block, baseline::transpose_block},
+    SCAN_VARIANT(baseline),
 #ifdef SCAN_X86
-    {avx2::kLanes, avx2::scratch_floats, avx2::forward_task, avx2::backward_task, avx2::product_block, avx2::transpose_block},
-    {avx512::kLanes, avx512::scratch_floats, avx512::forward_task, avx512::backward_task, avx512::product_block, avx512::transpose_block},
+    SCAN_VARIANT(avx2),
+    SCAN_VARIANT(avx512),
 #endif
 };
 
@@ -201,8 +209,8 @@ int64_t slicemamba_best_isa() {
 #endif
 }
 
-// Size of Problem, so that the caller can tell a library of another version.
-int64_t slicemamba_problem_size() { return sizeof(Problem); }
+// Size of what is passed, so that the caller can tell a library of another version.
+int64_t slicemamba_problem_size() { return sizeof(Problem) + sizeof(GatedNorm); }
 
 void slicemamba_scan_forward(const Problem* p) {
     const Variant& variant = kVariants[p->isa];
@@ -220,6 +228,24 @@ void slicemamba_scan_backward(const Problem* p) {
     sum_parts(p->grad_dt_weight, rows * p->rank, p->batches, p->threads);
     sum_parts(p->grad_dt_bias, rows, p->batches, p->threads);
     sum_parts(p->grad_skip, rows, p->batches, p->threads);
+}
+
+void slicemamba_gated_norm_forward(const GatedNorm* g) {
+    constexpr int64_t kRows = 64;
+    const int64_t tasks = round_up(g->rows, kRows) / kRows;
+    share_out(tasks, g->threads, [&](auto next) {
+        for (int64_t i = next(); i < tasks; i = next())
+            kVariants[g->isa].gated_norm_rows(*g, i * kRows, std::min(g->rows, (i + 1) * kRows));
+    });
+}
+
+void slicemamba_gated_norm_backward(const GatedNorm* g) {
+    share_out(g->parts, g->threads, [&](auto next) {
+        for (int64_t i = next(); i < g->parts; i = next())
+            kVariants[g->isa].gated_norm_backward_rows(*g, i, g->rows * i / g->parts, g->rows * (i + 1) / g->parts);
+    });
+    sum_parts(g->grad_weight, g->width, g->parts, g->threads);
+    sum_parts(g->grad_bias, g->width, g->parts, g->threads);
 }
 
 }  // extern "C"

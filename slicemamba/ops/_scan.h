@@ -38,6 +38,19 @@ struct Problem {
     float *grad_dt_weight, *grad_dt_bias, *grad_a, *grad_skip;
 };
 
+// LayerNorm(y) · SiLU(z) over rows of channels, and its gradients. Rows lie next to each other, those of z `z_row` apart.
+struct GatedNorm {
+    int64_t rows, width, z_row, threads, isa;
+    double eps;
+    const float *y, *z, *weight, *bias;
+    float* out;
+    // backward
+    int64_t parts;  // cuts of the rows; the shape alone decides how many, so the sums never depend on threads
+    const float* grad_out;
+    float *grad_y, *grad_z;
+    float *grad_weight, *grad_bias;  // (parts, width); the sum ends in the first
+};
+
 }  // extern "C"
 
 // c = a · b, or c += a · b. Rows of b and c are contiguous; strides are in floats.

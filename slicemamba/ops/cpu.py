@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from slicemamba.errors import InputError
+from slicemamba.ops._native_structs import GatedNorm, Problem, Rows
 from slicemamba.ops.slicing import scan_orders
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
@@ -24,35 +25,6 @@ _BUILD = "with a C++ compiler at hand, build it: pip install --no-build-isolatio
 _CHUNK, _STATE_BLOCK, _TILE = 64, 8, 16  # as in _scan.h
 _SPLITS, _SPLIT_ROWS = 16, 256  # cuts, and least rows in one, of the sum that makes the gradient of x_proj_weight
 _PARTS = 8  # tasks that a backward pass is cut into for a single image; fixed, so that sums never depend on threads
-
-
-class _Rows(ctypes.Structure):
-    """Where the rows of a tensor lie: strides in floats for batch, direction and place."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("batch", ctypes.c_int64),
-        ("group", ctypes.c_int64),
-        ("step", ctypes.c_int64),
-    )
-
-
-class _Problem(ctypes.Structure):
-    """Mirror of ``struct Problem`` in _scan.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("batches", "groups", "length", "channels", "states", "rank")),
-        *((name, ctypes.c_int64) for name in ("threads", "isa", "a_is_log")),
-        ("order", ctypes.c_void_p),
-        *((name, _Rows) for name in ("x", "y", "projected", "delta")),
-        *((name, ctypes.c_void_p) for name in ("x_weight", "dt_weight", "dt_bias", "a", "skip", "checkpoints")),
-        ("parts", ctypes.c_int64),
-        *((name, _Rows) for name in ("grad_y", "grad_x", "grad_delta", "grad_projected")),
-        ("grad_projected_size", ctypes.c_int64),
-        ("grad_x_weight", ctypes.c_void_p),
-        ("splits", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("grad_dt_weight", "grad_dt_bias", "grad_a", "grad_skip")),
-    )
 
 
 @lru_cache(maxsize=1)
@@ -66,7 +38,7 @@ def _library() -> ctypes.CDLL | str:
         library = ctypes.CDLL(str(found[-1]))
         size = library.slicemamba_problem_size
         size.restype = ctypes.c_int64
-        if size() != ctypes.sizeof(_Problem):
+        if size() != sum(map(ctypes.sizeof, (Problem, GatedNorm))):
             return f"{found[-1].name} is from another version of this package; {_BUILD}"
         library.slicemamba_best_isa.restype = ctypes.c_int64
     except (OSError, AttributeError) as error:
@@ -137,15 +109,16 @@ def _up(value: int, multiple: int) -> int:
     return (value + multiple - 1) // multiple * multiple
 
 
-def _problem(batch: int, groups: int, length: int, channels: int, states: int, rank: int) -> _Problem:
-    problem = _Problem(batch, groups, length, channels, states, rank, torch.get_num_threads())
+def _problem(batch: int, groups: int, length: int, channels: int, states: int, rank: int) -> Problem:
+    problem = Problem(batch, groups, length, channels, states, rank, torch.get_num_threads())
     problem.isa = INSTRUCTION_SETS.index(instruction_set())
     # Tasks for eight threads even with one image, one for each image from eight on; never more than there are tiles.
     problem.parts = min(-(-_PARTS // batch), _up(channels, _TILE) // _TILE)
     return problem
 
 
-def _call(function: str, problem: _Problem) -> None:
+def call(function: str, problem: ctypes.Structure) -> None:
+    """Call an entry point of the library, which must be usable, with the description of what it has to do."""
     getattr(_library(), function)(ctypes.byref(problem))
 
 
@@ -166,7 +139,7 @@ class _SliceProblem:
         p.x_weight = x_proj_weight.data_ptr()
         p.order, p.a, p.skip = self.order.data_ptr(), A_log.data_ptr(), D.data_ptr()
         p.dt_weight, p.dt_bias = dt_proj_weight.data_ptr(), dt_proj_bias.data_ptr()
-        p.x = _Rows(x.data_ptr(), *self.strides)
+        p.x = Rows(x.data_ptr(), *self.strides)
 
 
 def slice_scan(
@@ -187,9 +160,9 @@ def slice_scan(
     projected = saved if save else x.new_empty(size)
     p.checkpoints = saved[size:].data_ptr() if save else None
     y = torch.empty_like(s.tensors[0])
-    p.projected = _Rows(projected.data_ptr(), *s.projected_strides)
-    p.y = _Rows(y.data_ptr(), *s.strides)
-    _call("slicemamba_scan_forward", p)
+    p.projected = Rows(projected.data_ptr(), *s.projected_strides)
+    p.y = Rows(y.data_ptr(), *s.strides)
+    call("slicemamba_scan_forward", p)
     return y, saved
 
 
@@ -213,14 +186,14 @@ def slice_scan_backward(
     p.splits = max(1, min(_SPLITS, p.batches * p.length // _SPLIT_ROWS))
     grad_x_weight = x.new_empty(p.splits, *x_proj_weight.shape)
     grads = [x.new_empty(p.batches, *parameter.shape) for parameter in s.tensors[2:]]
-    p.projected = _Rows(saved.data_ptr(), *s.projected_strides)
+    p.projected = Rows(saved.data_ptr(), *s.projected_strides)
     p.checkpoints = saved[size:].data_ptr()
-    p.grad_y = _Rows(grad_y.data_ptr(), *s.strides)
-    p.grad_x = _Rows(grad_x.data_ptr(), *s.strides)
-    p.grad_projected = _Rows(grad_projected.data_ptr(), *s.projected_strides)
+    p.grad_y = Rows(grad_y.data_ptr(), *s.strides)
+    p.grad_x = Rows(grad_x.data_ptr(), *s.strides)
+    p.grad_projected = Rows(grad_projected.data_ptr(), *s.projected_strides)
     p.grad_projected_size, p.grad_x_weight = size, grad_x_weight.data_ptr()
     p.grad_dt_weight, p.grad_dt_bias, p.grad_a, p.grad_skip = (grad.data_ptr() for grad in grads)
-    _call("slicemamba_scan_backward", p)
+    call("slicemamba_scan_backward", p)
     x_weight, dt_weight, dt_bias, a_log, skip = (grad[0].clone() for grad in (grad_x_weight, *grads))
     return grad_x, x_weight, dt_weight, dt_bias, a_log, skip
 
@@ -237,9 +210,9 @@ class _PlainProblem:
         self.projected_strides = (groups * length * 2 * states, length * 2 * states, 2 * states)
         self.problem = p = _problem(batch, groups, length, channels, states, 0)
         p.a = self.A.data_ptr()
-        p.x = _Rows(self.u.data_ptr(), *self.strides)
-        p.delta = _Rows(self.delta.data_ptr(), *self.strides)
-        p.projected = _Rows(self.projected.data_ptr(), *self.projected_strides)
+        p.x = Rows(self.u.data_ptr(), *self.strides)
+        p.delta = Rows(self.delta.data_ptr(), *self.strides)
+        p.projected = Rows(self.projected.data_ptr(), *self.projected_strides)
 
 
 def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *, save: bool) -> tuple[Tensor, Tensor]:
@@ -249,8 +222,8 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *, save: boo
     saved = u.new_empty(checkpoint_size(p.batches, p.groups, p.length, p.channels, p.states) if save else 0)
     y = torch.empty_like(s.u)
     p.checkpoints = saved.data_ptr() if save else None
-    p.y = _Rows(y.data_ptr(), *s.strides)
-    _call("slicemamba_scan_forward", p)
+    p.y = Rows(y.data_ptr(), *s.strides)
+    call("slicemamba_scan_forward", p)
     return y, saved
 
 
@@ -264,11 +237,11 @@ def scan_backward(
     grad_projected = u.new_empty(p.parts, *s.projected.shape)
     grad_a = u.new_empty(p.batches, *A.shape)
     p.checkpoints = saved.data_ptr()
-    p.grad_y = _Rows(grad_y.data_ptr(), *s.strides)
-    p.grad_x = _Rows(grad_u.data_ptr(), *s.strides)
-    p.grad_delta = _Rows(grad_delta.data_ptr(), *s.strides)
-    p.grad_projected = _Rows(grad_projected.data_ptr(), *s.projected_strides)
+    p.grad_y = Rows(grad_y.data_ptr(), *s.strides)
+    p.grad_x = Rows(grad_u.data_ptr(), *s.strides)
+    p.grad_delta = Rows(grad_delta.data_ptr(), *s.strides)
+    p.grad_projected = Rows(grad_projected.data_ptr(), *s.projected_strides)
     p.grad_projected_size, p.grad_a = s.projected.numel(), grad_a.data_ptr()
-    _call("slicemamba_scan_backward", p)
+    call("slicemamba_scan_backward", p)
     grad_B, grad_C = (part.contiguous() for part in grad_projected[0].chunk(2, dim=-1))
     return grad_u, grad_delta, grad_a[0].clone(), grad_B, grad_C

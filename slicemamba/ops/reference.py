@@ -75,3 +75,20 @@ def slice_scan(
     )
     y = y.reshape(batch, 4, channels, -1).mT
     return sum((y[:, k, torch.argsort(orders[k])] for k in range(4)), torch.zeros_like(flat)).reshape(x.shape)
+
+
+def gated_norm(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """LayerNorm of y (…, D) over its last axis, times SiLU(z), in torch's own operators."""
+    return functional.layer_norm(y, weight.shape, weight, bias, eps) * functional.silu(z)
+
+
+def gated_norm_backward(
+    grad: Tensor, y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`gated_norm` for y, z, weight and bias, where autograd does not look on."""
+    normed, mean, scale = torch.native_layer_norm(y, weight.shape, weight, bias, eps)
+    grad_z = torch.ops.aten.silu_backward(grad * normed, z)
+    grad_y, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
+        grad * functional.silu(z), y, weight.shape, mean, scale, weight, bias, [True, True, True]
+    )
+    return grad_y, grad_z, grad_weight, grad_bias

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
-from slicemamba.ops import chunked, triton
+from slicemamba.ops import chunked, reference, triton, triton_gating
+
+Results = tuple[Tensor, ...]
 
 _TOLERANCE = 1e-2  # of the norm; so wide that TF32 products, where they are allowed, pass
 _SLICE_SIZE = (2, 3)
+_EPS = 1e-5
 _MAPS = ((5, 7), (11, 13))  # the second is long enough to be cut into segments
 
 
@@ -31,22 +35,36 @@ def triton_status() -> str:
 
 
 def triton_fault(device: torch.device) -> str | None:
-    """What is wrong with y or a gradient of tiny scans, or None."""
-    return next(filter(None, (_fault(device, *size) for size in _MAPS)), None)
+    """What is wrong with the results or gradients of tiny scans and of a gated norm, or None."""
+    checks = (*(partial(_scans, device, *size) for size in _MAPS), partial(_gated_norms, device))
+    return next(filter(None, map(_fault, checks)), None)
 
 
-def _fault(device: torch.device, height: int, width: int) -> str | None:
-    inputs = _inputs(device, torch.float32, height, width)
-    wide = _inputs(device, torch.float64, height, width)
+def _fault(results: Callable[[], tuple[Results, Results]]) -> str | None:
     try:
-        y, saved = triton.slice_scan(*inputs[1:], _SLICE_SIZE, save=True)
-        got = (y, *triton.slice_scan_backward(*inputs, saved, _SLICE_SIZE))
+        got, expected = results()
     except Exception as error:  # whatever a compiler or a driver may raise: the other backends still run
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    expected = (chunked.slice_scan(*wide[1:], _SLICE_SIZE), *chunked.slice_scan_backward(*wide, _SLICE_SIZE))
     errors = [float((a - b).norm() / b.norm()) for a, b in zip(got, expected, strict=True)]
     agree = all(error < _TOLERANCE for error in errors)  # NaN does not
     return None if agree else f"relative errors of y and the gradients: {', '.join(f'{e:.0e}' for e in errors)}"
+
+
+def _scans(device: torch.device, height: int, width: int) -> tuple[Results, Results]:
+    inputs = _inputs(device, torch.float32, height, width)
+    wide = _inputs(device, torch.float64, height, width)
+    y, saved = triton.slice_scan(*inputs[1:], _SLICE_SIZE, save=True)
+    got = (y, *triton.slice_scan_backward(*inputs, saved, _SLICE_SIZE))
+    return got, (chunked.slice_scan(*wide[1:], _SLICE_SIZE), *chunked.slice_scan_backward(*wide, _SLICE_SIZE))
+
+
+def _gated_norms(device: torch.device) -> tuple[Results, Results]:
+    grad, y, *_ = _inputs(device, torch.float32, 5, 7)
+    inputs = (y, grad + 1, y[0, 0, 0], grad[0, 0, 0])  # y, z, weight, bias
+    y64, z64, weight64, bias64 = (tensor.double() for tensor in inputs)
+    wide = (y64, z64, weight64, bias64)
+    got = (triton_gating.forward(*inputs, _EPS), *triton_gating.backward(grad, *inputs, _EPS))
+    return got, (reference.gated_norm(*wide, _EPS), *reference.gated_norm_backward(grad.double(), *wide, _EPS))
 
 
 def _inputs(

@@ -56,7 +56,12 @@ class Optimizer:
         self._network = network
         self._config = config
         self._device = next(network.parameters()).device
-        self._adamw = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._adamw = torch.optim.AdamW(
+            network.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=self._device.type in ("cpu", "cuda"),  # a third of the time, where torch has it
+        )
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "fp16")
 
     def autocast(self) -> torch.autocast:

@@ -14,10 +14,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from slicemamba.ops import _triton_gating as gated_kernels
 from slicemamba.ops import triton as backend
+from slicemamba.ops import triton_gating
 from slicemamba.ops._triton_layout import CHUNK, TILE
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+HALF = ("x", "grad_y", "base", "out", "y", "z", "grad_out", "grad_z")
 UNALIGNED = {"forward": ("a", "dt_weight", "checkpoints")}  # their alignment is left unknown
 MOST_SPILLED_BYTES = 64
 STAGES = ((192, 8, False, 90), (384, 16, False, 90), (768, 32, True, 80), (1536, 64, True, 80))
@@ -25,15 +28,18 @@ WARP = {"num_warps": 1, "enable_fp_fusion": True}
 
 
 def compile_kernel(name, half, capability, options, **constants):
-    kernel = backend._kernels()[name]
+    gated = {"gated norm forward": gated_kernels.forward_kernel, "gated norm backward": gated_kernels.backward_kernel}
+    kernel = gated[name] if name in gated else backend._kernels()[name]
     signature, aligned = {}, {}
     for index, argument in enumerate(kernel.arg_names):
         if argument in constants:
             signature[argument] = "constexpr"
-        elif argument in ("length", "segment_size", "size"):
+        elif argument == "eps":
+            signature[argument] = "fp32"
+        elif argument in ("length", "segment_size", "size", "num_rows", "z_row"):
             signature[argument] = "i32"
         else:
-            is_half = half and argument in ("x", "grad_y", "base", "out")
+            is_half = half and argument in HALF
             signature[argument] = "*i64" if argument == "geometry" else "*bf16" if is_half else "*fp32"
             if argument not in UNALIGNED.get(name, ()):
                 aligned[(index,)] = [["tt.divisibility", 16]]
@@ -59,6 +65,10 @@ def main():
         shapes = {name: value for name, value in sizes.items() if name != "CHUNK"}
         report("adjoint", half, capability, WARP, **shapes, AHEAD=backend._ADJOINT_AHEAD)
         report("backward", half, capability, WARP, **sizes, GROUP=backend._GROUP)
+        num_rows, padded = triton_gating.tile(channels)
+        rows = {"DM": channels, "ROWS": num_rows, "COLUMNS": padded}
+        report("gated norm forward", half, capability, {}, **rows)
+        report("gated norm backward", half, capability, {}, **rows)
         report("merge", half, capability, {}, DM=channels, BLOCK=backend._MERGE_BLOCK)
 
 

@@ -14,6 +14,8 @@ from scan_cases import (
     SLICE_SIZES,
     check,
     fenced,
+    gated_norm_and_gradients,
+    gated_norm_inputs,
     gradient_of_y,
     leaves,
     poisoned,
@@ -23,7 +25,16 @@ from scan_cases import (
     truth,
 )
 
-from slicemamba.ops import _triton_kernels, choose_backend, self_check, slice_order, slice_scan
+from slicemamba.ops import (
+    _triton_kernels,
+    choose_backend,
+    gated_norm,
+    reference,
+    self_check,
+    slice_order,
+    slice_scan,
+    triton_gating,
+)
 from slicemamba.ops import triton as backend
 from slicemamba.ops._triton_layout import CHUNK, Segments, geometry
 from slicemamba.ops.slicing import AXES
@@ -151,6 +162,30 @@ def test_what_is_exported_here_runs_on_other_backends(dtype, monkeypatch):
         expected = program(*inputs)
         monkeypatch.setenv("SLICEMAMBA_SCAN", "torch")
         assert relative(program(*inputs), expected) < (1e-6 if dtype == torch.float32 else 1e-2)
+
+
+# Rows that do not fill a tile; several tiles a program; more channels than a power of two
+@pytest.mark.parametrize("shape", [(5, 20), (2, 3, 7, 33), (40, 16), (9, 5)], ids=lambda s: "x".join(map(str, s)))
+def test_the_gated_norm_agrees_with_torch(shape, monkeypatch):
+    monkeypatch.setattr(triton_gating, "_TILE", 128)
+    monkeypatch.setattr(triton_gating, "_PROGRAMS", 2)
+    inputs = gated_norm_inputs(*shape)
+    grad = gradient_of_y(inputs)
+    expected = gated_norm_and_gradients(reference.gated_norm, [tensor.double() for tensor in inputs], grad)
+    for got, want in zip(gated_norm_and_gradients(gated_norm, inputs, grad), expected, strict=True):
+        assert relative(got, want) < 2e-6
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 8e-3), (torch.float16, 1e-3)])
+def test_the_gated_norm_keeps_the_dtype_and_reads_nothing_but_its_inputs(dtype, tolerance):
+    y, z, weight, bias = gated_norm_inputs(3, 5, 20)
+    inputs = [poisoned(y).to(dtype), poisoned(z).to(dtype), poisoned(weight), fenced(bias)]
+    grad = gradient_of_y(inputs)
+    got = gated_norm_and_gradients(gated_norm, inputs, grad)
+    assert [tensor.dtype for tensor in got] == [dtype] * 3 + [torch.float32] * 2
+    expected = gated_norm_and_gradients(reference.gated_norm, [tensor.double() for tensor in inputs], grad)
+    for a, b in zip(got, expected, strict=True):
+        assert relative(a, b) < tolerance
 
 
 @triton.jit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from slicemamba.ops import reference, slice_scan
 
 SLICE_SIZES = [(1, 1), (2, 2), (2, 4), (4, 2), (4, 4), (2, 8), (8, 4), (3, 5)]
+EPS = 1e-5
 NAMES = ("x", "x_proj_weight", "dt_proj_weight", "dt_proj_bias", "A_log", "D")
 
 
@@ -81,6 +82,21 @@ def check(
     assert relative(y, expected) < tolerances[0]
     for name, got, want in zip(NAMES, grads, expected_grads, strict=True):
         assert relative(got, want) < tolerances[1], name
+
+
+def gated_norm_inputs(*shape: int) -> list[Tensor]:
+    """Float32 inputs in the order of ``gated_norm``; z is one half of a projection, off its rows' beginning."""
+    random = torch.Generator().manual_seed(0)
+    both = 3 * torch.randn(*shape[:-1], 2 * shape[-1], generator=random)
+    affine = [torch.randn(shape[-1], generator=random) for _ in range(2)]
+    return [2 + both[..., : shape[-1]], both[..., shape[-1] :], *affine]
+
+
+def gated_norm_and_gradients(function: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -> list[Tensor]:
+    """The result for ``inputs``, and the gradients of all of them."""
+    own = [tensor.detach().requires_grad_() for tensor in inputs]
+    result = function(*own, EPS)
+    return [result, *torch.autograd.grad(result, own, grad.to(result))]
 
 
 def poisoned(tensor: Tensor) -> Tensor:

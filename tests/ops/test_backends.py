@@ -11,7 +11,18 @@ from scan_cases import slice_scan_inputs
 
 import slicemamba
 from slicemamba.errors import InputError
-from slicemamba.ops import available_backends, choose_backend, chunked, cpu, mamba, self_check, slice_scan, triton
+from slicemamba.ops import (
+    available_backends,
+    choose_backend,
+    chunked,
+    cpu,
+    mamba,
+    reference,
+    self_check,
+    slice_scan,
+    triton,
+    triton_gating,
+)
 
 PACKAGE = Path(slicemamba.__file__).parent
 
@@ -91,17 +102,21 @@ def fails(*_, **__):
 
 
 @pytest.mark.parametrize(
-    ("forward", "backward", "fault"),
+    ("wrong", "fault"),
     [
-        (by_torch, by_torch_backward, None),
-        (lambda *t, save: (1.1 * by_torch(*t, save=save)[0], None), by_torch_backward, "y and the gradients: 1e-01, "),
-        (by_torch, lambda *t: [g * float("nan") for g in by_torch_backward(*t)], ", nan, nan"),
-        (fails, by_torch_backward, "ValueError: no kernel image"),
+        ({}, None),
+        ({"slice_scan": lambda *t, save: (1.1 * by_torch(*t, save=save)[0], None)}, "y and the gradients: 1e-01, "),
+        ({"slice_scan_backward": lambda *t: [g * float("nan") for g in by_torch_backward(*t)]}, ", nan, nan"),
+        ({"slice_scan": fails}, "ValueError: no kernel image"),
+        ({"forward": lambda *t: 1.1 * reference.gated_norm(*t)}, "y and the gradients: 1e-01, "),
+        ({"backward": fails}, "ValueError: no kernel image"),
     ],
 )
-def test_the_self_check_finds_faults(forward, backward, fault, monkeypatch):
-    monkeypatch.setattr(triton, "slice_scan", forward)
-    monkeypatch.setattr(triton, "slice_scan_backward", backward)
+def test_the_self_check_finds_faults(wrong, fault, monkeypatch):
+    right = {"slice_scan": by_torch, "slice_scan_backward": by_torch_backward}
+    right |= {"forward": reference.gated_norm, "backward": reference.gated_norm_backward}
+    for name, function in {**right, **wrong}.items():
+        monkeypatch.setattr(triton if "scan" in name else triton_gating, name, function)
     found = self_check.triton_fault(torch.device("cpu"))
     assert found is None if fault is None else fault in found
 

@@ -8,11 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from scan_cases import NAMES, SLICE_SIZES, check, gradient_of_y, leaves, relative, run, slice_scan_inputs
+from scan_cases import (
+    NAMES,
+    SLICE_SIZES,
+    check,
+    gated_norm_and_gradients,
+    gated_norm_inputs,
+    gradient_of_y,
+    leaves,
+    relative,
+    run,
+    slice_scan_inputs,
+)
 
 from slicemamba.architecture import Block
 from slicemamba.errors import InputError
-from slicemamba.ops import available_backends, choose_backend, self_check, slice_scan
+from slicemamba.ops import available_backends, choose_backend, gated_norm, reference, self_check, slice_scan
 from slicemamba.ops import triton as backend
 from slicemamba.ops._triton_layout import cut, sizes_of
 
@@ -42,7 +53,7 @@ def test_agrees_with_the_reference_in_the_interpreter():
 
 
 @needs_triton
-@pytest.mark.parametrize(("stages", "kernels"), [("ends", 12), pytest.param("all", 24, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("stages", "kernels"), [("ends", 16), pytest.param("all", 32, marks=pytest.mark.slow)])
 def test_stages_compile_and_keep_their_state_in_registers(stages, kernels, tmp_path, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert run_python(COMPILE, stages, TRITON_CACHE_DIR=str(tmp_path)).count("ok") == kernels
@@ -171,3 +182,18 @@ def test_a_compiled_call_gives_the_same_on_a_gpu(on_gpu):
     inputs = leaves([tensor.cuda() for tensor in slice_scan_inputs(2, 16, 16, 64, 16, 4)])
     compiled = torch.compile(slice_scan, backend="aot_eager", fullgraph=True)
     assert relative(compiled(*inputs, (2, 4)), slice_scan(*inputs, (2, 4))) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.bfloat16, 8e-3), (torch.float16, 1e-3)])
+@pytest.mark.parametrize("channels", [45, 192, 1536])
+def test_the_gated_norm_agrees_on_a_gpu(channels, dtype, tolerance, on_gpu):
+    inputs = [tensor.cuda() for tensor in gated_norm_inputs(2, 37, 45, channels)]
+    inputs[:2] = (tensor.to(dtype) for tensor in inputs[:2])
+    grad = gradient_of_y(inputs).cuda().to(dtype)
+    got = gated_norm_and_gradients(gated_norm, inputs, grad)
+    expected = gated_norm_and_gradients(reference.gated_norm, [tensor.double() for tensor in inputs], grad)
+    for a, b in zip(got, expected, strict=True):
+        assert relative(a, b) < tolerance
+    for a, b in zip(gated_norm_and_gradients(gated_norm, inputs, grad), got, strict=True):
+        assert torch.equal(a, b)
