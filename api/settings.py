@@ -32,15 +32,15 @@ class Settings(Config):
     """Settings of one API process.
 
     Attributes:
-        database_url: SQLAlchemy URL; a SQLite file in ``runs_dir`` when null.
+        database_url: SQLAlchemy URL; null for a SQLite file in ``runs_dir``.
         runs_dir: holds a folder for each search; the cluster's head node must see it under the same path.
-        data_root: folder of the data sets that requests may name; the synthetic set alone when null.
-        ray_address: of the Ray job server.
-        host, port: where to listen; port 0 takes a free one.
-        reconcile_seconds: time between two looks at the running searches.
-        stale_seconds: a driver whose status is older, and whose Ray job is gone, is taken for dead.
-        require_tokens: whether requests need a token; null: unless only this machine can reach the service.
-        writes_per_minute: submissions and other changes of one client; more are answered with 429.
+        data_root: folder of the data sets that requests may name; null for only the synthetic set.
+        ray_address: address of the Ray job server.
+        host, port: where to listen; port 0 selects a free one.
+        reconcile_seconds: time between two checks of the running searches.
+        stale_seconds: a driver whose status is older, and whose Ray job is gone, counts as dead.
+        require_tokens: whether requests need a token; null: yes, unless only this machine can reach the service.
+        writes_per_minute: submissions and other changes per client; more are answered with 429.
     """
 
     database_url: str | None = None

@@ -38,13 +38,13 @@ Cpus = Annotated[float, Field(ge=0.01)]
 
 
 class TrainWorkers(Config):
-    """Workers that train, by Ray Train.
+    """Workers that train, run by Ray Train.
 
     Attributes:
-        num_workers: how many; the global batch is divided among them.
-        cpus: of each worker, and how many threads it computes with; a fraction counts as one thread.
-        gpus: of each worker; fractions let several workers share one.
-        placement: ``PACK``, on as few nodes as can be, or ``SPREAD``, over as many.
+        num_workers: number of workers; the global batch is divided among them.
+        cpus: CPUs of each worker, and the number of threads it uses; a fraction counts as one thread.
+        gpus: GPUs of each worker; fractions let several workers share one.
+        placement: ``PACK``, on as few nodes as possible, or ``SPREAD``, over as many as possible.
     """
 
     num_workers: PositiveInt = 1
@@ -54,12 +54,12 @@ class TrainWorkers(Config):
 
 
 class SearchWorkers(Config):
-    """Workers that evaluate candidates, one candidate each at a time.
+    """Workers that evaluate candidates, each one candidate at a time.
 
     Attributes:
-        num_workers: how many; as many as the cluster has room for when null.
-        cpus: of each worker, and how many threads it computes with; a fraction counts as one thread.
-        gpus: of each worker; fractions let several workers share one.
+        num_workers: number of workers; null for as many as the cluster has room for.
+        cpus: CPUs of each worker, and the number of threads it uses; a fraction counts as one thread.
+        gpus: GPUs of each worker; fractions let several workers share one.
     """
 
     num_workers: PositiveInt | None = None
@@ -68,7 +68,7 @@ class SearchWorkers(Config):
 
 
 class ResourcesConfig(Config):
-    """What a run takes from the Ray cluster. Where that cluster is, is never part of a job: see ``RAY_ADDRESS``."""
+    """What a run takes from the Ray cluster. The cluster's address is never part of a job: see ``RAY_ADDRESS``."""
 
     train: TrainWorkers = TrainWorkers()
     search: SearchWorkers = SearchWorkers()
@@ -79,8 +79,8 @@ class _AnyJob(Config):
 
     Attributes:
         kind: what the job does.
-        name: what people call it; need not be unique.
-        labels: keys and values of one's own, to find it again by.
+        name: a name for people; it need not be unique.
+        labels: your own keys and values, to find the job by.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=100)] = "search"
@@ -135,11 +135,11 @@ class SupernetJob(_Job):
 
 
 class SearchJob(_Job):
-    """Trains the supernet, searches, retrains the winner (unless ``retrain`` is null), evaluates it on test.
+    """Trains the supernet, searches, retrains the winner (unless ``retrain`` is null), and evaluates it on test.
 
     Attributes:
-        init: what the winner starts from: null, from scratch (published); ``supernet``, its weights in this run's
-            supernet; or a path as of a retrain job.
+        init: weights that the winner starts from: null for none (published); ``supernet`` for those in this run's
+            supernet; or a path, as in a retrain job.
     """
 
     kind: Literal["search"] = "search"
@@ -172,10 +172,10 @@ class RetrainJob(_Job):
     """Trains one network and evaluates it on test.
 
     Attributes:
-        network: what to train; ``slicemamba`` needs an ``architecture``, and the others, to compare with, take none.
+        network: what to train; ``slicemamba`` needs an ``architecture``, the others, for comparison, take none.
         architecture: slice sizes of all blocks, ``s1:2x2,2x4|s2:…``.
-        init: what it starts from: null, from scratch; or the folder of a supernet, of a trained network or of a
-            pretrained encoder, or a file of VMamba or VM-UNet as published.
+        init: weights to start from: null for none; or the folder of a supernet, a trained network or a pretrained
+            encoder, or a published file of VMamba or VM-UNet.
     """
 
     kind: Literal["retrain"] = "retrain"
@@ -206,7 +206,7 @@ class RetrainJob(_Job):
 
 
 class PretrainJob(_AnyJob):
-    """Trains the encoder of an architecture as a classifier of pictures; its weights may start a retraining.
+    """Trains the encoder of an architecture as an image classifier; its weights may start a retraining.
 
     Attributes:
         architecture: slice sizes of all blocks, ``s1:2x2,2x4|s2:…``; those of the decoder are not used.

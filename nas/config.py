@@ -41,10 +41,10 @@ class SpaceConfig(Config):
     """The slicings to choose from.
 
     Attributes:
-        choices: slice sizes ``MxN`` open to every block; the published ones by default. With ``-`` among them a block
-            may be left out (elastic depth); ``2x4n8`` has 8 states and ``2x4e1`` an inner width of once its channels,
-            at most as many as the model's, so that architectures differ in cost.
-        weight_sharing: ``separate`` gives every choice of a block weights of its own (published); ``shared`` gives all
+        choices: slice sizes ``MxN`` available to every block; the published ones by default. ``-`` lets a block be
+            omitted (elastic depth); ``2x4n8`` has 8 states and ``2x4e1`` an inner width equal to its channels, neither
+            more than the model's, so that architectures differ in cost.
+        weight_sharing: ``separate`` gives every choice of a block its own weights (published); ``shared`` gives all
             choices of a block one set of weights, a quarter of the memory with four choices.
     """
 
@@ -67,12 +67,12 @@ class SpaceConfig(Config):
 
 
 class SupernetConfig(TrainConfig):
-    """Single-path training of the supernet: one drawn architecture a step, the same on all workers.
+    """Single-path training of the supernet: one drawn architecture per step, the same on all workers.
 
     Attributes:
         sampling: ``uniform`` draws every block's choice at random (published); ``fair`` trains every choice of every
             block exactly once in as many steps as there are choices (strict fairness, FairNAS, arXiv 1907.01845).
-        num_val_architectures: architectures drawn once from ``seed`` that are validated beside the fixed slicings,
+        num_val_architectures: architectures drawn once from ``seed`` and validated together with the fixed slicings,
             so that epochs are compared on the same architectures.
     """
 
@@ -85,7 +85,7 @@ class WarmStart(Config):
 
     Attributes:
         study: folder of the earlier run, or the study's name in the database that both share.
-        top: how many of its best to take; of its frontier first, the ends and the least crowded of it before others.
+        top: how many of its best to use: members of its frontier first, beginning with its ends and the least crowded.
     """
 
     study: Annotated[str, Field(min_length=1)]
@@ -93,11 +93,12 @@ class WarmStart(Config):
 
 
 class RacingConfig(Config):
-    """When a candidate is given up before all images were seen (see ``nas.racing``).
+    """When to abandon a candidate before all images were seen (see ``nas.racing``).
 
     Attributes:
-        confidence: that one given up would not have been a parent (``evolution``) or on the front (other searchers).
-        min_images: images that every candidate is scored on; one looks after each batch from then on.
+        confidence: that an abandoned one would not have been a parent (``evolution``) or on the front (other
+            searchers).
+        min_images: images on which every candidate is scored; from then on there is a check after each batch.
     """
 
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.99
@@ -110,33 +111,33 @@ class SearchConfig(Config):
     Attributes:
         searcher: ``evolution`` (published), ``nsga2`` (steady state), ``local``, ``regularized_evolution``, Optuna's
             ``optuna_nsga2`` or ``tpe``, or ``random``; docs/search.md says which is for what.
-        objectives: what is optimised; ``evolution`` and ``regularized_evolution`` rank by the first and break ties by
-            the next. The Pareto frontier is taken over all of them.
-        constraints: what a metric may be at least or at most. An architecture outside is recorded with its violation
-            and is neither on the frontier nor the winner.
-        num_trials: architectures to evaluate, the fixed slicings included. No architecture is evaluated twice.
-        population_size: of ``evolution``, both ``nsga2`` and ``regularized_evolution``.
-        num_parents: of ``evolution``; the size of a tournament of ``regularized_evolution``; how many architectures
-            ``nsga2`` draws at random before it breeds.
-        num_mutations, num_crossovers: of ``evolution``.
-        mutation_probability: of ``evolution`` and ``nsga2``, for each block.
-        evaluate_fixed: evaluate the slicings that give all blocks one size first.
-        warm_start: architectures of an earlier search to evaluate after those.
-        random_baseline: after the search, evaluate as many random architectures, to tell what the search was worth.
-        batch_size: images a forward pass of the evaluation.
-        flips: each image is scored as it is and in these mirrored forms too, and the pixel counts are added up.
-        precision: of the forward pass. ``bf16`` is taken only if it is shown to rank slicings as ``float32`` does,
-            and else refused with a warning.
-        racing: gives up candidates that fall behind; null scores every one on all images (published). For objectives
-            that are made from pixel counts: dice, miou, sensitivity, specificity.
-        image_cache_mb: of ready input images kept on a worker's device; a split that needs more is made ready anew for
+        objectives: what to optimise; ``evolution`` and ``regularized_evolution`` rank by the first and break ties by
+            the next. The Pareto frontier covers all of them.
+        constraints: minimum or maximum of a metric. An architecture that breaks one is recorded with its violation and
+            is neither on the frontier nor the winner.
+        num_trials: architectures to evaluate, including the fixed slicings. No architecture is evaluated twice.
+        population_size: for ``evolution``, both ``nsga2`` and ``regularized_evolution``.
+        num_parents: parents of ``evolution``; tournament size of ``regularized_evolution``; number of architectures
+            that ``nsga2`` draws at random before it breeds.
+        num_mutations, num_crossovers: for ``evolution``.
+        mutation_probability: per block, for ``evolution`` and ``nsga2``.
+        evaluate_fixed: first evaluate the slicings that give all blocks the same size.
+        warm_start: architectures of an earlier search to evaluate next.
+        random_baseline: after the search, evaluate as many random architectures for comparison.
+        batch_size: images per forward pass of the evaluation.
+        flips: also score each image in these mirrored forms, and add up the pixel counts.
+        precision: format of the forward pass. ``bf16`` is only used if it ranks slicings as ``float32`` does;
+            otherwise a warning says so and ``float32`` is used.
+        racing: abandon candidates that fall behind; null scores every one on all images (published). Needs objectives
+            made of pixel counts: dice, miou, sensitivity, specificity.
+        image_cache_mb: limit for prepared input images kept on a worker's device; a larger split is prepared anew for
             each candidate.
-        activation_cache_mb: of activations kept on a worker's device, so that a candidate starts at the first block in
-            which it differs from an earlier one; changes no score. 0 keeps none.
+        activation_cache_mb: limit for activations kept on a worker's device, so that a candidate starts at the first
+            block in which it differs from an earlier one; changes no score. 0 keeps none.
         latency: ``measured`` for each candidate, or summed from a ``table`` of each block and choice, timed once.
-        latency_batch_size: images a timed forward pass, on the device of the search workers at the data's image size.
+        latency_batch_size: images per timed forward pass, on a search worker's device at the data's image size.
         latency_repeats: timed forward passes; the shortest is reported.
-        seed: of the searcher's draws, and of the order in which racing sees the images.
+        seed: seed of the searcher, and of the order in which racing sees the images.
     """
 
     searcher: SearcherName = "evolution"
@@ -192,15 +193,15 @@ class SearchConfig(Config):
 
 
 class AuditConfig(Config):
-    """What an audit does. The same settings on the same run go on with an audit that was stopped.
+    """What an audit does. The same settings on the same run resume a stopped audit.
 
     Attributes:
-        num_retrained: sampled slicings to train from scratch, beside the best and the fixed ones.
-        epochs: of each of these trainings; as the run's ``retrain`` when null.
-        retrain_seeds: trainings of the best and of its rival, from as many seeds. With fewer than three, luck of
+        num_retrained: sampled slicings to train from scratch, in addition to the best and the fixed ones.
+        epochs: epochs of each of these trainings; null uses those of the run's ``retrain``.
+        retrain_seeds: number of seeds from which the best and its rival are trained. With fewer than three, luck of
             training cannot be told from merit, and the verdict is ``weak`` at best.
-        random_seeds: random searches at the search's budget.
-        seed: of everything that is drawn here; the random searches have seeds of the run's search and up.
+        random_seeds: number of random searches with the search's budget.
+        seed: seed of everything drawn here; random searches have seeds from that of the run's search upwards.
     """
 
     num_retrained: Annotated[int, Field(ge=2)] = 8

@@ -65,11 +65,11 @@ def loss_matrix(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> np
 
 
 class Bound(Config):
-    """What a metric may be; one of the two limits, or both.
+    """Limits of a metric: one of the two, or both.
 
     Attributes:
-        min: the least that is allowed, in the metric's own unit.
-        max: the most that is allowed.
+        min: lowest allowed value, in the metric's own unit.
+        max: highest allowed value.
     """
 
     min: float | None = None

@@ -58,11 +58,11 @@ Intensity = Literal["minmax", "zscore", "unit"]
 
 
 class SyntheticConfig(Config):
-    """The embedded synthetic lesion set: textured skin, irregular blobs, hair; made on the spot from a seed.
+    """The built-in synthetic lesion set: textured skin, irregular blobs, hair; generated from a seed.
 
     Attributes:
-        num_train, num_val, num_search, num_test: pictures of each split.
-        seed: what is drawn follows from it alone.
+        num_train, num_val, num_search, num_test: images of each split.
+        seed: determines everything that is drawn.
     """
 
     num_train: Annotated[int, Field(ge=1, le=100_000)] = 96
@@ -77,28 +77,27 @@ class DataConfig(Config):
 
     Attributes:
         name: ``synthetic``, or the data set's name in results; without ``root`` it is looked up by this name.
-        root: the set's folder; its layout (split folders, polyp, Synapse; docs/data.md) is seen from what it holds.
+        root: the data set's folder; its layout (split folders, polyp, Synapse; docs/data.md) is recognised.
         image_size: (height, width) in pixels to which images and masks are resized.
-        intensity: what becomes of an image's values before the network: ``minmax`` stretches each image to 0…255
-            (published); ``zscore`` gives each image mean 0 and standard deviation 1, from which small networks learn
-            faster when they are trained from scratch; ``unit`` is 0…1, 8-bit values divided by 255 and CT slices as
-            they are stored (published for Synapse).
-        num_classes: 1 for binary masks (logits of one channel); more for label masks, background included.
-        search_fraction: share of train held out as search split when the folder has none. Never taken from val or test.
-        val_fraction: share of train held out as val split in the polyp and Synapse layouts when the folder has none;
-            drawn before search, which then takes its share of what is left.
+        intensity: how image values are scaled for the network: ``minmax`` stretches each image to 0…255 (published);
+            ``zscore`` gives each image mean 0 and standard deviation 1, with which small networks learn faster from
+            scratch; ``unit`` is 0…1, 8-bit values divided by 255 and CT slices as stored (published for Synapse).
+        num_classes: 1 for binary masks (logits of one channel); more for label masks, including background.
+        search_fraction: share of train held out as search split if the folder has none. Never taken from val or test.
+        val_fraction: share of train held out as val split in the polyp and Synapse layouts if the folder has none;
+            drawn before search, which then takes its share of the rest.
         split_seed: seed of these splits.
-        test_set: polyp layout: the folder below ``TestDataset`` to test on; needed when there are several.
+        test_set: polyp layout: the folder below ``TestDataset`` to test on; required if there are several.
         label_map: stored mask value → class, for masks whose values are not the classes; a value that is not in the map
             is an error.
-        window: NIfTI and Synapse images: values (low, high) that become 0 and 1, as (-125, 275) for CT in Hounsfield
-            units; null takes Synapse slices as they are and stretches each NIfTI image from its own extremes.
-        patient_pattern: regular expression whose one group is the patient (or video, or volume) in an image's name. One
-            patient is never held out in part, and a patient in two splits is a fault. Null: each image stands alone,
+        window: NIfTI and Synapse images: values (low, high) that become 0 and 1, such as (-125, 275) for CT in
+            Hounsfield units; null uses Synapse slices unchanged and stretches each NIfTI image from its own extremes.
+        patient_pattern: regular expression whose one group is the patient (or video, or volume) in an image's name. A
+            patient is never held out in part, and a patient in two splits is a fault. Null: images are independent,
             except that ``case0005_slice012`` belongs to ``case0005``.
-        folds, fold: cross-validation: train and val together are parted into so many folds, whole patients by
-            split_seed, and ``fold`` (1 … folds) is val, all others are train. Search and test stay as they are.
-        synthetic: the synthetic set's sizes and seed; used with ``name: synthetic`` only.
+        folds, fold: cross-validation: train and val are pooled and divided into this many folds, whole patients by
+            split_seed; ``fold`` (1 … folds) becomes val, all others train. Search and test stay unchanged.
+        synthetic: sizes and seed of the synthetic set; only used with ``name: synthetic``.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "synthetic"
@@ -165,7 +164,7 @@ class ModelConfig(Config):
 
     Attributes:
         embed_dim: C, channels after patch embedding; stage i of the encoder has C·2^i.
-        encoder_depths, decoder_depths: S³ blocks a stage. The decoder has as many stages as the encoder.
+        encoder_depths, decoder_depths: S³ blocks per stage. The decoder has as many stages as the encoder.
         d_state: N, states of the selective scan.
         expand: d_inner = expand · channels.
         d_conv: width of the depthwise convolution's kernel, in pixels of the map; odd.
@@ -204,29 +203,29 @@ class TrainConfig(Config):
 
     Attributes:
         epochs: passes over the train split.
-        batch_size: global batch; with several workers each takes an equal share.
-        accumulate_steps: parts in which a worker passes its share through the network before the one optimiser step;
-            saves memory, and is the same update as in one part.
-        learning_rate: of AdamW, at its highest.
-        weight_decay: of AdamW.
-        t_max: epochs in which the cosine takes the learning rate to its lowest; then it rises again, as published.
-        min_learning_rate: the cosine's lowest.
+        batch_size: global batch; each of several workers takes an equal share.
+        accumulate_steps: parts into which a worker splits its share before taking one optimiser step; saves memory and
+            gives the same update.
+        learning_rate: highest learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
+        t_max: epochs in which the cosine lowers the learning rate to its minimum; then it rises again, as published.
+        min_learning_rate: minimum of the cosine.
         warmup_epochs: epochs over which the learning rate rises linearly, step by step, before the cosine.
-        clip_grad_norm: largest gradient norm; none when null.
-        precision: of the network's matrix products; the scan, the loss and the weights stay float32. ``fp16`` needs a
-            GPU.
+        clip_grad_norm: maximum gradient norm; null for no limit.
+        precision: format of the network's matrix products; scan, loss and weights stay float32. ``fp16`` needs a GPU.
         ema_decay: validate and keep an exponential moving average of the weights with this decay; null keeps the
             weights themselves.
-        augment: random flips and rotations, and what else has a probability below.
-        flip_probability: of each of the two flips.
-        rotate_probability: of a rotation by any angle.
-        scale_probability: of magnifying by a factor in ``scale_range``. Not published, so 0.
+        augment: random flips and rotations, and the augmentations whose probability below is not 0.
+        flip_probability: probability of each of the two flips.
+        rotate_probability: probability of a rotation by any angle.
+        scale_probability: probability of scaling by a factor in ``scale_range``. Not published, therefore 0.
         scale_range: smallest and largest factor.
-        intensity_probability: of each of gamma, contrast and brightness being changed. Not published, so 0.
+        intensity_probability: probability of each of a gamma, contrast and brightness change. Not published, therefore
+            0.
         validate_every: epochs between two validations; the last epoch is always validated.
-        early_stop_epochs: stop at the first validation whose best predecessor is at least so many epochs old; null
+        early_stop_epochs: stop at the first validation whose best predecessor is at least this many epochs old; null
             never stops early.
-        seed: of all that is drawn: first weights, order of the images, augmentation, stochastic depth.
+        seed: seed of everything random: initial weights, order of the images, augmentation, stochastic depth.
     """
 
     epochs: PositiveInt = 300
@@ -267,13 +266,13 @@ class TrainConfig(Config):
 
 
 class PicturesConfig(Config):
-    """Labelled pictures in the layout of ImageNet, for pretraining.
+    """Labelled images in the layout of ImageNet, for pretraining.
 
     Attributes:
-        name: the set's name in results; without ``root`` it is looked up by this name.
-        root: folder with ``train/<class>/…`` and ``val/<class>/…``, each class a folder of pictures.
+        name: the data set's name in results; without ``root`` it is looked up by this name.
+        root: folder with ``train/<class>/…`` and ``val/<class>/…``, each class a folder of images.
         image_size: (height, width) in pixels of the crops.
-        intensity: as of the segmentation data that the encoder is meant for, whose values it then knows.
+        intensity: use that of the segmentation data, so that the encoder sees the same range of values.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "imagenet"
@@ -283,14 +282,14 @@ class PicturesConfig(Config):
 
 
 class PretrainConfig(TrainConfig):
-    """Training of an encoder as a classifier; defaults are VMamba's (arXiv 2401.10166, appendix), but CutMix.
+    """Training of an encoder as a classifier; defaults are VMamba's (arXiv 2401.10166, appendix) without CutMix.
 
     Attributes:
-        augment: random crops and left-right flips (``flip_probability``), the only ones here.
-        crop_area: smallest and largest share of a picture's area that a training crop covers.
-        mixup_alpha: of the Beta distribution that two pictures are mixed by; 0 mixes none.
+        augment: random crops and left-right flips (``flip_probability``); there are no others here.
+        crop_area: smallest and largest share of an image's area that a training crop covers.
+        mixup_alpha: parameter of the Beta distribution by which two images are mixed; 0 turns mixing off.
         label_smoothing: share of a target that is spread over all classes.
-        decode_threads: threads a worker that decode pictures while the batch before is trained on.
+        decode_threads: threads per worker that decode images while it trains on the previous batch.
     """
 
     batch_size: PositiveInt = 1024

@@ -24,10 +24,10 @@ from slicemamba.architecture import Block, format_block
 KINDS: dict[str, type[BaseModel]] = {job.model_fields["kind"].default: job for job in get_args(get_args(JobSpec)[0])}
 INTRODUCTION = """# Configuration reference
 
-Made from the schemas of this version. A job is one mapping of the options below, the same as a YAML file, as the body
-of a request, and as `config.json` beside each network. `kind` says what the job does; an option that is left out has
-its default, and one that does not exist is an error. On the command line `--set search.num_trials=100` sets an option
-by its dotted name. `configs/` in the sources holds complete examples.
+Generated from the schemas of this version. A job is one mapping of the options below, the same as a YAML file, as the
+body of a request, and as `config.json` next to each network. `kind` says what the job does. Omitted options have their
+default; unknown options are an error. On the command line, `--set search.num_trials=100` sets an option by its dotted
+name. `configs/` in the sources has complete examples.
 
 | kind | what it does |
 | --- | --- |
@@ -49,12 +49,12 @@ def page() -> str:
     parts = [INTRODUCTION + "\n".join(kinds) + "\n", "## Options of a job\n"]
     parts += [_section_text(section) for section in sections()]
     parts.append(
-        "## The audit\n\nOptions of `slicemamba audit`, where they are written with dashes, and of an audit over "
+        "## The audit\n\nOptions of `slicemamba audit`, there written with dashes, and of an audit over "
         "REST.\n\n" + table(AuditConfig)
     )
     parts.append(
-        "## The service\n\nRead from variables of the environment; the common ones are options of `slicemamba serve` "
-        "too.\n\n" + table(Settings, names={name: f"`{variable}`" for name, variable in VARIABLES.items()})
+        "## The service\n\nThese are environment variables; the common ones are also options of `slicemamba serve`."
+        "\n\n" + table(Settings, names={name: f"`{variable}`" for name, variable in VARIABLES.items()})
     )
     return "\n".join(parts)
 
