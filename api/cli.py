@@ -33,20 +33,20 @@ app = typer.Typer(
 slicemamba.cli.register(app)
 cluster.cli.register(app)
 
-RunsDir = Annotated[Path | None, typer.Option(help="A folder for each search is made here.")]
-Database = Annotated[str | None, typer.Option(help="Run database; a SQLite file in the runs folder by default.")]
+RunsDir = Annotated[Path | None, typer.Option(help="Folder of all runs.")]
+Database = Annotated[str | None, typer.Option(help="Run database; default: a SQLite file in the folder of runs.")]
 
 
 @app.command(rich_help_panel="Service")
 def serve(
-    host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1 by default.")] = None,
-    port: Annotated[int | None, typer.Option(help="8000 by default; 0 takes a free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen; default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: 8000; 0 selects a free one.")] = None,
     runs_dir: RunsDir = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets that requests may name.")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Ray's job server: http://127.0.0.1:8265.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Ray's job server; default: http://127.0.0.1:8265.")] = None,
     database_url: Database = None,
 ) -> None:
-    """Run the service. Options can be given as SLICEMAMBA_* variables too (docs/api.md)."""
+    """Run the service. SLICEMAMBA_* variables set the same options (docs/api.md)."""
     from api.serving import serve as run
     from api.settings import Settings
 
@@ -55,18 +55,18 @@ def serve(
     run(Settings.from_env(**given))
 
 
-tokens = typer.Typer(help="Make, list and revoke access tokens; on the server, as they go to its run database.")
+tokens = typer.Typer(help="Create, list and revoke access tokens. Run it on the server, whose run database holds them.")
 app.add_typer(tokens, name="token", rich_help_panel="Service")
 
 
 @tokens.command("create")
 def create_token(
-    name: Annotated[str, typer.Argument(help="Whose it is.")],
-    scope: Annotated[str, typer.Option(help="read; submit: and start, stop, extend; admin: and delete.")] = "submit",
+    name: Annotated[str, typer.Argument(help="Owner of the token.")],
+    scope: Annotated[str, typer.Option(help="read; submit: also start, stop, extend; admin: also delete.")] = "submit",
     runs_dir: RunsDir = None,
     database_url: Database = None,
 ) -> None:
-    """Print a new token. It is shown this once: only its hash is kept."""
+    """Print a new token. It is shown only once, as only its hash is stored."""
     from api.tokens import Scope
 
     known = [item.value for item in Scope]
@@ -87,11 +87,11 @@ def list_tokens(runs_dir: RunsDir = None, database_url: Database = None) -> None
 
 @tokens.command("revoke")
 def revoke_token(
-    token_id: Annotated[str, typer.Argument(metavar="ID", help="As `token list` shows it.")],
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="Id, as shown by `token list`.")],
     runs_dir: RunsDir = None,
     database_url: Database = None,
 ) -> None:
-    """End a token's validity at once."""
+    """Invalidate a token at once."""
     row = _open_tokens(runs_dir, database_url).revoke(token_id)
     print(f"token {row.id} of {row.name} is revoked")
 
@@ -106,10 +106,12 @@ def _open_tokens(runs_dir: Path | None, database_url: str | None) -> Tokens:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the results; made anew.")] = Path("demo-output"),
+    out: Annotated[Path, typer.Option(help="Folder for the results; an earlier demo there is replaced.")] = Path(
+        "demo-output"
+    ),
     data: Annotated[Path | None, typer.Option(help="Your own images in the ISIC layout.")] = None,
 ) -> None:
-    """Show the whole way: start Ray and the service, submit a search, follow it, show its result, stop all again."""
+    """Demonstrate everything: start Ray and the service, run a search, show its result, stop both again."""
     from rich.console import Console
 
     from api.demo import run_demo

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from api.states import SearchState
 
 SearchId = Annotated[
-    str, typer.Argument(metavar="ID", help="The search's id or the beginning of it, its name, or `latest`.")
+    str, typer.Argument(metavar="ID", help="The search's id or its first characters, its name, or `latest`.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Watch = Annotated[bool, typer.Option("--watch", "-w", help="Follow it until it has ended; exit code 1 if it fails.")]
-Url = Annotated[str | None, typer.Option(help="The service.", envvar="SLICEMAMBA_URL", show_default=False)]
-Baseline = Annotated[bool, typer.Option("--random", help="Of the random baseline, not of the search.")]
-Tail = Annotated[int, typer.Option(min=1, max=100_000, help="At most this many last lines.")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="And each further line, until it has ended.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Follow until it has ended; exit code 1 if it fails.")]
+Url = Annotated[str | None, typer.Option(help="Address of the service.", envvar="SLICEMAMBA_URL", show_default=False)]
+Baseline = Annotated[bool, typer.Option("--random", help="Use the random baseline instead of the search.")]
+Tail = Annotated[int, typer.Option(min=1, max=100_000, help="Number of last lines.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Follow new lines until it has ended.")]
 INTERRUPTED = 130  # exit code
 
 

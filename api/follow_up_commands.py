@@ -36,13 +36,15 @@ if TYPE_CHECKING:
     from api.schemas import Job
 
 Number = Annotated[
-    int, typer.Argument(metavar="N", min=0, help="The trial's number, as `trials` and `pareto` show it.")
+    int, typer.Argument(metavar="N", min=0, help="The trial's number, as shown by `trials` and `pareto`.")
 ]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `job list` prints it.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Wait for the job and fetch its files into this folder.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as printed by `job list`.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Wait for the job and download its files to this folder.")
+]
 
-trial = typer.Typer(help="Look at one trial of a search on the service; retrain, export or draw it.")
-job = typer.Typer(help="Jobs that follow a search on the service: audit it, list, follow and cancel them.")
+trial = typer.Typer(help="Inspect, retrain, export or draw a trial of a search on the service.")
+job = typer.Typer(help="Follow-up jobs of a search on the service: start audits; list, follow and cancel jobs.")
 
 
 def register(app: typer.Typer) -> None:
@@ -71,7 +73,7 @@ class Format(str, Enum):
 def show_trial(
     search_id: SearchId, number: Number, baseline: Baseline = False, as_json: Json = False, url: Url = None
 ) -> None:
-    """Show what was measured of a trial."""
+    """Show the metrics of a trial."""
     with connect(url) as client:
         found = client.trial(client.resolve(search_id), number, study=study_of(baseline))
     tables.show(found, tables.trial(found), as_json=as_json)
@@ -81,12 +83,12 @@ def show_trial(
 def show_images(
     search_id: SearchId,
     number: Number,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number.")] = 20,
     baseline: Baseline = False,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """List Dice and IoU of each image of the search split, the worst first."""
+    """List Dice and IoU of each image of the search split, worst first."""
     with connect(url) as client:
         found = client.trial_images(client.resolve(search_id), number, study=study_of(baseline))
     tables.show(found, tables.images(found, limit), as_json=as_json)
@@ -97,10 +99,10 @@ def retrain(
     search_id: SearchId,
     number: Number,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A=VALUE", help="Option of the training: --set epochs=100.")
+        list[str] | None, typer.Option("--set", metavar="A=VALUE", help="Override a training option: --set epochs=100.")
     ] = None,
     init: Annotated[
-        Init, typer.Option(help="Weights to start from; search: as the search's own winner.")
+        Init, typer.Option(help="Weights to start from; search: as for the search's winner.")
     ] = Init.search,
     baseline: Baseline = False,
     watch: Watch = False,
@@ -108,7 +110,7 @@ def retrain(
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """Train a trial's slicing as the search trains its winner, and score it on test."""
+    """Train a trial's slicing in the same way as the search's winner, and score it on test."""
     options = override({}, assignments or [])
     with connect(url) as client:
         made = client.retrain(
@@ -121,14 +123,16 @@ def retrain(
 def export(
     search_id: SearchId,
     number: Number,
-    format: Annotated[Format, typer.Option(help="bundle: every program; torch or onnx: that alone.")] = Format.bundle,
+    format: Annotated[
+        Format, typer.Option(help="bundle: every program; torch or onnx: only that one.")
+    ] = Format.bundle,
     baseline: Baseline = False,
     watch: Watch = False,
     out: Out = None,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """Make a bundle of a trained trial: weights, card, scores, programs. All but the winner need `trial retrain`."""
+    """Export a trained trial as a bundle. All trials but the winner need `trial retrain` first."""
     with connect(url) as client:
         made = client.export(client.resolve(search_id), number, study=study_of(baseline), format=format.value)
         _started(client, made, watch, out, as_json)
@@ -138,14 +142,14 @@ def export(
 def figures(
     search_id: SearchId,
     number: Number,
-    images: Annotated[int, typer.Option(min=1, max=64, help="At most this many: the worst half, and the best.")] = 8,
+    images: Annotated[int, typer.Option(min=1, max=64, help="Maximum number: half the worst, half the best.")] = 8,
     baseline: Baseline = False,
     watch: Watch = False,
     out: Out = None,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """Draw what a trial predicts on the search split, with the supernet's weights."""
+    """Draw a trial's predictions on the search split, with the supernet's weights."""
     with connect(url) as client:
         made = client.figures(client.resolve(search_id), number, study=study_of(baseline), images=images)
         _started(client, made, watch, out, as_json)
@@ -155,13 +159,13 @@ def figures(
 def audit(
     search_id: SearchId,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A=VALUE", help="Option: --set num_retrained=8.")
+        list[str] | None, typer.Option("--set", metavar="A=VALUE", help="Override an option: --set num_retrained=8.")
     ] = None,
     watch: Watch = False,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """Start an audit: say how far a search's answer can be trusted. With --watch its verdict is printed."""
+    """Start an audit of how far to trust a search. With --watch, print its verdict."""
     settings = override({}, assignments or [])
     with connect(url) as client:
         found = client.resolve(search_id)
@@ -177,7 +181,7 @@ def audit(
 
 @job.command("list")
 def list_jobs(search_id: SearchId = "latest", as_json: Json = False, url: Url = None) -> None:
-    """List the jobs that follow a search, newest first."""
+    """List the follow-up jobs of a search, newest first."""
     from api.schemas import JobList
 
     with connect(url) as client:
@@ -187,7 +191,7 @@ def list_jobs(search_id: SearchId = "latest", as_json: Json = False, url: Url = 
 
 @job.command("show")
 def show_job(job_id: JobId, watch: Watch = False, as_json: Json = False, url: Url = None) -> None:
-    """Tell how far a job is."""
+    """Show the state and progress of a job."""
     with connect(url) as client:
         if watch:
             follow_job(client, job_id)
@@ -198,7 +202,7 @@ def show_job(job_id: JobId, watch: Watch = False, as_json: Json = False, url: Ur
 
 @job.command("logs")
 def job_logs(job_id: JobId, tail: Tail = 1000, following: Follow = False, url: Url = None) -> None:
-    """Print what a job has printed."""
+    """Print the log of a job."""
     with connect(url) as client:
         show_logs(client, job_id, tail, following)
 
@@ -209,7 +213,7 @@ def download_job(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")],
     url: Url = None,
 ) -> None:
-    """Fetch a job's files."""
+    """Download a job's files."""
     with connect(url) as client:
         found = client.get_job(job_id)
         files = fetch(client, found.search_id, out, found.folder)

@@ -28,7 +28,7 @@ from slicemamba.config import override, read_yaml
 from slicemamba.errors import InputError
 
 _PANEL = "Service"
-Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="Maximum number.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,16 +39,16 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    config: Annotated[Path, typer.Argument(help="The search as YAML, or a name that `config list` prints.")],
-    assignments: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Set an option.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check it, tell what it would take, start nothing.")
-    ] = False,
+    config: Annotated[Path, typer.Argument(help="The search as YAML, or a name from `config list`.")],
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override an option.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check it and estimate its cost.")] = False,
     watch: Watch = False,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """Check a search, tell what it will take, submit it to the service and print its id."""
+    """Check a search, estimate its cost, submit it to the service and print its id."""
     job = override(read_yaml(config), assignments or [])
     with connect(url) as client:
         checked = client.validate(job)
@@ -64,7 +64,9 @@ def submit(
 
 def list_searches(
     state: Annotated[list[str] | None, typer.Option(help="Only searches in this state; may be repeated.")] = None,
-    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only searches with it.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only searches with this label; may be repeated.")
+    ] = None,
     limit: Limit = 20,
     as_json: Json = False,
     url: Url = None,
@@ -77,7 +79,7 @@ def list_searches(
 
 
 def status(search_id: SearchId = "latest", watch: Watch = False, as_json: Json = False, url: Url = None) -> None:
-    """Tell how far a search is."""
+    """Show the state and progress of a search."""
     with connect(url) as client:
         found = client.resolve(search_id)
         if watch:
@@ -91,11 +93,11 @@ def trials(
     search_id: SearchId,
     state: Annotated[list[str] | None, typer.Option(help="Only trials in this state; may be repeated.")] = None,
     sort: Annotated[
-        str, typer.Option(help="number, seconds or a metric; with - before it the largest first: --sort=-dice.")
+        str, typer.Option(help="number, seconds or a metric; - for largest first: --sort=-dice.")
     ] = "number",
     baseline: Baseline = False,
     limit: Limit = 1000,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print all of them as comma-separated values.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print all trials as comma-separated values.")] = False,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
@@ -111,15 +113,18 @@ def trials(
 
 def pareto(
     search_id: SearchId = "latest",
-    objectives: Annotated[str | None, typer.Option(metavar="A,B,…", help="Others than the search's own.")] = None,
+    objectives: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Objectives, if not the search's own.")
+    ] = None,
     baseline: Baseline = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a plot: .png, .pdf, .svg or .html; - draws it here.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a plot: .png, .pdf, .svg or .html; - draws in the terminal."),
     ] = None,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """Show the Pareto frontier of a search: a table, and in a terminal a plot."""
+    """Show the Pareto frontier of a search as a table and, in a terminal, as a plot."""
     from api.frontier import draw_pareto, save_pareto
 
     names = objectives.split(",") if objectives else None
@@ -139,19 +144,19 @@ def pareto(
 
 
 def cancel(search_id: SearchId, as_json: Json = False, url: Url = None) -> None:
-    """Stop a search. What it has found so far is kept."""
+    """Stop a search and keep what it has found so far."""
     with connect(url) as client:
         tables.show_state(client.cancel(client.resolve(search_id)), as_json=as_json)
 
 
 def pause(search_id: SearchId, as_json: Json = False, url: Url = None) -> None:
-    """Stop a search for now; `resume` lets it go on from where it stopped."""
+    """Stop a search for now; `resume` continues it where it stopped."""
     with connect(url) as client:
         tables.show_state(client.pause(client.resolve(search_id)), as_json=as_json)
 
 
 def resume(search_id: SearchId, watch: Watch = False, as_json: Json = False, url: Url = None) -> None:
-    """Let a paused, cancelled or failed search go on. No finished trial is evaluated again."""
+    """Continue a paused, cancelled or failed search. No finished trial is evaluated again."""
     with connect(url) as client:
         found = client.resolve(search_id)
         tables.show_state(client.resume(found), as_json=as_json)
@@ -161,12 +166,12 @@ def resume(search_id: SearchId, watch: Watch = False, as_json: Json = False, url
 
 def extend(
     search_id: SearchId,
-    num_trials: Annotated[int, typer.Option(min=1, help="The new total of trials.")],
+    num_trials: Annotated[int, typer.Option(min=1, help="New total number of trials.")],
     watch: Watch = False,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """Raise the number of trials of a search that is paused or has ended, and let it go on."""
+    """Raise the number of trials of a paused or ended search, and continue it."""
     with connect(url) as client:
         found = client.resolve(search_id)
         tables.show_state(client.extend(found, num_trials), as_json=as_json)
@@ -179,7 +184,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     url: Url = None,
 ) -> None:
-    """Remove an ended search with its trials, networks and figures, for good."""
+    """Permanently delete an ended search with its trials, networks and figures."""
     with connect(url) as client:
         search = client.get(client.resolve(search_id))
         if not yes:
@@ -194,14 +199,14 @@ def logs(
     following: Follow = False,
     url: Url = None,
 ) -> None:
-    """Print what a search's driver has printed."""
+    """Print the log of a search's driver."""
     with connect(url) as client:
         found = client.resolve(search_id)
         show_logs(client, found, tail, following)
 
 
 def events(search_id: SearchId, url: Url = None) -> None:
-    """Print what happens in a search, a JSON line each, until it has ended; for scripts."""
+    """Print the events of a search as JSON lines until it has ended; for scripts."""
     with connect(url) as client:
         try:
             for event in client.events(client.resolve(search_id)):
@@ -217,7 +222,7 @@ def download(
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """Fetch the files of a search. The same folder again: go on where it stopped."""
+    """Download the files of a search. Repeat the command to continue an interrupted download."""
     with connect(url) as client:
         files = fetch(client, client.resolve(search_id), out, folder)
     print(json.dumps([str(path) for path in files]) if as_json else f"{len(files)} files in {out}")

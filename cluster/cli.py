@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from cluster.config import Job
     from cluster.run_folder import RunFolder
 
-ConfigFile = Annotated[Path, typer.Argument(help="Job as YAML, or a name that `config list` prints, such as kvasir.")]
+ConfigFile = Annotated[Path, typer.Argument(help="Job as YAML, or a name from `config list`, such as kvasir.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; default: runs/NAME-OF-CONFIG.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override an option: --set search.num_trials=100.")]
-Address = Annotated[str | None, typer.Option(help="Ray address; default: RAY_ADDRESS, else a Ray of its own here.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray address; default: RAY_ADDRESS, otherwise start Ray on this machine.")
+]
 
 ArchitectureText = Annotated[
-    str | None, typer.Option(help="Such as 's1:2x2,4x4|s2:…', as search and status print it; or 2x2 for every block.")
+    str | None,
+    typer.Option(help="Slicing, as printed by search and status: 's1:2x2,4x4|s2:…'; or 2x2 for every block."),
 ]
 NetworkKind = Annotated[
-    str | None, typer.Option(help="slicemamba (with --architecture), or to compare: vm_unet, unet, attention_unet.")
+    str | None, typer.Option(help="slicemamba (with --architecture), or for comparison vm_unet, unet, attention_unet.")
 ]
 
 
@@ -46,7 +49,7 @@ def pretrain(
     overrides: Overrides = None,
     address: Address = None,
 ) -> None:
-    """Train an encoder to classify pictures, to start a retraining from: --set init=RUN/pretrained."""
+    """Train an encoder as an image classifier; retrain from it with --set init=RUN/pretrained."""
     values = _with_architecture(_read(config, overrides) | {"kind": "pretrain"}, config, architecture)
     run = _run(values, config, out, address)
     best = (run.read_json("result.json") or {})["pretrained"]["best_epoch"]
@@ -55,7 +58,7 @@ def pretrain(
 
 
 def train_supernet(config: ConfigFile, out: Out = None, overrides: Overrides = None, address: Address = None) -> None:
-    """Train the supernet alone. The same folder again: go on where it stopped."""
+    """Train only the supernet. Repeat the command to resume."""
     values = _read(config, overrides)
     others = ("search", "retrain", "init")
     values = {key: value for key, value in values.items() if key not in others} | {"kind": "supernet"}
@@ -64,7 +67,7 @@ def train_supernet(config: ConfigFile, out: Out = None, overrides: Overrides = N
 
 
 def search(config: ConfigFile, out: Out = None, overrides: Overrides = None, address: Address = None) -> None:
-    """Train the supernet, search, retrain the winner and evaluate it. The same folder again: go on where it stopped."""
+    """Train the supernet, search, retrain the winner and evaluate it. Repeat the command to resume."""
     from cluster.summary import print_summary
 
     run = _run(_read(config, overrides) | {"kind": "search"}, config, out, address)
@@ -80,7 +83,7 @@ def retrain(
     overrides: Overrides = None,
     address: Address = None,
 ) -> None:
-    """Train one network, from scratch or from the weights that init names, and evaluate it on test."""
+    """Train one network, from scratch or from the weights named by init, and evaluate it on test."""
     from cluster.summary import print_scores
 
     run = _run(_retrain_values(config, overrides, architecture, network), config, out, address)
@@ -91,13 +94,15 @@ def retrain(
 def audit(
     run: Annotated[Path, typer.Argument(help="Folder of a finished search.")],
     num_retrained: Annotated[int, typer.Option(min=2, help="Sampled slicings to train from scratch.")] = 8,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of each training; default: as the run's retrain.")] = None,
-    retrain_seeds: Annotated[int, typer.Option(min=1, help="Trainings of the best and of the best fixed.")] = 3,
-    random_seeds: Annotated[int, typer.Option(min=1, help="Random searches at the search's budget.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of the resampling.")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of each training; default: as in the run's retrain.")
+    ] = None,
+    retrain_seeds: Annotated[int, typer.Option(min=1, help="Seeds from which the best and its rival are trained.")] = 3,
+    random_seeds: Annotated[int, typer.Option(min=1, help="Random searches with the search's budget.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
     address: Address = None,
 ) -> None:
-    """Say how far a search's answer can be trusted: retrain a sample, repeat random search, judge by fixed rules."""
+    """Say how far to trust a search: retrain a sample, repeat random search, judge by fixed rules."""
     from cluster.audit import run_audit
     from cluster.progress import progress_view, show_status
     from cluster.run_folder import RunFolder
@@ -119,7 +124,7 @@ def audit(
 
 
 def report(run: Annotated[Path, typer.Argument(help="Folder of a finished search.")]) -> None:
-    """Write report.html and the figures of a finished search anew."""
+    """Rewrite report.html and the figures of a finished search."""
     from cluster.report import write_report
     from cluster.run_folder import RunFolder
 
@@ -128,7 +133,7 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a finished search
 
 def cross_validate(
     config: ConfigFile,
-    folds: Annotated[int, typer.Option(min=2, help="Parts of train and val, each held out once.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Parts of train and val; each is held out once.")] = 5,
     architecture: ArchitectureText = None,
     network: NetworkKind = None,
     last_epoch: Annotated[
@@ -138,7 +143,7 @@ def cross_validate(
     overrides: Overrides = None,
     address: Address = None,
 ) -> None:
-    """Train one network a fold, score all held-out images together, and the folds' ensemble on test."""
+    """Train one network per fold; score all held-out images together, and the folds' ensemble on test."""
     from cluster.config import RetrainJob, parse_job
     from cluster.cross_validate import conclude, fold_jobs, print_cross_validation
     from cluster.run_folder import RunFolder
@@ -159,9 +164,9 @@ def cross_validate(
 def compare(
     networks: Annotated[list[Path], typer.Argument(help="Runs or networks; differences are taken from the first.")],
     split: Annotated[str, typer.Option(help="train, val, search or test.")] = "test",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write OUT.md and OUT.csv too.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write OUT.md and OUT.csv.")] = None,
 ) -> None:
-    """Put trained networks beside each other on the same images, with intervals and published figures."""
+    """Compare trained networks on the same images, with intervals and published figures."""
     import torch
     from rich.table import Table
 

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         "home folder where this is a Ray job",
     )
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override an option")
-    parser.add_argument("--address", help="Ray address; default: RAY_ADDRESS, else this machine")
+    parser.add_argument("--address", help="Ray address; default: RAY_ADDRESS, otherwise this machine")
     parser.add_argument(
         "--store", default=os.environ.get(STORE_VARIABLE), help="s3://bucket/prefix that keeps a copy of the folder"
     )

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from slicemamba.models.ensemble import SegmentationNetwork
 
 NetworkFolder = Annotated[Path, typer.Argument(help="Folder of a trained network, such as RUN/retrained, or a bundle.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; the GPU where there is one.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default the GPU if there is one.")]
 Split = Annotated[str, typer.Option(help="train, val, search or test.")]
 OtherData = Annotated[
-    Path | None, typer.Option(help="Another set than the network was trained on, of the same kind: its folder.")
+    Path | None, typer.Option(help="Folder of another data set of the same kind than the network was trained on.")
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images a forward pass.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 BROKEN_FILES = 3  # exit code: some of many files gave no mask
 
 
@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
     app.command()(export)
     app.command()(doctor)
     slicemamba.data.cli.register(app)
-    configs = typer.Typer(help="Configurations that travel with the package; commands take them by name too.")
+    configs = typer.Typer(help="Configurations that come with the package; commands accept their names.")
     configs.command("list")(list_configs)
     configs.command("show")(show_config)
     app.add_typer(configs, name="config")
@@ -60,14 +60,14 @@ def evaluate(
     network: NetworkFolder,
     split: Split = "test",
     data: OtherData = None,
-    out: Annotated[Path | None, typer.Option(help="Write scores, those of each image, and pictures here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for scores, scores per image, and pictures.")] = None,
     batch_size: BatchSize = 16,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score a trained network on a split, with 95 % intervals; whole volumes too where the set has them.
+    """Score a trained network on a split, with 95 % intervals; also whole volumes, if the data set has any.
 
-    OUT gets evaluation.json, per_image.csv, predictions/ (pictures) and, of volumes, volumes/*.nii.gz.
+    OUT receives evaluation.json, per_image.csv, predictions/ (pictures) and, for volumes, volumes/*.nii.gz.
     """
     from slicemamba.evaluation.metrics import METRICS_VERSION
 
@@ -97,14 +97,14 @@ def figures(
     split: Split = "test",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figures.")] = Path("figures"),
     case: Annotated[
-        list[str] | None, typer.Option(help="Name of an image for the grid; may be repeated. Default: worst to best.")
+        list[str] | None, typer.Option(help="Image to show in the grid; may be repeated. Default: worst to best.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many pictures of single images.")] = 16,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of pictures of single images.")] = 16,
     data: OtherData = None,
     batch_size: BatchSize = 16,
     device: Device = None,
 ) -> None:
-    """Draw predictions beside the truth, worst first, a grid for a paper, and the spread of the scores."""
+    """Draw predictions next to the truth, worst first, a grid for a paper, and the distribution of scores."""
     from slicemamba.evaluation.figures import check_cases, save_figures
 
     on_split = _open(network, split, data, batch_size, device)
@@ -120,21 +120,22 @@ def predict(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the masks.")] = Path("predictions"),
     mode: Annotated[
-        PredictMode, typer.Option(help="resize to the network's size as in training, or a window moved over the image.")
+        PredictMode,
+        typer.Option(help="Resize to the network's size, as in training, or slide a window over the image."),
     ] = PredictMode.resize,
     overlap: Annotated[
-        float, typer.Option(min=0, max=0.95, help="Share of a window that its neighbour covers again.")
+        float, typer.Option(min=0, max=0.95, help="Overlap of neighbouring windows, as a share of a window.")
     ] = 0.25,
-    flips: Annotated[bool, typer.Option("--flips", help="Mean over the image and its 3 mirror images.")] = False,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write probabilities too.")] = False,
-    overlay: Annotated[bool, typer.Option("--overlay", help="Write pictures with outlines too.")] = False,
+    flips: Annotated[bool, typer.Option("--flips", help="Average over the image and its 3 mirror images.")] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities.")] = False,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also write pictures with outlines.")] = False,
     window: Annotated[
-        str | None, typer.Option(metavar="LOW,HIGH", help="Values of volumes that become 0 and 1: --window=-125,275.")
+        str | None, typer.Option(metavar="LOW,HIGH", help="Volume values that become 0 and 1: --window=-125,275.")
     ] = None,
     batch_size: BatchSize = 8,
     device: Device = None,
 ) -> None:
-    """Write a mask for each image or volume. Broken files are named at the end (exit code 3) and stop nothing."""
+    """Write a mask for each image or volume. Broken files stop nothing and are listed at the end (exit code 3)."""
     from slicemamba.evaluation.inference import InferenceOptions, Segmenter
     from slicemamba.evaluation.predict import Outputs, find_inputs, predict_files
     from slicemamba.progress import bar
@@ -161,9 +162,9 @@ def export(
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="pt2, portable or onnx; may be repeated. Default: all three.")
     ] = None,
-    tolerance: Annotated[float, typer.Option(min=0, help="Largest difference of a logit allowed.")] = 1e-4,
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest allowed difference of a logit.")] = 1e-4,
 ) -> None:
-    """Write a bundle: weights, card, preprocessing, scores, and programs that are held to the network's own output."""
+    """Write a bundle: weights, model card, preprocessing, scores, and programs checked against the network."""
     from slicemamba.evaluation.bundle import export_bundle
     from slicemamba.evaluation.export import FORMATS, check_formats
 
@@ -180,9 +181,9 @@ def export(
 
 
 def doctor(
-    storage: Annotated[Path, typer.Option(help="Folder where runs are to be written.")] = Path("runs"),
+    storage: Annotated[Path, typer.Option(help="Folder for runs, to check.")] = Path("runs"),
 ) -> None:
-    """Say which scan backends, GPUs, Ray and storage are usable, and what to install."""
+    """Check scan backends, GPUs, Ray and storage, and say what to install."""
     from slicemamba.doctor import examine
 
     signs = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fault": "[red]fault[/]"}
@@ -197,7 +198,7 @@ def doctor(
 
 
 def list_configs() -> None:
-    """List the configurations that travel with the package."""
+    """List the configurations that come with the package."""
     from slicemamba.presets import list_presets
 
     table = Table("name", "for")
@@ -206,8 +207,8 @@ def list_configs() -> None:
     Console().print(table)
 
 
-def show_config(name: Annotated[str, typer.Argument(help="As `config list` prints it.")]) -> None:
-    """Print one of them, to start your own from: slicemamba config show laptop > mine.yaml."""
+def show_config(name: Annotated[str, typer.Argument(help="Name, as printed by `config list`.")]) -> None:
+    """Print a configuration, as a start for your own: slicemamba config show laptop > mine.yaml."""
     from slicemamba.presets import preset_text
 
     typer.echo(preset_text(name), nl=False)

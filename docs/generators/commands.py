@@ -12,10 +12,10 @@ from api.cli import app
 
 INTRODUCTION = """# Command line
 
-Made from the commands' help; `slicemamba COMMAND --help` prints the same.
+Generated from the commands' help; `slicemamba COMMAND --help` prints the same.
 
-Exit codes: 0 done; 1 the run or the search failed; 2 bad input, or nobody to ask; 3 some of many files gave no mask;
-130 interrupted.
+Exit codes: 0 success; 1 the run or the search failed; 2 bad input, or no answer from the service or Ray; 3 some of
+several files gave no mask; 130 interrupted.
 """
 
 

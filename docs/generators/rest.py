@@ -16,11 +16,11 @@ from docs.generators.schemas import attributes, cell, in_words, markdown
 
 INTRODUCTION = """# REST reference
 
-Made from the service's OpenAPI document, which every service serves as `/openapi.json`; its `/docs` lets one try the
-requests. [The service](../api.md) tells how they belong together: tokens, idempotency, lists, events and errors.
+Generated from the service's OpenAPI document, which every service serves as `/openapi.json`; try the requests at its
+`/docs`. [The service](../api.md) explains what they have in common: tokens, idempotency, lists, events and errors.
 
-Each endpoint below `/v1` may also answer 401 (no valid token, where one is needed) and 403 (the token's scope does not
-suffice). Every error has the body [Problem](#problem).
+Each endpoint below `/v1` may also return 401 (a valid token is required) and 403 (the token's scope is insufficient).
+Every error has the body [Problem](#problem).
 
 """
 EVERYWHERE = ("401", "403")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FAULTS = 2  # exit code, as for all bad input
 
-data = typer.Typer(name="data", help="Check a data set, or make one from raw downloads.", no_args_is_help=True)
+data = typer.Typer(name="data", help="Check a data set, or create one from a raw download.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -30,13 +30,17 @@ def register(app: typer.Typer) -> None:
 
 @data.command()
 def check(
-    target: Annotated[Path, typer.Argument(help="A job as YAML, of which `data` is read, or a folder of images.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="As in --set data.num_classes=9.")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Contact sheet; contact-sheet-NAME.png by default.")] = None,
+    target: Annotated[Path, typer.Argument(help="A job as YAML, whose `data` is used, or a folder of images.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override an option: --set data.num_classes=9.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="File of the contact sheet; default: contact-sheet-NAME.png.")
+    ] = None,
     with_sheet: Annotated[bool, typer.Option("--with-sheet/--no-sheet", help="Draw the contact sheet.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Decode every file of a data set and report on it. Faults are named, and the exit code is then 2."""
+    """Decode every file of a data set and report on it. If there are faults, the exit code is 2."""
     from slicemamba.data.checks import check_dataset
     from slicemamba.data.sheet import write_contact_sheet
     from slicemamba.progress import bar
@@ -64,17 +68,21 @@ def check(
 def prepare(
     kind: Annotated[str, typer.Argument(help="isic, kvasir, clinicdb, synapse, or folder for any images and masks.")],
     source: Annotated[Path, typer.Argument(help="Folder of the unpacked download.")],
-    destination: Annotated[Path, typer.Argument(help="New folder for the set.")],
+    destination: Annotated[Path, typer.Argument(help="New folder for the data set.")],
     fractions: Annotated[str, typer.Option(help="Shares of train, val, search and test.")] = "0.5,0.15,0.15,0.2",
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
-    patient_pattern: Annotated[str | None, typer.Option(help="Regular expression: the patient in a name.")] = None,
-    groups: Annotated[Path | None, typer.Option(help="CSV of name,group: images that stay together.")] = None,
-    images: Annotated[str | None, typer.Option(help="Folder of the images below SOURCE, if not the usual.")] = None,
-    masks: Annotated[str | None, typer.Option(help="Folder of the masks below SOURCE, if not the usual.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    patient_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression whose group is the patient in a file's name.")
+    ] = None,
+    groups: Annotated[Path | None, typer.Option(help="CSV with name,group: images of a group stay together.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder of the images below SOURCE, if not the usual one.")] = None,
+    masks: Annotated[str | None, typer.Option(help="Folder of the masks below SOURCE, if not the usual one.")] = None,
     labels: Annotated[bool, typer.Option("--labels", help="Masks hold class labels: keep them as they are.")] = False,
-    published_test: Annotated[bool, typer.Option("--published-test", help="Synapse: the 12 published cases.")] = False,
+    published_test: Annotated[
+        bool, typer.Option("--published-test", help="Synapse: test on the 12 published cases.")
+    ] = False,
 ) -> None:
-    """Make split folders from a raw download, with each patient in one split. Says what became of the masks."""
+    """Create split folders from a raw download, keeping each patient in one split."""
     from slicemamba.data.prepare import SplitPlan, read_groups
     from slicemamba.data.prepare_pictures import prepare_pictures
     from slicemamba.data.prepare_synapse import prepare_synapse
