@@ -35,7 +35,7 @@ class Finding(_Answer):
 
 
 class Problem(_Answer):
-    """What every error looks like (RFC 9457)."""
+    """The body of every error (RFC 9457)."""
 
     type: str = "about:blank"
     title: str
@@ -46,7 +46,7 @@ class Problem(_Answer):
 
 
 class PhaseProgress(_Answer):
-    """How far a phase is: `done` of `total` units, with its latest figures."""
+    """Progress of a phase: `done` of `total` units, with its latest metrics."""
 
     done: int
     total: int
@@ -62,11 +62,11 @@ class SearchSummary(_Answer):
     labels: dict[str, str]
     state: SearchState
     phase: str | None = Field(description="supernet, search, random, retrain or evaluate")
-    progress: dict[str, PhaseProgress] = Field(description="by phase, of those begun")
-    message: str | None = Field(description="what is going on, where the state alone does not tell")
+    progress: dict[str, PhaseProgress] = Field(description="by phase, for phases that have begun")
+    message: str | None = Field(description="details that the state alone does not give")
     error: str | None = Field(description="why the search failed")
     job_id: str = Field(description="the job's id in Ray")
-    job_status: str | None = Field(description="Ray's own word on the job; a hint, the state counts")
+    job_status: str | None = Field(description="Ray's own status of the job; only a hint")
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -94,11 +94,11 @@ class Extension(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    num_trials: int = Field(ge=1, description="the new total of trials")
+    num_trials: int = Field(ge=1, description="new total number of trials")
 
 
 class RetrainRequest(BaseModel):
-    """How a trial's slicing is trained."""
+    """How to train a trial's slicing."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -108,41 +108,41 @@ class RetrainRequest(BaseModel):
         examples=[{"epochs": 100}],
     )
     init: Literal["supernet"] | None = Field(
-        default=None, description="null: from scratch; left out: as the search trains its winner"
+        default=None, description="null: from scratch; omitted: as for the search's winner"
     )
 
 
 class ExportRequest(BaseModel):
-    """What an export holds."""
+    """What to export."""
 
     model_config = ConfigDict(extra="forbid")
 
     format: Literal["bundle", "torch", "onnx"] = Field(
         default="bundle",
-        description="beside weights and card: every program the cluster can make, those for torch, or that for ONNX",
+        description="programs besides weights and card: all that the cluster can create, those for torch, or ONNX",
     )
 
 
 class FiguresRequest(BaseModel):
-    """How many predictions are drawn."""
+    """How many predictions to draw."""
 
     model_config = ConfigDict(extra="forbid")
 
-    images: int = Field(default=8, ge=1, le=64, description="at most this many: the worst half, and the best")
+    images: int = Field(default=8, ge=1, le=64, description="maximum number: half the worst, half the best")
 
 
 class JobSummary(_Answer):
-    """A job that follows a search, in a list."""
+    """A follow-up job of a search, in a list."""
 
     id: str
     kind: Literal["retrain", "export", "audit", "figures"]
     search_id: str = Field(validation_alias=AliasChoices("parent_id", "search_id"))
-    trial: int | None = Field(description="null for an audit, which is of the whole search")
+    trial: int | None = Field(description="null for an audit, which concerns the whole search")
     study: StudyName | None
     state: SearchState
     phase: str | None
-    progress: dict[str, PhaseProgress] = Field(description="by phase, of those begun")
-    message: str | None = Field(description="what is going on, where the state alone does not tell")
+    progress: dict[str, PhaseProgress] = Field(description="by phase, for phases that have begun")
+    message: str | None = Field(description="details that the state alone does not give")
     error: str | None = Field(description="why the job failed")
     folder: str = Field(description="where its files are among the search's artifacts")
     created_at: datetime
@@ -168,26 +168,26 @@ class SearchPage(_Answer):
 
 
 class Estimate(_Answer):
-    """What a search would cost. Device hours are hours of worker time, as the report counts them."""
+    """Estimated cost of a search. Device hours are hours of worker time, as in the report."""
 
-    num_evaluations: int = Field(description="architectures evaluated, the random baseline included")
+    num_evaluations: int = Field(description="architectures evaluated, including the random baseline")
     device_hours: float
     device_hours_low: float
     device_hours_high: float
-    memory_mb: float = Field(description="of a training worker: weights, optimiser and activations, in MiB")
-    basis: str = Field(description="what the hours rest on: measured, scaled or assumed")
+    memory_mb: float = Field(description="memory of a training worker: weights, optimiser and activations, in MiB")
+    basis: str = Field(description="basis of the hours: measured, scaled or assumed")
 
 
 class Validation(_Answer):
-    """What a search would take. Nothing was started."""
+    """What a search would do and cost. Nothing was started."""
 
     valid: Literal[True] = True
-    evaluations: int = Field(description="architectures evaluated, the random baseline included")
+    evaluations: int = Field(description="architectures evaluated, including the random baseline")
     space_size: int = Field(description="architectures in the search space")
     images_trained: int = Field(description="forward and backward passes of one image: supernet and retraining")
-    images_evaluated: int = Field(description="forward passes of one image in the search, before any is saved")
+    images_evaluated: int = Field(description="forward passes of one image in the search, without any savings")
     estimate: Estimate
-    data: dict[str, Any] = Field(description="what the data set holds")
+    data: dict[str, Any] = Field(description="content of the data set")
     spec: dict[str, Any] = Field(description="the job with all defaults filled in")
 
 
@@ -197,9 +197,9 @@ class Trial(_Answer):
     number: int
     state: TrialState
     architecture: str
-    origin: str = Field(description="`fixed`, `warm` (of an earlier search), or the searcher that proposed it")
+    origin: str = Field(description="`fixed`, `warm` (from an earlier search), or the searcher that proposed it")
     metrics: Metrics
-    violation: float = Field(description="excess over the constraints, as shares of their limits; 0 when all are met")
+    violation: float = Field(description="excess over the constraints, relative to their limits; 0 if all are met")
     error: str | None
     seconds: float | None
     started_at: datetime | None
@@ -227,16 +227,16 @@ class ImageScore(_Answer):
 
 
 class TrialImages(_Answer):
-    """How one trial did on each image of the search split."""
+    """Scores of one trial on each image of the search split."""
 
     study: StudyName
     number: int
-    images: list[ImageScore] = Field(description="the worst first")
+    images: list[ImageScore] = Field(description="worst first")
 
 
 class HypervolumePoint(_Answer):
-    number: int = Field(description="of the trial that ended")
-    evaluations: int = Field(description="trials that have ended with it")
+    number: int = Field(description="number of the trial that ended")
+    evaluations: int = Field(description="number of trials that have ended, including this one")
     ended_at: datetime | None
     hypervolume: float
 
@@ -246,7 +246,7 @@ class Hypervolume(_Answer):
 
     study: StudyName
     objectives: list[Objective]
-    reference: list[float] | None = Field(description="the point it is measured from, in the objectives' own units")
+    reference: list[float] | None = Field(description="reference point, in the objectives' own units")
     points: list[HypervolumePoint]
 
 
@@ -255,7 +255,7 @@ class Pareto(_Answer):
 
     study: StudyName
     objectives: list[Objective]
-    measured: list[str] = Field(description="names that may be asked for")
+    measured: list[str] = Field(description="objectives that may be requested")
     num_completed: int
     trials: list[Trial]
 
@@ -275,7 +275,7 @@ class DatasetList(_Answer):
 
 
 class Dataset(_Answer):
-    """A data set, with the report of the last check that it has passed for a search here."""
+    """A data set, with the report of the last check that it passed for a search on this service."""
 
     name: str
     checked_at: datetime | None = Field(description="null: no search has asked for it yet; files may change afterwards")

@@ -40,7 +40,7 @@ def get_result(search_id: str, parts: AppParts) -> dict[str, Any]:
 
 @router.get("/audit")
 def get_audit(search_id: str, parts: AppParts) -> dict[str, Any]:
-    """How far the result can be trusted, once `POST …/audit` has had it audited."""
+    """How far to trust the result, after an audit by `POST …/audit`."""
     parts.service.get(search_id)
     found = parts.service.run_folder(search_id).read_json("audit.json")
     if found is None:
@@ -59,7 +59,7 @@ def list_artifacts(search_id: str, parts: AppParts) -> schemas.ArtifactList:
 
 @router.get("/artifacts/{path:path}", response_class=FileResponse)
 def get_artifact(search_id: str, path: str, parts: AppParts) -> Response:
-    """One file; a `Range` header gives a part of it."""
+    """One file, or part of it with a `Range` header."""
     parts.service.get(search_id)
     found = _resolve(parts.service.run_folder(search_id).path, path)
     if found is None:
@@ -71,7 +71,7 @@ def get_artifact(search_id: str, path: str, parts: AppParts) -> Response:
 
 @router.get("/report", response_class=HTMLResponse)
 def get_report(search_id: str, parts: AppParts) -> FileResponse:
-    """The report as a page that needs nothing else."""
+    """The report as a self-contained page."""
     search = parts.service.get(search_id)
     path = parts.service.run_folder(search_id).path / "report.html"
     if not path.is_file():

@@ -47,5 +47,5 @@ def get_readiness(parts: AppParts) -> schemas.Health:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 def get_metrics(parts: AppParts) -> PlainTextResponse:
-    """Figures for Prometheus: searches by state, requests, rounds of the reconciler."""
+    """Metrics for Prometheus: searches by state, requests, rounds of the reconciler."""
     return PlainTextResponse(parts.telemetry.render(), media_type=CONTENT_TYPE)

@@ -26,8 +26,8 @@ _NEW: dict[int | str, dict[str, Any]] = {
     409: {"model": Problem, "description": "What it needs is not there yet, or the key was used for something else"},
 }
 Number = Annotated[int, Path(ge=0)]
-Study = Annotated[schemas.StudyName, Query(description="the study that the trial is of")]
-Key = Annotated[str | None, Header(min_length=1, max_length=255, description="the same key gives the same job")]
+Study = Annotated[schemas.StudyName, Query(description="the study of the trial")]
+Key = Annotated[str | None, Header(min_length=1, max_length=255, description="the same key returns the same job")]
 
 
 def to_answer(parts: Parts, row: Search) -> schemas.Job:
@@ -60,7 +60,7 @@ def retrain(
     study: Study = "search",
     idempotency_key: Key = None,
 ) -> schemas.Job:
-    """Trains the trial's slicing as the search trains its winner, and scores it on test.
+    """Trains the trial's slicing in the same way as the search's winner, and scores it on test.
 
     `retrain` changes single options of that training; `init` null trains from scratch, `supernet` from its weights.
     """
@@ -80,7 +80,7 @@ def export(
     study: Study = "search",
     idempotency_key: Key = None,
 ) -> schemas.Job:
-    """Writes weights, card, scores and programs of the trial's trained network; 409 while it is not trained."""
+    """Exports weights, model card, scores and programs of the trial's trained network; 409 if it is not trained."""
     wanted = body or schemas.ExportRequest()
     made = parts.follow_ups.export(search_id, number, study, wanted, idempotency_key)
     return _accepted(request, response, parts, made)
@@ -112,9 +112,9 @@ def audit(
     body: AuditConfig | None = None,
     idempotency_key: Key = None,
 ) -> schemas.Job:
-    """Says how far a search that has succeeded can be trusted; `GET …/audit` has the answer.
+    """Audits how far to trust a search that has succeeded; `GET …/audit` returns the answer.
 
-    An audit of the same settings goes on with what was done; one of others sets that aside.
+    The same settings continue an earlier audit; different settings first move it aside.
     """
     made = parts.follow_ups.audit(search_id, body or AuditConfig(), idempotency_key)
     return _accepted(request, response, parts, made)
@@ -122,7 +122,7 @@ def audit(
 
 @router.get("/searches/{search_id}/jobs", responses=UNKNOWN)
 def list_jobs(search_id: str, parts: AppParts) -> schemas.JobList:
-    """Jobs that follow this search, newest first."""
+    """Follow-up jobs of this search, newest first."""
     parts.service.get(search_id)
     found = parts.service.jobs_of(search_id)
     return schemas.JobList(jobs=[schemas.JobSummary.model_validate(row) for row in found])
@@ -149,6 +149,6 @@ async def get_job_logs(
     accept: Accept = "",
     last_event_id: LastEventId = None,
 ) -> Response:
-    """What the job has printed, as `GET /v1/searches/{id}/logs` has it of a search."""
+    """The job's log, in the same form as `GET /v1/searches/{id}/logs`."""
     row = await run_in_threadpool(parts.service.get_job, job_id)
     return await answer_log(parts, row, tail, follow or EVENT_STREAM in accept, last_event_id)

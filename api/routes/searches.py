@@ -29,9 +29,9 @@ CHANGES: dict[int | str, dict[str, Any]] = {
 }
 
 BodyOfJob = Annotated[JobBody, Body(openapi_examples={"small": {"summary": "A small search", "value": EXAMPLE}})]
-IfMatch = Annotated[str | None, Header(description="the ETag of the search as you know it; else 412")]
-PageSize = Annotated[int, Query(ge=1, le=1000, description="at most this many")]
-PageToken = Annotated[str | None, Query(description="next_page_token of the page before")]
+IfMatch = Annotated[str | None, Header(description="the ETag that you know; 412 if it has changed")]
+PageSize = Annotated[int, Query(ge=1, le=1000, description="maximum number")]
+PageToken = Annotated[str | None, Query(description="next_page_token of the previous page")]
 
 
 def to_answer(parts: Parts, search: Search) -> schemas.Search:
@@ -55,7 +55,7 @@ def submit(
 ) -> schemas.Search:
     """Checks the job and its data set, and puts the search in the queue.
 
-    With the same `Idempotency-Key` and body, the search made before is answered with; with another body, 409.
+    The same `Idempotency-Key` and body return the search created before; a different body gives 409.
     """
     search, new = parts.service.submit(body, idempotency_key)
     response.headers["Location"] = str(request.app.url_path_for("get_search", search_id=search.id))
@@ -66,7 +66,7 @@ def submit(
 
 @router.post("/validate")
 def validate(parts: AppParts, body: BodyOfJob) -> schemas.Validation:
-    """Does all checks of a submission and tells what the search would take, without starting it."""
+    """Performs all checks of a submission and estimates the cost of the search, without starting it."""
     job, report = parts.service.check(body)
     evaluations = num_evaluations(job)
     epochs = job.supernet.epochs + (job.retrain.epochs if job.retrain else 0)
@@ -129,19 +129,19 @@ def get(search_id: str, parts: AppParts, response: Response) -> schemas.Search:
 
 @router.post("/{search_id}/cancel", status_code=HTTPStatus.ACCEPTED, responses=CHANGES)
 def cancel(search_id: str, parts: AppParts, response: Response, if_match: IfMatch = None) -> schemas.Search:
-    """Asks the search to stop; it is CANCELLED soon after. What it has found so far is kept."""
+    """Asks the search to stop; it is CANCELLED soon after and keeps what it has found so far."""
     return _answer(response, parts, parts.service.cancel(search_id, if_match))
 
 
 @router.post("/{search_id}/pause", status_code=HTTPStatus.ACCEPTED, responses=CHANGES)
 def pause(search_id: str, parts: AppParts, response: Response, if_match: IfMatch = None) -> schemas.Search:
-    """Stops the search and frees the cluster; `resume` lets it go on from where it stopped."""
+    """Stops the search and frees the cluster; `resume` continues it where it stopped."""
     return _answer(response, parts, parts.service.pause(search_id, if_match))
 
 
 @router.post("/{search_id}/resume", status_code=HTTPStatus.ACCEPTED, responses=CHANGES)
 def resume(search_id: str, parts: AppParts, response: Response, if_match: IfMatch = None) -> schemas.Search:
-    """Lets a search that is paused, cancelled or failed go on; no finished trial is evaluated again."""
+    """Continues a paused, cancelled or failed search; no finished trial is evaluated again."""
     return _answer(response, parts, parts.service.resume(search_id, if_match))
 
 
@@ -149,7 +149,7 @@ def resume(search_id: str, parts: AppParts, response: Response, if_match: IfMatc
 def extend(
     search_id: str, parts: AppParts, response: Response, body: schemas.Extension, if_match: IfMatch = None
 ) -> schemas.Search:
-    """Raises the number of trials of a search that is paused or has ended, and lets it go on from where it stopped."""
+    """Raises the number of trials of a paused or ended search, and continues it where it stopped."""
     return _answer(response, parts, parts.service.extend(search_id, body.num_trials, if_match))
 
 

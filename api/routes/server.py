@@ -25,7 +25,7 @@ def get_datasets(parts: AppParts) -> schemas.DatasetList:
 
 @router.get("/v1/datasets/{name}", responses={404: {"model": Problem}, 422: {"model": Problem}})
 def get_dataset(name: str, parts: AppParts) -> schemas.Dataset:
-    """One data set. `POST /v1/searches/validate` checks it as it is now."""
+    """One data set, as of its last check. `POST /v1/searches/validate` checks it anew."""
     known = list_datasets(parts.settings.data_root)
     if name not in known:
         raise not_found(f"data set {name!r} is not known to this server; known: {', '.join(known)}")
@@ -37,10 +37,11 @@ def get_dataset(name: str, parts: AppParts) -> schemas.Dataset:
 
 @router.get("/v1/objectives")
 def get_objectives() -> schemas.ObjectiveList:
-    """What slicings can be judged by."""
+    """The objectives that slicings can be judged by."""
     return schemas.ObjectiveList(objectives=[schemas.Objective.model_validate(item) for item in OBJECTIVES.values()])
 
 
 @router.get("/v1/version")
 def get_version() -> schemas.Version:
+    """Version of the package and of the API."""
     return schemas.Version(version=__version__)

@@ -39,10 +39,10 @@ LOG_POLL_SECONDS = 2.0  # Ray gives a log as a whole only
 KEEPALIVE_SECONDS = 15.0
 
 
-Tail = Annotated[int, Query(ge=1, le=100_000, description="at most this many last lines")]
+Tail = Annotated[int, Query(ge=1, le=100_000, description="number of last lines")]
 Follow = Annotated[bool, Query(description="server-sent events: each line as it is printed, then `end`")]
 Accept = Annotated[str, Header(include_in_schema=False)]
-LastEventId = Annotated[str | None, Header(description="resumes a stream after the event of this id")]
+LastEventId = Annotated[str | None, Header(description="resumes a stream after the event with this id")]
 
 
 def read_log(parts: Parts, row: Search, tail: int) -> str:
@@ -65,7 +65,7 @@ async def get_logs(
     accept: Accept = "",
     last_event_id: LastEventId = None,
 ) -> Response:
-    """What the driver has printed, from Ray; with `follow`, or `Accept: text/event-stream`, as it is printed."""
+    """The driver's log, from Ray; with `follow` or `Accept: text/event-stream`, line by line as it is printed."""
     row = await run_in_threadpool(parts.service.get, search_id)
     return await answer_log(parts, row, tail, follow or EVENT_STREAM in accept, last_event_id)
 
@@ -156,7 +156,7 @@ def _lines(log: str, place: _LogPlace, *, whole: bool) -> Iterator[tuple[str, _L
 async def get_events(search_id: str, parts: AppParts, last_event_id: LastEventId = None) -> StreamingResponse:
     """The driver's events as server-sent events. Ends with an event `end` once the search has ended.
 
-    `Last-Event-ID` resumes after the event of that id.
+    `Last-Event-ID` resumes after the event with that id.
     """
     await run_in_threadpool(parts.service.get, search_id)
     folder = parts.service.run_folder(search_id)

@@ -56,7 +56,7 @@ def list_trials(
     page_size: PageSize = 100,
     page_token: PageToken = None,
 ) -> schemas.TrialPage:
-    """Trials, by number or as `sort` says."""
+    """Trials, sorted by number or by `sort`."""
     wanted = _view(parts, search_id, study).chosen(state or (), sort)
     first = _read_place(page_token) if page_token else 0
     last = first + page_size
@@ -136,7 +136,7 @@ def get_trial_images(
 def get_hypervolume(
     search_id: str, parts: AppParts, objectives: Objectives = None, study: Study = "search"
 ) -> schemas.Hypervolume:
-    """How the frontier's hypervolume grew. Both studies are measured from one point, so that they compare."""
+    """Growth of the frontier's hypervolume. Both studies are measured from the same point, so they are comparable."""
     names = _objectives(parts, search_id, objectives)
     searched = _view(parts, search_id, "search")
     reference = searched.reference(names)
