@@ -97,7 +97,7 @@ class _AnyJob(Config):
             )
         if train.precision == "fp16" and not workers.gpus:
             raise ValueError(
-                f"{field}.precision fp16 needs a GPU: set resources.train.gpus, or take bf16 or float32 on the CPU"
+                f"{field}.precision fp16 needs a GPU: set resources.train.gpus, or use bf16 or float32 on the CPU"
             )
 
 

@@ -29,7 +29,7 @@ NetworkFolder = Annotated[Path, typer.Argument(help="Folder of a trained network
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default the GPU if there is one.")]
 Split = Annotated[str, typer.Option(help="train, val, search or test.")]
 OtherData = Annotated[
-    Path | None, typer.Option(help="Folder of another data set of the same kind than the network was trained on.")
+    Path | None, typer.Option(help="Folder of another data set, of the kind the network was trained on.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 BROKEN_FILES = 3  # exit code: some of many files gave no mask

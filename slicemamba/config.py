@@ -50,7 +50,7 @@ class Config(BaseModel):
         """YAML reads ``yes`` and ``on`` as true, and pydantic true as 1."""
         assert info.field_name is not None
         if isinstance(value, bool) and not _takes_bool(cls.model_fields[info.field_name].annotation):
-            raise ValueError(f"takes no true or false (in YAML also yes, no, on and off); got {value}")
+            raise ValueError(f"must not be true or false (in YAML also yes, no, on and off); got {value}")
         return value
 
 
@@ -308,7 +308,7 @@ class PretrainConfig(TrainConfig):
     def _of_pictures(self) -> PretrainConfig:
         for name in ("rotate_probability", "scale_probability", "intensity_probability"):
             if getattr(self, name):
-                raise ValueError(f"{name} is of segmentation; pretraining crops and flips only, so leave it out")
+                raise ValueError(f"{name} is for segmentation; pretraining only crops and flips, so leave it out")
         if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
             raise ValueError(f"crop_area must be (smallest, largest) within 0 to 1; got {self.crop_area}")
         return self

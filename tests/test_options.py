@@ -45,8 +45,8 @@ def test_options_cannot_be_changed() -> None:
     ("schema", "values", "pointer", "said"),
     [
         (TrainConfig, {"epochs": 0}, "/epochs", "greater than 0; got 0"),
-        (TrainConfig, {"epochs": True}, "/epochs", "takes no true or false"),
-        (TrainConfig, {"early_stop_epochs": True}, "/early_stop_epochs", "takes no true or false"),
+        (TrainConfig, {"epochs": True}, "/epochs", "must not be true or false"),
+        (TrainConfig, {"early_stop_epochs": True}, "/early_stop_epochs", "must not be true or false"),
         (TrainConfig, {"epoch": 5}, "/epoch", "unknown field; remove it or correct its spelling"),
         (TrainConfig, {"learning_rate": "fast"}, "/learning_rate", "got 'fast'"),
         (TrainConfig, {"learning_rate": float("inf")}, "/learning_rate", "finite"),

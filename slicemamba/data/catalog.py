@@ -76,8 +76,8 @@ def _check_options(config: DataConfig) -> None:
         return
     if config.root is not None:
         raise InputError(
-            f"name {SYNTHETIC!r} is the embedded set and takes no root; "
-            f"give the set in {config.root} a name of its own, or remove root",
+            f"name {SYNTHETIC!r} is the built-in data set and has no root; "
+            f"give the data set in {config.root} another name, or remove root",
             pointer="/data/name",
         )
     if config.num_classes != 1:

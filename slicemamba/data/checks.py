@@ -187,8 +187,8 @@ def _option_warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: d
     values = _value_range(facts)
     if values is not None and config.intensity == "unit" and (values[0] < -0.1 or values[1] > 1.1):
         found.append(
-            f"slices hold values of {values[0]:g} … {values[1]:g}, which intensity 'unit' hands to the network as they "
-            "are; set window (for CT in Hounsfield units [-125, 275]) or another intensity"
+            f"slices hold values of {values[0]:g} … {values[1]:g}, which intensity 'unit' passes to the network "
+            "unchanged; set window (for CT in Hounsfield units [-125, 275]) or another intensity"
         )
     names = [pair.name for split in SPLITS for pair in splits[split]]
     untold = [name for name in names if patient_of(name, config.patient_pattern) is None]

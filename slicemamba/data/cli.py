@@ -123,7 +123,7 @@ def _refuse_unused(kind: Kind, given: dict[str, object]) -> None:
     fits = {"--published-test"} if kind == "synapse" else {"--images", "--patient-pattern"}
     for option, value in given.items():
         if value and option not in fits:
-            raise InputError(f"{option} means nothing for {kind}; leave it out")
+            raise InputError(f"{option} has no effect for {kind}; leave it out")
 
 
 def _shares(text: str) -> tuple[float, float, float, float]:
@@ -167,13 +167,13 @@ def _print_prepared(console: Console, made: Prepared, destination: Path) -> None
     if made.most_intermediate is not None:
         name, share = made.most_intermediate
         console.print(
-            f"{made.num_intermediate_pixels} mask pixels were neither black nor white and were cut at half scale; "
-            f"most in {name} ({share:.2%})",
+            f"{made.num_intermediate_pixels} mask pixels were neither black nor white and were thresholded at half "
+            f"scale; most in {name} ({share:.2%})",
             highlight=False,
         )
     if made.num_left_out:
         console.print(f"{made.num_left_out} volumes have no labels and were left out")
-    console.print(f"now: slicemamba data check {destination}", highlight=False, soft_wrap=True)
+    console.print(f"next: slicemamba data check {destination}", highlight=False, soft_wrap=True)
 
 
 def _print_report(console: Console, report: DatasetReport) -> None:

@@ -20,15 +20,15 @@ class Fault(Enum):
         "add a mask named like the image, with or without one of the known suffixes, or remove the image",
     )
     NO_IMAGE = ("mask without an image", "add the image, correct the mask's name or remove the mask")
-    TWO_MASKS = ("image with several masks", "keep one mask an image")
-    TWO_IMAGES = ("several images of one name", "rename or remove all but one, as masks are matched by name")
-    BROKEN = ("file that cannot be read as a picture", "replace it by an intact file")
+    TWO_MASKS = ("image with several masks", "keep one mask per image")
+    TWO_IMAGES = ("several images with the same name", "rename or remove all but one, as masks are matched by name")
+    BROKEN = ("file that cannot be read as a picture", "replace it with an intact file")
     NO_VOLUME = (
         "file that does not hold a volume",
         "give NIfTI (.nii, .nii.gz) of three dimensions, or HDF5 (.h5) with the data set 'image' of (Z, H, W)",
     )
     NO_SLICE = ("file that does not hold a slice", "give the two arrays 'image' and 'label' of (H, W)")
-    SIZE = ("mask of another size than its image", "export both at the same size")
+    SIZE = ("mask of a different size than its image", "export both at the same size")
     COLOUR_MASK = ("mask in colour", "save masks with one channel that holds the class of each pixel")
     NOT_BINARY = (
         "mask that is not binary",
@@ -81,7 +81,7 @@ def describe_findings(findings: Iterable[Finding]) -> list[str]:
     for fault in sorted(by_fault, key=order.index):
         what, mend = fault.value
         items = by_fault[fault]
-        lines.append(f"{len(items)} × {what}: {name_some(items)}. Mend: {mend}.")
+        lines.append(f"{len(items)} × {what}: {name_some(items)}. Fix: {mend}.")
     return lines
 
 

@@ -30,7 +30,7 @@ def assign_folds(groups: Sequence[str], folds: int, seed: int) -> list[int]:
     sizes = Counter(groups)
     if len(sizes) < folds:
         raise InputError(
-            f"{folds} folds need as many patients (or images that stand alone); train and val hold {len(sizes)}; "
+            f"{folds} folds need as many patients (or images without a patient); train and val hold {len(sizes)}; "
             "lower the number of folds",
             pointer="/data/folds",
         )

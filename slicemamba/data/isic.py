@@ -95,7 +95,7 @@ def check_layout(root: Path, required: Iterable[str]) -> None:
     """Raises InputError unless the folder ``root`` holds ``images`` and ``masks`` for each required split."""
     wanted = [f"{split}/{part}" for split in required for part in ("images", "masks")]
     faults = [f"missing: {folder}" for folder in wanted if not (root / folder).is_dir()]
-    faults += [f"may not be read: {folder}" for folder in wanted if not _is_open(root / folder)]
+    faults += [f"cannot be read: {folder}" for folder in wanted if not _is_open(root / folder)]
     if faults:
         holds = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
         raise InputError(

@@ -48,8 +48,8 @@ def resolve_pictures(config: PicturesConfig) -> PicturesConfig:
     root = config.root or (known / config.name if known else None)
     if root is None:
         raise InputError(
-            f"data.root is needed: the folder of the pictures; {DATA_ROOT_VARIABLE} is not set to look up "
-            f"{config.name!r} in",
+            f"data.root is needed: the folder of the pictures, as {DATA_ROOT_VARIABLE}, where {config.name!r} would be "
+            "looked up, is not set",
             pointer="/data/root",
         )
     return config.model_copy(update={"root": root.expanduser().resolve()})

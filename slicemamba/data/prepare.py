@@ -110,7 +110,7 @@ def assign_splits(groups: Sequence[str], fractions: Sequence[float], seed: int) 
     wanted = {split: share * len(groups) for split, share in zip(SPLITS, fractions, strict=True) if share > 0}
     if len(sizes) < len(wanted):
         raise InputError(
-            f"{len(groups)} images of {len(sizes)} groups cannot be dealt out to {len(wanted)} splits; "
+            f"{len(groups)} images of {len(sizes)} groups cannot be divided into {len(wanted)} splits; "
             "add images, or correct patient_pattern or groups"
         )
     names = list(sizes)

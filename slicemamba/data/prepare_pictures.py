@@ -119,7 +119,7 @@ def _folders(source: Path, names: tuple[str, str]) -> tuple[Path, Path]:
         if found[0] is not None and found[1] is not None:
             return found[0], found[1]
     raise InputError(
-        f"{source} holds no folders {names[0]!r} and {names[1]!r} beside each other; give the folder of the unpacked "
+        f"{source} holds no folders {names[0]!r} and {names[1]!r} side by side; give the folder of the unpacked "
         "download, or name them with --images and --masks"
     )
 

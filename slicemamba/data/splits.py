@@ -43,14 +43,16 @@ def detect_layout(root: Path) -> Layout:
     """The layout of a data folder, from the names of the folders in it.
 
     Raises:
-        InputError: it is missing, no folder, closed, or laid out in none of the known ways, which are listed.
+        InputError: it is missing, not a folder, unreadable, or has none of the known layouts, which are listed.
     """
     if not root.exists():
         raise InputError(f"data folder {root} does not exist", pointer="/data/root", details=_accepted())
     if not root.is_dir():
         raise InputError(f"data root {root} is not a folder", pointer="/data/root", details=_accepted())
     if not os.access(root, os.R_OK | os.X_OK):
-        raise InputError(f"data folder {root} may not be read; give this user the right to", pointer="/data/root")
+        raise InputError(
+            f"data folder {root} cannot be read; give this user permission to read it", pointer="/data/root"
+        )
     if is_synapse(root):
         return "synapse"
     if is_polyp(root):
@@ -59,7 +61,7 @@ def detect_layout(root: Path) -> Layout:
         return "folders"
     holds = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
     raise InputError(
-        f"data folder {root} is laid out in none of the known ways; it holds {holds}",
+        f"data folder {root} has none of the known layouts; it holds {holds}",
         pointer="/data/root",
         details=_accepted(),
     )

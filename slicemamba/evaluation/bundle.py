@@ -58,7 +58,7 @@ def export_bundle(
         formats, tolerance, on_step: as in ``export_programs``.
 
     Raises:
-        InputError: ``folder`` is that of the network, or cannot be made.
+        InputError: ``folder`` is that of the network, or cannot be created.
         RunFailedError: a program differs from the network.
     """
     if folder.resolve() == source.resolve():
@@ -66,7 +66,7 @@ def export_bundle(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be made: {error.strerror}; give another --out") from None
+        raise InputError(f"{folder} cannot be created: {error.strerror}; give another --out") from None
     for name in (CARD, WEIGHTS, PREPROCESSING, METRICS, MODEL_CARD, *FILES.values()):
         (folder / name).unlink(missing_ok=True)
     data = _data(card).model_copy(update={"root": None})  # a folder of this machine means nothing elsewhere
@@ -165,14 +165,14 @@ def model_card(
         f"- Trained on the data set `{data.name}`, {task}, resized to {height}×{width} (height×width)\n"
         f"- Intensity: {_INTENSITY[data.intensity]}",
         "## Intended use\n\n"
-        "Research on images of the kind it was trained on. It is no medical device: it was not tested for diagnosis or "
-        "treatment, and a person who knows the images must check its masks.",
+        "Research on images of the kind it was trained on. It is not a medical device: it was not tested for diagnosis "
+        "or treatment, and a person who knows the images must check its masks.",
         "## Scores\n\n" + _scores(metrics),
         "## Limits\n\n"
         "- Scores hold for images like those of the test split: other devices, sites or patients can give much worse "
-        "masks, and the network does not tell when an image is unlike its training data.\n"
-        "- It says how likely a pixel is foreground by its own measure; these probabilities are not calibrated.\n"
-        f"- Programs take {height}×{width} pixels only; what is smaller than a few pixels at that size is lost.",
+        "masks, and the network does not notice when an image is unlike its training data.\n"
+        "- Its probabilities are not calibrated.\n"
+        f"- Programs take {height}×{width} pixels only; details smaller than a few pixels at that size are lost.",
         "## Files\n\n" + _files(artifacts),
         "## Use\n\n" + _example(data),
     ]
@@ -181,7 +181,7 @@ def model_card(
 
 def _scores(metrics: dict[str, Any] | None) -> str:
     if metrics is None:
-        return "No result of a run lay beside the network. `slicemamba evaluate` measures them on your data."
+        return "There was no result of a run next to the network. `slicemamba evaluate` measures them on your data."
     splits = list(metrics["scores"])
     lines = [f"| score | {' | '.join(splits)} |", "| --- |" + " --- |" * len(splits)]
     for name in metrics["scores"][splits[0]]:
@@ -189,7 +189,7 @@ def _scores(metrics: dict[str, Any] | None) -> str:
         lines.append(f"| {name} | {' | '.join('–' if value is None else f'{value:.4f}' for value in values)} |")
     return (
         f"Measured once, by the run that trained it, on the splits of `{metrics['data']}` (metrics contract version "
-        f"{metrics['metrics_version']}; this package has {METRICS_VERSION}). The network chosen and the slicing found "
+        f"{metrics['metrics_version']}; this package has {METRICS_VERSION}). The choice of network and slicing "
         "may be fitted to the search split; test was not used for either.\n\n" + "\n".join(lines)
     )
 

@@ -111,8 +111,8 @@ def check_comparable(entrants: Sequence[Entrant]) -> None:
     old = [entrant.name for entrant in entrants if entrant.scores.metrics_version != METRICS_VERSION]
     if old:
         raise InputError(
-            f"scores of {name_some(old)} are not of metrics contract {METRICS_VERSION}; remove their scores folders, "
-            "and they are scored anew"
+            f"scores of {name_some(old)} are not of metrics contract {METRICS_VERSION}; remove their scores folders "
+            "to score them again"
         )
     for other in entrants[1:]:
         refuse_other_images(first.scores, other.scores, (first.name, other.name))

@@ -140,7 +140,7 @@ def _check_names(inputs: Sequence[Path], folder: Path) -> None:
     names = [base_name(path) for path in inputs]
     twins = sorted({name for name in names if names.count(name) > 1})
     if twins:
-        raise InputError(f"images must differ in name, as their masks go into one folder; twice: {name_some(twins)}")
+        raise InputError(f"images need different names, as their masks go into one folder; twice: {name_some(twins)}")
     here = {path.resolve() for path in inputs}
     lost = [path for path in inputs if (folder / _mask_name(path)).resolve() in here]
     if lost:
@@ -158,7 +158,9 @@ def _make_folders(outputs: Outputs) -> None:
             if needed:
                 (outputs.folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{outputs.folder} cannot be made: {error.strerror}; give another folder as --out") from None
+        raise InputError(
+            f"{outputs.folder} cannot be created: {error.strerror}; give another folder as --out"
+        ) from None
 
 
 def _predict_pictures(

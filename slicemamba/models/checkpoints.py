@@ -71,7 +71,7 @@ class NetworkCard(Config):
         if self.kind == "unet" or self.kind == "attention_unet":
             return ConvUNet(self.kind, self.model, self.num_classes)
         if self.architecture is None:
-            raise InputError("this card is not that of a single network")
+            raise InputError("this card does not describe a single network")
         return SliceMambaUNet(self.model, self.num_classes, Architecture.parse(self.architecture))
 
 

@@ -21,7 +21,7 @@ from slicemamba.ops.slicing import scan_orders
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 ISA_VARIABLE = "SLICEMAMBA_ISA"
-_BUILD = "with a C++ compiler at hand, build it: pip install --no-build-isolation --no-deps -e . (or install anew)"
+_BUILD = "with a C++ compiler installed, build it: pip install --no-build-isolation --no-deps -e . (or reinstall)"
 _CHUNK, _STATE_BLOCK, _TILE = 64, 8, 16  # as in _scan.h
 _SPLITS, _SPLIT_ROWS = 16, 256  # cuts, and least rows in one, of the sum that makes the gradient of x_proj_weight
 _PARTS = 8  # tasks that a backward pass is cut into for a single image; fixed, so that sums never depend on threads

@@ -42,7 +42,7 @@ def learning_rate(config: TrainConfig, position: float) -> float:
 def check_precision(config: TrainConfig, device: torch.device) -> None:
     """Raises InputError for fp16 without a GPU."""
     if config.precision == "fp16" and device.type != "cuda":
-        raise InputError("precision fp16 needs a CUDA GPU; take bf16 or float32 on the CPU", pointer="/precision")
+        raise InputError("precision fp16 needs a CUDA GPU; use bf16 or float32 on the CPU", pointer="/precision")
 
 
 class Optimizer:

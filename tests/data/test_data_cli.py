@@ -97,8 +97,8 @@ def test_prepare_of_pictures(run, folder: DataConfig) -> None:  # type: ignore[n
         (["folder", "raw", "set", "--patient-pattern", "x"], "patient_pattern needs one group"),
         (["folder", "raw", "set", "--images", "a"], "go together"),
         (["folder", "raw", "set"], "is not a folder"),
-        (["kvasir", "raw", "set", "--published-test"], "--published-test means nothing for kvasir"),
-        (["synapse", "raw", "set", "--patient-pattern", "(x)"], "--patient-pattern means nothing for synapse"),
+        (["kvasir", "raw", "set", "--published-test"], "--published-test has no effect for kvasir"),
+        (["synapse", "raw", "set", "--patient-pattern", "(x)"], "--patient-pattern has no effect for synapse"),
         (["folder", "raw", "set", "--groups", "none.csv"], "cannot be read"),
     ],
 )

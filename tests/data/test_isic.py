@@ -53,7 +53,7 @@ def test_exact_name_comes_before_suffix(tmp_path: Path) -> None:
         (["images/a.jpg"], ["image without a mask", "train/images/a.jpg"]),
         (["images/a.jpg", "masks/a.png", "masks/b.png"], ["mask without an image", "train/masks/b.png"]),
         (["images/a.jpg", "masks/a.png", "masks/a_mask.png"], ["several masks", "a.png and a_mask.png"]),
-        (["images/a.jpg", "images/a.png", "masks/a.png"], ["several images of one name", "a.jpg", "a.png"]),
+        (["images/a.jpg", "images/a.png", "masks/a.png"], ["several images with the same name", "a.jpg", "a.png"]),
         ([], ["split without images", ".jpeg"]),
         (["images/a.gif"], ["split without images"]),
     ],

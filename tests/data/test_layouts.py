@@ -107,7 +107,7 @@ def test_unknown_layout_lists_the_known(tmp_path: Path) -> None:
 
 def test_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # the tests may run as root, who may read all
-    with pytest.raises(InputError, match="may not be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         detect_layout(tmp_path)
 
 

@@ -188,7 +188,7 @@ def test_every_split_gets_whole_groups_near_its_share(sizes: list[int], seed: in
 
 
 def test_fewer_groups_than_splits() -> None:
-    with pytest.raises(InputError, match="9 images of 3 groups cannot be dealt out to 4 splits"):
+    with pytest.raises(InputError, match="9 images of 3 groups cannot be divided into 4 splits"):
         assign_splits(["a", "b", "c"] * 3, (0.5, 0.15, 0.15, 0.2), 0)
 
 

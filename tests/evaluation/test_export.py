@@ -135,7 +135,7 @@ def test_card_tells_what_is_known(bundle: Path) -> None:
         "32×40",
         "| dice | 0.7500 | 0.5000 |",
         "model.onnx",
-        "no medical",
+        "not a medical",
     ):
         assert said in text
     assert "/some/place" not in text
@@ -164,7 +164,7 @@ def test_card_without_scores(tmp_path: Path, intensity: str, num_classes: int) -
     data = DATA.model_copy(update={"intensity": intensity, "num_classes": num_classes})
     save_network(tmp_path, network(), data)
     text = model_card(read_card(tmp_path), data, None, [], 1000)
-    assert "No result of a run lay beside the network" in text
+    assert "There was no result of a run next to the network" in text
     assert ("binary masks" in text) == (num_classes == 1)
     compile(text.split("```python\n")[1].split("```")[0], "example", "exec")
 
@@ -204,7 +204,7 @@ def test_bundle_without_programs_and_refusals(tmp_path: Path) -> None:
     card = read_card(source)
     with pytest.raises(InputError, match="is the network's own folder; give another one"):
         export_bundle(source, network(), card, source, [])
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be created"):
         export_bundle(source, network(), card, source / "config.json" / "x", [])
     assert export_bundle(source, network(), card, tmp_path / "out", []) == []
     assert "No program was exported" in (tmp_path / "out" / "MODEL_CARD.md").read_text()

@@ -177,7 +177,7 @@ def test_images_on_which_the_network_fails_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "out", "said"),
     [
-        (["x/a.png", "y/a.jpg"], "out", "must differ in name.*twice: a"),
+        (["x/a.png", "y/a.jpg"], "out", "need different names.*twice: a"),
         (["x/a.nii", "y/a.png"], "out", "twice: a"),
         (["x/a.png", "x/b.png"], "x", "would overwrite their own images: .*a.png"),
     ],
@@ -195,5 +195,5 @@ def test_clashes_are_refused_before_anything_is_computed(tmp_path: Path, names: 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     file = save_picture(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"cannot be made: .*give another folder"):
+    with pytest.raises(InputError, match=r"cannot be created: .*give another folder"):
         predict_files(segmenter(Brightness()), [file], Outputs(file / "out"))

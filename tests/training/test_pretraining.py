@@ -163,7 +163,7 @@ def test_unreadable_picture_stops_the_training_with_its_name(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"rotate_probability": 0.5}, "rotate_probability is of segmentation"),
+        ({"rotate_probability": 0.5}, "rotate_probability is for segmentation"),
         ({"crop_area": (0.5, 0.2)}, "crop_area must be"),
         ({"crop_area": (0.5, 1.2)}, "crop_area must be"),
     ],

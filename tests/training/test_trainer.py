@@ -223,7 +223,7 @@ def test_reduced_precision_reaches_the_network_and_not_the_loss() -> None:
 
 
 def test_fp16_on_the_cpu_is_refused_with_the_mend() -> None:
-    with pytest.raises(InputError, match="needs a CUDA GPU; take bf16 or float32"):
+    with pytest.raises(InputError, match="needs a CUDA GPU; use bf16 or float32"):
         train(Watcher(), blobs(4), TrainConfig(epochs=1, precision="fp16"))
 
 
