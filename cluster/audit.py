@@ -87,7 +87,7 @@ def _refuse_other_settings(folder: RunFolder, settings: AuditConfig) -> None:
     fields = [] if before is None else differing_fields(before, settings.model_dump(mode="json"))
     if fields:
         raise InputError(
-            f"{folder.path} holds an audit with other settings; give the same, or remove it to begin anew",
+            f"{folder.path} holds an audit with other settings; give the same ones, or remove it to start over",
             details=fields,
         )
 

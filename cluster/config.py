@@ -191,7 +191,7 @@ class RetrainJob(_Job):
             raise ValueError(
                 "network slicemamba needs an architecture; give one, such as 's1:2x2|…', or another network"
                 if self.architecture is None
-                else f"network {self.network} takes no architecture; remove it, or take network slicemamba"
+                else f"network {self.network} takes no architecture; remove it, or use network slicemamba"
             )
         if self.slicing is not None and self.slicing.depths != self.model.depths:
             raise ValueError(f"architecture has stages of depths {self.slicing.depths}, model has {self.model.depths}")
@@ -287,6 +287,6 @@ def refuse_mixing(found: Mapping[str, Any] | None, job: Job, where: Path) -> Non
     fields = differing_fields(old.model_dump(mode="json"), job.model_dump(mode="json"))
     if fields:
         raise InputError(
-            f"{where} holds a run with another configuration; take a new folder, or the same configuration to resume",
+            f"{where} holds a run with another configuration; use a new folder, or the same configuration to resume",
             details=fields,
         )

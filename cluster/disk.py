@@ -20,9 +20,9 @@ _RESERVE_BYTES = 64 << 10
 _FAULTS = {
     errno.ENOSPC: "is full; make room",
     errno.EDQUOT: "is over its quota; make room",
-    errno.EFBIG: "takes no larger files (ulimit -f); raise the limit",
+    errno.EFBIG: "accepts no larger files (ulimit -f); raise the limit",
     errno.EROFS: "is read-only; make it writable",
-    errno.EIO: "fails to read or write; mend it",
+    errno.EIO: "fails to read or write; repair it",
     errno.ESTALE: "is gone from its server; mount it again",
 }
 
@@ -38,12 +38,12 @@ def check_disk(run_path: Path) -> None:
             probe.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
-            f"the run's folder {run_path} cannot be written to ({error.strerror}); make it writable or take another one"
+            f"the run's folder {run_path} cannot be written to ({error.strerror}); make it writable or use another one"
         ) from None
     free = shutil.disk_usage(run_path).free
     if free < MIN_FREE_BYTES:
         raise InputError(
-            f"a run takes at least {MIN_FREE_BYTES >> 20} MB; the disk of {run_path} has {free / (1 << 20):.1f} MB left"
+            f"a run needs at least {MIN_FREE_BYTES >> 20} MB; the disk of {run_path} has {free / (1 << 20):.1f} MB left"
         )
 
 
@@ -52,7 +52,7 @@ def disk_fault(error: BaseException, run_path: Path) -> str | None:
     fault = _FAULTS.get(error.errno or 0) if isinstance(error, OSError) else None
     if fault is None:
         return None
-    return f"the disk of {run_path} {fault} and run again, the run goes on from here ({error})"
+    return f"the disk of {run_path} {fault} and run again; the run continues from here ({error})"
 
 
 @contextmanager

@@ -219,7 +219,7 @@ def with_proven_precision(job: SearchJob, run: RunFolder, cache_dir: Path, super
         return job.search
     message = (
         f"{job.search.precision} is not used: Kendall's tau between its ranking of slicings and float32's is "
-        f"{found['kendall_tau']:.3f}, less than {REQUIRED_TAU}; the search goes on in float32"
+        f"{found['kendall_tau']:.3f}, less than {REQUIRED_TAU}; the search continues in float32"
     )
     run.emit("warning", phase=SEARCH, message=message)
     print(f"warning: {message}", flush=True)

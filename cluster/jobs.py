@@ -156,9 +156,9 @@ def _translated(address: str) -> Iterator[None]:
         if status and status[1].startswith("4"):
             raise (JobUnknownError if status[1] == "404" else JobRefusedError)(str(error)) from error
         if "Version check returned 404" in str(error):
-            raise ClusterUnavailableError(f"what answers at {address} is no Ray job server") from error
+            raise ClusterUnavailableError(f"the server at {address} is not a Ray job server") from error
         raise ClusterUnavailableError(f"the Ray job server at {address} answers with an error: {error}") from error
     except OSError as error:  # the requests library's errors are OSErrors too
         raise ClusterUnavailableError(f"no Ray job server answers at {address}") from error
     except (ValueError, KeyError) as error:
-        raise ClusterUnavailableError(f"what answers at {address} is no Ray job server") from error
+        raise ClusterUnavailableError(f"the server at {address} is not a Ray job server") from error

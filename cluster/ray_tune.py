@@ -199,7 +199,7 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
     def _end(self, trial: Trial, result: dict[str, Any]) -> None:
         metrics, work = _nested(result, "metrics"), _nested(result, "work")
         if "broken" in result:
-            raise RunFailedError(f"{result['broken']}; mend it and run again, the search goes on from here")
+            raise RunFailedError(f"{result['broken']}; fix it and run again; the search continues from here")
         if result.get("pruned"):
             self._on_trial(self._session.prune(trial.number, result["seconds"], work))
         elif metrics:

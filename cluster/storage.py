@@ -166,8 +166,8 @@ def mirrored(run: RunFolder, url: str | None) -> Iterator[None]:
     failure = mirror.stop()
     if failure is not None:
         raise RunFailedError(
-            f"the run is done, but could not be stored in {url} ({failure}); its folder {run.path} is whole: mend it "
-            "and run again, which stores the rest"
+            f"the run is done, but could not be stored in {url} ({failure}); its folder {run.path} is complete: fix "
+            "the cause and run again, which stores the rest"
         )
 
 
@@ -354,7 +354,7 @@ class Mirror:
     def _tell(self, failure: str | None) -> None:
         """Says once that uploads fail, and once that they pass again."""
         if failure is not None and self._failure is None:
-            self._say(f"the run could not be stored ({failure}); it goes on, and storing is tried again")
+            self._say(f"the run could not be stored ({failure}); it continues, and storing is retried")
         if failure is None and self._failure is not None:
             self._say("the run is stored again")
         self._failure = failure

@@ -49,7 +49,7 @@ def _frontier(front: list[dict[str, Any]], objectives: list[str]) -> Table:
 
 
 def _comparison(result: Mapping[str, Any], objectives: list[str]) -> Table:
-    table = Table("", *_header(objectives), title="The best found, beside what it must beat")
+    table = Table("", *_header(objectives), title="Best slicing found, and what it must beat")
     table.add_row("[bold]best of the search[/]", *_cells(result["best"]["metrics"], objectives))
     for size, row in result["fixed"].items():
         table.add_row(f"fixed slicing {size}", *_cells(row["metrics"], objectives))

@@ -325,7 +325,7 @@ def _disjoint(evidence: Evidence) -> Criterion:
         found += "; the splits have changed since the search"
     return Criterion(
         name="disjoint splits",
-        question="Are train, val, search and test free of each other's images, and as they were in the search?",
+        question="Do train, val, search and test share no image, and are they unchanged since the search?",
         outcome="passed" if sound else "failed",
         evidence=found,
     )
@@ -344,7 +344,7 @@ def _above_trivial(evidence: Evidence) -> Criterion:
 def _above_fixed(evidence: Evidence) -> Criterion:
     name, question = "better than fixed slicing", "Trained alike, does the best beat the best fixed slicing, on test?"
     if evidence.benefit is None:
-        found = "the best that was found is itself a fixed slicing"
+        found = "the best slicing found is itself a fixed one"
         return Criterion(name=name, question=question, outcome="failed", evidence=found)
     seeds, images = evidence.retrain_seeds, evidence.num_test_images
     enough = seeds >= MIN_SEEDS and images >= MIN_TEST_IMAGES and not evidence.fixed_above
@@ -360,7 +360,7 @@ def _ranked(evidence: Evidence) -> Criterion:
     count = evidence.num_architectures
     return Criterion(
         name="ranking by the supernet",
-        question="Does the supernet order slicings as training from scratch does, on test?",
+        question="Does the supernet rank slicings as training from scratch does, on test?",
         outcome=_sign(evidence.ranking, enough=count >= MIN_ARCHITECTURES),
         evidence=f"Kendall's τ {evidence.ranking} over {count} slicings"
         + _too_few(count, MIN_ARCHITECTURES, "slicings"),
@@ -376,7 +376,7 @@ def _above_random(evidence: Evidence) -> Criterion:
         outcome = "passed" if below == len(random) >= MIN_SEEDS else "open"
     return Criterion(
         name="better than random search",
-        question="At equal budget, does the search win more hypervolume than random search?",
+        question="At equal budget, does the search reach more hypervolume than random search?",
         outcome=outcome,
         evidence=f"hypervolume {own:.3f}, above {below} of {len(random)} random searches"
         + (f" ({min(random):.3f} to {max(random):.3f})" if random else "")

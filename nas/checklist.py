@@ -61,14 +61,14 @@ def checklist(facts: RunFacts) -> list[Item]:
     space = f"{facts.num_choices} slice sizes in each of {facts.num_blocks} blocks, {facts.space_size:.3g} slicings"
     several = "yes" if facts.random_seeds > 1 and facts.retrain_seeds > 1 else "no"
     rows: list[tuple[str, str, Answer, str]] = [
-        (CODE, "Is the code that trains the final architectures at hand?", "yes", facts.code),
-        (CODE, "Is the code of the search space at hand?", "yes", space),
+        (CODE, "Is the code that trains the final architectures available?", "yes", facts.code),
+        (CODE, "Is the code of the search space available?", "yes", space),
         (CODE, "Are settings and seeds of the final training kept?", "yes", f"config.json; seeds: {seeds}"),
-        (CODE, "Is the code of the search method at hand?", "yes", f"{facts.searcher}; {facts.code}"),
+        (CODE, "Is the code of the search method available?", "yes", f"{facts.searcher}; {facts.code}"),
         (CODE, "Are settings and seeds of the search kept?", "yes", "config.json; each trial in the study"),
         (
             COMPARISON,
-            "Did all that is compared have the same data, space, training code and settings?",
+            "Did everything compared use the same data, space, training code and settings?",
             "yes",
             f"{', '.join(facts.baselines)}: same supernet, splits, epochs and code",
         ),
@@ -79,8 +79,8 @@ def checklist(facts: RunFacts) -> list[Item]:
             "hashes of images",
         ),
         (COMPARISON, "Were confounders held fixed (hardware, versions)?", "yes", f"one run: {facts.environment}"),
-        (COMPARISON, "Were parts of the method taken out to see what they are worth?", "no", "not part of an audit"),
-        (COMPARISON, "Was everything evaluated by one protocol?", "yes", "the metrics contract, docs/metrics.md"),
+        (COMPARISON, "Were ablations run?", "no", "not part of an audit"),
+        (COMPARISON, "Was everything evaluated by the same protocol?", "yes", "the metrics contract, docs/metrics.md"),
         (
             COMPARISON,
             "Was performance compared over the course of the search?",
@@ -95,19 +95,19 @@ def checklist(facts: RunFacts) -> list[Item]:
         ),
         (
             COMPARISON,
-            "Were there several runs, with their seeds told?",
+            "Were there several runs, with their seeds reported?",
             "partly" if several == "yes" else "no",
             f"random search {facts.random_seeds} seeds, final training {facts.retrain_seeds}; the search itself 1",
         ),
         (COMPARISON, "Were tabular benchmarks used for what one run cannot show?", "by you", "docs/benchmarks.md"),
-        (DETAILS, "Is told how settings were tuned, and what that took?", "by you", "a run does not know"),
-        (DETAILS, "Is the cost of the whole told, not of the search alone?", "yes", f"device hours: {hours}"),
+        (DETAILS, "Is it reported how settings were tuned, and at what cost?", "by you", "a run does not know"),
+        (DETAILS, "Is the cost of the whole reported, not of the search alone?", "yes", f"device hours: {hours}"),
         (
             DETAILS,
-            "Is the budget told in evaluations too?",
+            "Is the budget also reported in evaluations?",
             "yes",
             f"{facts.num_trials} evaluations, {facts.num_retrained} trainings from scratch",
         ),
-        (DETAILS, "Are all details of the setup told?", "yes", "config.json, result.json, audit.json"),
+        (DETAILS, "Are all details of the setup reported?", "yes", "config.json, result.json, audit.json"),
     ]
     return [Item(part=part, question=q, answer=answer, evidence=evidence) for part, q, answer, evidence in rows]

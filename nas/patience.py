@@ -54,7 +54,7 @@ class Patience:
                 if now + pause - started > self._wait_seconds:
                     raise RunFailedError(
                         f"the study's database has not answered for {self._wait_seconds:g} s ({reason}); run again "
-                        "when it is back, the search goes on from here"
+                        "when it is back; the search continues from here"
                     ) from error
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

@@ -208,8 +208,8 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
                     source.trials, source.random, objectives, other, intervals=intervals, generation=generation
                 ),
                 f"{first} and {against}.",
-                "Each mark is a slicing, scored with the supernet's weights on the search split; ringed are those that "
-                f"no other beats in all objectives, the best has a star.{bars} The slider goes back in the search.",
+                "Each mark is a slicing, scored with the supernet's weights on the search split; those that no other "
+                f"beats in all objectives are ringed, the best has a star.{bars} The slider goes back in the search.",
                 f"Scatter plot of {len(done)} slicings, {len(front)} of them Pareto-optimal; the best, trial "
                 f"{best.number}, has {first} {_number(best.metrics[objectives[0]])}.",
             )
@@ -219,7 +219,7 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
         Figure(
             "hypervolume",
             figures.hypervolume_figure(curves),
-            "What the search has won, and random search at equal budget.",
+            "What the search reached, and random search at equal budget.",
             "Share of the box between the best and the worst value of each objective that is dominated after so many "
             "evaluations. The band spans the random searches' seeds.",
             "Line plot; at the end " + ", ".join(f"{name} {curve[-1]:.3f}" for name, curve in curves.items() if curve),
@@ -254,11 +254,11 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
             choices.effects_figure(shown, source.space, metric),
             "Effect of each choice alone.",
             f"Mean {OBJECTIVES[metric].title} of the candidates with a slice size in a block, less the mean of all, "
-            "with 95 % intervals (Student). Of so many intervals, about one in twenty misses by chance. "
+            "with 95 % intervals (Student). About one interval in twenty misses by chance. "
             + (
                 "From random search alone, so the blocks are independent of each other."
                 if by_chance
-                else "From the search's candidates, which are no random sample: an association, not an effect."
+                else "From the search's candidates, which are not a random sample: an association, not an effect."
             ),
             _effects_in_words(shown, source.space, metric),
         )
@@ -332,7 +332,7 @@ def _audit_figures(audit: Mapping[str, Any], metric: str) -> list[Figure]:
 
 def _interval(one: Mapping[str, float | None]) -> str:
     if one["value"] is None:
-        return "not to be had"
+        return "not available"
     ends = "" if one["low"] is None else f" ({_signed(one['low'])} to {_signed(one['high'])})"
     return f"{_signed(one['value'])}{ends}"
 

@@ -145,7 +145,7 @@ class SearchSession:
                 raise InputError(
                     f"trial {trial.number} of the study is {trial.architecture}, but the search as configured would "
                     f"have proposed {architecture}; resume with the settings and the version it was started with, "
-                    "or take a new folder"
+                    "or use a new folder"
                 )
             self._remember(trial.number, architecture)
         for trial in ended[self._num_ended :]:

@@ -41,7 +41,7 @@ class SearchSpace:
         """Raises InputError that names the block, or the stages whose depths, are not of this space."""
         if architecture.depths != self.depths:
             raise InputError(
-                f"architecture must have stages of depths {self.depths}, as the network has; got {architecture.depths}"
+                f"architecture must have stages of depths {self.depths}, like the network; got {architecture.depths}"
             )
         for i, block in enumerate(architecture.blocks(), 1):
             if block not in self.choices:

@@ -202,7 +202,7 @@ def test_run_of_another_configuration_is_refused(tmp_path: Path) -> None:
     found = one.model_dump(mode="json")
     refuse_mixing(None, one, tmp_path)
     refuse_mixing(found, one, tmp_path)
-    with pytest.raises(InputError, match="holds a run with another configuration; take a new folder") as caught:
+    with pytest.raises(InputError, match="holds a run with another configuration; use a new folder") as caught:
         refuse_mixing(found, other, tmp_path)
     assert caught.value.details == ["search.seed: 1 before, 2 now"]
     assert str(tmp_path) in caught.value.message

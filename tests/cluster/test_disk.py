@@ -84,7 +84,7 @@ def test_read_only_disk_is_refused(small_disk: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "says"),
-    [(errno.ENOSPC, "is full; make room"), (errno.EROFS, "is read-only"), (errno.EFBIG, "takes no larger files")],
+    [(errno.ENOSPC, "is full; make room"), (errno.EROFS, "is read-only"), (errno.EFBIG, "accepts no larger files")],
 )
 def test_faults_of_the_disk_are_told_with_the_mend(tmp_path: Path, number: int, says: str) -> None:
     with pytest.raises(RunFailedError, match=says), disk_faults(tmp_path):

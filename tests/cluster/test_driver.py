@@ -161,7 +161,7 @@ def test_faster_arithmetic_is_taken_only_where_the_ranking_holds(
     assert len(asked) == 1
     warnings = [event["message"] for _, event in run.events() if event["event"] == "warning"]
     assert bool(warnings) == (precision == "float32")
-    assert all("0.970, less than 0.98; the search goes on in float32" in message for message in warnings)
+    assert all("0.970, less than 0.98; the search continues in float32" in message for message in warnings)
 
 
 @pytest.mark.parametrize(

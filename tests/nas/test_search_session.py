@@ -193,7 +193,7 @@ def test_other_seed_is_refused(storage: BaseStorage, name: str) -> None:
         trial = session.ask()
         if trial is not None:
             end(session, trial)
-    with pytest.raises(InputError, match=r"trial 2 of the study is s1:.* would have proposed s1:.*take a new folder"):
+    with pytest.raises(InputError, match=r"trial 2 of the study is s1:.* would have proposed s1:.*use a new folder"):
         open_session(storage, config(name, seed=2))
 
 

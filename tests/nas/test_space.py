@@ -80,5 +80,5 @@ def test_fixed_slicings_have_one_size_in_all_blocks() -> None:
 def test_architecture_outside_is_refused_with_the_block() -> None:
     with pytest.raises(InputError, match="block 3 is 4x4, which is not among the choices 2x2, 2x4, 4x2, 3x7"):
         SPACE.encode(Architecture.parse("s1:2x2,2x4|s2:4x4|s3:2x2,2x2,2x2"))
-    with pytest.raises(InputError, match=r"depths \(2, 1, 3\), as the network has; got \(6,\)"):
+    with pytest.raises(InputError, match=r"depths \(2, 1, 3\), like the network; got \(6,\)"):
         SPACE.check(Architecture.uniform((2, 2), (6,)))
