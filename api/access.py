@@ -12,7 +12,7 @@ from api.deps import AppParts
 from api.problems import ProblemError
 from api.tokens import Scope
 
-_bearer = HTTPBearer(auto_error=False, description="A token made with `slicemamba token create` on the server.")
+_bearer = HTTPBearer(auto_error=False, description="A token created with `slicemamba token create` on the server.")
 _NEEDED = {"GET": Scope.READ, "HEAD": Scope.READ, "POST": Scope.SUBMIT, "DELETE": Scope.ADMIN}
 
 

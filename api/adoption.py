@@ -25,7 +25,7 @@ from slicemamba.errors import InputError
 logger = logging.getLogger(__name__)
 
 ADOPTED = "adopted: a run folder that had no record"
-SILENT = "its driver had fallen silent before the run was adopted; resume the search to let it go on"
+SILENT = "its driver had fallen silent before the run was adopted; resume the search to continue it"
 
 
 def adopt_runs(service: SearchService, runs_dir: Path, stale_seconds: float) -> None:

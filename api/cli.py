@@ -157,17 +157,17 @@ def _explain_refusal(error: ApiError) -> str:
     """What the service says; where it advises on a request, the command that does the same instead."""
     said, (what, _, _) = str(error), error.problem.detail.partition(";")
     if error.status == HTTPStatus.UNAUTHORIZED:
-        return f"{said}\ngive the token as SLICEMAMBA_TOKEN; on the server `slicemamba token create NAME` makes one"
+        return f"{said}\ngive the token as SLICEMAMBA_TOKEN; on the server `slicemamba token create NAME` creates one"
     if error.status == HTTPStatus.FORBIDDEN:
-        return f"{said}\non the server `slicemamba token create NAME --scope SCOPE` makes a token with more rights"
+        return f"{said}\non the server `slicemamba token create NAME --scope SCOPE` creates a token with more rights"
     if what.startswith("there is no search"):
-        return f"{what}; `slicemamba list` shows those there are"
+        return f"{what}; `slicemamba list` lists all"
     if what.startswith("there is no job"):
-        return f"{what}; `slicemamba job list ID` shows those of a search"
+        return f"{what}; `slicemamba job list ID` lists those of a search"
     if what.endswith("is not trained yet"):
         return f"{what}; `slicemamba trial retrain ID N` trains it"
     if what.endswith("has not been audited"):
-        return f"{what}; `slicemamba job audit ID` has it audited"
+        return f"{what}; `slicemamba job audit ID` audits it"
     return said
 
 

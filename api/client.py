@@ -110,7 +110,7 @@ class Client:
         if wanted == LATEST:
             page = self.list(page_size=1).searches
             if not page:
-                raise InputError("there is no search yet; `slicemamba submit` makes one")
+                raise InputError("there is no search yet; `slicemamba submit` creates one")
             return page[0].id
         known = list(self.iter_searches())
         exact = [found for found in known if wanted in (found.id, found.name)]
@@ -119,9 +119,9 @@ class Client:
             return found[0].id
         if found:
             told = "\n  - ".join(f"{item.id} {item.name} ({item.state.value})" for item in found[:10])
-            raise InputError(f"{len(found)} searches go by {wanted!r}; name one by its id:\n  - {told}")
+            raise InputError(f"{len(found)} searches match {wanted!r}; give the id of one:\n  - {told}")
         near = get_close_matches(wanted, [text for item in known for text in (item.id, item.name)], n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`slicemamba list` shows those there are"
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`slicemamba list` lists all"
         raise InputError(f"no search has the id or name {wanted!r}; {hint}")
 
     def cancel(self, search_id: str, *, if_match: str | None = None) -> schemas.Search:

@@ -50,7 +50,8 @@ def follow(what: str, again: str, stop: str, watch: Callable[[], SearchState]) -
         state = watch()
     except KeyboardInterrupt:
         print(
-            f"the {what} goes on; `slicemamba {again}` follows it again, `slicemamba {stop}` stops it", file=sys.stderr
+            f"the {what} continues; `slicemamba {again}` follows it again, `slicemamba {stop}` stops it",
+            file=sys.stderr,
         )
         raise typer.Exit(INTERRUPTED) from None
     if state is not SearchState.SUCCEEDED:

@@ -119,7 +119,7 @@ class Connection:
                         yield event
                         if event.kind == "end":
                             return
-                raise httpx.RemoteProtocolError("the stream ended before what it tells of")
+                raise httpx.RemoteProtocolError("the stream ended before what it reports on")
             except httpx.TransportError as error:
                 if time.monotonic() - heard_at > patience_seconds:
                     raise ApiUnreachableError(self._lost(error)) from error
@@ -143,7 +143,7 @@ class Connection:
             except httpx.TransportError as error:
                 if delay is None:
                     raise ApiUnreachableError(
-                        f"{self._lost(error)}; run it again to go on with {target.name}"
+                        f"{self._lost(error)}; run it again to continue with {target.name}"
                     ) from error
                 time.sleep(delay)
 

@@ -13,10 +13,10 @@ from cluster.run_folder import RunStatus
 MAX_LOSSES = 1
 ENDING_SECONDS = 15.0
 
-UNREACHABLE = "the Ray cluster cannot be reached at the moment; tried again every few seconds"
+UNREACHABLE = "the Ray cluster cannot be reached at the moment; retrying every few seconds"
 NO_RESULT = "the driver ended without a result"
-KILLED = "the driver died without a word, as it does when it or its node is killed"
-VANISHED = "the Ray job vanished, as it does when the head of the cluster is restarted"
+KILLED = "the driver died without reporting an error, as when it or its node is killed"
+VANISHED = "the Ray job vanished, as when the head of the cluster is restarted"
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _vanished(sight: Sight, stale_seconds: float) -> Step:
     last_sign = max(sight.changed_at, sight.status.updated_at) if sight.status else sight.changed_at
     stopped = sight.status is not None and sight.status.state == "CANCELLED"
     if not stopped and (sight.now - last_sign).total_seconds() < stale_seconds:
-        return Step("wait", message="the Ray job is not to be found; waiting for a sign of its driver")
+        return Step("wait", message="the Ray job cannot be found; waiting for a sign of its driver")
     if sight.losses < MAX_LOSSES:
         return Step("move", SearchState.QUEUED, f"{VANISHED}; started once more, from where its run folder left off")
     return Step(

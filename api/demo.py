@@ -90,7 +90,9 @@ def _empty(out: Path) -> None:
     """Replaces an earlier demonstration, which its ``logs`` folder tells, and nothing else."""
     if out.exists() and any(out.iterdir()):
         if not (out / "logs" / "ray.log").is_file():
-            raise InputError(f"{out} holds files that are not of a demonstration; choose another folder with --out")
+            raise InputError(
+                f"{out} holds files that do not belong to a demonstration; choose another folder with --out"
+            )
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
 

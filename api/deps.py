@@ -57,4 +57,4 @@ def read_page_token(token: str) -> str:
 
 
 def bad_token() -> Exception:
-    return bad_parameter("page_token", "must be the next_page_token of the page before; leave it out to begin anew")
+    return bad_parameter("page_token", "must be the next_page_token of the page before; omit it to start over")

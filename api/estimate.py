@@ -119,9 +119,7 @@ def estimate(job: SearchJob, num_images: Mapping[str, int], earlier: Iterable[Ea
     except OverflowError:
         high = memory = math.inf
     if not math.isfinite(high) or not math.isfinite(memory):
-        raise InputError(
-            "the search is too large for its cost to be told; lower the sizes under model, epochs or trials"
-        )
+        raise InputError("the search is too large for a cost estimate; lower the sizes under model, epochs or trials")
     return schemas.Estimate(
         num_evaluations=num_evaluations(job),
         device_hours=hours,
@@ -149,7 +147,7 @@ def _hours(job: SearchJob, work: Work, cost: NetworkCost, earlier: list[Earlier]
         found = [_total(work, one.rates, cost.flops / _cost(one.job).flops) for one in near]
         basis = (
             f"scaled: {_named(near)} had the same workers on this service; seconds are scaled by the operations of the "
-            f"networks ({cost.flops / 1e9:.3g} G an image here)"
+            f"networks ({cost.flops / 1e9:.3g} G per image here)"
         )
         return _spread(found, _SCALED_SPREAD, basis)
     return _assumed(job, work, cost)
@@ -197,11 +195,11 @@ def _assumed(job: SearchJob, work: Work, cost: NetworkCost) -> tuple[float, floa
     slow, fast = seconds(0) / 3600, seconds(1) / 3600
     ranges = []
     if train.gpus or search.gpus:
-        ranges.append(f"{GPU_RANGE[0] / 1e12:g}–{GPU_RANGE[1] / 1e12:g} TFLOP/s a GPU")
+        ranges.append(f"{GPU_RANGE[0] / 1e12:g}–{GPU_RANGE[1] / 1e12:g} TFLOP/s per GPU")
     if not (train.gpus and search.gpus):
-        ranges.append(f"{CPU_RANGE[0] / 1e9:g}–{CPU_RANGE[1] / 1e9:g} GFLOP/s a CPU thread")
+        ranges.append(f"{CPU_RANGE[0] / 1e9:g}–{CPU_RANGE[1] / 1e9:g} GFLOP/s per CPU thread")
     basis = (
-        f"assumed: {cost.flops / 1e9:.3g} GFLOP an image, counted, at {' and '.join(ranges)}; no search with these "
+        f"assumed: {cost.flops / 1e9:.3g} GFLOP per image, counted, at {' and '.join(ranges)}; no search with these "
         "workers has ended on this service yet"
     )
     return (slow * fast) ** 0.5, fast, slow, basis

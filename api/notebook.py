@@ -153,5 +153,5 @@ def _pandas() -> Any:
     try:
         import pandas
     except ImportError:
-        raise InputError("tables are made with pandas, which is not installed: pip install pandas") from None
+        raise InputError("tables need pandas, which is not installed: pip install pandas") from None
     return pandas

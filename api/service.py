@@ -96,7 +96,7 @@ class SearchService:
         if self.find(warm_start.study) is None:
             raise InputError(
                 f"a request names an earlier search by its id, and there is no search {warm_start.study!r}; "
-                "GET /v1/searches lists those there are",
+                "GET /v1/searches lists all",
                 pointer="/search/warm_start/study",
             )
         warm_start = warm_start.model_copy(update={"study": str(self.run_folder(warm_start.study).path)})
@@ -159,7 +159,7 @@ class SearchService:
         if found is not None and found.request_hash != request_hash:
             raise conflict(
                 f"Idempotency-Key {key!r} was used for {found.title} with another body; "
-                "repeat that body, or take a new key for a new request"
+                "repeat that body, or use a new key for a new request"
             )
         return found
 
@@ -172,7 +172,7 @@ class SearchService:
         """Raises ProblemError (404) for an unknown id."""
         found = self.find(search_id)
         if found is None or found.kind != SEARCH:
-            raise not_found(f"there is no search {search_id!r}; GET /v1/searches lists those there are")
+            raise not_found(f"there is no search {search_id!r}; GET /v1/searches lists all")
         return found
 
     def get_job(self, job_id: str) -> Search:
@@ -266,7 +266,7 @@ class SearchService:
 
         def step(search: Search, state: SearchState) -> bool:
             if state is SearchState.SUCCEEDED:
-                raise conflict(f"search {search_id} has SUCCEEDED; extend it by further trials to let it go on")
+                raise conflict(f"search {search_id} has SUCCEEDED; extend it by more trials to continue it")
             if state is SearchState.CANCELLING:
                 raise conflict(f"search {search_id} is being cancelled; resume it when it is CANCELLED")
             return state in _UNDER_WAY or self._requeue(search, "resumed by request")

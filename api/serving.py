@@ -21,14 +21,14 @@ def serve(settings: Settings) -> None:
     """Serves until it is interrupted. The first line on standard output is ``serving on http://host:port``.
 
     Raises:
-        InputError: tokens are needed and there is none, or Ray, the port or the database is not to be had.
+        InputError: tokens are needed and there is none, or Ray, the port or the database is not available.
     """
     check_cluster(settings.ray_address)
     app = create_app(settings)
     if settings.tokens_required and not app.state.parts.tokens.any_active():
         raise InputError(
-            f"requests to {settings.host} need a token, and there is none; make one with `slicemamba token create NAME "
-            "--scope admin` and the same --runs-dir or --database-url, or stay on 127.0.0.1"
+            f"requests to {settings.host} need a token, and there is none; create one with `slicemamba token create "
+            "NAME --scope admin` and the same --runs-dir or --database-url, or stay on 127.0.0.1"
         )
     with _listen(settings.host, settings.port) as listener:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

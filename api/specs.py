@@ -1,4 +1,4 @@
-"""From a request's body to a job that can run: schema, what a request may not hold, and the data set."""
+"""From a request's body to a job that can run: schema, what a request must not contain, and the data set."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read_job(body: Mapping[str, Any]) -> SearchJob:
     kind = body.get("kind", "search")
     if kind in ("supernet", "retrain", "pretrain"):
         raise InputError(
-            f"a submission is of kind 'search' only; run a {kind!r} job with the command line, or retrain a trial of a "
+            f"a submission must be of kind 'search'; run a {kind!r} job with the command line, or retrain a trial of a "
             "search with POST …/trials/{number}/retrain",
             pointer="/kind",
         )
@@ -72,7 +72,7 @@ def read_job(body: Mapping[str, Any]) -> SearchJob:
     assert isinstance(job, SearchJob)
     for pointer, value in _leaves(job, ""):
         if isinstance(value, Path):
-            raise InputError(f"{pointer} is a path, and a request may not hold one; leave it out", pointer=pointer)
+            raise InputError(f"{pointer} is a path, which a request must not contain; leave it out", pointer=pointer)
     check_finite(job)
     return job
 
@@ -89,13 +89,13 @@ def _check_no_path(body: Mapping[str, Any]) -> None:
     data = body.get("data")
     if isinstance(data, Mapping) and data.get("root") is not None:
         raise InputError(
-            "a request names a data set by data.name and may not hold its folder; "
+            "a request names a data set by data.name and must not contain its folder; "
             "GET /v1/datasets lists the names this server knows",
             pointer="/data/root",
         )
     if body.get("init") not in (None, "supernet"):
         raise InputError(
-            "a request may start the retraining from 'supernet' or null only, as it may not hold a path; "
+            "a request may start the retraining from 'supernet' or null only, as it must not contain a path; "
             "start from other weights on the command line",
             pointer="/init",
         )

@@ -73,7 +73,7 @@ def validation(checked: schemas.Validation) -> Table:
         ["through training", f"{checked.images_trained:,} images"],
         ["through evaluation", f"{checked.images_evaluated:,} images at most"],
         ["cost", _hours(checked.estimate)],
-        ["memory", f"{checked.estimate.memory_mb:,.0f} MiB a training worker"],
+        ["memory", f"{checked.estimate.memory_mb:,.0f} MiB per training worker"],
         ["basis", checked.estimate.basis],
     ]
     return _table(["", ""], rows, caption="It can run. Nothing was started.", header=False)

@@ -70,7 +70,7 @@ class Tokens:
         with self._sessions.begin() as session:
             row = session.get(Token, token_id)
             if row is None:
-                raise InputError(f"there is no token {token_id!r}; `slicemamba token list` shows those there are")
+                raise InputError(f"there is no token {token_id!r}; `slicemamba token list` lists all")
             row.revoked_at = row.revoked_at or utc_now()
         return row
 

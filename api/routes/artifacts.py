@@ -44,7 +44,7 @@ def get_audit(search_id: str, parts: AppParts) -> dict[str, Any]:
     parts.service.get(search_id)
     found = parts.service.run_folder(search_id).read_json("audit.json")
     if found is None:
-        raise not_found(f"search {search_id} has not been audited; POST /v1/searches/{search_id}/audit has it audited")
+        raise not_found(f"search {search_id} has not been audited; POST /v1/searches/{search_id}/audit starts an audit")
     answer: dict[str, Any] = finite(found)
     return answer
 
@@ -63,7 +63,7 @@ def get_artifact(search_id: str, path: str, parts: AppParts) -> Response:
     parts.service.get(search_id)
     found = _resolve(parts.service.run_folder(search_id).path, path)
     if found is None:
-        raise not_found(f"search {search_id} has no artifact {path!r}; GET …/artifacts lists those there are")
+        raise not_found(f"search {search_id} has no artifact {path!r}; GET …/artifacts lists all")
     if found.name == "config.json":  # where data lies on the server is not the client's business
         return JSONResponse(public_spec(json.loads(found.read_text(encoding="utf-8"))))
     return FileResponse(found, filename=found.name, content_disposition_type="inline", headers=_SANDBOX)

@@ -92,21 +92,21 @@ export async function formPage(main) {
     const images = Object.entries(found.data.num_images ?? {}).map(([split, n]) => `${n} ${split}`).join(", ");
     tell(found.estimate);
     report.replaceChildren(el("p", {}, `This can run: ${n(found.evaluations)} evaluations of ${n(found.space_size)} slicings; images: ${images}. `
-      + `In all ${n(found.images_trained)} images pass through training and ${n(found.images_evaluated)} through evaluation.`));
+      + `Training processes ${n(found.images_trained)} images in total, evaluation ${n(found.images_evaluated)}.`));
   });
 
   // What it will take, told while the options are chosen; faults are told when it is checked or submitted.
   let asked = 0, timer = null;
   const tell = (estimate) => {
     cost.replaceChildren(el("b", {}, `About ${rough(estimate.device_hours)} of worker time`), ` (${rough(estimate.device_hours_low)} … ${rough(estimate.device_hours_high)}), `
-      + `${n(estimate.num_evaluations)} evaluations, ${n(Math.ceil(estimate.memory_mb))} MiB of memory a training worker. `, el("span", { className: "soft" }, estimate.basis));
+      + `${n(estimate.num_evaluations)} evaluations, ${n(Math.ceil(estimate.memory_mb))} MiB of memory per training worker. `, el("span", { className: "soft" }, estimate.basis));
   };
   const preview = async () => {
     const mine = ++asked;
     const found = await post("/v1/searches/validate", job()).catch(() => null);
     if (mine !== asked) return;
     if (found) tell(found.estimate);
-    else cost.replaceChildren(el("span", { className: "soft" }, "What it will take is told once all options are valid."));
+    else cost.replaceChildren(el("span", { className: "soft" }, "The estimate appears once all options are valid."));
   };
   form.addEventListener("change", () => { clearTimeout(timer); timer = setTimeout(preview, 400); });
 

@@ -57,7 +57,7 @@ async function show() {
 
 let asking = null;
 onTokenNeeded((detail) => {
-  asking ??= ask({ title: "Access token", text: detail, ok: "Go on", input: "", secret: true }).finally(() => { asking = null; });
+  asking ??= ask({ title: "Access token", text: detail, ok: "Continue", input: "", secret: true }).finally(() => { asking = null; });
   return asking;
 });
 

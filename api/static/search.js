@@ -26,9 +26,9 @@ export function searchPage(main, live, id) {
       el("section", { className: "card" }, el("h2", {}, "Hypervolume"), plot.hypervolume)),
     el("section", { className: "card" }, el("h2", {}, "Slicing of the frontier"), plot.slicing),
     el("section", { className: "card" }, parts.trials),
-    el("section", { className: "card" }, el("div", { className: "row" }, el("h2", { className: "grow" }, "Jobs that follow"), audit), parts.verdict, parts.jobs),
+    el("section", { className: "card" }, el("div", { className: "row" }, el("h2", { className: "grow" }, "Follow-up jobs"), audit), parts.verdict, parts.jobs),
     el("section", { className: "card" }, logBox(url, live.left)),
-    el("section", { className: "card" }, el("details", {}, el("summary", {}, "Changes of state, and the job"), parts.history)));
+    el("section", { className: "card" }, el("details", {}, el("summary", {}, "State changes and job"), parts.history)));
 
   async function refresh() {
     const search = await get(url);
@@ -127,7 +127,7 @@ function head(search, url, live) {
     if (await ask({ title: "Cancel this search?", text: "What it has found so far is kept, and it can be resumed.", ok: "Cancel the search", danger: true })) await act("cancel")();
   };
   const remove = async () => {
-    if (!(await ask({ title: "Delete this search?", text: "Its trials, networks and figures are removed for good.", ok: "Delete", danger: true }))) return;
+    if (!(await ask({ title: "Delete this search?", text: "Its trials, networks and figures are deleted permanently.", ok: "Delete", danger: true }))) return;
     await attempt(async () => { await send("DELETE", url); notify(`${search.name} is deleted`); location.hash = "#/"; });
   };
   return [el("div", { className: "row" }, el("h1", { className: "grow" }, search.name, " ", chip(search.state)),
@@ -162,7 +162,7 @@ function tiles(search, front, trials, estimate) {
     tile("Pareto-optimal", number(front.trials.length)), tile("completed trials", `${number(front.num_completed)} of ${number(search.spec.search.num_trials)}`),
     tile("time so far", duration(spent)), left ? tile(left.text, left.value) : null,
     tile("worker time on trials", duration(worked)),
-    estimate ? tile(`worker time in all, estimated (${rough(estimate.device_hours_low)} … ${rough(estimate.device_hours_high)})`, rough(estimate.device_hours)) : null);
+    estimate ? tile(`total worker time, estimated (${rough(estimate.device_hours_low)} … ${rough(estimate.device_hours_high)})`, rough(estimate.device_hours)) : null);
 }
 
 // From the pace of the phase that is running; the later phases are not guessed at.

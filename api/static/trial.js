@@ -13,7 +13,7 @@ export function trialPage(main, live, id, n) {
       get(`${url}/trials/${n}`), get(url), get(`${url}/trials/${n}/images`).catch(() => null), get(`${url}/jobs`)]);
     const ours = jobs.filter((job) => job.study === "search" && job.trial === trial.number);
     swap(part.head, [trial, search.name], () => head(trial, search));
-    swap(part.images, scores, () => (scores ? bars(scores.images) : el("p", { className: "soft" }, "No scores by image.")));
+    swap(part.images, scores, () => (scores ? bars(scores.images) : el("p", { className: "soft" }, "No scores per image.")));
     swap(part.metrics, trial.metrics, () => metrics(trial));
     showJobs(part.jobs, ours, id, live);
     const figures = ours.find((job) => job.kind === "figures" && job.state === "SUCCEEDED");

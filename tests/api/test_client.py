@@ -299,7 +299,7 @@ def test_search_is_found_by_what_people_call_it(bench: Bench, client: Client) ->
     assert client.resolve("skin") == first
     assert client.resolve(first[:-1]) == first
     assert client.resolve(first) == first
-    with pytest.raises(InputError, match="2 searches go by 's-'"):
+    with pytest.raises(InputError, match="2 searches match 's-'"):
         client.resolve("s-")
     with pytest.raises(InputError, match="did you mean 'polyps'"):
         client.resolve("polips")

@@ -254,7 +254,7 @@ def test_page_asks_for_the_token_once(page: Page, tmp_path: Path) -> None:
             time.sleep(0.05)
         page.goto(f"http://127.0.0.1:{server.config.port}")
         page.get_by_role("textbox", name="Access token").fill(token)
-        page.get_by_role("button", name="Go on").click()
+        page.get_by_role("button", name="Continue").click()
         page.get_by_text("No search yet").wait_for()
         page.reload()
         page.get_by_text("No search yet").wait_for()

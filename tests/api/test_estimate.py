@@ -42,8 +42,8 @@ def test_without_earlier_searches_a_range_of_throughput_is_assumed_and_named() -
     assert found.device_hours_high == pytest.approx(slow)
     assert found.device_hours_low < found.device_hours < found.device_hours_high
     assert found.basis.startswith("assumed")
-    assert "GFLOP/s a CPU thread" in found.basis
-    assert "TFLOP/s a GPU" in estimate(job(resources={"train": {"gpus": 1}}), IMAGES, []).basis
+    assert "GFLOP/s per CPU thread" in found.basis
+    assert "TFLOP/s per GPU" in estimate(job(resources={"train": {"gpus": 1}}), IMAGES, []).basis
 
 
 def test_a_search_like_it_is_measured_and_another_network_scaled() -> None:

@@ -35,8 +35,8 @@ def test_submitted_search_is_queued_and_found_at_its_location(bench: Bench) -> N
 @pytest.mark.parametrize(
     ("change", "pointer", "words"),
     [
-        ({"kind": "retrain"}, "/kind", "'search' only"),
-        ({"kind": "pretrain"}, "/kind", "'search' only"),
+        ({"kind": "retrain"}, "/kind", "must be of kind 'search'"),
+        ({"kind": "pretrain"}, "/kind", "must be of kind 'search'"),
         ({"kind": "nonsense"}, "/kind", "kind must be one of"),
         ({"data": {"name": "kvasir"}}, "/data/name", "known: synthetic"),
         ({"data": {"name": "x", "root": "/etc"}}, "/data/root", "/v1/datasets"),

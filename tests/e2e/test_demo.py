@@ -28,7 +28,7 @@ def test_bad_input_is_told_before_anything_is_started(tmp_path: Path, environmen
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     for arguments, says in (
-        (["--out", str(mine)], "not of a demonstration"),
+        (["--out", str(mine)], "do not belong to a demonstration"),
         (["--out", str(tmp_path / "out"), "--data", str(tmp_path / "nowhere")], "is not a folder"),
         (["--out", str(tmp_path / "out"), "--data", str(mine)], "train"),
     ):

@@ -164,7 +164,7 @@ def test_cancelled_search_ends_and_leaves_no_job(service: Service, head: RayHead
         ({"data": {"name": "lesion"}}, "lesions"),
         ({"search": {**JOB["search"], "objectives": ["speed"]}}, "latency_ms"),
         ({"space": {"choices": ["0x2", "2x2"]}}, "both numbers 1 or more"),
-        ({"data": {"name": "lesions", "root": "/etc"}}, "may not hold its folder"),
+        ({"data": {"name": "lesions", "root": "/etc"}}, "must not contain its folder"),
         ({"ray": {"address": "ray://10.0.0.1:10001"}}, "unknown field"),
     ],
 )
