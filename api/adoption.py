@@ -1,7 +1,7 @@
 """Run folders without a record become searches: started by ``ray job submit``, or older than a lost database.
 
 A folder is adopted when it is a whole run of a search: its name is one that a search may have, its ``config.json`` is a
-search and its driver has written a status. Everything else is left alone.
+search and its driver has written a status. Everything else is left alone, and so is what a driver has set aside.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from api.service import SAFE_ID, SearchService
 from api.states import SearchState
 from cluster.config import SearchJob, config_hash, parse_job
 from cluster.run_folder import RunFolder, RunStatus
+from cluster.storage import OLDER
 from slicemamba.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ def adopt_runs(service: SearchService, runs_dir: Path, stale_seconds: float) -> 
         service: of the searches. runs_dir: holds their folders. stale_seconds: a driver silent for longer is dead.
     """
     # Folders are listed first: a search that is submitted now has its record before its folder.
-    names = [path.name for path in runs_dir.iterdir() if path.is_dir()] if runs_dir.is_dir() else []
+    found = runs_dir.iterdir() if runs_dir.is_dir() else ()
+    names = [path.name for path in found if path.is_dir() and OLDER not in path.name]
     known = service.known_ids()
     for name in sorted(set(names) - known):
         try:

@@ -94,6 +94,7 @@ class FollowUps:
         search = self._service.get(search_id)
         trials = self._studies.view(search_id, self._service.run_folder(search_id), study).trials
         if number >= len(trials):
+            self._require_folder(search)
             raise not_found(f"study {study!r} of search {search_id} has no trial {number}; it has {len(trials)} so far")
         return search, trials[number]
 
@@ -116,6 +117,14 @@ class FollowUps:
         assert isinstance(job, RetrainJob)
         check_finite(job)
         return job
+
+    def _require_folder(self, search: Search) -> None:
+        folder = self._service.run_folder(search.id)
+        if SearchState(search.state).ended and not folder.config_path.exists():
+            raise conflict(
+                f"the files of search {search.id} are gone from this server; where runs are kept in a store, "
+                f"`slicemamba restore` on the server brings {search.id} back"
+            )
 
     def _require_supernet(self, search: Search) -> None:
         if not (self._service.run_folder(search.id).path / "supernet" / "config.json").exists():  # written last

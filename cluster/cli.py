@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
     app.command()(retrain)
     app.command()(audit)
     app.command()(report)
+    app.command()(restore)
     app.command("cross-validate")(cross_validate)
     app.command()(compare)
 
@@ -106,6 +107,7 @@ def audit(
     from cluster.audit import run_audit
     from cluster.progress import progress_view, show_status
     from cluster.run_folder import RunFolder
+    from cluster.storage import mirrored
     from cluster.summary import print_audit
     from nas.config import AuditConfig
 
@@ -117,7 +119,7 @@ def audit(
         seed=seed,
     )
     folder = RunFolder(run)
-    with progress_view(Console(stderr=True)) as view:
+    with mirrored(folder, _store()), progress_view(Console(stderr=True)) as view:
         found = run_audit(folder, settings, address=address, on_status=partial(show_status, view))
     print_audit(Console(), found)
     typer.echo(f"audit: {folder.path / 'audit.json'}\nreport: {folder.path / 'report.html'}")
@@ -129,6 +131,21 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a finished search
     from cluster.run_folder import RunFolder
 
     typer.echo(f"report: {write_report(RunFolder(run))}")
+
+
+def restore(
+    run: Annotated[Path, typer.Argument(help="Folder of the run; in the store it has the same name.")],
+    store: Annotated[str | None, typer.Option(help="s3://BUCKET/PREFIX.", envvar="SLICEMAMBA_STORE")] = None,
+) -> None:
+    """Bring a run and the jobs that followed it back from the object store, where their folders are gone or older."""
+    from cluster.run_folder import RunFolder
+    from cluster.storage import bring_all
+    from slicemamba.errors import InputError
+
+    if store is None:
+        raise InputError("there is no store to bring the run from; give --store, or set SLICEMAMBA_STORE")
+    brought = bring_all(RunFolder(run), store)
+    typer.echo(f"brought: {', '.join(brought)}" if brought else f"nothing in the store is newer than {run}")
 
 
 def cross_validate(
@@ -223,11 +240,10 @@ def _run(values: dict[str, Any], config: Path, out: Path | None, address: str | 
     """Runs a job in this process, showing its progress."""
     from cluster.config import parse_job
     from cluster.run_folder import RunFolder
-    from cluster.storage import STORE_VARIABLE
 
     job = parse_job(values, source=str(config))
     run = RunFolder(out or Path("runs") / config.stem)
-    _run_job(job, run, address, store=os.environ.get(STORE_VARIABLE))
+    _run_job(job, run, address, store=_store())
     return run
 
 
@@ -237,3 +253,10 @@ def _run_job(job: Job, run: RunFolder, address: str | None, store: str | None = 
 
     with progress_view(Console(stderr=True)) as view:
         run_job(job, run, address=address, on_status=partial(show_status, view), store=store)
+
+
+def _store() -> str | None:
+    """Of runs, where the environment names one."""
+    from cluster.object_store import STORE_VARIABLE
+
+    return os.environ.get(STORE_VARIABLE)

@@ -274,6 +274,18 @@ def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str
     return found
 
 
+def is_extension(found: Mapping[str, Any] | None, job: Job, where: Path) -> bool:
+    """Whether a job is the search that a run folder holds, with more trials; arguments as of ``refuse_mixing``."""
+    if found is None or found.get("kind") != "search" or not isinstance(job, SearchJob):
+        return False
+    old = parse_job(found, source=str(where / "config.json"))
+    assert isinstance(old, SearchJob)
+    if old.search.num_trials >= job.search.num_trials:
+        return False
+    extended = old.search.model_copy(update={"num_trials": job.search.num_trials})
+    return old.model_copy(update={"search": extended}) == job
+
+
 def refuse_mixing(found: Mapping[str, Any] | None, job: Job, where: Path) -> None:
     """Raises InputError with the differing fields when a run folder holds a run of another configuration.
 

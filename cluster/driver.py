@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, refuse_mixing
+from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, is_extension, refuse_mixing
 from cluster.connect import cluster_resources, ray_cluster, shortage
 from cluster.disk import check_disk, disk_faults
 from cluster.initial import check_init, resolve_init
@@ -54,8 +54,8 @@ def run_job(
     """Runs a job to its end. Everything that can be checked is checked before Ray is touched.
 
     Args:
-        job: what to do. run: its folder; one that holds an unfinished run of the same job goes on, and nothing is done
-            for a finished one.
+        job: what to do. run: its folder; one that holds an unfinished run of the same job goes on, as does a search
+            that has more trials than before, and nothing is done for a finished one.
         address: of the Ray cluster, as for ``ray_cluster``.
         on_status: called with each new status.
         store: ``s3://bucket/prefix`` that keeps a copy of the folder, which is brought from there where it is newer.
@@ -67,9 +67,8 @@ def run_job(
         InputError: a fault of the data, a folder that holds a run with another configuration or a running driver, an
             address where no Ray answers, or a cluster without the resources.
     """
-    job = _with_paths(job)
-    with mirrored(run, store):
-        return _run_job(job, run, address, on_status)
+    with mirrored(run, store):  # first, as weights that the job starts from may come with it
+        return _run_job(_with_paths(job), run, address, on_status)
 
 
 def _run_job(
@@ -77,12 +76,15 @@ def _run_job(
 ) -> dict[str, Any]:
     values = job.model_dump(mode="json")
     before = run.read_json("config.json")
-    refuse_mixing(before, job, run.path)
-    if before is not None:
+    extended = is_extension(before, job, run.path)
+    if before is not None and not extended:
+        refuse_mixing(before, job, run.path)
         done = run.read_json("result.json")  # written last, so the run is finished
         if done is not None:
             return done
     with only_driver(run), StatusWriter(run, on_status):
+        if extended:
+            _set_aside_result(run)
         run.emit("phase", phase="check")
         _check_input(job)
         if before is None and isinstance(job, SearchJob) and job.search.warm_start is not None:
@@ -93,6 +95,15 @@ def _run_job(
             result = _phases(job, run, default_cache_dir())
         run.write_json("result.json", result)
         return result
+
+
+def _set_aside_result(run: RunFolder) -> None:
+    """Of a search that had fewer trials: with a result there would be nothing left to do."""
+    if run.result_path.exists():
+        number = 1
+        while (aside := run.path / f"result-{number}.json").exists():
+            number += 1
+        run.result_path.replace(aside)
 
 
 def _with_paths(job: Job) -> Job:

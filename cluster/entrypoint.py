@@ -23,9 +23,10 @@ from cluster.driver import run_job
 from cluster.follow_up import parse_follow_up
 from cluster.follow_up_run import run_follow_up
 from cluster.ids import new_id
+from cluster.object_store import STORE_VARIABLE
 from cluster.progress import progress_view, show_status
 from cluster.run_folder import RunFolder
-from cluster.storage import STORE_VARIABLE
+from cluster.storage import bring
 from slicemamba.config import read_yaml
 from slicemamba.errors import InputError, RunFailedError
 
@@ -54,11 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = RunFolder(options.run_dir or default_folder(options.config))
         print(f"run folder: {run.path}", flush=True)
+        if options.config is None and not run.config_path.exists():
+            bring(run, options.store)
         follow_up = parse_follow_up(read_yaml(run.config_path)) if options.config is None else None
         with progress_view(Console()) as view:
             show = partial(show_status, view)
             if follow_up is not None:
-                run_follow_up(follow_up, run, address=options.address, on_status=show)
+                run_follow_up(follow_up, run, address=options.address, on_status=show, store=options.store)
             else:
                 job = load_job(options.config or run.config_path, options.set)
                 run_job(job, run, address=options.address, on_status=show, store=options.store)

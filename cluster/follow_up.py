@@ -68,6 +68,11 @@ def run_of(folder: RunFolder) -> RunFolder:
     return RunFolder(folder.path.parents[1])
 
 
+def is_follow_up(folder: RunFolder) -> bool:
+    """Whether a folder is that of a job that follows a run, by its place and its name: ``<run>/jobs/j-…``."""
+    return folder.path.parent.name == JOBS and folder.path.name.startswith("j-")
+
+
 def parse_follow_up(values: Mapping[str, Any], *, source: str = "job") -> OwnJob | None:
     """The job that follows a search; None for a job of a kind that runs on its own. Raises InputError."""
     kind = _KINDS.get(str(values.get("kind")))

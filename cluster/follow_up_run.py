@@ -10,9 +10,10 @@ from typing import Any
 from cluster.config import SearchJob, parse_job
 from cluster.connect import ray_cluster
 from cluster.driver import only_driver
-from cluster.follow_up import AuditJob, ExportJob, FiguresJob, OwnJob, run_of
+from cluster.follow_up import AuditJob, ExportJob, FiguresJob, OwnJob, is_follow_up, run_of
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
+from cluster.storage import bring, mirrored
 from nas.config import AuditConfig
 from slicemamba.architecture import Architecture
 from slicemamba.data.cache import default_cache_dir
@@ -27,26 +28,41 @@ def run_follow_up(
     *,
     address: str | None = None,
     on_status: Callable[[RunStatus], None] | None = None,
+    store: str | None = None,
 ) -> dict[str, Any]:
     """Does what the job asks for and returns what ``result.json`` holds; nothing is done for a finished one.
 
     Args:
         job: what to do. folder: its own, inside that of its run.
         address: of the Ray cluster, as for ``ray_cluster``. on_status: called with each new status.
+        store: ``s3://bucket/prefix`` that keeps a copy of the folder and of its run, which are brought from there where
+            they are newer.
 
     Raises:
         InputError: the run has not got as far as the job needs, or a package is missing.
         RunFailedError: a program that was exported differs from its network.
     """
+    with mirrored(folder, store):
+        return _run(job, folder, address, on_status, store)
+
+
+def _run(
+    job: OwnJob,
+    folder: RunFolder,
+    address: str | None,
+    on_status: Callable[[RunStatus], None] | None,
+    store: str | None,
+) -> dict[str, Any]:
     done = folder.read_json("result.json")  # written last
     if done is not None:
         return done
     run = run_of(folder)
     with only_driver(folder), StatusWriter(folder, on_status):
         if isinstance(job, AuditJob):
-            result = _audit(job.audit, run, folder, address)
+            with mirrored(run, store):
+                result = _audit(job.audit, run, folder, address)
         elif isinstance(job, ExportJob):
-            result = _export(job, run, folder)
+            result = _export(job, run, folder, store)
         else:
             result = _draw(job, run, folder, address)
         folder.write_json("result.json", {"kind": job.kind, **result})
@@ -54,8 +70,8 @@ def run_follow_up(
 
 
 def _audit(settings: AuditConfig, run: RunFolder, folder: RunFolder, address: str | None) -> dict[str, Any]:
-    """The audit's own folder is the run's, so that what one job has measured the next one need not; its status is
-    told in the job's folder too."""
+    """An audit works in the run's folder, so that what one job has measured the next one need not; its status is told
+    in the job's folder too."""
     from cluster.audit import run_audit, set_aside_other_audit
 
     set_aside_other_audit(run, settings)
@@ -73,13 +89,16 @@ def _audit(settings: AuditConfig, run: RunFolder, folder: RunFolder, address: st
     return {"verdict": found.get("verdict")}
 
 
-def _export(job: ExportJob, run: RunFolder, folder: RunFolder) -> dict[str, Any]:
+def _export(job: ExportJob, run: RunFolder, folder: RunFolder, store: str | None) -> dict[str, Any]:
     """Needs no worker: programs are made and compared on the CPU."""
     from slicemamba.evaluation.bundle import export_bundle
     from slicemamba.evaluation.export import check_formats
     from slicemamba.models.checkpoints import load_network, read_card
 
     source, target = run.path / job.network, folder.path / "bundle"
+    trained_by = RunFolder(source.parent)
+    if is_follow_up(trained_by):
+        bring(trained_by, store)
     card = read_card(source)
     if card.architecture != job.architecture:  # another winner was trained meanwhile
         raise InputError(f"{job.network} holds a network of another slicing; export the trial again")

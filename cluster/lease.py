@@ -171,15 +171,16 @@ def held(run_path: Path) -> Iterator[Lease]:
     """``acquire`` for the time of a block, in which this process hears interrupts."""
     lease = acquire(run_path)
     try:
-        with _hearing_interrupts():
+        with hearing_interrupts():
             yield lease
     finally:
         lease.release()
 
 
 @contextmanager
-def _hearing_interrupts() -> Iterator[None]:
-    """A shell script starts what it puts into the background deaf to them, and a lost lease is told by one."""
+def hearing_interrupts() -> Iterator[None]:
+    """This process hears interrupts in the block: a shell script starts what it puts into the background deaf to them,
+    and a lost lease is told by one."""
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         yield

@@ -37,6 +37,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 JOURNAL = "search.journal"
+STATUS = "status.json"
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 PHASES = (
@@ -166,10 +167,10 @@ class RunFolder:
         return values
 
     def write_status(self, status: RunStatus) -> None:
-        self.write_json("status.json", status.model_dump(mode="json"))
+        self.write_json(STATUS, status.model_dump(mode="json"))
 
     def read_status(self) -> RunStatus | None:
-        values = self.read_json("status.json")
+        values = self.read_json(STATUS)
         return None if values is None else RunStatus.model_validate(values)
 
     def emit(self, kind: str, **fields: Any) -> None:

@@ -10,8 +10,8 @@ What lies in the store can be resumed at any moment, whenever the uploads were c
 3. where a JSON file has changed meanwhile, as when Ray Train has replaced a checkpoint, the round begins again;
 4. then they are uploaded as read in 1, after them events and status, and last what is gone here is deleted there.
 
-``driver.json`` in the store says which driver writes to it. It is renewed as a sign of life, and a driver that finds
-another one in it stops. Stores have no lock, so between that look and the upload after it another one may come.
+One driver writes to a place in the store (``cluster.store_lease``). A run and each job that follows it have places of
+their own, ``<run>/`` and ``<run>/jobs/<id>/``, as they have drivers of their own.
 """
 
 from __future__ import annotations
@@ -19,127 +19,38 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
-from cluster.run_folder import STUDY_VARIABLE, RunFolder
+from cluster.follow_up import JOBS, is_follow_up, run_of
+from cluster.lease import hearing_interrupts
+from cluster.object_store import PROBE, Store, open_store
+from cluster.run_folder import STATUS, STUDY_VARIABLE, RunFolder
+from cluster.store_lease import DRIVER, ReplacedError, StoreLease
 from slicemamba.errors import InputError, RunFailedError
 
-STORE_VARIABLE = "SLICEMAMBA_STORE"
 ROUND_SECONDS = 5.0
-EXPIRE_SECONDS = 30.0
-"""A driver that has not renewed ``driver.json`` for this long is taken for dead."""
 _MAX_SHARE = 0.2  # of the time that rounds may take; each uploads the whole journal
 _TRIES = 5
-_CHUNK_BYTES = 8 << 20
-_DRIVER = "driver.json"
+OLDER = ".older-"
+"""In the name of a folder with what was set aside, as the store had something newer."""
 _MARK = ".store.json"  # in the folder: whose uploads it holds
-_LAST = ("events.jsonl", "status.json")
+_LAST = ("events.jsonl", STATUS)
 _TRAININGS = ("supernet", "retrain", "pretrain")  # what of .ray is kept; Ray Tune's own state is not needed
-
-
-class Store:
-    """One run's place in an object store.
-
-    Args:
-        filesystem: of ``pyarrow.fs``. path: bucket and prefix, as it takes them.
-    """
-
-    def __init__(self, filesystem: Any, path: str) -> None:
-        self._filesystem = filesystem
-        self.path = path
-
-    def write(self, name: str, content: bytes) -> None:
-        """Whole or not at all, as stores do."""
-        with self._filesystem.open_output_stream(f"{self.path}/{name}") as stream:
-            stream.write(content)
-
-    def upload(self, name: str, file: Path) -> Iterator[None]:
-        """Uploads a file; yields after each part of it."""
-        with file.open("rb") as source, self._filesystem.open_output_stream(f"{self.path}/{name}") as stream:
-            while part := source.read(_CHUNK_BYTES):
-                stream.write(part)
-                yield
-
-    def read(self, name: str) -> bytes | None:
-        """The object's content, None where there is none."""
-        try:
-            with self._filesystem.open_input_stream(f"{self.path}/{name}") as stream:
-                content: bytes = stream.read()
-        except FileNotFoundError:
-            return None
-        return content
-
-    def download(self, name: str, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with self._filesystem.open_input_stream(f"{self.path}/{name}") as stream, file.open("wb") as target:
-            shutil.copyfileobj(stream, target, _CHUNK_BYTES)
-
-    def delete(self, name: str) -> None:
-        self._filesystem.delete_file(f"{self.path}/{name}")
-
-    def names(self) -> set[str]:
-        """Of all objects."""
-        from pyarrow.fs import FileSelector, FileType  # type: ignore[import-untyped]
-
-        selector = FileSelector(self.path, allow_not_found=True, recursive=True)
-        found = self._filesystem.get_file_info(selector)
-        return {info.path.removeprefix(f"{self.path}/") for info in found if info.type == FileType.File}
-
-
-def open_store(url: str, name: str) -> Store:
-    """The place of the run ``name`` below ``s3://bucket/prefix``.
-
-    Credentials, region and endpoint come from the usual AWS_* variables and files.
-
-    Raises:
-        InputError: another kind of URL, or the store cannot be written to.
-    """
-    parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc or parts.query:
-        raise InputError(f"the store must be s3://BUCKET/PREFIX; got {url!r} (--store or {STORE_VARIABLE})")
-    prefix = "/".join([parts.netloc, *filter(None, parts.path.split("/")), name])
-    try:
-        store = Store(_s3(), prefix)
-        store.write(".probe", b"writable")
-        store.delete(".probe")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the store {url} cannot be written to ({error}); check the bucket, AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY, AWS_REGION and, for a store that is not Amazon's, AWS_ENDPOINT_URL"
-        ) from None
-    return store
-
-
-def _s3() -> Any:
-    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
-
-    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
-    return S3FileSystem(
-        endpoint_override=endpoint.netloc or None,
-        scheme=endpoint.scheme or "https",
-        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-        connect_timeout=10,
-        request_timeout=60,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=3),
-    )
 
 
 @contextmanager
 def mirrored(run: RunFolder, url: str | None) -> Iterator[None]:
-    """Keeps a run's folder in the store for the time of a block; brings it from there first where that is newer.
+    """Keeps a folder in the store for the time of a block; brings it from there first where that is newer.
 
     Args:
-        run: its folder; in the store it has the same name. url: ``s3://bucket/prefix``; nothing is done without.
+        run: the folder of a run, or of a job that follows one: then the run's is brought first where the store's is
+            newer. url: ``s3://bucket/prefix``, below which it has a place of the same name; nothing is done without.
 
     Raises:
         InputError: the store cannot be used, or holds a run that has a driver elsewhere.
@@ -148,19 +59,18 @@ def mirrored(run: RunFolder, url: str | None) -> Iterator[None]:
     if url is None:
         yield
         return
-    if STUDY_VARIABLE in os.environ:
-        raise InputError(
-            f"a run is kept in a store ({url}) together with its study, and {STUDY_VARIABLE} puts that into a "
-            "database; unset one of the two, or keep the run's folder on storage that outlives its node"
-        )
-    mirror = Mirror(run, open_store(url, run.path.name))
-    mirror.claim()
+    if is_follow_up(run):
+        bring(run_of(run), url)
+    mirror = _open(run, url)
+    with _told_when_replaced():
+        mirror.claim()
     mirror.start()
     try:
-        yield
+        with hearing_interrupts():
+            yield
     except BaseException as error:
         failure = mirror.stop()
-        if mirror.fenced:
+        if mirror.replaced:
             raise RunFailedError(str(failure)) from error
         raise
     failure = mirror.stop()
@@ -171,41 +81,112 @@ def mirrored(run: RunFolder, url: str | None) -> Iterator[None]:
         )
 
 
-class Mirror:
-    """Uploads a run's folder in a thread.
+def bring(run: RunFolder, url: str | None) -> bool:
+    """Brings a folder from the store where that is newer, and leaves it there as it is; whether it has.
 
     Args:
-        run: its folder. store: its place in the store.
+        run, url: as of ``mirrored``.
+
+    Raises:
+        InputError: as ``mirrored``.
+    """
+    if url is None:
+        return False
+    with _told_when_replaced():
+        return _open(run, url).bring()
+
+
+def bring_all(run: RunFolder, url: str) -> list[str]:
+    """Brings a run and all jobs that have followed it; names of the folders that were brought. Raises as ``bring``."""
+    jobs = {Path(name).parts[1] for name in open_store(url, run.path.name).names() if name.startswith(f"{JOBS}/")}
+    folders = [run, *(RunFolder(run.path / JOBS / job) for job in sorted(jobs))]
+    return [_place(folder) for folder in folders if bring(folder, url)]
+
+
+def _place(run: RunFolder) -> str:
+    """Name of a folder in the store."""
+    return f"{run_of(run).path.name}/{JOBS}/{run.path.name}" if is_follow_up(run) else run.path.name
+
+
+def _open(run: RunFolder, url: str) -> Mirror:
+    if STUDY_VARIABLE in os.environ:
+        raise InputError(
+            f"a run is kept in a store ({url}) together with its study, and {STUDY_VARIABLE} puts that into a "
+            "database; unset one of the two, or keep the run's folder on storage that outlives its node"
+        )
+    return Mirror(run, open_store(url, _place(run)))
+
+
+@contextmanager
+def _told_when_replaced() -> Iterator[None]:
+    try:
+        yield
+    except ReplacedError:
+        raise RunFailedError(REPLACED) from None
+
+
+REPLACED = "another driver has taken over the run in the store; this one stops"
+
+
+class Mirror:
+    """Uploads a folder in a thread.
+
+    Args:
+        run: the folder. store: its place in the store.
     """
 
     def __init__(self, run: RunFolder, store: Store) -> None:
         self._run = run
         self._store = store
-        self._owner = uuid.uuid4().hex
-        self._beats = 0
-        self._beaten_at = 0.0
+        self._lease = StoreLease(store)
         self._uploaded: dict[str, tuple[int, int]] = {}
         self._stored: set[str] = set()
         self._failure: str | None = None
-        self.fenced = False
+        self.replaced = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="store", daemon=True)
 
     def claim(self) -> None:
-        """Becomes the store's only driver, and brings the folder here where the store was written from another one.
+        """Becomes the place's only driver, with the folder as new as the store.
 
         Raises:
             InputError: another driver is alive.
         """
-        before = self._await_dead_driver()
-        self._stored = self._store.names() - {_DRIVER}
-        mark = (self._run.read_json(_MARK) or {}).values()
-        if self._stored and before not in mark:
-            self._beat()
-            self._restore()
+        self._lease.take()
+        self._stored = self._names()
+        if self._is_behind(self._lease.content):
+            self._restore(going_on=True)
         # Written before the store is, so that a driver killed between the two does not take its folder for an old one.
-        self._run.write_json(_MARK, {"owner": self._owner, "before": before})
-        self._beat()
+        self._run.write_json(_MARK, {"owner": self._lease.owner, "before": self._lease.content})
+        self._lease.content = self._lease.owner
+        self._lease.beat()
+
+    def bring(self) -> bool:
+        """Makes the folder as new as the store, which another driver may write to afterwards; whether it was older.
+
+        Raises:
+            InputError: it is older, and a driver is at work there.
+        """
+        if not self._is_behind(self._lease.current_content()):
+            return False
+        self._lease.take()
+        try:
+            behind = self._is_behind(self._lease.content)  # unless it was brought while this one waited
+            if behind:
+                self._stored = self._names()
+                self._restore()
+                self._run.write_json(_MARK, {"owner": self._lease.content, "before": None})
+        finally:
+            self._lease.beat(released=True)
+        return behind
+
+    def _names(self) -> set[str]:
+        """Of what the store has of this folder; jobs that followed it have places of their own."""
+        return {name for name in self._store.names() if name != DRIVER and not name.startswith((f"{JOBS}/", PROBE))}
+
+    def _is_behind(self, content: str | None) -> bool:
+        """Whether the place holds what was written by others than those whose uploads this folder holds."""
+        return content is not None and content not in (self._run.read_json(_MARK) or {}).values()
 
     def start(self) -> None:
         self._thread.start()
@@ -216,37 +197,34 @@ class Mirror:
         self._thread.join()
         return self._failure
 
-    def _await_dead_driver(self) -> str | None:
-        """Whose the store is, once nobody renews ``driver.json``; None for a new one."""
-        content = self._store.read(_DRIVER)
-        since = time.monotonic()
-        while content is not None and not json.loads(content)["released"]:
-            found = json.loads(content)
-            if time.monotonic() - since > EXPIRE_SECONDS:
-                break
-            time.sleep(0.5)
-            if self._store.read(_DRIVER) != content:
-                raise InputError(
-                    f"{self._store.path} in the store has a running driver (process {found['pid']} on "
-                    f"{found['host']}); wait for it or stop it first"
-                )
-        return None if content is None else str(json.loads(content)["owner"])
+    def _restore(self, *, going_on: bool = False) -> None:
+        """Replaces the folder by the store's.
 
-    def _restore(self) -> None:
-        """Replaces the folder by the store's; what was in it is set aside."""
-        old = [path for path in self._run.path.iterdir() if path.name != ".driver"] if self._run.path.exists() else []
-        if old:
-            aside = _free_name(self._run.path)
-            aside.mkdir()
-            for path in old:
-                path.rename(aside / path.name)
-            print(f"{self._run.path} is older than the store; what was in it is now in {aside}", flush=True)
-        for name in sorted(self._stored):
+        What drivers have left in it is set aside. Before one has begun there is only what a service has put there for
+        it, and that the driver has read. Its status comes last, and with ``going_on`` it is that of a driver at work:
+        else a service would take the last word of the driver before for this one's.
+        """
+        if (self._run.path / STATUS).exists():
+            self._set_aside()
+        for name in sorted(self._stored - {STATUS}):
             file = self._run.path / name
-            self._store.download(name, file)
+            for _ in self._store.download(name, file):
+                self._lease.beat_if_due()
             self._uploaded[name] = _stamp(file)
-            self._beat_if_due()
+            self._lease.beat_if_due()
+        status = self._store.read(STATUS)
+        if status is not None:
+            now = {"state": "RUNNING", "error": None, "updated_at": datetime.now(timezone.utc).isoformat()}
+            self._run.write_json(STATUS, json.loads(status) | (now if going_on else {}))
         print(f"brought {len(self._stored)} files of {self._run.path.name} from the store", flush=True)
+
+    def _set_aside(self) -> None:
+        aside = _free_name(self._run.path)
+        aside.mkdir()
+        for path in list(self._run.path.iterdir()):
+            if path.name not in (".driver", JOBS):
+                path.rename(aside / path.name)
+        print(f"{self._run.path} is older than the store; what was in it is now in {aside}", flush=True)
 
     def _follow(self) -> None:
         pause = 0.0
@@ -256,8 +234,8 @@ class Mirror:
             try:
                 self.upload(released=last_round)
                 self._tell(None)
-            except _FencedError:
-                self._fence()
+            except ReplacedError:
+                self._give_up()
                 return
             except (OSError, ValueError) as error:
                 self._tell(str(error))
@@ -266,8 +244,8 @@ class Mirror:
             pause = max(ROUND_SECONDS, (time.monotonic() - started) / _MAX_SHARE)
 
     def upload(self, *, released: bool = False) -> None:
-        """One round, see above. Raises OSError, and _FencedError when another driver has taken the store over."""
-        self._beat()
+        """One round, see above. Raises OSError, and ReplacedError when another driver has taken the store over."""
+        self._lease.beat()
         for _ in range(_TRIES):
             journals = {name: _whole_lines(path) for name, path in self._files() if name.endswith(".journal")}
             settled = self._settled()
@@ -281,7 +259,7 @@ class Mirror:
             return  # it changes faster than it can be uploaded; the next round tries again
         last = {name: _whole_lines(self._run.path / name) for name in _LAST if (self._run.path / name).exists()}
         finished = sorted(settled, key=lambda name: (name == "result.json", name))
-        self._check()
+        self._lease.check()
         for name, content in [*journals.items(), *((name, settled[name]) for name in finished), *last.items()]:
             self._write_changed(name, content)
         for name in self._stored - {name for name, _ in self._files()}:
@@ -289,15 +267,15 @@ class Mirror:
             self._stored.discard(name)
             self._uploaded.pop(name, None)
         if released:
-            self._beat(released=True)
+            self._lease.beat(released=True)
 
     def _files(self) -> list[tuple[str, Path]]:
-        """Names and paths of all that is to be stored: no leases, marks and unfinished files."""
+        """Names and paths of all that is to be stored: no leases, marks and unfinished files, nor what jobs store."""
         found = []
         for folder, folders, files in os.walk(self._run.path):
             relative = Path(folder).relative_to(self._run.path)
             if relative == Path():
-                folders[:] = [name for name in folders if name == ".ray" or not name.startswith(".")]
+                folders[:] = [name for name in folders if name == ".ray" or (name[0] != "." and name != JOBS)]
             elif relative == Path(".ray"):
                 folders[:] = [name for name in folders if name in _TRAININGS]
             found += [((relative / name).as_posix(), Path(folder) / name) for name in files if not name.startswith(".")]
@@ -314,7 +292,7 @@ class Mirror:
             if self._uploaded.get(name) == stamp:
                 return
             for _ in self._store.upload(name, path):
-                self._beat_if_due()
+                self._lease.beat_if_due()
         except FileNotFoundError:  # gone since; the JSON files say whether it was needed
             return
         self._uploaded[name] = stamp
@@ -328,27 +306,10 @@ class Mirror:
         self._uploaded[name] = stamp
         self._stored.add(name)
 
-    def _check(self) -> None:
-        """Raises _FencedError where another driver has taken the store over."""
-        found = self._store.read(_DRIVER)
-        if self._beats and (found is None or json.loads(found)["owner"] != self._owner):
-            raise _FencedError
-
-    def _beat(self, *, released: bool = False) -> None:
-        self._check()
-        self._beats += 1
-        values = {"owner": self._owner, "host": socket.gethostname(), "pid": os.getpid()}
-        self._store.write(_DRIVER, json.dumps({**values, "beat": self._beats, "released": released}).encode())
-        self._beaten_at = time.monotonic()
-
-    def _beat_if_due(self) -> None:
-        if time.monotonic() - self._beaten_at >= ROUND_SECONDS:
-            self._beat()
-
-    def _fence(self) -> None:
-        self._failure = "another driver has taken over the run in the store; this one stops"
+    def _give_up(self) -> None:
+        self._failure = REPLACED
         self._say(self._failure)
-        self.fenced = True
+        self.replaced = True
         os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C: the main thread may be waiting for its workers for hours
 
     def _tell(self, failure: str | None) -> None:
@@ -365,10 +326,6 @@ class Mirror:
             self._run.emit("warning", phase=None, message=message)
 
 
-class _FencedError(Exception):
-    """Another driver has taken the store over."""
-
-
 def _stamp(path: Path) -> tuple[int, int]:
     found = path.stat()
     return found.st_mtime_ns, found.st_size
@@ -382,6 +339,6 @@ def _whole_lines(path: Path) -> bytes:
 
 def _free_name(path: Path) -> Path:
     number = 1
-    while (aside := path.with_name(f"{path.name}.older-{number}")).exists():
+    while (aside := path.with_name(f"{path.name}{OLDER}{number}")).exists():
         number += 1
     return aside

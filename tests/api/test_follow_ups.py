@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,16 @@ def test_init_left_out_is_that_of_the_search(bench: Bench) -> None:
     assert start(bench, path, {"init": None})["spec"]["init"] is None
     bench.folder(bench_id).write_json("supernet/config.json", {})
     assert start(bench, path)["spec"]["init"] == "supernet"
+
+
+def test_trial_of_a_search_whose_files_are_gone_is_refused_with_the_mend(bench: Bench, search_id: str) -> None:
+    shutil.rmtree(bench.folder(search_id).path)
+    for what in ("retrain", "export", "figures"):
+        found = problem(bench.http.post(f"/v1/searches/{search_id}/trials/0/{what}"), 409)
+        assert f"`slicemamba restore` on the server brings {search_id} back" in found["detail"]
+    assert start(bench, f"{search_id}/audit")["state"] == "QUEUED", "its driver brings them"
+    running = bench.submit()
+    problem(bench.http.post(f"/v1/searches/{running}/trials/0/retrain"), 404)
 
 
 def test_same_key_gives_the_same_job(bench: Bench, search_id: str) -> None:

@@ -7,55 +7,27 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
-from cluster import storage
+from cluster.object_store import Store, open_store
 from cluster.run_folder import STUDY_VARIABLE, RunFolder
-from cluster.storage import Mirror, Store, mirrored, open_store
+from cluster.storage import Mirror, mirrored
+from cluster.store_lease import ReplacedError
 from slicemamba.errors import InputError, RunFailedError
 
 URL = "s3://runs/team"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
-@pytest.fixture(autouse=True)
-def _bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty bucket ``runs``, and the variables that lead to it."""
-    import boto3
-
-    for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv(STUDY_VARIABLE, raising=False)
-    monkeypatch.setattr(storage, "EXPIRE_SECONDS", 3.0)
-    monkeypatch.setattr(storage, "ROUND_SECONDS", 0.2)
-    bucket = boto3.resource("s3", endpoint_url=server, region_name="us-east-1").Bucket("runs")
-    if bucket.creation_date is None:
-        bucket.create()
-    bucket.objects.all().delete()
+pytestmark = pytest.mark.usefixtures("bucket")
 
 
 def begun(folder: Path) -> RunFolder:
     """A run in its search, with a checkpoint of its training."""
     run = RunFolder(folder)
     run.write_json("config.json", {"name": "x"})
-    run.write_json("status.json", {"state": "RUNNING"})
+    run.write_json("status.json", {"state": "FAILED", "error": "lost", "updated_at": "2024-01-01T00:00:00Z"})
     run.emit("phase", phase="search")
     for name, content in {
         "search.journal": "one\ntwo\nhal",
@@ -72,7 +44,7 @@ def begun(folder: Path) -> RunFolder:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".store.json")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".store.json", "status.json"))
     return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
 
 
@@ -87,7 +59,11 @@ def test_run_goes_on_where_its_folder_was_lost(tmp_path: Path) -> None:
     shutil.rmtree(run.path)
     with mirrored(run, URL):
         assert contents(run.path) == expected
-    assert open_store(URL, "run").names() == {*expected, "driver.json"}
+        status = run.read_status()
+        assert status is not None
+        assert (status.state, status.error) == ("RUNNING", None), "the last word of the driver before is not this one's"
+        assert (datetime.now(timezone.utc) - status.updated_at).total_seconds() < 60
+    assert open_store(URL, "run").names() == {*expected, "driver.json", "status.json"}
 
 
 def test_folder_that_is_newer_than_the_store_is_kept_and_an_older_one_set_aside(tmp_path: Path) -> None:
@@ -206,7 +182,7 @@ def test_second_driver_is_refused_while_the_first_lives_and_follows_when_it_is_d
     dead.upload()
     second.claim()
     assert (tmp_path / "b" / "run" / "config.json").exists()
-    with pytest.raises(storage._FencedError):
+    with pytest.raises(ReplacedError):
         dead.upload()
 
 
