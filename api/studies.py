@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 
 import numpy as np
-from optuna.storages import BaseStorage
 
-from api.problems import bad_parameter
+from api.problems import ProblemError, bad_parameter
 from cluster.run_folder import RunFolder
+from nas.journal import JournalReader
 from nas.objectives import OBJECTIVES, losses
 from nas.pareto import ParetoFront
 from nas.study import Trial, TrialReader, TrialState, open_storage, reference_point, reference_trials
 
 MAX_OPEN = 64
+MAX_WAITING = 8
+"""Requests that may wait for a study to be read for the first time. Each keeps one of the server's threads, of which
+there are 40 for all; those beyond are asked to come again."""
 STUDIES = ("search", "random")
 _MAX_ORDERS = 8  # a study's last asked for; a table that is paged through asks for one again and again
 _MAX_FRONTS = 32
@@ -73,22 +78,23 @@ def _no_worse(row: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 class _Source:
-    """The storage that a search's studies are in; opened when it is first read, which takes long for many trials."""
+    """Where a search's studies are: a journal, read by its lines, or a database, read through Optuna."""
 
     def __init__(self, location: Path | str) -> None:
         self._location = location
+        self._journal = JournalReader(location) if isinstance(location, Path) else None
+        self._readers: dict[str, TrialReader] = {}
         self._lock = Lock()
-        self._storage: BaseStorage | None = None
 
-    def open(self) -> BaseStorage:
+    def read(self, name: str) -> tuple[int, list[Trial]]:
+        """Trials of one of its studies; and a number that changes when they are others, not merely more."""
+        if self._journal is not None:
+            trials = self._journal.read(name)
+            return self._journal.files_read, trials
         with self._lock:
-            if self._storage is None:
-                self._storage = open_storage(self._location)
-            return self._storage
-
-    def size(self) -> int | None:
-        """Of the journal, to which everything is appended; None for a database, which does not tell."""
-        return self._location.stat().st_size if isinstance(self._location, Path) else None
+            if name not in self._readers:
+                self._readers[name] = TrialReader(open_storage(self._location), name)
+            return 0, self._readers[name].read()
 
 
 class StudyView:
@@ -102,9 +108,13 @@ class StudyView:
     def __init__(self, source: _Source | None = None, name: str = "") -> None:
         self._source = source
         self._name = name
-        self._reader: TrialReader | None = None
-        self._size: int | None = None
         self._lock = Lock()
+        self._waiting = BoundedSemaphore(MAX_WAITING)
+        self._is_read = False
+        self._begin(0)
+
+    def _begin(self, version: int) -> None:
+        self._version = version
         self._floor = 0  # all trials before it have ended and are counted
         self._counted: set[int] = set()
         self._measured = list(OBJECTIVES)
@@ -116,21 +126,40 @@ class StudyView:
         self.num_completed = 0
 
     def refresh(self) -> StudyView:
-        """Reads what has been added."""
+        """Reads what has been added. Raises ProblemError (503) where too many wait for the first reading already."""
         if self._source is None:
             return self
-        with self._lock:
-            size = self._source.size()
-            if size is None or size != self._size:
-                if self._reader is None:
-                    self._reader = TrialReader(self._source.open(), self._name)
-                found = self._reader.read()
-                if found != self.trials:
-                    self._orders.clear()
-                    self.trials = found
-                    self._count(found)
-                self._size = size
+        with self._turn():
+            version, found = self._source.read(self._name)
+            if version != self._version:  # as when an older copy of the folder was brought back
+                self._begin(version)
+            if found is not self.trials and found != self.trials:
+                self._orders.clear()
+                self.trials = found
+                self._count(found)
+            self._is_read = True
         return self
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._lock.acquire(blocking=False):
+            self._await_turn()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _await_turn(self) -> None:
+        if self._is_read:  # then it takes but a moment
+            self._lock.acquire()
+            return
+        if not self._waiting.acquire(blocking=False):
+            detail = "the trials of this search are being read for the first time; try again in a second"
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
+        try:
+            self._lock.acquire()
+        finally:
+            self._waiting.release()
 
     def _count(self, found: list[Trial]) -> None:
         new = [trial for trial in found[self._floor :] if trial.ended and trial.number not in self._counted]

@@ -9,7 +9,10 @@ ends a trial every half second and reports as drivers do, and lets 100 clients, 
 it as the dashboard does: every 3 s each asks for the list, a search, its trials, front and hypervolume, one after the
 other, with a random start. ``--pause 0`` takes the pause away, to find the most the service can do.
 
-Both print Markdown tables.
+``python -m benchmarks.service opening`` starts a service with one search of 100,000 trials and a small one, lets 60
+clients ask for the front of the large one at once, for the first time, and meanwhile asks for the small one.
+
+All print Markdown tables.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -290,6 +293,54 @@ def load(folder: Path, clients: int, seconds: float, pause: float, database_url:
     )
 
 
+def opening(folder: Path, num_trials: int, clients: int) -> None:
+    """How long the first reading of a large study takes, and what requests for another search feel of it."""
+    rng = np.random.default_rng(0)
+    sessions = open_database(Settings(runs_dir=folder / "runs").database)
+    (small,) = store_searches(sessions, folder / "runs", 1, 50, rng)
+    (large,) = store_searches(sessions, folder / "runs", 1, num_trials, rng)
+    jobs = JobServer()
+    with jobs.running(), served(folder, jobs, None) as (url, server):
+        httpx.get(f"{url}/v1/searches/{small}/pareto", timeout=60).raise_for_status()
+        before, memory = _cpu(server), server.memory_info().rss
+        first, statuses, others = asyncio.run(_open_and_look(url, large, small, clients))
+        used, grown = _cpu(server) - before, (server.memory_info().rss - memory) / 2**20
+    answered = ", ".join(f"{count} with {status}" for status, count in sorted(Counter(statuses).items()))
+    print(f"First front of {num_trials} trials: {first:.1f} s, {used:.1f} s of processor time, {grown:.0f} MiB more.")
+    print(f"{clients} clients asked for it at once; answered {answered}.\n")
+    print(
+        "| meanwhile, another search | requests | p50 ms | p99 ms | longest ms |\n| --- | ---: | ---: | ---: | ---: |"
+    )
+    for name, found in others.items():
+        print(f"| {name} | {len(found)} | {quantiles(found)} |")
+
+
+async def _open_and_look(
+    url: str, large: str, small: str, clients: int
+) -> tuple[float, list[int], dict[str, list[float]]]:
+    """(seconds until the first front was there, statuses of all who asked, seconds of each request for another)."""
+    others: dict[str, list[float]] = defaultdict(list)
+    limits = httpx.Limits(max_connections=clients + 4, max_keepalive_connections=clients + 4)
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as http:
+
+        async def ask() -> tuple[int, float]:
+            answer = await http.get(f"/v1/searches/{large}/pareto")
+            return answer.status_code, time.perf_counter()
+
+        began = time.perf_counter()
+        asked = [asyncio.create_task(ask()) for _ in range(clients)]
+        await asyncio.sleep(0.2)
+        while not all(task.done() for task in asked):
+            for name, path in {"search": "", "trials": "/trials", "front": "/pareto"}.items():
+                moment = time.perf_counter()
+                (await http.get(f"/v1/searches/{small}{path}")).raise_for_status()
+                others[name].append(time.perf_counter() - moment)
+            await asyncio.sleep(0.02)
+        answers = [task.result() for task in asked]
+    first = min(moment for status, moment in answers if status == 200) - began
+    return first, [status for status, _ in answers], others
+
+
 def _cpu(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
@@ -343,10 +394,15 @@ def main() -> None:
     many.add_argument("--seconds", type=float, default=60.0)
     many.add_argument("--pause", type=float, default=3.0)
     many.add_argument("--database-url")
+    opened = commands.add_parser("opening")
+    opened.add_argument("--trials", type=int, default=100_000)
+    opened.add_argument("--clients", type=int, default=60)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="slicemamba-bench-") as name:
         if options.command == "volume":
             volume(Path(name), options.searches, options.trials, options.repeats)
+        elif options.command == "opening":
+            opening(Path(name), options.trials, options.clients)
         else:
             load(Path(name), options.clients, options.seconds, options.pause, options.database_url)
 

@@ -284,6 +284,7 @@ class Study:
     def fail(self, number: int, reason: str, *, ended_as: int, infeasible: bool = False) -> Trial:
         """Ends a trial without values."""
         state = TrialState.INFEASIBLE if infeasible else TrialState.FAILED
+        reason = reason.encode(errors="replace").decode()  # names of files may hold what is no character
         outcome = {"state": state.value, "error": reason, "ended_as": ended_as}
         return self._end(number, OptunaState.FAIL, outcome, None)
 
@@ -371,15 +372,27 @@ def find_settings(storage: BaseStorage, name: str) -> dict[str, Any] | None:
     return settings
 
 
+_STATES = {
+    OptunaState.WAITING: TrialState.PENDING,
+    OptunaState.RUNNING: TrialState.RUNNING,
+    OptunaState.COMPLETE: TrialState.COMPLETED,
+    OptunaState.PRUNED: TrialState.PRUNED,
+}
+
+
 def to_trial(frozen: FrozenTrial) -> Trial:
     """Our view of an Optuna trial."""
-    attrs = frozen.user_attrs
-    outcome = attrs.get("outcome", {}) if frozen.state.is_finished() else {}
-    states = {OptunaState.WAITING: TrialState.PENDING, OptunaState.RUNNING: TrialState.RUNNING}
-    states |= {OptunaState.COMPLETE: TrialState.COMPLETED, OptunaState.PRUNED: TrialState.PRUNED}
+    return as_trial(frozen.number, frozen.state, frozen.user_attrs, frozen.datetime_start, frozen.datetime_complete)
+
+
+def as_trial(
+    number: int, state: OptunaState, attrs: Mapping[str, Any], started: datetime | None, ended: datetime | None
+) -> Trial:
+    """The same from its parts: ``attrs`` are the user attributes; moments without a zone are local."""
+    outcome = attrs.get("outcome", {}) if state.is_finished() else {}
     return Trial(
-        number=frozen.number,
-        state=states.get(frozen.state) or TrialState(outcome.get("state", "FAILED")),
+        number=number,
+        state=_STATES.get(state) or TrialState(outcome.get("state", "FAILED")),
         architecture=attrs["architecture"],
         origin=attrs["origin"],
         metrics=outcome.get("metrics", {}),
@@ -391,8 +404,8 @@ def to_trial(frozen: FrozenTrial) -> Trial:
         reference=tuple(attrs.get("reference", ())),
         peers=tuple(attrs.get("peers", ())),
         work=outcome.get("work", {}),
-        started_at=_utc(frozen.datetime_start),
-        ended_at=_utc(frozen.datetime_complete),
+        started_at=_utc(started),
+        ended_at=_utc(ended),
     )
 
 

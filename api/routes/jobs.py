@@ -24,6 +24,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"], responses={422: {"model": Proble
 _NEW: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such search or trial"},
     409: {"model": Problem, "description": "What it needs is not there yet, or the key was used for something else"},
+    503: {"model": Problem, "description": "Many wait already for a large study to be read for the first time"},
 }
 Number = Annotated[int, Path(ge=0)]
 Study = Annotated[schemas.StudyName, Query(description="the study of the trial")]

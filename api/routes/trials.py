@@ -18,7 +18,11 @@ from api.schemas import Problem
 from nas.objectives import OBJECTIVES
 from nas.study import Trial, TrialState
 
-_RESPONSES: dict[int | str, dict[str, Any]] = {422: {"model": Problem}, **UNKNOWN}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    422: {"model": Problem},
+    503: {"model": Problem, "description": "Many wait already for a large study to be read for the first time"},
+    **UNKNOWN,
+}
 router = APIRouter(prefix="/v1/searches/{search_id}", tags=["trials"], responses=_RESPONSES)
 
 Study = Annotated[schemas.StudyName, Query(description="`random` is the baseline of equal budget")]

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import csv
+import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from io import StringIO
+from itertools import islice
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 from service_helpers import Bench, write_study
 
-from nas.study import TrialState, hypervolume_curve, pareto_front, reference_point
+from api.studies import MAX_WAITING
+from nas.journal import JournalReader
+from nas.study import Trial, TrialState, hypervolume_curve, pareto_front, reference_point
 
 ROWS: list[dict[str, float] | None] = [
     {"dice": 0.80, "hd95": 5.0, "latency_ms": 10.0},
@@ -186,6 +193,50 @@ def test_study_is_converted_once_and_open_trials_are_seen_to_end(bench: Bench) -
     assert states() == ["COMPLETED", "COMPLETED", "FAILED", "COMPLETED"]
     after = bench.parts.studies.view(search_id, folder, "search").trials
     assert all(after[i] is before[i] for i in (0, 1, 3))
+
+
+def test_first_reading_of_a_study_keeps_no_other_search_waiting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server has 40 threads; some wait for the study, and the rest of those who ask are told to come again."""
+    large, small = bench.submit(), bench.submit()
+    for search_id in (large, small):
+        write_study(bench.folder(search_id), ROWS)
+    reading, go_on = Event(), Event()
+    read = JournalReader.read
+
+    def slow(reader: JournalReader, name: str) -> list[Trial]:
+        if reader._path.is_relative_to(bench.folder(large).path):
+            reading.set()
+            go_on.wait(60)
+        return read(reader, name)
+
+    monkeypatch.setattr(JournalReader, "read", slow)
+    with ThreadPoolExecutor(60) as pool:
+        first = pool.submit(pareto, bench, large)
+        assert reading.wait(60)
+        more = [pool.submit(pareto, bench, large) for _ in range(50)]
+        refused = [answer.result() for answer in islice(as_completed(more, timeout=60), 50 - MAX_WAITING)]
+        assert {(answer.status_code, answer.headers["Retry-After"]) for answer in refused} == {(503, "1")}
+        assert numbers(pareto(bench, small)) == [1, 0, 3]
+        go_on.set()
+        statuses = Counter(answer.result().status_code for answer in [first, *more])
+    assert statuses == {200: 1 + MAX_WAITING, 503: 50 - MAX_WAITING}
+    assert numbers(pareto(bench, large)) == [1, 0, 3]
+
+
+def test_study_whose_file_was_replaced_is_shown_anew(bench: Bench) -> None:
+    """As when an older copy of the folder was brought back from a store, or the folder is gone."""
+    search_id = bench.submit()
+    folder = bench.folder(search_id)
+    write_study(folder, ROWS)
+    assert numbers(pareto(bench, search_id)) == [1, 0, 3]
+    (folder.path / "search.journal").rename(folder.path / "later.journal")
+    write_study(folder, ROWS[2:4])
+    answer = pareto(bench, search_id).json()
+    assert ([trial["number"] for trial in answer["trials"]], answer["num_completed"]) == ([1], 1)
+    assert bench.http.get(f"/v1/searches/{search_id}/trials").json()["total"] == 2
+    shutil.rmtree(folder.path)
+    assert bench.http.get(f"/v1/searches/{search_id}/trials").json()["total"] == 0
+    assert numbers(pareto(bench, search_id)) == []
 
 
 def test_front_and_curve_kept_up_are_those_made_anew(bench: Bench) -> None:

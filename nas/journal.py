@@ -1,0 +1,197 @@
+"""Reads trials straight from the lines of an Optuna journal file, for those who only read.
+
+Optuna's own reader makes parameters and distributions of every trial; what ``nas.study`` wants of them takes a seventh
+of its time and of its memory. The lines are those that ``optuna.storages.JournalStorage`` writes and replays
+(``JournalOperation`` there); ``tests/nas/test_journal.py`` holds the two readers together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from optuna.trial import TrialState as OptunaState
+from pydantic_core import from_json
+
+from nas.study import Trial, as_trial
+
+_CREATE_STUDY, _DELETE_STUDY, _CREATE_TRIAL, _SET_STATE, _SET_USER_ATTR = 0, 1, 4, 6, 8
+_NOT_NEEDED = frozenset({2, 3, 5, 7, 9, 10})
+"""Attributes of a study; parameters, intermediate values and system attributes of a trial; what Optuna passes over."""
+
+
+@dataclass(eq=False)
+class _Study:
+    """Trials of a study by number, those of them that have changed and not ended, and what was answered last."""
+
+    trials: list[Trial | None] = field(default_factory=list)
+    changed: dict[int, _OpenTrial] = field(default_factory=dict)
+    answered: list[Trial] | None = None
+
+    def answer(self) -> list[Trial]:
+        """All trials; the same list for as long as nothing is new."""
+        for number, trial in self.changed.items():
+            self.trials[number] = trial.as_trial()
+        self.changed.clear()
+        if self.answered is None:
+            self.answered = [trial for trial in self.trials if trial is not None]
+        return self.answered
+
+    def note(self, trial: _OpenTrial) -> None:
+        """Keeps a trial that is new or has changed. One that has ended is made now, the others when they are wanted."""
+        self.answered = None
+        if trial.state.is_finished():
+            self.changed.pop(trial.number, None)
+            self.trials[trial.number] = trial.as_trial()
+        else:
+            self.changed[trial.number] = trial
+
+
+@dataclass(eq=False)
+class _OpenTrial:
+    """A trial that has not ended, as far as the lines tell."""
+
+    study: _Study
+    number: int
+    state: OptunaState
+    user_attrs: dict[str, Any]
+    started: str | None
+    ended: str | None
+
+    def as_trial(self) -> Trial:
+        return as_trial(self.number, self.state, self.user_attrs, _moment(self.started), _moment(self.ended))
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = from_json(line)
+    except ValueError:  # half of a surrogate pair, as in the name of a file, which only Python's parser takes
+        record = json.loads(line)
+    return record
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+class JournalReader:
+    """Trials of all studies in a journal file. What was read is not read again; safe to be used by several threads.
+
+    Args:
+        path: of the file; where there is none, there are no studies.
+
+    Attributes:
+        files_read: 1, and one more each time the file was found to be another one, so that trials may be others too.
+        bytes_read: of all of them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = Lock()
+        self.bytes_read = self.files_read = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.files_read += 1
+        self._offset = 0
+        self._file: tuple[int, int] | None = None
+        self._studies: dict[int, tuple[str, _Study]] = {}
+        self._num_studies = 0
+        self._num_trials = 0
+        self._open: dict[int, _OpenTrial] = {}
+
+    def read(self, name: str) -> list[Trial]:
+        """Trials of the study of this name, by number: the same list for as long as nothing is new.
+
+        Raises:
+            ValueError: a line is no record of a journal.
+        """
+        with self._lock:
+            self._catch_up()
+            study = next((study for known, study in self._studies.values() if known == name), None)
+            return [] if study is None else study.answer()
+
+    def _catch_up(self) -> None:
+        """Reads the whole lines that were added. A file that was replaced by another one is read from its start."""
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            if self._file is not None:
+                self._begin()
+            return
+        with file:
+            facts = os.fstat(file.fileno())
+            identity = (facts.st_dev, facts.st_ino)
+            if self._file not in (None, identity) or facts.st_size < self._offset:
+                self._begin()
+            self._file = identity
+            file.seek(self._offset)
+            broken: ValueError | None = None
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                if broken is not None:  # it is not the last, which may yet be written anew
+                    raise broken
+                try:
+                    record = _parse(line)
+                except ValueError as error:
+                    broken = ValueError(f"{self._path} has a line at byte {self._offset} that is no record: {error}")
+                    continue
+                self._apply(record)
+                self._offset += len(line)
+                self.bytes_read += len(line)
+
+    def _apply(self, record: dict[str, Any]) -> None:
+        operation = record["op_code"]
+        if operation == _CREATE_TRIAL:
+            self._create_trial(record)
+        elif operation == _SET_USER_ATTR:
+            trial = self._open.get(record["trial_id"])
+            if trial is not None:
+                trial.user_attrs.update(record["user_attr"])
+                trial.study.note(trial)
+        elif operation == _SET_STATE:
+            self._set_state(record)
+        elif operation == _CREATE_STUDY:
+            if record["study_name"] not in [name for name, _ in self._studies.values()]:
+                self._studies[self._num_studies] = (record["study_name"], _Study())
+                self._num_studies += 1
+        elif operation == _DELETE_STUDY:
+            self._studies.pop(record["study_id"], None)
+        elif operation not in _NOT_NEEDED:
+            raise ValueError(f"{self._path} has a record of kind {operation}, which this version does not know")
+
+    def _create_trial(self, record: dict[str, Any]) -> None:
+        if record["study_id"] not in self._studies:
+            return
+        _, study = self._studies[record["study_id"]]
+        trial = _OpenTrial(
+            study,
+            number=len(study.trials),
+            state=OptunaState(record.get("state", OptunaState.RUNNING)),
+            user_attrs=record.get("user_attrs", {}),
+            started=record["datetime_start"],
+            ended=record.get("datetime_complete"),
+        )
+        study.trials.append(None)
+        study.note(trial)
+        if not trial.state.is_finished():
+            self._open[self._num_trials] = trial
+        self._num_trials += 1
+
+    def _set_state(self, record: dict[str, Any]) -> None:
+        trial, state = self._open.get(record["trial_id"]), OptunaState(record["state"])
+        if trial is None or (state == trial.state == OptunaState.RUNNING):  # it has ended, or runs elsewhere already
+            return
+        trial.state = state
+        if state == OptunaState.RUNNING:
+            trial.started = record["datetime_start"]
+        if state.is_finished():
+            trial.ended = record["datetime_complete"]
+            del self._open[record["trial_id"]]
+        trial.study.note(trial)
