@@ -7,6 +7,7 @@ search and its driver has written a status. Everything else is left alone, and s
 from __future__ import annotations
 
 import logging
+import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -29,23 +30,44 @@ ADOPTED = "adopted: a run folder that had no record"
 SILENT = "its driver had fallen silent before the run was adopted; resume the search to continue it"
 
 
-def adopt_runs(service: SearchService, runs_dir: Path, stale_seconds: float) -> None:
-    """Records what can be adopted. A fault of one folder is logged and does not keep the others waiting.
+class Adoption:
+    """Records what can be adopted.
 
     Args:
         service: of the searches. runs_dir: holds their folders. stale_seconds: a driver silent for longer is dead.
     """
-    # Folders are listed first: a search that is submitted now has its record before its folder.
-    found = runs_dir.iterdir() if runs_dir.is_dir() else ()
-    names = [path.name for path in found if path.is_dir() and OLDER not in path.name]
-    known = service.known_ids()
-    for name in sorted(set(names) - known):
+
+    def __init__(self, service: SearchService, runs_dir: Path, stale_seconds: float) -> None:
+        self._service = service
+        self._runs_dir = runs_dir
+        self._stale_seconds = stale_seconds
+        self._known: set[str] = set()  # folders with a record, so that the database is asked about new ones alone
+
+    def look(self) -> None:
+        """Looks once. A fault of one folder is logged and does not keep the others waiting.
+
+        Raises:
+            OSError: the folders cannot be listed.
+        """
+        # Folders are listed first: a search that is submitted now has its record before its folder.
+        names = self._names()
+        self._known &= names  # one that was deleted may come back
+        if names != self._known:
+            self._known |= self._service.known_among(names - self._known)
+        for name in sorted(names - self._known):
+            try:
+                search = as_search(RunFolder(self._runs_dir / name), self._stale_seconds)
+                if search is not None and self._service.enqueue(search)[1]:
+                    logger.info("%s: adopted as %s", search.title, search.state)
+            except Exception:
+                logger.exception("run folder %s could not be adopted", name)
+
+    def _names(self) -> set[str]:
         try:
-            search = as_search(RunFolder(runs_dir / name), stale_seconds)
-            if search is not None and service.enqueue(search)[1]:
-                logger.info("%s: adopted as %s", search.title, search.state)
-        except Exception:
-            logger.exception("run folder %s could not be adopted", name)
+            with os.scandir(self._runs_dir) as entries:
+                return {entry.name for entry in entries if entry.is_dir() and OLDER not in entry.name}
+        except FileNotFoundError:
+            return set()
 
 
 def as_search(folder: RunFolder, stale_seconds: float) -> Search | None:

@@ -1,17 +1,21 @@
 """The thread that makes searches go on: it compares database, run folder and Ray, and acts on the difference.
 
-It keeps nothing in memory, so that after a restart, or beside another process, it goes on with what it finds.
+It keeps nothing in memory that decides anything, so that after a restart, or beside another process, it goes on with
+what it finds.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from threading import Event, Thread
 from typing import Protocol
 
-from api.adoption import adopt_runs
+from api.adoption import Adoption
 from api.decisions import UNREACHABLE, Sight, Step, decide
 from api.models import Search, utc_now
 from api.plain import finite
@@ -19,11 +23,13 @@ from api.service import SearchService
 from api.settings import Settings
 from api.states import SearchState
 from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, RunStatus
 
 logger = logging.getLogger(__name__)
 
 LOG_TAIL_LINES = 20
+ASK_RAY_SECONDS = 30.0
+"""How often Ray is asked for the job of a driver that gives signs of life: its answer is shown, and decides nothing."""
 PAUSE_SECONDS = 0.05  # between two searches of a round, which is stretched by half of its interval at most
 _MAX_MOVES = 4  # from STARTING to the end are two; more would be a fault
 
@@ -36,6 +42,14 @@ class Jobs(Protocol):
     def job_state(self, address: str, submission_id: str) -> JobState | None: ...
     def stop_run(self, address: str, submission_id: str) -> None: ...
     def job_logs(self, address: str, submission_id: str) -> str | None: ...
+
+
+@dataclass
+class _Sign:
+    """A driver's last sign of life, and when Ray was last asked for its job (by the monotonic clock)."""
+
+    written_at: datetime
+    asked_at: float
 
 
 class Reconciler:
@@ -61,6 +75,8 @@ class Reconciler:
         self._settings = settings
         self._wake = wake
         self._on_round = on_round
+        self._adoption = Adoption(service, settings.runs_path, settings.stale_seconds)
+        self._signs: dict[str, _Sign] = {}
         self._stopping = Event()
         self._thread: Thread | None = None
         self._cluster_down = False  # learnt once a round: each timeout would delay all other searches
@@ -92,29 +108,35 @@ class Reconciler:
         """One round. A fault of one search is logged and does not keep the others from going on."""
         self._cluster_down = False
         self._adopt()
-        active = self._service.active_ids()
-        for search_id in active:
+        active = self._service.active()
+        self._signs = {search.id: sign for search in active if (sign := self._signs.get(search.id)) is not None}
+        at_work: list[tuple[Search, dict[str, object]]] = []
+        for search in active:
             try:
-                self.reconcile(search_id)
+                status = self._sign_of_life(search)
+                if status is None:
+                    self.reconcile(search)
+                else:
+                    at_work.append((search, {"message": None, **_progress(status)}))
             except Exception:
-                logger.exception("search %s could not be followed", search_id)
-            # Each costs some 4 ms of the interpreter that requests want too: without a pause they would wait for all.
+                logger.exception("%s could not be followed", search.title)
+            # Each takes some of the interpreter that requests want too: without a pause they would wait for all.
             self._stopping.wait(min(PAUSE_SECONDS, self._settings.reconcile_seconds / 2 / len(active)))
+        self._service.note_all(at_work)
 
     def _adopt(self) -> None:
         try:
-            adopt_runs(self._service, self._settings.runs_path, self._settings.stale_seconds)
+            self._adoption.look()
         except OSError:  # the folder of runs is away; it may come back
             logger.exception("run folders could not be listed")
 
-    def reconcile(self, search_id: str) -> None:
-        """Takes one search as far as it goes right now."""
+    def reconcile(self, seen: Search) -> None:
+        """Takes one search as far as it goes right now, from what was seen of it: each change asks for just that."""
+        search: Search | None = seen
         for _ in range(_MAX_MOVES):
-            search = self._service.find(search_id)
-            if search is None or SearchState(search.state).ended:
+            if search is None or SearchState(search.state).ended or self._act(search) != "move":
                 return
-            if self._act(search) != "move":
-                return
+            search = self._service.find(seen.id)
 
     def _act(self, search: Search) -> str:
         sight = self._look(search)
@@ -139,23 +161,37 @@ class Reconciler:
             return UNREACHABLE
         return None
 
+    def _sign_of_life(self, search: Search) -> RunStatus | None:
+        """The status of a driver that is at work and has written it since the last look: then there is nothing to ask
+        Ray, which takes longer than all the rest. None too once in a while, to have Ray's own word to show."""
+        status = self._status(search) if search.state == SearchState.RUNNING else None
+        if status is None or status.state != "RUNNING":
+            return None
+        now, before = time.monotonic(), self._signs.get(search.id)
+        if before is not None and before.written_at != status.updated_at and now - before.asked_at < ASK_RAY_SECONDS:
+            before.written_at = status.updated_at
+            recent = (utc_now() - status.updated_at).total_seconds() < self._settings.stale_seconds
+            return status if recent else None
+        self._signs[search.id] = _Sign(status.updated_at, now)
+        return None
+
+    def _status(self, search: Search) -> RunStatus | None:
+        """What the driver wrote last; None while that is what the attempt before has left."""
+        status = self._service.folder_of(search).read_status()
+        left = None if search.state == SearchState.QUEUED else search.left_status_at
+        return None if status is not None and left is not None and status.updated_at <= left else status
+
     def _look(self, search: Search) -> Sight:
         """Ray is asked first: when it says that the job has ended, the status read after that is the last one."""
-        state = SearchState(search.state)
         job_id = _job_to_follow(search)
         reachable, job = (True, None) if job_id is None else self._ask_ray(job_id)
-        folder = self._service.folder_of(search)
-        status = folder.read_status()
-        left = None if state is SearchState.QUEUED else search.left_status_at
-        if status is not None and left is not None and status.updated_at <= left:
-            status = None  # of the attempt before; this one has not written yet
         return Sight(
-            state=state,
+            state=SearchState(search.state),
             losses=search.losses,
             reachable=reachable,
             job=job,
-            status=status,
-            has_result=folder.result_path.exists(),
+            status=self._status(search),
+            has_result=self._service.folder_of(search).result_path.exists(),
             now=utc_now(),
             changed_at=search.changed_at,
         )
@@ -241,7 +277,8 @@ def _columns(sight: Sight) -> dict[str, object]:
         return columns
     if sight.reachable:
         columns["job_status"] = sight.job.value if sight.job else None
-    if sight.status is not None:
-        columns["phase"] = sight.status.phase
-        columns["progress"] = finite(sight.status.model_dump(mode="python")["progress"])
-    return columns
+    return columns if sight.status is None else columns | _progress(sight.status)
+
+
+def _progress(status: RunStatus) -> dict[str, object]:
+    return {"phase": status.phase, "progress": finite(status.model_dump(include={"progress"})["progress"])}

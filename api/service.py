@@ -12,17 +12,17 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import CursorResult, delete, func, or_, select, text, tuple_, update
+from sqlalchemy import Table, bindparam, delete, func, or_, select, text, tuple_, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, raiseload
 
 from api.db import Sessions
 from api.models import SEARCH, Label, Search, StateChange, utc_now
@@ -39,6 +39,7 @@ from slicemamba.data.checks import DatasetReport
 from slicemamba.errors import InputError
 
 _UNDER_WAY = (SearchState.QUEUED, SearchState.STARTING, SearchState.RUNNING)
+_MAX_PARAMETERS = 500  # of a statement; databases have limits
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 """What a search may be called: our own ids, and names of folders that are adopted."""
 
@@ -220,19 +221,24 @@ class SearchService:
         with self._sessions() as session:
             return {row[0]: row[1] for row in session.execute(query)}
 
-    def known_ids(self) -> set[str]:
-        """Of all searches."""
+    def known_among(self, ids: Iterable[str]) -> set[str]:
+        """Which of these are searches."""
+        wanted, found = sorted(ids), set[str]()
         with self._sessions() as session:
-            return set(session.scalars(select(Search.id).where(Search.kind == SEARCH)))
+            for first in range(0, len(wanted), _MAX_PARAMETERS):
+                some = Search.id.in_(wanted[first : first + _MAX_PARAMETERS])
+                found.update(session.scalars(select(Search.id).where(Search.kind == SEARCH, some)))
+        return found
 
-    def active_ids(self) -> list[str]:
-        """Searches and jobs the reconciler has to look after, oldest first."""
+    def active(self) -> list[Search]:
+        """Searches and jobs the reconciler has to look after, oldest first, without their labels."""
         stopped = (Search.state == SearchState.PAUSED.value) & Search.job_status.in_(
             [status.value for status in JobState if status.ended]
         )
-        query = select(Search.id).where(Search.state.in_([state.value for state in ACTIVE]), ~stopped)
+        query = select(Search).where(Search.state.in_([state.value for state in ACTIVE]), ~stopped)
+        query = query.options(raiseload(Search.label_rows)).order_by(Search.created_at, Search.id)
         with self._sessions() as session:
-            return list(session.scalars(query.order_by(Search.created_at, Search.id)))
+            return list(session.scalars(query))
 
     def cancel(self, search_id: str, if_match: str | None = None) -> Search:
         """Asks for the end of a search. Raises ProblemError: 404, 412, or 409 when it has ended."""
@@ -369,10 +375,19 @@ class SearchService:
 
     def note(self, search: Search, **values: Any) -> None:
         """Writes down what was seen of a search that keeps its state; nothing is written where nothing is new."""
-        fresh = {name: value for name, value in values.items() if getattr(search, name) != value}
+        self.note_all([(search, values)])
+
+    def note_all(self, seen: Iterable[tuple[Search, Mapping[str, Any]]]) -> None:
+        """The same of several searches at once, with the same columns of each."""
+        fresh = [
+            {**values, "row_id": search.id, "row_state": search.state, "row_attempt": search.attempt}
+            for search, values in seen
+            if any(getattr(search, name) != value for name, value in values.items())
+        ]
         if fresh:
+            now = {"updated_at": utc_now()}
             with self._sessions.begin() as session:
-                _update_as_seen(session, search, fresh)
+                session.connection().execute(_UPDATE_AS_SEEN, [row | now for row in fresh])
 
 
 def etag(search: Search) -> str:
@@ -391,10 +406,18 @@ def _extended(spec: Mapping[str, Any], num_trials: int) -> dict[str, Any]:
     return job.model_dump(mode="json")
 
 
+_table = cast(Table, Search.__table__)
+_UPDATE_AS_SEEN = update(_table).where(
+    _table.c.id == bindparam("row_id"),
+    _table.c.state == bindparam("row_state"),
+    _table.c.attempt == bindparam("row_attempt"),
+)
+"""Of a row that still is as it was seen. Of the table and not of the class: the mapper would take as long again."""
+
+
 def _update_as_seen(session: Session, search: Search, values: dict[str, Any]) -> bool:
-    same = (Search.id == search.id, Search.state == search.state, Search.attempt == search.attempt)
-    result = session.execute(update(Search).where(*same).values(**values, updated_at=utc_now()))
-    assert isinstance(result, CursorResult)
+    seen = {"row_id": search.id, "row_state": search.state, "row_attempt": search.attempt}
+    result = session.connection().execute(_UPDATE_AS_SEEN, {**values, **seen, "updated_at": utc_now()})
     return result.rowcount == 1
 
 

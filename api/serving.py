@@ -15,6 +15,7 @@ from cluster.jobs import check_cluster
 from slicemamba.errors import InputError
 
 SHUTDOWN_SECONDS = 5
+KEEP_ALIVE_SECONDS = 60  # longer than dashboards wait between two looks, so that a look needs no new connection
 
 
 def serve(settings: Settings) -> None:
@@ -33,7 +34,12 @@ def serve(settings: Settings) -> None:
     with _listen(settings.host, settings.port) as listener:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS, server_header=False
+            app,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            server_header=False,
         )
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         print(f"serving on http://{host}:{listener.getsockname()[1]} (documentation at /docs)", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,7 +64,7 @@ class Settings(Config):
         settings: Settings = validate(cls, values, source="the service's settings")
         return settings
 
-    @property
+    @cached_property
     def runs_path(self) -> Path:
         """``runs_dir`` made absolute: the driver is started in another folder."""
         return self.runs_dir.expanduser().resolve()

@@ -4,10 +4,15 @@
 search with 100,000 trials of its own, and asks for each kind of page again and again, in this process. The times are
 those of whole requests, without the network. "first" is the request that opens the study, as after a restart.
 
-``python -m benchmarks.service load`` starts a real ``slicemamba serve`` on this machine, beside a simulated driver that
-ends a trial every half second and reports as drivers do, and lets 100 clients, all in one process of their own, look at
-it as the dashboard does: every 3 s each asks for the list, a search, its trials, front and hypervolume, one after the
-other, with a random start. ``--pause 0`` takes the pause away, to find the most the service can do.
+``python -m benchmarks.service load`` starts a real ``slicemamba serve`` on this machine with 20 searches, beside
+simulated drivers that report as drivers do, of which one ends a trial every half second, and lets 100 clients, all in
+one process of their own, look at that one as the dashboard does: every 3 s each asks for the list, a search, its
+trials, front and hypervolume, one after the other, with a random start. ``--pause 0`` takes the pause away, to find the
+most the service can do.
+
+``python -m benchmarks.service rounds`` counts what rounds of the reconciler cost in this process, with 20 searches
+whose drivers report, beside 1,000 folders of ended ones: processor time of a round, the longest stretch of it without a
+pause (requests wait for the interpreter meanwhile), statements, and requests to Ray.
 
 ``python -m benchmarks.service opening`` starts a service with one search of 100,000 trials and a small one, lets 60
 clients ask for the front of the large one at once, for the first time, and meanwhile asks for the small one.
@@ -32,6 +37,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import Event, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -40,14 +46,17 @@ import psutil
 from fastapi.testclient import TestClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
+from sqlalchemy.event import listen
 
 from api.db import Sessions, open_database
 from api.main import create_app
 from api.models import Label, Search, StateChange, utc_now
-from api.service import new_id
+from api.reconciler import Reconciler
+from api.service import SearchService, new_id
 from api.settings import Settings
 from api.states import SearchState
 from benchmarks.job_server import JobServer
+from cluster import jobs as ray_jobs
 from cluster.config import parse_job
 from cluster.run_folder import Progress, RunFolder, RunStatus
 from nas.space import SearchSpace
@@ -208,12 +217,12 @@ class _NoJobs:
 
 
 @contextmanager
-def simulated_driver(folder: RunFolder, seconds_a_trial: float) -> Iterator[None]:
-    """Writes status, events and trials as a driver does, until the block ends."""
+def simulated_drivers(folders: Sequence[RunFolder], seconds_a_trial: float) -> Iterator[None]:
+    """Write statuses twice a second, as drivers do, until the block ends; that of the last folder ends trials too."""
     stopping = Event()
 
     def drive() -> None:
-        study = Study(folder.study_location, "search", SPACE, ("dice", "hd95", "latency_ms"), "nsga2")
+        study = Study(folders[-1].study_location, "search", SPACE, ("dice", "hd95", "latency_ms"), "nsga2")
         rng = np.random.default_rng(1)
         done = 0
         while not stopping.wait(seconds_a_trial):
@@ -225,20 +234,27 @@ def simulated_driver(folder: RunFolder, seconds_a_trial: float) -> Iterator[None
                 "latency_ms": float(rng.uniform()),
             }
             study.complete(number, metrics, ended_as=done, seconds=seconds_a_trial)
+            folders[-1].emit("trial", number=number, state="COMPLETED", metrics=metrics)
+            done += 1
+
+    def tell() -> None:
+        done = 0
+        while not stopping.wait(0.5):
             done += 1
             progress = {"search": Progress(done=done, total=1000, unit="trials", metrics={"best dice": 0.9})}
-            folder.write_status(
-                RunStatus(state="RUNNING", phase="search", progress=progress, updated_at=datetime.now(timezone.utc))
-            )
-            folder.emit("trial", number=number, state="COMPLETED", metrics=metrics)
+            for folder in folders:
+                now = datetime.now(timezone.utc)
+                folder.write_status(RunStatus(state="RUNNING", phase="search", progress=progress, updated_at=now))
 
-    thread = Thread(target=drive)
-    thread.start()
+    threads = [Thread(target=drive), Thread(target=tell)]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         stopping.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
 
 
 @contextmanager
@@ -270,9 +286,10 @@ def load(folder: Path, clients: int, seconds: float, pause: float, database_url:
             answer = httpx.post(f"{url}/v1/searches", json={**JOB, "name": f"search {i}"}, timeout=60)
             answer.raise_for_status()
         search_id = answer.json()["id"]
-        while search_id not in jobs.folders:
+        while len(jobs.folders) < 20:
             time.sleep(0.1)
-        with simulated_driver(RunFolder(jobs.folders[search_id]), 0.5):
+        others = [RunFolder(folder) for name, folder in jobs.folders.items() if name != search_id]
+        with simulated_drivers([*others, RunFolder(jobs.folders[search_id])], 0.5):
             while httpx.get(f"{url}/v1/searches/{search_id}/trials", timeout=60).json()["total"] < 4:
                 time.sleep(0.2)
             before = _cpu(server), time.process_time()
@@ -290,6 +307,53 @@ def load(folder: Path, clients: int, seconds: float, pause: float, database_url:
     print(
         f"CPU: service {used / seconds:.2f} cores, {1000 * used / max(total, 1):.2f} ms a request; "
         f"clients, driver and job server {own / seconds:.2f} cores."
+    )
+
+
+def rounds(folder: Path, num_searches: int, num_stored: int, repeats: int) -> None:
+    counts: Counter[str] = Counter()
+    stretches: list[float] = []
+
+    def job_state(address: str, submission_id: str) -> ray_jobs.JobState | None:
+        counts["requests"] += 1
+        return ray_jobs.job_state(address, submission_id)
+
+    class Pauses(Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            stretches.append(time.thread_time())
+            return False
+
+    server = JobServer()
+    with server.running():
+        settings = Settings(runs_dir=folder / "runs", ray_address=server.address)
+        sessions = open_database(settings.database)
+        listen(sessions.kw["bind"], "before_cursor_execute", lambda *_: counts.update(["statements"]))
+        asked = SimpleNamespace(submit_run=ray_jobs.submit_run, job_state=job_state, stop_run=ray_jobs.stop_run)
+        service = SearchService(sessions, settings, Event())
+        reconciler = Reconciler(service, asked, settings, Event())  # type: ignore[arg-type]
+        reconciler._stopping = Pauses()
+        store_searches(sessions, settings.runs_path, num_stored, 1, np.random.default_rng(0))
+        ids = [service.submit({**JOB, "name": f"search {i}"})[0].id for i in range(num_searches)]
+        found: list[tuple[float, float, int, int]] = []
+        for done in range(repeats + 4):
+            counts.clear()
+            progress = {"search": Progress(done=done, total=1000, unit="trials", metrics={"best_dice": 0.9})}
+            now = datetime.now(timezone.utc)
+            for search_id in ids if done else ():  # the first round submits
+                status = RunStatus(state="RUNNING", phase="search", progress=progress, updated_at=now)
+                service.run_folder(search_id).write_status(status)
+            began = time.thread_time()
+            stretches[:] = [began]
+            reconciler.run_once()
+            used = time.thread_time() - began
+            longest = max(np.diff([*stretches, time.thread_time()]))
+            found.append((1000 * used, 1000 * float(longest), counts["statements"], counts["requests"]))
+    used_ms, longest_ms, statements, requests = np.median(np.array(found[4:]), axis=0)
+    print("| searches | folders | CPU ms a round | longest without a pause, ms | statements | requests to Ray |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        f"| {num_searches} | {num_searches + num_stored} | {used_ms:.1f} | {longest_ms:.1f} | {statements:.0f} | "
+        f"{requests:.0f} |"
     )
 
 
@@ -394,6 +458,10 @@ def main() -> None:
     many.add_argument("--seconds", type=float, default=60.0)
     many.add_argument("--pause", type=float, default=3.0)
     many.add_argument("--database-url")
+    counted = commands.add_parser("rounds")
+    counted.add_argument("--searches", type=int, default=20)
+    counted.add_argument("--stored", type=int, default=1000)
+    counted.add_argument("--repeats", type=int, default=30)
     opened = commands.add_parser("opening")
     opened.add_argument("--trials", type=int, default=100_000)
     opened.add_argument("--clients", type=int, default=60)
@@ -401,6 +469,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="slicemamba-bench-") as name:
         if options.command == "volume":
             volume(Path(name), options.searches, options.trials, options.repeats)
+        elif options.command == "rounds":
+            rounds(Path(name), options.searches, options.stored, options.repeats)
         elif options.command == "opening":
             opening(Path(name), options.trials, options.clients)
         else:

@@ -170,8 +170,10 @@ class RunFolder:
         self.write_json(STATUS, status.model_dump(mode="json"))
 
     def read_status(self) -> RunStatus | None:
-        values = self.read_json(STATUS)
-        return None if values is None else RunStatus.model_validate(values)
+        try:
+            return RunStatus.model_validate_json((self.path / STATUS).read_bytes())
+        except FileNotFoundError:
+            return None
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Appends an event. One ``write`` of one line, so that lines of several processes do not mix."""

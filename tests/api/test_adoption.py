@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from service_helpers import BODY, Bench, write_study
 
+from api.service import SearchService
 from cluster.config import parse_job
 from cluster.jobs import JobState
 from cluster.run_folder import Progress, RunFolder, RunState, RunStatus
@@ -92,6 +93,32 @@ def test_lost_database_is_made_anew_from_the_folders(bench: Bench) -> None:
     other.http.post(f"/v1/searches/{search_id}/resume")
     other.round()
     assert other.jobs.submitted[-1] == f"{search_id}-3"
+
+
+def test_database_is_asked_about_new_folders_alone_and_one_that_comes_back_is_adopted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(bench, "first", "SUCCEEDED").write_json("result.json", {})
+    bench.round()
+    asked: list[set[str]] = []
+    known = SearchService.known_among
+
+    def note(service: SearchService, names: set[str]) -> set[str]:
+        asked.append(set(names))
+        return known(service, names)
+
+    monkeypatch.setattr(SearchService, "known_among", note)
+    bench.round()
+    bench.round()
+    write_run(bench, "second", "SUCCEEDED").write_json("result.json", {})
+    bench.round()
+    assert asked == [{"first"}, {"second"}]  # once more after it was adopted, and never again
+    assert bench.http.delete("/v1/searches/first").status_code == 204
+    bench.round()
+    assert ids(bench) == ["second"]
+    write_run(bench, "first", "SUCCEEDED").write_json("result.json", {})
+    bench.round()
+    assert sorted(ids(bench)) == ["first", "second"]
 
 
 def test_two_services_adopt_once(bench: Bench) -> None:

@@ -33,7 +33,9 @@ def test_paused_search_frees_the_cluster_and_goes_on_under_a_new_job(bench: Benc
     bench.jobs.states[search_id] = JobState.STOPPED
     bench.round()
     assert bench.get(search_id)["job_status"] == "STOPPED"
-    assert search_id not in bench.parts.service.active_ids()  # nothing is left to do until it is resumed
+    assert search_id not in [
+        row.id for row in bench.parts.service.active()
+    ]  # nothing is left to do until it is resumed
     assert act(bench, search_id, "pause")["state"] == "PAUSED"
 
     assert act(bench, search_id, "resume")["state"] == "QUEUED"

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
 
 import pytest
 from service_helpers import BODY, Bench
+from sqlalchemy import Engine, event
 
+from api import reconciler
 from api.states import IllegalTransitionError, SearchState
 from cluster.config import load_job
 from cluster.jobs import JobState
+from cluster.run_folder import Progress
 
 
 def states(bench: Bench, search_id: str) -> list[str]:
@@ -83,6 +88,100 @@ def test_killed_driver_is_started_once_more_and_then_fails_with_the_end_of_its_l
     assert found["state"] == "FAILED"
     assert found["error"].endswith("line 99")
     assert "line 79\n" not in found["error"]
+
+
+def asked(bench: Bench) -> list[str]:
+    """Jobs that Ray is asked for from now on."""
+    found: list[str] = []
+    ask = bench.jobs.job_state
+
+    def note(address: str, submission_id: str) -> JobState | None:
+        found.append(submission_id)
+        return ask(address, submission_id)
+
+    bench.jobs.job_state = note  # type: ignore[method-assign]
+    return found
+
+
+def test_ray_is_not_asked_for_a_driver_that_gives_signs_of_life(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_id = bench.running()
+    bench.drive(search_id)
+    bench.round()  # the first that this process hears of it
+    jobs = asked(bench)
+    bench.drive(search_id, phase="search", progress={"search": Progress(done=3, total=9, unit="trials")})
+    bench.round()
+    assert jobs == []
+    assert (bench.get(search_id)["phase"], bench.get(search_id)["progress"]["search"]["done"]) == ("search", 3)
+    bench.jobs.states[search_id] = JobState.FAILED
+    bench.round()  # nothing was written since
+    assert search_id in jobs
+    assert bench.get(search_id)["job_id"] == f"{search_id}-2", "submitted once more"
+
+    other = bench.running()
+    bench.drive(other)
+    bench.round()
+    del jobs[:]
+    monkeypatch.setattr(reconciler, "ASK_RAY_SECONDS", 0)
+    bench.drive(other)
+    bench.round()
+    assert other in jobs
+
+
+def test_clock_of_a_driver_that_is_wrong_leaves_ray_to_tell(bench: Bench) -> None:
+    search_id = bench.running()
+    for age in (3600, 3599):
+        bench.drive(search_id, age_seconds=age)
+        bench.round()
+    jobs = asked(bench)
+    bench.drive(search_id, age_seconds=3598)
+    bench.round()
+    assert jobs == [search_id]
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """SQL statements that are executed meanwhile."""
+    found: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        found.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_round_over_drivers_at_work_takes_as_many_statements_for_many_as_for_one(bench: Bench) -> None:
+    counts = []
+    for more in (1, 7):
+        searches = [bench.running() for _ in range(more)]
+        for _ in range(3):
+            for search_id in searches:
+                bench.drive(search_id)
+            bench.round()
+        for place, search_id in enumerate(searches):
+            progress = {"search": Progress(done=place, total=9, unit="trials")}
+            bench.drive(search_id, phase="search", progress=progress)
+        with statements() as found:
+            bench.round()
+        counts.append(len(found))
+        assert [bench.get(search_id)["progress"]["search"]["done"] for search_id in searches] == list(range(more))
+        for search_id in searches:
+            bench.drive(search_id, "FAILED", error="x")
+        bench.round()
+    assert counts == [2, 2]
+
+
+def test_progress_of_a_search_that_was_cancelled_meanwhile_is_not_written(bench: Bench) -> None:
+    search_id = bench.running()
+    bench.drive(search_id)
+    seen = bench.parts.service.get(search_id)
+    bench.http.post(f"/v1/searches/{search_id}/cancel")
+    bench.parts.service.note_all([(seen, {"phase": "search", "message": None})])
+    found = bench.get(search_id)
+    assert (found["phase"], found["message"]) == ("supernet", "cancelled by request")
 
 
 def test_cancel_stops_the_job(bench: Bench) -> None:
