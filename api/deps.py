@@ -10,6 +10,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from api.feeds import Feeds
 from api.follow_ups import FollowUps
 from api.problems import bad_parameter
 from api.reconciler import Jobs, Reconciler
@@ -32,6 +33,8 @@ class Parts:
     telemetry: Telemetry
     reconciler: Reconciler
     jobs: Jobs
+    event_feeds: Feeds
+    log_feeds: Feeds
     closing: Event
 
 

@@ -16,6 +16,7 @@ from api import dashboard, problems
 from api.access import authorize
 from api.db import open_database
 from api.deps import Parts
+from api.feeds import Feeds
 from api.follow_ups import FollowUps
 from api.middleware import Gate
 from api.reconciler import Jobs, Reconciler
@@ -30,6 +31,9 @@ from api.tokens import Tokens
 from cluster import jobs as ray_jobs
 from slicemamba import __version__
 
+EVENTS_SECONDS = 0.5
+LOGS_SECONDS = 2.0
+"""Between two looks for what is new; Ray gives a log as a whole only."""
 DESCRIPTION = (
     "Submit a search over REST and get a Pareto frontier of slicings for your data set. "
     "Errors are problem+json (RFC 9457)."
@@ -80,8 +84,20 @@ def _assemble(settings: Settings, jobs: Jobs) -> Parts:
     telemetry = Telemetry(service.count_by_state)
     reconciler = Reconciler(service, jobs, settings, wake, lambda outcome: telemetry.rounds.labels(outcome).inc())
     studies = Studies()
-    follow_ups = FollowUps(service, studies)
-    return Parts(settings, service, Tokens(sessions), studies, follow_ups, telemetry, reconciler, jobs, Event())
+    closing = Event()
+    return Parts(
+        settings=settings,
+        service=service,
+        tokens=Tokens(sessions),
+        studies=studies,
+        follow_ups=FollowUps(service, studies),
+        telemetry=telemetry,
+        reconciler=reconciler,
+        jobs=jobs,
+        event_feeds=Feeds(EVENTS_SECONDS, closing),
+        log_feeds=Feeds(LOGS_SECONDS, closing),
+        closing=closing,
+    )
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -169,6 +169,13 @@ class SearchService:
         with self._sessions() as session:
             return session.get(Search, row_id)
 
+    def state_of(self, row_id: str) -> tuple[SearchState, int] | None:
+        """State and attempt of a search or follow-up job, for those who ask again and again."""
+        query = select(Search.state, Search.attempt).where(Search.id == row_id)
+        with self._sessions() as session:
+            found = session.execute(query).first()
+        return None if found is None else (SearchState(found[0]), found[1])
+
     def get(self, search_id: str) -> Search:
         """Raises ProblemError (404) for an unknown id."""
         found = self.find(search_id)

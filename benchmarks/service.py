@@ -17,6 +17,9 @@ pause (requests wait for the interpreter meanwhile), statements, and requests to
 ``python -m benchmarks.service opening`` starts a service with one search of 100,000 trials and a small one, lets 60
 clients ask for the front of the large one at once, for the first time, and meanwhile asks for the small one.
 
+``python -m benchmarks.service follow`` lets 100 clients follow the events of one search and 100 its log, with a driver
+that ends four trials a second, and tells what that costs the service and how late events arrive.
+
 All print Markdown tables.
 """
 
@@ -310,6 +313,48 @@ def load(folder: Path, clients: int, seconds: float, pause: float, database_url:
     )
 
 
+def follow(folder: Path, clients: int, seconds: float) -> None:
+    jobs = JobServer()
+    with jobs.running(), served(folder, jobs, None) as (url, server):
+        answer = httpx.post(f"{url}/v1/searches", json=JOB, timeout=60)
+        answer.raise_for_status()
+        search_id = answer.json()["id"]
+        while not jobs.folders:
+            time.sleep(0.1)
+        with simulated_drivers([RunFolder(jobs.folders[search_id])], 0.25):
+            delays, used = asyncio.run(_follow(f"{url}/v1/searches/{search_id}", server, clients, seconds))
+    print(f"{clients} clients follow the events and {clients} the log of one search, {seconds:g} s.\n")
+    print("| events received | p50 ms | p99 ms | longest ms | CPU of the service, cores |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
+    print(f"| {len(delays)} | {quantiles(delays)} | {used / seconds:.3f} |")
+
+
+async def _follow(url: str, server: psutil.Process, clients: int, seconds: float) -> tuple[list[float], float]:
+    """(how late each event came in seconds, processor time of the service), once all have caught up."""
+    delays: list[float] = []
+    limits = httpx.Limits(max_connections=2 * clients, max_keepalive_connections=2 * clients)
+    async with httpx.AsyncClient(timeout=None, limits=limits) as http:
+
+        async def listen_to(path: str) -> None:
+            async with http.stream("GET", f"{url}/{path}") as stream:
+                async for line in stream.aiter_lines():
+                    if line.startswith("data: ") and '"time"' in line:
+                        written = datetime.fromisoformat(json.loads(line[6:])["time"])
+                        delays.append((datetime.now(timezone.utc) - written).total_seconds())
+
+        paths = ["events", "logs?follow=true"]
+        tasks = [asyncio.create_task(listen_to(path)) for path in paths for _ in range(clients)]
+        await asyncio.sleep(5)
+        delays.clear()
+        before = _cpu(server)
+        await asyncio.sleep(seconds)
+        used, found = _cpu(server) - before, list(delays)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return found, used
+
+
 def rounds(folder: Path, num_searches: int, num_stored: int, repeats: int) -> None:
     counts: Counter[str] = Counter()
     stretches: list[float] = []
@@ -458,6 +503,9 @@ def main() -> None:
     many.add_argument("--seconds", type=float, default=60.0)
     many.add_argument("--pause", type=float, default=3.0)
     many.add_argument("--database-url")
+    followed = commands.add_parser("follow")
+    followed.add_argument("--clients", type=int, default=100)
+    followed.add_argument("--seconds", type=float, default=30.0)
     counted = commands.add_parser("rounds")
     counted.add_argument("--searches", type=int, default=20)
     counted.add_argument("--stored", type=int, default=1000)
@@ -469,6 +517,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="slicemamba-bench-") as name:
         if options.command == "volume":
             volume(Path(name), options.searches, options.trials, options.repeats)
+        elif options.command == "follow":
+            follow(Path(name), options.clients, options.seconds)
         elif options.command == "rounds":
             rounds(Path(name), options.searches, options.stored, options.repeats)
         elif options.command == "opening":

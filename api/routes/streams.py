@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -17,12 +14,12 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from api.decisions import UNREACHABLE
 from api.deps import AppParts, Parts
+from api.feeds import STILL_HERE
+from api.followed import DriversEvents, DriversLog, LogPlace
 from api.models import Search
-from api.plain import finite
 from api.problems import ProblemError, bad_parameter, not_found
 from api.routes.searches import UNKNOWN
 from api.schemas import Problem
-from api.states import SearchState
 from cluster.jobs import ClusterUnavailableError
 from cluster.run_folder import RunFolder
 
@@ -33,11 +30,6 @@ LOG_RESPONSES: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem},
 }
 router = APIRouter(prefix="/v1/searches/{search_id}", tags=["streams"], responses=_RESPONSES)
-
-POLL_SECONDS = 0.5
-LOG_POLL_SECONDS = 2.0  # Ray gives a log as a whole only
-KEEPALIVE_SECONDS = 15.0
-
 
 Tail = Annotated[int, Query(ge=1, le=100_000, description="number of last lines")]
 Follow = Annotated[bool, Query(description="server-sent events: each line as it is printed, then `end`")]
@@ -75,81 +67,31 @@ async def answer_log(parts: Parts, row: Search, tail: int, follow: bool, last_ev
     if not follow:
         return PlainTextResponse(await run_in_threadpool(read_log, parts, row, tail))
     place = _read_log_place(row, last_event_id) if last_event_id else None
-    return _event_stream(_follow_log(parts, row.id, tail, place))
+    return _event_stream(_follow_log(parts, row, tail, place))
 
 
-@dataclass(frozen=True)
-class _LogPlace:
-    """How far a log was read: ``offset`` characters of that of the ``attempt``."""
-
-    attempt: int
-    offset: int
-
-    def __str__(self) -> str:
-        return f"{self.attempt}-{self.offset}"
-
-
-def _read_log_place(row: Search, text: str) -> _LogPlace:
+def _read_log_place(row: Search, text: str) -> LogPlace:
     """Raises ProblemError (422)."""
     match = re.fullmatch(r"(\d{1,6})-(\d{1,15})", text)
     if match is None or not 1 <= int(match[1]) <= row.attempt:
         raise bad_parameter("Last-Event-ID", f"must be the id of an event of this stream; got {text!r}")
-    return _LogPlace(int(match[1]), int(match[2]))
+    return LogPlace(int(match[1]), int(match[2]))
 
 
-async def _follow_log(parts: Parts, row_id: str, tail: int, place: _LogPlace | None) -> AsyncIterator[str]:
-    """Each whole line as an event; after the last line of an attempt come those of the next one.
+async def _follow_log(parts: Parts, row: Search, tail: int, place: LogPlace | None) -> AsyncIterator[str]:
+    """Each whole line as an event.
 
     Args:
         tail: where to begin, in lines from the end. place: where to begin instead.
     """
-    spoke_at = time.monotonic()
-    while not parts.closing.is_set():  # the client resumes at the next process
-        # The state is read before the log: when it is final, what is read after it is the last.
-        row = await run_in_threadpool(parts.service.find, row_id)
-        if row is None:
-            yield _format("end", {"state": None}, None)
-            return
-        attempt = row.attempt if place is None else place.attempt
-        past = attempt < row.attempt or SearchState(row.state).ended
-        log = await run_in_threadpool(_read_attempt, parts, row, attempt)
-        if log is not None:
-            place = place or _LogPlace(attempt, _tail_offset(log, tail))
-            for line, place in _lines(log, place, whole=not past):  # noqa: B020
-                yield _format("log", {"line": line}, place)
-                spoke_at = time.monotonic()
-        if past and attempt < row.attempt:
-            place = _LogPlace(attempt + 1, 0)
-            continue
-        if past:
-            yield _format("end", {"state": row.state}, None)
-            return
-        if time.monotonic() - spoke_at > KEEPALIVE_SECONDS:
-            yield ": still here\n\n"
-            spoke_at = time.monotonic()
-        await sleep(LOG_POLL_SECONDS)
-
-
-def _read_attempt(parts: Parts, row: Search, attempt: int) -> str | None:
-    """None while Ray cannot be reached, or where it does not know the job (any more)."""
-    try:
-        return parts.jobs.job_logs(parts.settings.ray_address, row.job_id_of(attempt))
-    except ClusterUnavailableError:
-        return None
-
-
-def _tail_offset(log: str, tail: int) -> int:
-    return len(log) - len("".join(log.splitlines(keepends=True)[-tail:]))
-
-
-def _lines(log: str, place: _LogPlace, *, whole: bool) -> Iterator[tuple[str, _LogPlace]]:
-    """(line, place after it); with ``whole``, a last line without its end waits for it."""
-    offset = place.offset
-    for line in re.findall(r"[^\n]*\n|[^\n]+", log[offset:]):
-        if whole and not line.endswith("\n"):
-            return
-        offset += len(line)
-        yield line.rstrip("\r\n"), _LogPlace(place.attempt, offset)
+    log = DriversLog(parts.service, parts.jobs, parts.settings.ray_address, row)
+    while place is None and not parts.closing.is_set():
+        place = await run_in_threadpool(log.place_of_tail, tail)
+        if place is None:  # its job has just been submitted
+            yield STILL_HERE
+            await sleep(parts.log_feeds.period_seconds)
+    async for text in parts.log_feeds.follow(row.id, log, place):
+        yield text
 
 
 @router.get("/events", response_class=StreamingResponse)
@@ -159,9 +101,9 @@ async def get_events(search_id: str, parts: AppParts, last_event_id: LastEventId
     `Last-Event-ID` resumes after the event with that id.
     """
     await run_in_threadpool(parts.service.get, search_id)
-    folder = parts.service.run_folder(search_id)
-    offset = await run_in_threadpool(_read_offset, folder, last_event_id) if last_event_id else 0
-    return _event_stream(_stream(parts, search_id, offset))
+    events = DriversEvents(parts.service, search_id)
+    offset = await run_in_threadpool(_read_offset, events.folder, last_event_id) if last_event_id else 0
+    return _event_stream(parts.event_feeds.follow(search_id, events, offset))
 
 
 def _event_stream(events: AsyncIterator[str]) -> StreamingResponse:
@@ -186,26 +128,3 @@ def _ends_line(folder: RunFolder, offset: int) -> bool:
             return file.read(1) == b"\n"
     except FileNotFoundError:
         return False
-
-
-async def _stream(parts: Parts, search_id: str, offset: int) -> AsyncIterator[str]:
-    folder = parts.service.run_folder(search_id)
-    spoke_at = time.monotonic()
-    while not parts.closing.is_set():  # the client resumes at the next process
-        # The state is read before the events: when it is final, the events read after it are the last ones.
-        search = await run_in_threadpool(parts.service.find, search_id)
-        for offset, event in await run_in_threadpool(lambda start: list(folder.events(start)), offset):  # noqa: B020
-            yield _format(event.get("event", "message"), event, offset)
-            spoke_at = time.monotonic()
-        if search is None or SearchState(search.state).ended:
-            yield _format("end", {"state": search.state if search else None}, None)
-            return
-        if time.monotonic() - spoke_at > KEEPALIVE_SECONDS:
-            yield ": still here\n\n"
-            spoke_at = time.monotonic()
-        await sleep(POLL_SECONDS)
-
-
-def _format(kind: str, data: dict[str, Any], offset: int | _LogPlace | None) -> str:
-    place = "" if offset is None else f"id: {offset}\n"
-    return f"{place}event: {kind}\ndata: {json.dumps(finite(data))}\n\n"

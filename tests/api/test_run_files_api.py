@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 from service_helpers import Bench
 
-from api.routes import streams
+from api.followed import DriversLog, LogPlace
 from api.sse import ServerEvent, parse_events
 from cluster.jobs import JobState
 
@@ -149,23 +150,47 @@ def test_followed_log_goes_on_with_the_next_attempt(bench: Bench) -> None:
     assert [event.data.get("line") for event in lines(bench, f"searches/{search_id}", "1-4")] == ["two", "three", None]
 
 
-def test_half_a_line_waits_for_its_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_line_waits_for_its_end(bench: Bench) -> None:
     search_id = bench.running()
     bench.jobs.logs[search_id] = "one\nhal"
-    asked = 0
+    log = DriversLog(bench.parts.service, bench.jobs, "-", bench.parts.service.get(search_id))
+    place = log.place_of_tail(10)
+    assert place == LogPlace(1, 0)
 
-    async def print_more(_: float) -> None:
-        nonlocal asked
-        asked += 1
-        bench.jobs.logs[search_id] += "f\n"
-        bench.jobs.down = asked == 1  # a moment without Ray costs nothing
-        if asked == 2:
-            bench.drive(search_id, "FAILED", error="x")
-            bench.round()
+    def more() -> list[str]:
+        nonlocal place
+        batch = log.read(place)
+        if batch.pieces:
+            place = cast(LogPlace, batch.pieces[-1].after)
+        events = parse_events("".join([*(piece.text for piece in batch.pieces), batch.end or ""]).splitlines())
+        return [event.data.get("line", event.kind) for event in events]
 
-    monkeypatch.setattr(streams, "sleep", print_more)
-    assert [event.data.get("line") for event in lines(bench, f"searches/{search_id}")] == ["one", "half", "f", None]
-    assert asked == 2
+    assert more() == ["one"]
+    assert more() == []
+    bench.jobs.logs[search_id] += "f\nth"
+    bench.jobs.down = True  # a moment without Ray costs nothing
+    assert more() == []
+    bench.jobs.down = False
+    assert more() == ["half"]
+    bench.jobs.logs[search_id] += "e end"
+    bench.drive(search_id, "FAILED", error="x")
+    bench.round()
+    assert more() == ["the end", "end"]
+    bench.http.delete(f"/v1/searches/{search_id}")
+    assert more() == ["end"]
+
+
+def test_log_that_is_yet_to_come_is_waited_for(bench: Bench) -> None:
+    search_id = bench.running()
+    log = DriversLog(bench.parts.service, bench.jobs, "-", bench.parts.service.get(search_id))
+    assert log.place_of_tail(1) is None
+    bench.jobs.logs[search_id] = "one\ntwo\n"
+    assert log.place_of_tail(1) == LogPlace(1, 4)
+    del bench.jobs.logs[search_id]
+    bench.drive(search_id, "FAILED", error="x")
+    bench.round()
+    assert log.place_of_tail(1) == LogPlace(1, 0)
+    assert [event.kind for event in lines(bench, f"searches/{search_id}")] == ["end"]
 
 
 @pytest.mark.parametrize("place", ["3", "0-0", "2-0", "-1", "1-x", "1-\u00b2"])
