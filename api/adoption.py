@@ -92,7 +92,7 @@ def as_search(folder: RunFolder, stale_seconds: float) -> Search | None:
         spec=spec,
         state=state.value,
         phase=status.phase,
-        progress=finite(status.model_dump()["progress"]),
+        progress=finite(status.model_dump(mode="json")["progress"]),
         message=ADOPTED,
         error=error,
         attempt=attempt,

@@ -10,6 +10,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from api.eta import Etas
 from api.feeds import Feeds
 from api.follow_ups import FollowUps
 from api.problems import bad_parameter
@@ -29,6 +30,7 @@ class Parts:
     service: SearchService
     tokens: Tokens
     studies: Studies
+    etas: Etas
     follow_ups: FollowUps
     telemetry: Telemetry
     reconciler: Reconciler

@@ -14,7 +14,7 @@ from typing import Any
 
 from api import schemas
 from api.models import Search
-from cluster.config import SearchJob
+from cluster.config import RetrainJob, SearchJob
 from nas.study import Trial, TrialState
 from slicemamba.config import TrainConfig
 from slicemamba.costs import NetworkCost, network_cost
@@ -37,6 +37,11 @@ class Work:
     trained: int
     evaluated: int
 
+    @property
+    def passes(self) -> int:
+        """In forward passes."""
+        return TRAIN_PASSES * self.trained + self.evaluated
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -55,20 +60,33 @@ class Earlier:
     rates: Rates
 
 
-def work_of(job: SearchJob, num_images: Mapping[str, int]) -> Work:
-    """What the search has to do, validation included; early stops and what is reused between candidates are not known.
+def work_by_phase(job: SearchJob | RetrainJob, num_images: Mapping[str, int]) -> dict[str, Work]:
+    """What each phase has to do, validation included; early stops and what is reused between candidates are not known.
 
     Args:
-        job: the search. num_images: of each split.
+        job: the search, or the retraining of a trial. num_images: of each split.
     """
-    evaluations = num_evaluations(job) * (1 + len(job.search.flips))
-    paths = len(job.space.choices) + job.supernet.num_val_architectures
-    validated = _validations(job.supernet) * paths * num_images["val"]
-    trained = job.supernet.epochs * num_images["train"]
+    found: dict[str, Work] = {}
+    if isinstance(job, SearchJob):
+        paths = len(job.space.choices) + job.supernet.num_val_architectures
+        found["supernet"] = _training(job.supernet, paths, num_images)
+        candidates = Work(0, job.search.num_trials * (1 + len(job.search.flips)) * num_images["search"])
+        found |= dict.fromkeys(["search", "random"] if job.search.random_baseline else ["search"], candidates)
     if job.retrain is not None:
-        trained += job.retrain.epochs * num_images["train"]
-        validated += _validations(job.retrain) * num_images["val"] + num_images["search"] + num_images["test"]
-    return Work(trained=trained, evaluated=evaluations * num_images["search"] + validated)
+        scored = [*("search", "test"), *(["val"] if job.data.folds is not None else [])]
+        found["retrain"] = _training(job.retrain, 1, num_images)
+        found["evaluate"] = Work(0, sum(num_images[split] for split in scored))
+    return found
+
+
+def _training(settings: TrainConfig, paths: int, num_images: Mapping[str, int]) -> Work:
+    return Work(settings.epochs * num_images["train"], _validations(settings) * paths * num_images["val"])
+
+
+def work_of(job: SearchJob, num_images: Mapping[str, int]) -> Work:
+    """The same of all phases together."""
+    phases = work_by_phase(job, num_images).values()
+    return Work(sum(phase.trained for phase in phases), sum(phase.evaluated for phase in phases))
 
 
 def num_evaluations(job: SearchJob) -> int:
@@ -137,7 +155,7 @@ def _cost(job: SearchJob) -> NetworkCost:
 def _hours(job: SearchJob, work: Work, cost: NetworkCost, earlier: list[Earlier]) -> tuple[float, float, float, str]:
     """(expected, low, high, what they rest on)."""
     near = [one for one in earlier if workers_of(one.job) == workers_of(job)]
-    same = [one for one in near if _alike(one.job) == _alike(job)][:MAX_EARLIER]
+    same = [one for one in near if alike(one.job) == alike(job)][:MAX_EARLIER]
     if same:
         found = [_total(work, one.rates, 1.0) for one in same]
         basis = f"measured: {_named(same)} had the same network, image size and workers on this service"
@@ -153,7 +171,7 @@ def _hours(job: SearchJob, work: Work, cost: NetworkCost, earlier: list[Earlier]
     return _assumed(job, work, cost)
 
 
-def _alike(job: SearchJob) -> tuple[Any, ...]:
+def alike(job: SearchJob) -> tuple[Any, ...]:
     """What must agree for seconds of one search to hold for another."""
     return job.model, job.data.image_size, job.data.num_classes, job.supernet.precision, job.search.precision
 

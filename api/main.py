@@ -16,6 +16,7 @@ from api import dashboard, problems
 from api.access import authorize
 from api.db import open_database
 from api.deps import Parts
+from api.eta import Etas
 from api.feeds import Feeds
 from api.follow_ups import FollowUps
 from api.middleware import Gate
@@ -90,6 +91,7 @@ def _assemble(settings: Settings, jobs: Jobs) -> Parts:
         service=service,
         tokens=Tokens(sessions),
         studies=studies,
+        etas=Etas(service),
         follow_ups=FollowUps(service, studies),
         telemetry=telemetry,
         reconciler=reconciler,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from api import schemas
 from api.states import SearchState
+from api.tables import expected_end
 from slicemamba.errors import InputError, RunFailedError
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ class SearchHandle:
         search = self.client.get(self.id)
         rows = [("state", search.state.value + (f": {search.error or search.message or ''}").rstrip(": "))]
         rows += [(phase, f"{item.done} / {item.total} {item.unit}") for phase, item in search.progress.items()]
+        if search.expected_end_at is not None:
+            rows.append(("done", expected_end(search.expected_end_at)))
         cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
         return f"<b>{escape(search.name)}</b> <code>{escape(search.id)}</code><table>{cells}</table>"
 

@@ -281,4 +281,7 @@ def _columns(sight: Sight) -> dict[str, object]:
 
 
 def _progress(status: RunStatus) -> dict[str, object]:
-    return {"phase": status.phase, "progress": finite(status.model_dump(include={"progress"})["progress"])}
+    return {
+        "phase": status.phase,
+        "progress": finite(status.model_dump(mode="json", include={"progress"})["progress"]),
+    }

@@ -12,6 +12,7 @@ from api.states import SearchState
 from nas.study import TrialState
 
 StudyName = Literal["search", "random"]
+EXPECTED_END = "when it will be done, all phases included, by how it goes; null while nothing tells, or nothing goes on"
 Metrics = Annotated[dict[str, float | None], BeforeValidator(finite)]
 
 
@@ -52,6 +53,7 @@ class PhaseProgress(_Answer):
     total: int
     unit: str
     metrics: Metrics = {}
+    seconds_per_unit: float | None = Field(default=None, description="that a unit lately takes; null while none tells")
 
 
 class SearchSummary(_Answer):
@@ -65,6 +67,7 @@ class SearchSummary(_Answer):
     progress: dict[str, PhaseProgress] = Field(description="by phase, for phases that have begun")
     message: str | None = Field(description="details that the state alone does not give")
     error: str | None = Field(description="why the search failed")
+    expected_end_at: datetime | None = Field(default=None, description=EXPECTED_END)
     job_id: str = Field(description="the job's id in Ray")
     job_status: str | None = Field(description="Ray's own status of the job; only a hint")
     created_at: datetime
@@ -144,6 +147,7 @@ class JobSummary(_Answer):
     progress: dict[str, PhaseProgress] = Field(description="by phase, for phases that have begun")
     message: str | None = Field(description="details that the state alone does not give")
     error: str | None = Field(description="why the job failed")
+    expected_end_at: datetime | None = Field(default=None, description=EXPECTED_END)
     folder: str = Field(description="where its files are among the search's artifacts")
     created_at: datetime
     started_at: datetime | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,9 +34,12 @@ def show_state(found: schemas.Search | schemas.Job, *, as_json: bool) -> None:
 
 
 def searches(page: schemas.SearchPage) -> Table:
-    rows = [[s.id, s.name, s.state.value, s.phase or "", _progress(s), _time(s.created_at)] for s in page.searches]
+    rows = [
+        [s.id, s.name, s.state.value, s.phase or "", _progress(s), time_left(s.expected_end_at), _time(s.created_at)]
+        for s in page.searches
+    ]
     more = "there are more; see --limit" if page.next_page_token else None
-    return _table(["id", "name", "state", "phase", "progress", "created"], rows, caption=more)
+    return _table(["id", "name", "state", "phase", "progress", "left", "created"], rows, caption=more)
 
 
 def tokens(rows: Sequence[models.Token]) -> Table:
@@ -55,6 +58,7 @@ def search(found: schemas.Search) -> Table:
         ["state", found.state.value],
         ["phase", found.phase or ""],
         ["progress", _progress(found)],
+        ["done", expected_end(found.expected_end_at)],
         ["message", found.message or ""],
         ["error", found.error or ""],
         ["created", _time(found.created_at)],
@@ -124,6 +128,7 @@ def job(found: schemas.Job) -> Table:
         ["trial", _trial_of(found)],
         ["state", found.state.value],
         ["progress", _progress(found)],
+        ["done", expected_end(found.expected_end_at)],
         ["message", found.message or ""],
         ["error", found.error or ""],
         ["folder", found.folder],
@@ -179,6 +184,26 @@ def _values(trial: schemas.Trial, names: Sequence[str]) -> list[str]:
 def _progress(found: schemas.SearchSummary | schemas.JobSummary) -> str:
     item = found.progress.get(found.phase or "")
     return f"{item.done}/{item.total} {item.unit}" if item else ""
+
+
+def time_left(moment: datetime | None) -> str:
+    """As ``about 12 min``; nothing where no moment is known."""
+    if moment is None:
+        return ""
+    minutes = max(0.0, (moment - datetime.now(timezone.utc)).total_seconds()) / 60
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 100:
+        return f"about {minutes:.0f} min"
+    return f"about {minutes / 60:.1f} h" if minutes < 48 * 60 else f"about {minutes / 1440:.1f} days"
+
+
+def expected_end(moment: datetime | None) -> str:
+    """As ``in about 12 min, at 14:35``; nothing where no moment is known."""
+    if moment is None:
+        return ""
+    at, now = moment.astimezone(), datetime.now().astimezone()
+    return f"in {time_left(moment)}, at {at.strftime('%H:%M' if at.date() == now.date() else '%Y-%m-%d %H:%M')}"
 
 
 def _time(moment: datetime | None) -> str:

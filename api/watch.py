@@ -7,6 +7,7 @@ from rich.markup import escape
 
 from api.client import Client
 from api.schemas import Job, Search
+from api.tables import expected_end
 from cluster.progress import View, progress_view
 
 
@@ -46,7 +47,8 @@ class _Show:
     def update(self, seen: Search | Job) -> None:
         reason = seen.error or seen.message
         self._view.say(f"{seen.id} [bold]{seen.state.value}[/]" + (f": {escape(reason)}" if reason else ""))
-        self._view.show(seen.progress)
+        end = expected_end(seen.expected_end_at)
+        self._view.show(seen.progress, {seen.phase: f"done {end}"} if end and seen.phase else {})
 
     def lost(self) -> None:
         self._view.say("[yellow]the service does not answer; trying again[/]")

@@ -86,12 +86,13 @@ def _run_job(
         if extended:
             _set_aside_result(run)
         run.emit("phase", phase="check")
-        _check_input(job)
+        num_images = _check_input(job)
         if before is None and isinstance(job, SearchJob) and job.search.warm_start is not None:
             _warm_start(job, run, job.search.warm_start)
         run.write_json("config.json", values)
         with ray_cluster(address) as own:
             _check_resources(job, own)
+            _tell_scale(job, run, num_images)
             result = _phases(job, run, default_cache_dir())
         run.write_json("result.json", result)
         return result
@@ -113,13 +114,25 @@ def _with_paths(job: Job) -> Job:
     return resolve_init(job.model_copy(update={"data": resolve_root(job.data)}))
 
 
-def _check_input(job: Job) -> None:
-    """Raises InputError for faults of the data and for weights to start from that do not fit."""
+def _check_input(job: Job) -> dict[str, int]:
+    """Images of each split. Raises InputError for faults of the data and for weights to start from that do not fit."""
     if isinstance(job, PretrainJob):
         find_pictures(job.data)
-        return
+        return {}
     check_init(job)
-    check_dataset(job.data, cache_dir=default_cache_dir())
+    return check_dataset(job.data, cache_dir=default_cache_dir()).num_images
+
+
+def _tell_scale(job: Job, run: RunFolder, num_images: dict[str, int]) -> None:
+    """Tells what was checked, from which follows how long the run will take."""
+    from cluster.ray_tune import num_search_workers
+
+    if num_images:
+        figures: dict[str, float] = dict(num_images)
+        if isinstance(job, SearchJob):
+            figures["workers"] = num_search_workers(job)
+        total = sum(num_images.values())
+        run.emit("progress", phase="check", done=total, total=total, unit="images", metrics=figures)
 
 
 def _check_resources(job: Job, own: bool) -> None:
@@ -325,6 +338,9 @@ def _warm_start(job: SearchJob, run: RunFolder, warm_start: WarmStart) -> list[A
     return best_architectures(location, name, job.search_space, warm_start.top)
 
 
+_TOLD = {"number", "state", "architecture", "metrics", "error", "seconds", "work"}
+
+
 class _SearchProgress:
     """Writes each ended trial and the search's progress to the events, and to Ray's metrics."""
 
@@ -336,16 +352,18 @@ class _SearchProgress:
         self._config = config
         self._tally = SearchTally(config.objectives, [trial for trial in study.trials() if trial.ended])
         self._metrics = SearchMetrics(run.path.name, phase)
+        self._running = self._most_running = 0
         self._show()
 
     def __call__(self, trial: Trial) -> None:
         self._tally.add(trial)
         self._metrics.ended(trial)
-        fields = {"number": trial.number, "state": trial.state.value, "architecture": trial.architecture}
-        self._run.emit("trial", phase=self._phase, **fields, metrics=trial.metrics, error=trial.error, work=trial.work)
+        fields = trial.model_dump(mode="json", include=_TOLD)
+        self._run.emit("trial", phase=self._phase, **fields)
         self._show()
 
     def on_running(self, number: int) -> None:
+        self._running, self._most_running = number, max(number, self._most_running)
         self._metrics.running(number)
 
     def _show(self) -> None:
@@ -359,6 +377,8 @@ class _SearchProgress:
             figures["reused"] = tally.reused
         if pruned := tally.states[TrialState.PRUNED]:
             figures["pruned"] = pruned
+        if self._most_running:  # since the last trial ended
+            figures["running"], self._most_running = self._most_running, self._running
         total = self._config.num_trials
         self._run.emit("progress", phase=self._phase, done=tally.num_ended, total=total, unit="trials", metrics=figures)
         self._metrics.show(tally)

@@ -20,6 +20,7 @@ from slicemamba.data.cache import default_cache_dir
 from slicemamba.errors import InputError, RunFailedError
 
 FIGURES = "figures.json"
+_TOLD = {"done", "total", "unit", "metrics"}
 
 
 def run_follow_up(
@@ -82,7 +83,7 @@ def _audit(settings: AuditConfig, run: RunFolder, folder: RunFolder, address: st
             folder.emit("phase", phase=status.phase)
         step = status.progress.get(status.phase or "")
         if step is not None and step != told.get("step"):
-            folder.emit("progress", phase=status.phase, **step.model_dump())
+            folder.emit("progress", phase=status.phase, **step.model_dump(include=_TOLD))
         told.update(phase=status.phase, step=step)
 
     found = run_audit(run, settings, address=address, on_status=forward)

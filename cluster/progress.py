@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from cluster.run_folder import PHASES, RunStatus
 
 _LINE_SECONDS = 5.0
+NO_NOTES: Mapping[str, str] = {}
 TITLES = {
     "check": "Check data",
     "pretrain": "Pretrain encoder",
@@ -46,8 +47,8 @@ class PhaseProgress(Protocol):
 class View(Protocol):
     """Shows progress as it comes; repetitions show nothing new."""
 
-    def show(self, progress: Mapping[str, PhaseProgress]) -> None:
-        """Progress of each phase that has begun."""
+    def show(self, progress: Mapping[str, PhaseProgress], notes: Mapping[str, str] = NO_NOTES) -> None:
+        """Progress of each phase that has begun, with notes on some of them."""
 
     def say(self, text: str) -> None:
         """A line, unless it was the last one said. Rich markup is understood."""
@@ -84,8 +85,9 @@ def _begun(progress: Mapping[str, PhaseProgress]) -> list[tuple[str, PhaseProgre
     return [(phase, progress[phase]) for phase in PHASES if phase in progress]
 
 
-def _figures(item: PhaseProgress) -> str:
-    return "  ".join(f"{name} {'–' if value is None else f'{value:.4g}'}" for name, value in item.metrics.items())
+def _figures(item: PhaseProgress, note: str) -> str:
+    figures = [f"{name} {'–' if value is None else f'{value:.4g}'}" for name, value in item.metrics.items()]
+    return "  ".join([*figures, *([note] if note else [])])
 
 
 class _Bars:
@@ -94,12 +96,13 @@ class _Bars:
         self._tasks: dict[str, TaskID] = {}
         self._said: str | None = None
 
-    def show(self, progress: Mapping[str, PhaseProgress]) -> None:
+    def show(self, progress: Mapping[str, PhaseProgress], notes: Mapping[str, str] = NO_NOTES) -> None:
         for phase, item in _begun(progress):
             if phase not in self._tasks:
                 self._tasks[phase] = self._bars.add_task(TITLES[phase], unit="", figures="")
+            figures = _figures(item, notes.get(phase, ""))
             self._bars.update(
-                self._tasks[phase], completed=item.done, total=item.total, unit=item.unit, figures=_figures(item)
+                self._tasks[phase], completed=item.done, total=item.total, unit=item.unit, figures=figures
             )
 
     def say(self, text: str) -> None:
@@ -117,12 +120,13 @@ class _Lines:
         self._shown: dict[str, int] = {}
         self._shown_at = 0.0
 
-    def show(self, progress: Mapping[str, PhaseProgress]) -> None:
+    def show(self, progress: Mapping[str, PhaseProgress], notes: Mapping[str, str] = NO_NOTES) -> None:
         for phase, item in _begun(progress):
             due = time.monotonic() - self._shown_at >= _LINE_SECONDS or item.done >= item.total
             if self._shown.get(phase) != item.done and (due or phase not in self._shown):
                 self._shown[phase], self._shown_at = item.done, time.monotonic()
-                line = f"{TITLES[phase]}: {item.done}/{item.total} {item.unit}  {_figures(item)}"
+                figures = _figures(item, notes.get(phase, ""))
+                line = f"{TITLES[phase]}: {item.done}/{item.total} {item.unit}  {figures}"
                 self._console.print(line.rstrip(), highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:

@@ -202,17 +202,22 @@ def _evaluate_network(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_network(folder).to(device)
     result: dict[str, Any] = {"scores": {}, "intervals": {}, "trivial": {}}
-    for split in splits:
-        data = load_split(config, split, cache_dir)
+    loaded = {split: load_split(config, split, cache_dir) for split in splits}  # mapped, not read
+
+    def tell(before: int, done: int) -> None:
+        total = sum(map(len, loaded.values()))
+        run.emit("progress", phase="evaluate", done=before + done, total=total, unit="images", metrics={})
+
+    num_done = 0
+    for split, data in loaded.items():
         scored = evaluate(
             network,
             data,
             batch_size=batch_size,
             device=device,
-            on_progress=lambda done, total: run.emit(
-                "progress", phase="evaluate", done=done, total=total, unit="images", metrics={}
-            ),
+            on_progress=lambda done, _, before=num_done: tell(before, done),  # type: ignore[misc]
         )
+        num_done += len(data)
         result["scores"][split] = scored.metrics
         result["intervals"][split] = scored.intervals()
         result["trivial"][split] = trivial_baselines(data)

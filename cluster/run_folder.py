@@ -57,7 +57,13 @@ PHASES = (
 
 
 class Progress(BaseModel):
-    """How far a phase is: ``done`` of ``total`` epochs, trials or images, with its latest figures."""
+    """How far a phase is: ``done`` of ``total`` epochs, trials or images, with its latest figures.
+
+    Attributes:
+        seconds: spent on its units so far, by all drivers that were at work on it.
+        seconds_per_unit: that it takes lately; None while nothing tells.
+        moved_at: when it was told last.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -65,6 +71,9 @@ class Progress(BaseModel):
     total: int
     unit: str
     metrics: dict[str, float] = {}
+    seconds: float = 0.0
+    seconds_per_unit: float | None = None
+    moved_at: datetime | None = None
 
 
 class RunStatus(BaseModel):

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any
 
 from cluster.connect import submission_id
 from cluster.disk import Reserve, disk_fault
 from cluster.lease import FencedError
-from cluster.run_folder import Progress, RunFolder, RunState, RunStatus
+from cluster.pace import Phases
+from cluster.run_folder import RunFolder, RunState, RunStatus
 
 _POLL_SECONDS = 0.5
 
@@ -37,8 +37,7 @@ class StatusWriter:
         self._thread = threading.Thread(target=self._follow, name="status", daemon=True)
         self._offset = run.events_path.stat().st_size if run.events_path.exists() else 0
         before = run.read_status()
-        self._progress: dict[str, Progress] = dict(before.progress) if before else {}
-        self._phase: str | None = None
+        self._phases = Phases(before.progress if before else {})
 
     def __enter__(self) -> StatusWriter:
         self._reserve = Reserve(self._run.path)
@@ -66,24 +65,16 @@ class StatusWriter:
             with contextlib.suppress(OSError, FencedError):  # the driver itself finds out too, and ends
                 for offset, event in self._run.events(self._offset):
                     self._offset = offset
-                    self._fold(event)
+                    self._phases.see(event)
                 self._write("RUNNING", None)
             if last_round:
                 return
 
-    def _fold(self, event: dict[str, Any]) -> None:
-        if event["event"] == "phase":
-            self._phase = event["phase"]
-        elif event["event"] == "progress":
-            self._phase = event["phase"]
-            fields = {key: event[key] for key in ("done", "total", "unit", "metrics")}
-            self._progress = {**self._progress, event["phase"]: Progress(**fields)}
-
     def _write(self, state: RunState, error: str | None) -> None:
         status = RunStatus(
             state=state,
-            phase=self._phase,
-            progress=self._progress,
+            phase=self._phases.current,
+            progress=dict(self._phases.progress),
             error=error,
             pid=os.getpid(),
             job_id=submission_id(),

@@ -31,8 +31,13 @@ Study = Annotated[schemas.StudyName, Query(description="the study of the trial")
 Key = Annotated[str | None, Header(min_length=1, max_length=255, description="the same key returns the same job")]
 
 
-def to_answer(parts: Parts, row: Search) -> schemas.Job:
+def _summary(parts: Parts, row: Search) -> schemas.JobSummary:
     summary = schemas.JobSummary.model_validate(row)
+    return summary.model_copy(update={"expected_end_at": parts.etas.expected_end(row)})
+
+
+def to_answer(parts: Parts, row: Search) -> schemas.Job:
+    summary = _summary(parts, row)
     history = [schemas.Change.model_validate(change) for change in parts.service.history(row.id)]
     return schemas.Job(**dict(summary), spec=public_spec(row.spec), history=history)
 
@@ -126,7 +131,7 @@ def list_jobs(search_id: str, parts: AppParts) -> schemas.JobList:
     """Follow-up jobs of this search, newest first."""
     parts.service.get(search_id)
     found = parts.service.jobs_of(search_id)
-    return schemas.JobList(jobs=[schemas.JobSummary.model_validate(row) for row in found])
+    return schemas.JobList(jobs=[_summary(parts, row) for row in found])
 
 
 @router.get("/jobs/{job_id}", responses=UNKNOWN, name="get_job")

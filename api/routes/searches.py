@@ -34,8 +34,13 @@ PageSize = Annotated[int, Query(ge=1, le=1000, description="maximum number")]
 PageToken = Annotated[str | None, Query(description="next_page_token of the previous page")]
 
 
-def to_answer(parts: Parts, search: Search) -> schemas.Search:
+def _summary(parts: Parts, search: Search) -> schemas.SearchSummary:
     summary = schemas.SearchSummary.model_validate(search)
+    return summary.model_copy(update={"expected_end_at": parts.etas.expected_end(search)})
+
+
+def to_answer(parts: Parts, search: Search) -> schemas.Search:
+    summary = _summary(parts, search)
     history = [schemas.Change.model_validate(change) for change in parts.service.history(search.id)]
     return schemas.Search(**dict(summary), spec=public_spec(search.spec), history=history)
 
@@ -94,7 +99,7 @@ def list_searches(
     wanted = Filter(state or (), [_read_label(text) for text in label or ()], after)
     found, more = parts.service.page(wanted, page_size)
     return schemas.SearchPage(
-        searches=[schemas.SearchSummary.model_validate(search) for search in found],
+        searches=[_summary(parts, search) for search in found],
         next_page_token=_token_after(found) if more else None,
     )
 

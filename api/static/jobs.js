@@ -1,6 +1,6 @@
 // Jobs that follow a search: what they do, how far they are, their files and pictures.
 import { get, openFile, post, send } from "./api.js";
-import { PHASES, attempt, chip, el, notify, swap, table, when } from "./ui.js";
+import { PHASES, attempt, chip, duration, el, notify, swap, table, when } from "./ui.js";
 
 export const under = (state) => !["SUCCEEDED", "CANCELLED", "FAILED"].includes(state);
 
@@ -37,7 +37,8 @@ function rows(jobs, id, live) {
 function progress(job) {
   const now = job.progress[job.phase];
   if (!now) return null;
-  const text = `${PHASES[job.phase] ?? job.phase}: ${now.done} / ${now.total} ${now.unit}`;
+  const left = job.expected_end_at ? `, about ${duration(Math.max(0, (new Date(job.expected_end_at) - new Date()) / 1000))} left` : "";
+  const text = `${PHASES[job.phase] ?? job.phase}: ${now.done} / ${now.total} ${now.unit}${left}`;
   return [el("progress", { max: now.total || 1, value: now.done, ariaLabel: text }), el("div", { className: "soft" }, text)];
 }
 

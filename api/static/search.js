@@ -3,7 +3,7 @@ import { get, openFile, post, query, send } from "./api.js";
 import { showJobs, start, under } from "./jobs.js";
 import { logBox } from "./log.js";
 import * as plots from "./plots.js";
-import { PHASES, ask, attempt, chip, duration, el, number, notify, rough, select, swap, table, when } from "./ui.js";
+import { PHASES, ask, attempt, chip, clockTime, duration, el, number, notify, rough, select, swap, table, when } from "./ui.js";
 
 const ENDED = ["SUCCEEDED", "CANCELLED", "FAILED"];
 const UNDER_WAY = ["QUEUED", "STARTING", "RUNNING"];
@@ -32,7 +32,7 @@ export function searchPage(main, live, id) {
 
   async function refresh() {
     const search = await get(url);
-    const { id: _, progress, job_status, updated_at, ...lasting } = search;
+    const { id: _, progress, job_status, updated_at, expected_end_at, ...lasting } = search;
     swap(parts.head, lasting, () => head(search, url, live));
     parts.phases.replaceChildren(phases(search));
     swap(parts.history, lasting, () => history(search));
@@ -156,7 +156,7 @@ function tiles(search, front, trials, estimate) {
   const tile = (text, value) => el("div", { className: "tile" }, el("b", {}, value), el("span", {}, text));
   const spent = search.started_at ? ((search.ended_at ? new Date(search.ended_at) : new Date()) - new Date(search.started_at)) / 1000 : NaN;
   const worked = [...trials.search, ...trials.random].reduce((sum, t) => sum + (t.seconds ?? 0), 0);
-  const left = remaining(search, trials);
+  const left = remaining(search);
   return el("div", { className: "tiles" },
     front.objectives.map((o) => tile(`best trial: ${plots.title(o)}`, best ? number(best.metrics[o.name]) : "–")),
     tile("Pareto-optimal", number(front.trials.length)), tile("completed trials", `${number(front.num_completed)} of ${number(search.spec.search.num_trials)}`),
@@ -165,21 +165,10 @@ function tiles(search, front, trials, estimate) {
     estimate ? tile(`total worker time, estimated (${rough(estimate.device_hours_low)} … ${rough(estimate.device_hours_high)})`, rough(estimate.device_hours)) : null);
 }
 
-// From the pace of the phase that is running; the later phases are not guessed at.
-function remaining(search, trials) {
-  const now = search.progress[search.phase];
-  const began = search.state === "RUNNING" ? beginning(search, trials) : null;
-  if (!now?.done || !began) return null;
-  const left = ((new Date() - began) / now.done) * (now.total - now.done);
-  const until = new Date(Date.now() + left).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  return { text: `left of ${PHASES[search.phase] ?? search.phase}, to about ${until}`, value: duration(left / 1000) };
-}
-
-// When the phase began, in milliseconds; null where nothing tells.
-function beginning(search, trials) {
-  if (search.phase in trials) return Math.min(...trials[search.phase].filter((t) => t.started_at).map((t) => new Date(t.started_at)));
-  const first = Object.keys(search.progress).length === 1 ? search.history.findLast((c) => c.new_state === "RUNNING") : null;
-  return first ? Number(new Date(first.time)) : null;
+function remaining(search) {
+  if (!search.expected_end_at) return null;
+  const end = new Date(search.expected_end_at);
+  return { text: `left, to about ${clockTime(end)}`, value: duration(Math.max(0, (end - new Date()) / 1000)) };
 }
 
 function history(search) {

@@ -73,6 +73,10 @@ export function duration(seconds) {
   return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
 }
 
+// Today's by the clock alone.
+export const clockTime = (moment) => moment.toDateString() === new Date().toDateString()
+  ? moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : moment.toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+
 export const when = (text) => (text ? new Date(text).toLocaleString() : "–");
 
 export function table(columns, rows, { caption } = {}) {

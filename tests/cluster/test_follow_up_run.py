@@ -50,7 +50,8 @@ def test_export_writes_a_bundle_once(run: RunFolder, monkeypatch: pytest.MonkeyP
     status = folder.read_status()
     assert status is not None
     assert (status.state, status.phase) == ("SUCCEEDED", "export")
-    assert status.progress["export"] == Progress(done=2, total=2, unit="programs")
+    exported = status.progress["export"]
+    assert (exported.done, exported.total, exported.unit) == (2, 2, "programs")
 
     def again(*_: object) -> Any:
         raise AssertionError("a finished job is not done again")
@@ -85,9 +86,8 @@ def test_audit_is_the_runs_and_tells_its_progress_in_the_job(run: RunFolder, mon
         assert (where.path, settings.epochs, address) == (run.path, 2, "auto")
         before = RunStatus.model_validate({"state": "RUNNING", "updated_at": "2024-01-01T00:00:00Z"})
         on_status(before)
-        now = before.model_copy(
-            update={"phase": "audit_search", "progress": {"audit_search": Progress(done=1, total=3, unit="trials")}}
-        )
+        step = Progress(done=1, total=3, unit="trials", moved_at=before.updated_at)
+        now = before.model_copy(update={"phase": "audit_search", "progress": {"audit_search": step}})
         for _ in range(3):  # a status is told twice a second, new or not
             on_status(now)
         return {"verdict": {"word": "weak"}, "more": 1}

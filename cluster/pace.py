@@ -1,0 +1,106 @@
+"""What a run's events tell of its phases: how far each is, and how fast it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from cluster.run_folder import Progress
+
+_LEAST_MEMORY = 24
+_SHARE_REMEMBERED, _SHARE_OF_TRIALS = 1 / 2, 1 / 10
+"""Of a phase's units. Steps of a training cost the same throughout, and the memory must hold its validations too."""
+_WEIGHT_OF_BEFORE = 8
+"""Units that the pace from before a driver was started again counts for."""
+
+
+class Pace:
+    """How long a phase lately takes for a unit (a step, a trial, an image), by when its progress was told.
+
+    The latest units count most, as candidates get cheaper while a search goes on. What passes before the first unit is
+    done, while workers start, is left out.
+
+    Args:
+        share: of the phase's units that counts; at least some 24 units do.
+        before: what was known when a driver was last at work on the phase.
+    """
+
+    def __init__(self, share: float, before: Progress | None = None) -> None:
+        self._share = share
+        known = None if before is None else before.seconds_per_unit
+        self._units = 0.0 if known is None else float(_WEIGHT_OF_BEFORE)
+        self._seconds = (known or 0.0) * self._units
+        self._announced = False
+        self._last: tuple[datetime, int] | None = None
+        self._at_once = 1
+        self._single: float | None = None
+        self.spent = 0.0 if before is None else before.seconds
+
+    def see(self, moment: datetime, done: int, total: int, at_once: int = 1) -> None:
+        """Progress was told. The first time in a start of the driver it only says where the phase goes on.
+
+        Args:
+            at_once: units that are in work at the same time; fewer at the end, which says nothing of the pace.
+        """
+        self._at_once = max(self._at_once, at_once)
+        if self._last is not None and done > self._last[1]:
+            new, elapsed = done - self._last[1], max(0.0, (moment - self._last[0]).total_seconds())
+            keep = max(0.0, 1 - new / max(_LEAST_MEMORY, total * self._share))
+            self._seconds, self._units = keep * self._seconds + elapsed, keep * self._units + new
+            self.spent += elapsed
+        # Told again without a further unit, as after a validation: what passed meanwhile belongs to the next one.
+        if self._announced and (self._last is None or done != self._last[1]):
+            self._last = (moment, done)
+        self._announced = True
+
+    def took(self, seconds: float) -> None:
+        """A unit took so long by itself."""
+        weight = 1.0 if self._single is None else 1 / _LEAST_MEMORY
+        self._single = seconds * weight + (self._single or 0.0) * (1 - weight)
+
+    @property
+    def seconds_per_unit(self) -> float | None:
+        """None before anything tells. No less than units at work leave room for: the first of a wave end together."""
+        alone = None if self._single is None else self._single / self._at_once
+        together = self._seconds / self._units if self._units >= self._at_once else None
+        return max((one for one in (alone, together) if one is not None), default=None)
+
+
+class Phases:
+    """Phase and progress of a run, event by event.
+
+    Args:
+        before: progress from when a driver was last at work.
+
+    Attributes:
+        current: the phase that goes on; None before the first event. progress: of each phase that has begun.
+    """
+
+    def __init__(self, before: Mapping[str, Progress]) -> None:
+        self.current: str | None = None
+        self.progress: dict[str, Progress] = dict(before)
+        self._paces: dict[str, Pace] = {}
+
+    def see(self, event: Mapping[str, Any]) -> None:
+        """Takes in an event as ``RunFolder.emit`` writes it."""
+        kind, phase = event["event"], event.get("phase")
+        if kind == "phase":
+            self.current = phase
+        elif kind == "trial" and phase is not None and event.get("seconds") is not None:
+            self._pace(phase, "trials").took(event["seconds"])
+        elif kind == "progress" and phase is not None:
+            self.current = phase
+            self._advance(phase, event)
+
+    def _advance(self, phase: str, event: Mapping[str, Any]) -> None:
+        moment, pace = datetime.fromisoformat(event["time"]), self._pace(phase, event["unit"])
+        pace.see(moment, event["done"], event["total"], int(event["metrics"].get("running", 1)))
+        fields = {key: event[key] for key in ("done", "total", "unit", "metrics")}
+        self.progress[phase] = Progress(
+            **fields, seconds=pace.spent, seconds_per_unit=pace.seconds_per_unit, moved_at=moment
+        )
+
+    def _pace(self, phase: str, unit: str) -> Pace:
+        share = _SHARE_OF_TRIALS if unit == "trials" else _SHARE_REMEMBERED
+        return self._paces.setdefault(phase, Pace(share, self.progress.get(phase)))
