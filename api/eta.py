@@ -25,8 +25,12 @@ from cluster.run_folder import Progress
 from slicemamba.errors import InputError
 
 START_SECONDS = {"supernet": 15.0, "search": 10.0, "random": 10.0, "retrain": 15.0, "evaluate": 5.0}
-"""Until a phase's workers have started, roughly: they import torch and load networks and images."""
+"""Until a phase's workers have started, roughly, where this run has not shown it yet: they import torch and load
+networks and images."""
+END_SECONDS = 10.0
+"""For what the evaluation is followed by: pictures, figures and the report."""
 _TRAININGS = ("supernet", "retrain")
+_START_ALIKE = {"supernet": "retrain", "retrain": "supernet", "search": "random", "random": "search"}
 _MAX_KEPT = 256
 
 
@@ -101,8 +105,10 @@ def _left(
         total = job.search.num_trials  # more than it was, where the search was extended
     elif name != phase and name != "supernet" and _trials_left(job, progress):
         done = 0  # once they are evaluated another one may have won
+    end = END_SECONDS if name == "evaluate" else 0.0
     if done >= total:
-        return 0.0
+        waited = 0.0 if begun is None or begun.moved_at is None else (now - begun.moved_at).total_seconds()
+        return max(0.0, end - max(0.0, waited))
     pace = None if begun is None else begun.seconds_per_unit
     if pace is None and name == "random" and not known:
         pace = _pace_of_random(job, progress, None if predicted is None else predicted / total)
@@ -110,10 +116,23 @@ def _left(
         pace = None if predicted is None else predicted / total
     if pace is None:
         return None
-    if name != phase or begun is None or begun.moved_at is None or begun.seconds_per_unit is None:
-        return START_SECONDS[name] + pace * (total - done)  # its workers have yet to start
+    seconds = pace * (total - done) + end
+    if name != phase or begun is None:
+        return _start(name, progress) + seconds
+    if begun.moved_at is None:
+        waited = 0.0 if begun.began_at is None else (now - begun.began_at).total_seconds()
+        return max(0.0, _start(name, progress) - max(0.0, waited)) + seconds
     waited = (now - begun.moved_at).total_seconds()
-    return pace * (total - done) - min(max(waited, 0.0), pace)  # it stands still where the next unit is overdue
+    return seconds - min(max(0.0, waited), pace)  # it stands still where the next unit is overdue
+
+
+def _start(name: str, progress: Mapping[str, Progress]) -> float:
+    """Seconds until the workers of a phase have started: as those of this phase, or of one like it, lately took."""
+    for other in (name, _START_ALIKE.get(name)):
+        begun = progress.get(other) if other is not None else None
+        if begun is not None and begun.start_seconds is not None:
+            return begun.start_seconds
+    return START_SECONDS[name]
 
 
 def _trials_left(job: SearchJob | RetrainJob, progress: Mapping[str, Progress]) -> bool:

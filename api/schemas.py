@@ -53,6 +53,7 @@ class PhaseProgress(_Answer):
     total: int
     unit: str
     metrics: Metrics = {}
+    seconds: float = Field(default=0.0, description="spent on its units so far, without the start of its workers")
     seconds_per_unit: float | None = Field(default=None, description="that a unit lately takes; null while none tells")
 
 

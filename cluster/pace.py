@@ -33,6 +33,7 @@ class Pace:
         self._seconds = (known or 0.0) * self._units
         self._announced = False
         self._last: tuple[datetime, int] | None = None
+        self.first_at: datetime | None = None  # unit of this start of the driver
         self._at_once = 1
         self._single: float | None = None
         self.spent = 0.0 if before is None else before.seconds
@@ -52,7 +53,13 @@ class Pace:
         # Told again without a further unit, as after a validation: what passed meanwhile belongs to the next one.
         if self._announced and (self._last is None or done != self._last[1]):
             self._last = (moment, done)
+            self.first_at = self.first_at or moment
         self._announced = True
+
+    @property
+    def moved_at(self) -> datetime | None:
+        """When the last unit was done; None before the first in this start of the driver."""
+        return None if self._last is None else self._last[0]
 
     def took(self, seconds: float) -> None:
         """A unit took so long by itself."""
@@ -81,12 +88,15 @@ class Phases:
         self.current: str | None = None
         self.progress: dict[str, Progress] = dict(before)
         self._paces: dict[str, Pace] = {}
+        self._began: dict[str, datetime] = {}
 
     def see(self, event: Mapping[str, Any]) -> None:
         """Takes in an event as ``RunFolder.emit`` writes it."""
         kind, phase = event["event"], event.get("phase")
         if kind == "phase":
+            assert phase is not None
             self.current = phase
+            self._began[phase] = datetime.fromisoformat(event["time"])
         elif kind == "trial" and phase is not None and event.get("seconds") is not None:
             self._pace(phase, "trials").took(event["seconds"])
         elif kind == "progress" and phase is not None:
@@ -97,8 +107,17 @@ class Phases:
         moment, pace = datetime.fromisoformat(event["time"]), self._pace(phase, event["unit"])
         pace.see(moment, event["done"], event["total"], int(event["metrics"].get("running", 1)))
         fields = {key: event[key] for key in ("done", "total", "unit", "metrics")}
+        began, before = self._began.get(phase), self.progress.get(phase)
+        start_seconds = None if before is None else before.start_seconds
+        if began is not None and pace.first_at is not None:
+            start_seconds = (pace.first_at - began).total_seconds()
         self.progress[phase] = Progress(
-            **fields, seconds=pace.spent, seconds_per_unit=pace.seconds_per_unit, moved_at=moment
+            **fields,
+            seconds=pace.spent,
+            seconds_per_unit=pace.seconds_per_unit,
+            began_at=began,
+            moved_at=pace.moved_at,
+            start_seconds=start_seconds,
         )
 
     def _pace(self, phase: str, unit: str) -> Pace:

@@ -62,7 +62,9 @@ class Progress(BaseModel):
     Attributes:
         seconds: spent on its units so far, by all drivers that were at work on it.
         seconds_per_unit: that it takes lately; None while nothing tells.
-        moved_at: when it was told last.
+        began_at: when the driver that is at work now began with it. moved_at: when its last unit was done since then;
+            None while its workers start.
+        start_seconds: that its workers took to start, up to the first unit; None before they ever have.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,7 +75,9 @@ class Progress(BaseModel):
     metrics: dict[str, float] = {}
     seconds: float = 0.0
     seconds_per_unit: float | None = None
+    began_at: datetime | None = None
     moved_at: datetime | None = None
+    start_seconds: float | None = None
 
 
 class RunStatus(BaseModel):

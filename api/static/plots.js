@@ -19,7 +19,16 @@ function draw(node, data, spec) {
 
 export const title = (objective) => `${objective.title}${objective.unit && !["0…1", "count"].includes(objective.unit) ? ` [${objective.unit}]` : ""} ${objective.direction === "maximize" ? "↑" : "↓"}`;
 
-export function pareto(node, { x, y, trials, front, random }, onClick) {
+// Ends of the audit's 95 % intervals over images, as lengths from the value; none where it has none.
+function bars(list, objective, intervals) {
+  const found = list.map((t) => intervals[t.number]?.[objective.name]);
+  if (!found.some((i) => i?.low != null)) return undefined;
+  const length = (t, i, end) => (i?.low == null ? 0 : Math.abs(i[end] - t.metrics[objective.name]));
+  return { type: "data", symmetric: false, thickness: 1, width: 3, color: COLOURS.front,
+    array: list.map((t, k) => length(t, found[k], "high")), arrayminus: list.map((t, k) => length(t, found[k], "low")) };
+}
+
+export function pareto(node, { x, y, trials, front, random, intervals }, onClick) {
   const usable = (list) => list.filter((t) => t.state === "COMPLETED" && t.metrics[x.name] != null && t.metrics[y.name] != null);
   const points = (list, name, marker, more = {}) => ({
     x: list.map((t) => t.metrics[x.name]), y: list.map((t) => t.metrics[y.name]), customdata: list.map((t) => t.number), name, mode: "markers", type: "scatter", marker,
@@ -33,7 +42,7 @@ export function pareto(node, { x, y, trials, front, random }, onClick) {
     points(usable(random), "random search", { color: COLOURS.random, symbol: "x-thin", size: 7, line: { width: 1, color: COLOURS.random } }, { hoverinfo: "skip" }),
     points(others, "search", { color: css("--accent"), size: 7, opacity: 0.55 }),
     points(fixed, "fixed slicing", { color: COLOURS.fixed, symbol: "square", size: 10 }),
-    points(stairs, "Pareto-optimal", { color: "rgba(0,0,0,0)", size: 11, line: { color: COLOURS.front, width: 2 } }, { mode: "lines+markers", line: { color: COLOURS.front, width: 1, dash: "dot" } }),
+    points(stairs, "Pareto-optimal", { color: "rgba(0,0,0,0)", size: 11, line: { color: COLOURS.front, width: 2 } }, { mode: "lines+markers", line: { color: COLOURS.front, width: 1, dash: "dot" }, error_x: bars(stairs, x, intervals), error_y: bars(stairs, y, intervals) }),
   ];
   draw(node, data, layout(title(x), title(y)));
   if (window.Plotly && !node.dataset.bound) {

@@ -10,17 +10,17 @@ const UNDER_WAY = ["QUEUED", "STARTING", "RUNNING"];
 
 export function searchPage(main, live, id) {
   const url = `/v1/searches/${id}`;
-  const parts = Object.fromEntries(["head", "phases", "tiles", "trials", "jobs", "verdict", "history"].map((name) => [name, el("div")]));
+  const parts = Object.fromEntries(["head", "phases", "tiles", "comparison", "trials", "jobs", "verdict", "history"].map((name) => [name, el("div")]));
   const plot = Object.fromEntries(["pareto", "hypervolume", "slicing"].map((name) => [name, el("div", { className: "plot", role: "img" })]));
   plot.pareto.setAttribute("aria-label", "Trials and Pareto frontier; the table below holds the same figures");
   plot.hypervolume.setAttribute("aria-label", "Hypervolume of the frontier against evaluations");
   plot.slicing.setAttribute("aria-label", "Share of each slice size in the frontier, by block; the best is framed");
-  const view = { sort: null, state: "", tokens: [null], axes: null, known: null, estimate: undefined };
+  const view = { sort: null, state: "", tokens: [null], axes: null, known: null, estimate: undefined, intervals: {} };
   const axes = el("div", { className: "row" });
   const audit = el("button", { type: "button", hidden: true, onclick: () => attempt(startAudit) }, "Audit");
 
   main.replaceChildren(
-    el("section", { className: "card" }, parts.head, parts.phases), el("section", { className: "card" }, parts.tiles),
+    el("section", { className: "card" }, parts.head, parts.phases), el("section", { className: "card" }, parts.tiles, parts.comparison),
     el("div", { className: "two" },
       el("section", { className: "card" }, el("div", { className: "row" }, el("h2", { className: "grow" }, "Pareto frontier"), axes), plot.pareto),
       el("section", { className: "card" }, el("h2", {}, "Hypervolume"), plot.hypervolume)),
@@ -43,8 +43,10 @@ export function searchPage(main, live, id) {
       view.estimate = null;
       post("/v1/searches/validate", search.spec).then((found) => { view.estimate = found.estimate; }).catch(() => {});
     }
-    const [trials, jobs] = await Promise.all([figures(search, front), followUps(search), trialTable(search, front)]);
-    parts.tiles.replaceChildren(tiles(search, front, trials, view.estimate));
+    const jobs = await followUps(search); // the audit's intervals are drawn with the figures
+    const [found] = await Promise.all([figures(search, front), trialTable(search, front)]);
+    parts.tiles.replaceChildren(tiles(search, front, found.trials, view.estimate));
+    swap(parts.comparison, [front.trials[0], found.random, found.trials.search.length], () => comparison(front, found));
     if (ENDED.includes(search.state) && !jobs.some((job) => under(job.state))) live.slow();
     else live.quick();
   }
@@ -57,12 +59,13 @@ export function searchPage(main, live, id) {
     const [y, x] = view.axes.map((name) => known[name]);
     const names = [...new Set(view.axes)].join(",");
     const some = (study) => get(`${url}/trials${query({ study, state: "COMPLETED", page_size: 1000 })}`).then((page) => page.trials);
-    const [trials, random, chosen, curve, baseline] = await Promise.all([
-      some("search"), some("random"), get(`${url}/pareto${query({ objectives: names })}`), get(`${url}/hypervolume`), get(`${url}/hypervolume?study=random`)]);
-    plots.pareto(plot.pareto, { x, y, trials, front: chosen.trials, random }, (n) => { location.hash = `#/s/${id}/t/${n}`; });
+    const [trials, random, chosen, curve, baseline, { trials: [bestRandom] }] = await Promise.all([
+      some("search"), some("random"), get(`${url}/pareto${query({ objectives: names })}`), get(`${url}/hypervolume`), get(`${url}/hypervolume?study=random`),
+      get(`${url}/pareto${query({ study: "random", objectives: front.objectives.map((o) => o.name).join(",") })}`).catch(() => ({ trials: [] }))]);
+    plots.pareto(plot.pareto, { x, y, trials, front: chosen.trials, random, intervals: view.intervals }, (n) => { location.hash = `#/s/${id}/t/${n}`; });
     plots.hypervolume(plot.hypervolume, [{ name: "search", points: curve.points }, { name: "random", points: baseline.points }].filter((c) => c.points.length));
     plots.slicing(plot.slicing, front.trials);
-    return { search: trials, random };
+    return { trials: { search: trials, random }, random: bestRandom };
   }
 
   async function followUps(search) {
@@ -74,6 +77,7 @@ export function searchPage(main, live, id) {
     if (view.audited !== ended.join() && search.state === "SUCCEEDED") {
       view.audited = ended.join();
       const found = await get(`${url}/audit`).catch(() => null); // one that ran beside the service counts too
+      view.intervals = Object.fromEntries((found?.front?.members ?? []).map((row) => [row.number, row.intervals]));
       parts.verdict.replaceChildren(...found?.verdict ? [el("p", {}, el("b", {}, `Audit: ${found.verdict.word}. `), found.verdict.sentence)] : []);
     }
     return jobs;
@@ -155,14 +159,28 @@ function tiles(search, front, trials, estimate) {
   const best = front.trials[0];
   const tile = (text, value) => el("div", { className: "tile" }, el("b", {}, value), el("span", {}, text));
   const spent = search.started_at ? ((search.ended_at ? new Date(search.ended_at) : new Date()) - new Date(search.started_at)) / 1000 : NaN;
-  const worked = [...trials.search, ...trials.random].reduce((sum, t) => sum + (t.seconds ?? 0), 0);
+  const workers = search.spec.resources.train.num_workers;
+  const worked = [...trials.search, ...trials.random].reduce((sum, t) => sum + (t.seconds ?? 0), 0)
+    + ["supernet", "retrain"].reduce((sum, phase) => sum + workers * (search.progress[phase]?.seconds ?? 0), search.progress.evaluate?.seconds ?? 0);
   const left = remaining(search);
   return el("div", { className: "tiles" },
     front.objectives.map((o) => tile(`best trial: ${plots.title(o)}`, best ? number(best.metrics[o.name]) : "–")),
     tile("Pareto-optimal", number(front.trials.length)), tile("completed trials", `${number(front.num_completed)} of ${number(search.spec.search.num_trials)}`),
     tile("time so far", duration(spent)), left ? tile(left.text, left.value) : null,
-    tile("worker time on trials", duration(worked)),
+    tile("worker time so far", duration(worked)),
     estimate ? tile(`total worker time, estimated (${rough(estimate.device_hours_low)} … ${rough(estimate.device_hours_high)})`, rough(estimate.device_hours)) : null);
+}
+
+// The best of the search beside what it must beat: the best fixed slicing, and the best of random search.
+function comparison(front, { trials, random }) {
+  const [first] = front.objectives;
+  const order = (t) => (first.direction === "maximize" ? -1 : 1) * (t.metrics[first.name] ?? Infinity);
+  const fixed = trials.search.filter((t) => t.origin === "fixed").sort((a, b) => order(a) - order(b))[0];
+  const rows = [["best of the search", front.trials[0]], ["best fixed slicing", fixed], ["best of random search", random]].filter(([, t]) => t);
+  if (rows.length < 2) return [];
+  const slicing = (t) => (t.origin === "fixed" ? t.architecture.split("|")[0].split(":")[1].split(",")[0] : `trial ${t.number}`);
+  return table([{ title: "" }, ...front.objectives.map((o) => ({ title: plots.title(o), num: true })), { title: "Slicing" }],
+    rows.map(([name, t]) => el("tr", {}, el("td", {}, name), front.objectives.map((o) => el("td", { className: "num" }, number(t.metrics[o.name]))), el("td", {}, slicing(t)))));
 }
 
 function remaining(search) {

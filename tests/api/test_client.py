@@ -27,8 +27,8 @@ from api.client import ApiError, ApiUnreachableError, Client
 from api.schemas import Problem
 from api.watch import watch
 from cluster.jobs import JobState
-from cluster.progress import TITLES
-from cluster.run_folder import PHASES, RunFolder, RunStatus
+from cluster.progress import TITLES, progress_view
+from cluster.run_folder import PHASES, Progress, RunFolder, RunStatus
 from slicemamba.errors import InputError
 
 
@@ -200,6 +200,46 @@ def test_watch_shows_phases_and_returns_the_ended_search(bench: Bench, client: C
     assert "Train supernet" in text.getvalue()
     assert "loss 0.5" in text.getvalue()
     assert set(TITLES) == set(PHASES)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_note_stands_beside_the_phase_that_it_is_on(terminal: bool) -> None:
+    progress = {phase: Progress(done=3, total=9, unit="steps") for phase in ("supernet", "retrain")}
+    text = io.StringIO()
+    with progress_view(Console(file=text, force_terminal=terminal, width=160)) as view:
+        view.show(progress, {"supernet": "done at noon"})
+    (line,) = [line for line in text.getvalue().splitlines() if "done at noon" in line][-1:]
+    assert "Train supernet" in line
+
+
+def test_end_that_is_expected_is_told_by_all_who_show_a_search(
+    bench: Bench, client: Client, command: Callable[..., Any]
+) -> None:
+    search_id = bench.running()
+    now = datetime.now(timezone.utc)
+    progress = {
+        "check": Progress(done=10, total=10, unit="images", metrics={"train": 4, "val": 2, "search": 2, "test": 2}),
+        "supernet": Progress(done=60, total=300, unit="steps", seconds_per_unit=3.0, moved_at=now),
+    }
+    bench.drive(search_id, progress=progress)
+    bench.round()
+    assert re.search(r"done +in about \d+ min, at \d+", command("status", search_id).stdout)
+    assert re.search(r"about \d+ min", command("list").stdout)
+    assert "<th>done</th>" in client.search(search_id)._repr_html_()
+    text = io.StringIO()
+    console = Console(file=text, width=180)
+    looks = iter(range(2))
+
+    def end_after_a_look(wanted: str) -> Any:
+        if next(looks) == 1:
+            bench.drive(search_id, "FAILED", error="x", progress=progress)
+            bench.round()
+        return Client.get(client, wanted)
+
+    client.get = end_after_a_look  # type: ignore[method-assign, assignment]
+    watch(client, search_id, console, poll_seconds=0.01)
+    assert re.search(r"60/300 steps.* done in about \d+ min, at", text.getvalue().replace("\n", " "))
+    assert not re.search(r"^done ", command("status", search_id).stdout, re.MULTILINE)
 
 
 def test_commands_from_submission_to_download(bench: Bench, command: Callable[..., Any], tmp_path: Path) -> None:

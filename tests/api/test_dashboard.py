@@ -110,6 +110,13 @@ def under_way(bench: Bench, search_id: str) -> None:
         "supernet": Progress(done=240, total=240, unit="steps", metrics={"loss": 0.41, "val_dice": 0.78}),
         "search": Progress(done=90, total=120, unit="trials", metrics={"front": 7, "best_dice": 0.86}),
     }
+    images: dict[str, float] = {"train": 4, "val": 2, "search": 2, "test": 2}
+    progress["check"] = Progress(done=10, total=10, unit="images", metrics=images)
+    now = datetime.now(timezone.utc)
+    progress |= {
+        name: progress[name].model_copy(update={"seconds_per_unit": pace, "moved_at": now})
+        for name, pace in {"supernet": 1.0, "search": 120.0}.items()
+    }
     bench.drive(search_id, phase="search", progress=progress)
 
 
@@ -138,13 +145,18 @@ def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Be
     fill_study(bench, search_id, "random", 90, seed=1)
 
     page.locator(".chip.RUNNING").first.wait_for()
+    tile = page.locator(".tile", has_text="left, to about")
+    tile.wait_for()
+    assert tile.inner_text().startswith("1 h "), "thirty trials of two minutes, the retraining and the test"
     page.get_by_text("Trials (90)").wait_for()
     page.locator(".plot .main-svg").first.wait_for()
+    rows = page.locator("tr", has_text="best fixed slicing")
+    assert "best of random search" in rows.locator("xpath=following-sibling::tr").first.inner_text()
     page.get_by_text("Log of the driver").click()
     page.get_by_text("epoch 12 of 30").wait_for()
     assert page.get_by_text("<script>alert(1)</script>").count() == 1
     best = bench.http.get(f"/v1/searches/{search_id}/pareto").json()["trials"][0]
-    first = page.locator("tbody tr").first
+    first = page.locator("table", has=page.get_by_role("button", name="number")).locator("tbody tr").first
     assert first.locator("td").first.inner_text() == f"{best['number']} ★"  # sorted by the first objective
     shoot(page, "search")
     with page.expect_download() as download:
@@ -188,6 +200,9 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     (bench.folder(search_id).path / "supernet").mkdir()
     bench.folder(search_id).write_json("supernet/config.json", {})
     bench.folder(search_id).write_json("result.json", {"best": 0.9})
+    members = [{"number": 0, "intervals": {"dice": {"value": 0.5, "low": 0.4, "high": 0.6}}}]
+    verdict = {"word": "weak", "sentence": "Ties among the best."}
+    bench.folder(search_id).write_json("audit.json", {"verdict": verdict, "front": {"members": members}})
     bench.drive(search_id, "SUCCEEDED")
     page.goto(f"{url}/#/s/{search_id}/t/0")
     page.get_by_role("button", name="Export").click()
@@ -221,6 +236,8 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     page.locator("#ask-input").fill("4")
     page.locator("#ask-ok").click()
     page.locator("tbody").get_by_text("audit", exact=True).wait_for()
+    page.get_by_text("Audit: weak. Ties among the best.").wait_for()
+    page.locator(".plot .errorbar path").first.wait_for(state="attached")
     assert page.get_by_role("button", name="Audit", exact=True).is_disabled()
     shoot(page, "search-jobs")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from service_helpers import BODY, Bench
 
-from api.eta import NOTHING, START_SECONDS, Before, remaining_seconds, seen_before
+from api.eta import END_SECONDS, NOTHING, Before, remaining_seconds, seen_before
 from api.tables import expected_end, time_left
 from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.jobs import JobState
@@ -290,9 +290,9 @@ def test_extended_search_has_the_new_candidates_and_another_winner_before_it() -
     assert left is not None
     one = {name: progress[name].seconds_per_unit or 0.0 for name in ("search", "random", "retrain")}
     expected = 120 * one["search"] + 120 * one["random"] + progress["retrain"].total * one["retrain"]
-    starts = sum(START_SECONDS[name] for name in ("search", "random", "retrain", "evaluate"))
-    assert left == pytest.approx(expected + starts, rel=0.1)
-    assert remaining_seconds(first.job, "check", progress, first.now) == pytest.approx(START_SECONDS["evaluate"], abs=5)
+    starts = sum(progress[name].start_seconds or 0.0 for name in ("search", "random", "retrain", "evaluate"))
+    assert left == pytest.approx(expected + starts + END_SECONDS, rel=0.1)
+    assert remaining_seconds(first.job, "check", progress, first.now) == pytest.approx(END_SECONDS, abs=0.1)
 
 
 def test_number_stands_still_where_nothing_comes() -> None:
@@ -341,6 +341,9 @@ def test_retraining_of_a_trial_is_told_too() -> None:
 # Over REST
 
 
+MOMENTS = ("began_at", "moved_at")
+
+
 def drive(bench: Bench, search_id: str, run: Simulated, upto: int, **more: Any) -> Told:
     """The driver's status after so many events, as if the last of them was right now."""
     phases = Phases({})
@@ -349,7 +352,9 @@ def drive(bench: Bench, search_id: str, run: Simulated, upto: int, **more: Any) 
     moved = datetime.fromisoformat(run.events[upto - 1]["time"])
     now = datetime.now(timezone.utc)
     progress = {
-        name: one.model_copy(update={"moved_at": one.moved_at and one.moved_at + (now - moved)})
+        name: one.model_copy(
+            update={field: getattr(one, field) and getattr(one, field) + (now - moved) for field in MOMENTS}
+        )
         for name, one in phases.progress.items()
     }
     bench.drive(search_id, phase=phases.current, progress=progress, **more)

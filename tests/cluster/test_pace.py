@@ -88,4 +88,17 @@ def test_phases_keep_what_was_known_and_tell_of_each() -> None:
     assert phases.current == "search"
     assert phases.progress["supernet"] == before["supernet"]
     found = phases.progress["search"]
-    assert (found.done, found.seconds_per_unit, found.moved_at) == (1, 1.5, at(4))
+    assert (found.done, found.seconds_per_unit) == (1, 1.5)
+    assert (found.began_at, found.moved_at, found.start_seconds) == (at(0), at(4), 4.0)
+
+
+def test_start_is_told_apart_from_the_units() -> None:
+    phases = Phases({"search": Progress(done=3, total=9, unit="trials", moved_at=at(-99), start_seconds=7.0)})
+    told = {"event": "progress", "phase": "search", "total": 9, "unit": "trials", "metrics": {}}
+    phases.see({"time": at(0).isoformat(), "event": "phase", "phase": "search"})
+    phases.see({"time": at(1).isoformat(), **told, "done": 3})
+    found = phases.progress["search"]
+    assert (found.began_at, found.moved_at, found.start_seconds) == (at(0), None, 7.0)
+    phases.see({"time": at(12).isoformat(), **told, "done": 4})
+    found = phases.progress["search"]
+    assert (found.moved_at, found.start_seconds) == (at(12), 12.0)
