@@ -25,11 +25,13 @@ from nas.study import Trial, TrialReader, TrialState, open_storage, reference_po
 
 MAX_OPEN = 64
 MAX_WAITING = 8
-"""Requests that may wait for a study to be read for the first time. Each keeps one of the server's threads, of which
-there are 40 for all; those beyond are asked to come again."""
+"""Requests that may wait while a large study is read for the first time, or its first front is found. Each keeps one of
+the server's threads, of which there are 40 for all; those beyond are asked to come again."""
 STUDIES = ("search", "random")
 _MAX_ORDERS = 8  # a study's last asked for; a table that is paged through asks for one again and again
 _MAX_FRONTS = 32
+_CHUNK = 256
+_MANY = 10_000  # trials that take a while to be looked at
 
 
 class Front:
@@ -54,16 +56,21 @@ class Front:
 
     def take(self, ended: Sequence[Trial]) -> None:
         """Takes those of ``ended``, all in the order in which they did, that it has not taken yet."""
-        for trial in ended[self.taken :]:
-            before = self._front.hypervolume
-            if trial.eligible:
-                self._add(trial)
-            self.taken += 1
-            if self._front.hypervolume > before or not self.curve:
-                self.curve.append((trial, self.taken, self._front.hypervolume))
+        while self.taken < len(ended):
+            some = ended[self.taken : self.taken + _CHUNK]
+            rows = [losses(trial.metrics, self._objectives) if trial.eligible else None for trial in some]
+            # Most are dominated from the start, which is found out for many at once.
+            known = np.array([row for row in rows if row is not None]).reshape(-1, len(self._objectives))
+            dominated = iter(self._front.dominates(known).tolist())
+            for trial, row in zip(some, rows, strict=True):
+                before = self._front.hypervolume
+                if row is not None and not next(dominated):
+                    self._add(trial, row)
+                self.taken += 1
+                if self._front.hypervolume > before or not self.curve:
+                    self.curve.append((trial, self.taken, self._front.hypervolume))
 
-    def _add(self, trial: Trial) -> None:
-        row = losses(trial.metrics, self._objectives)
+    def _add(self, trial: Trial, row: tuple[float, ...]) -> None:
         if self._front.add(row):
             kept = [member for member in self._members if member[0] == row or not _no_worse(row, member[0])]
             self._members = [*kept, (row, trial)]
@@ -110,7 +117,7 @@ class StudyView:
         self._name = name
         self._lock = Lock()
         self._waiting = BoundedSemaphore(MAX_WAITING)
-        self._is_read = False
+        self._is_read = self._is_long = False
         self._begin(0)
 
     def _begin(self, version: int) -> None:
@@ -129,7 +136,7 @@ class StudyView:
         """Reads what has been added. Raises ProblemError (503) where too many wait for the first reading already."""
         if self._source is None:
             return self
-        with self._turn():
+        with self._turn(long=not self._is_read):
             version, found = self._source.read(self._name)
             if version != self._version:  # as when an older copy of the folder was brought back
                 self._begin(version)
@@ -141,16 +148,19 @@ class StudyView:
         return self
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self, *, long: bool) -> Iterator[None]:
+        """Holds the lock; where that will be ``long``, few may wait for it meanwhile."""
         if not self._lock.acquire(blocking=False):
             self._await_turn()
+        self._is_long = long
         try:
             yield
         finally:
+            self._is_long = False
             self._lock.release()
 
     def _await_turn(self) -> None:
-        if self._is_read:  # then it takes but a moment
+        if not self._is_long:
             self._lock.acquire()
             return
         if not self._waiting.acquire(blocking=False):
@@ -192,8 +202,9 @@ class StudyView:
     def front(self, objectives: tuple[str, ...], reference: tuple[float, ...] | None = None) -> Front:
         """The frontier over any measured objectives. Raises ProblemError (422) that lists the measured ones."""
         self._check(objectives)
-        with self._lock:
-            key = (objectives, reference)
+        key = (objectives, reference)
+        known = self._fronts.get(key)
+        with self._turn(long=len(self._ended) - (known.taken if known else 0) > _MANY):
             front = self._fronts.setdefault(key, Front(objectives, reference))
             self._fronts.move_to_end(key)
             if len(self._fronts) > _MAX_FRONTS:

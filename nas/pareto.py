@@ -228,6 +228,12 @@ class ParetoFront:
         self._size = len(kept) + 1
         return True
 
+    def dominates(self, rows: Losses) -> npt.NDArray[np.bool_]:
+        """(n,) which of (n, objectives) rows a row of the front dominates, so that ``add`` would refuse them."""
+        front = self._rows[: self._size, None]
+        no_worse = (front <= rows).all(axis=2)
+        return np.asarray((no_worse & (front < rows).any(axis=2)).any(axis=0))
+
     def _own_volume(self, row: Losses, reference: Losses) -> float:
         """What the row dominates and the front does not."""
         if not (row < reference).all():

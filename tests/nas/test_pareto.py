@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from nas.pareto import crowding_distance, pareto_mask
+from nas.pareto import ParetoFront, crowding_distance, pareto_mask
 
 # Few values, so that rows and columns tie often.
 matrices = st.tuples(st.integers(0, 25), st.integers(1, 4)).flatmap(
@@ -30,6 +30,19 @@ def by_definition(losses: NDArray[np.float64]) -> list[bool]:
 @given(matrices)
 def test_front_is_that_of_the_definition(losses: NDArray[np.float64]) -> None:
     assert pareto_mask(losses).tolist() == by_definition(losses)
+
+
+@given(matrices, st.integers(0, 25))
+def test_growing_front_knows_what_it_would_refuse(losses: NDArray[np.float64], size: int) -> None:
+    front = ParetoFront(losses.shape[1])
+    for row in losses[:size]:
+        front.add(row)
+    refused = front.dominates(losses)
+    for row, expected in zip(losses, refused.tolist(), strict=True):
+        alone = ParetoFront(losses.shape[1])
+        for member in front.losses:
+            alone.add(member)
+        assert alone.add(row) is not expected
 
 
 @given(matrices, st.randoms(use_true_random=False))
