@@ -1,29 +1,44 @@
-"""Searches that ended on this service, as estimates need them."""
+"""Searches that ended on this service, as estimates and expected ends need them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from api.estimate import Earlier, measured_rates, workers_of
 from api.service import Filter, SearchService
 from api.states import SearchState
-from api.studies import Studies
 from cluster.config import SearchJob, parse_job
+from cluster.run_folder import Progress
 from slicemamba.errors import InputError
 
 MAX_SEARCHES = 20
 
 
-def earlier_searches(service: SearchService, studies: Studies, wanted: SearchJob) -> Iterator[Earlier]:
-    """The newest searches that have SUCCEEDED on such workers and tell how fast they went, newest first."""
+def ended_searches(service: SearchService) -> Iterator[tuple[str, SearchJob, dict[str, Progress]]]:
+    """The newest searches that have SUCCEEDED: id, job and progress by phase."""
     found, _ = service.page(Filter(states=[SearchState.SUCCEEDED]), MAX_SEARCHES)
-    for search in found:
+    for row in found:
         try:
-            job = parse_job(search.spec)
+            job = parse_job(row.spec)
         except InputError:  # of a version with other options
             continue
-        if not isinstance(job, SearchJob) or workers_of(job) != workers_of(wanted):
-            continue
-        rates = measured_rates(search, job, studies.view(search.id, service.run_folder(search.id), "search").trials)
+        if isinstance(job, SearchJob):
+            yield row.id, job, read_progress(row.progress)
+
+
+def read_progress(stored: Mapping[str, Any]) -> dict[str, Progress]:
+    """A row's progress as its driver wrote it, less the figures that were not finite."""
+    found = {}
+    for name, values in stored.items():
+        figures = {key: value for key, value in values.get("metrics", {}).items() if value is not None}
+        found[name] = Progress.model_validate({**values, "metrics": figures})
+    return found
+
+
+def earlier_searches(service: SearchService, wanted: SearchJob) -> Iterator[Earlier]:
+    """The newest searches that have SUCCEEDED on such workers and tell how fast they went, newest first."""
+    for search_id, job, progress in ended_searches(service):
+        rates = measured_rates(job, progress) if workers_of(job) == workers_of(wanted) else None
         if rates is not None:
-            yield Earlier(search.id, job, rates)
+            yield Earlier(search_id, job, rates)

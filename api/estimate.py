@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from api import schemas
-from api.models import Search
 from cluster.config import RetrainJob, SearchJob
-from nas.study import Trial, TrialState
+from cluster.run_folder import Progress
 from slicemamba.config import TrainConfig
 from slicemamba.costs import NetworkCost, network_cost
 from slicemamba.errors import InputError
@@ -26,6 +24,7 @@ TRAIN_PASSES = 3
 # large ones do. A CPU thread with AVX-512 reached 37e9 and more at the published size (docs/benchmarks.md).
 CPU_RANGE, GPU_RANGE = (3e9, 40e9), (1e12, 20e12)
 MAX_EARLIER = 5
+TRAININGS = ("supernet", "retrain")
 _MEASURED_SPREAD = 1.3  # machines and images differ, even for the same network
 _SCALED_SPREAD = 3.0
 
@@ -98,27 +97,41 @@ def _validations(settings: TrainConfig) -> int:
     return -(-settings.epochs // settings.validate_every)
 
 
-def measured_rates(search: Search, job: SearchJob, trials: Sequence[Trial]) -> Rates | None:
-    """How fast a search that has SUCCEEDED at once went; None where its record does not tell.
+def work_told(job: SearchJob | RetrainJob, progress: Mapping[str, Progress]) -> dict[str, Work] | None:
+    """``work_by_phase`` of a run by the images that its driver has counted; None before it has."""
+    checked = progress.get("check")
+    if checked is None or not {"train", "val", "search", "test"} <= checked.metrics.keys():
+        return None
+    return work_by_phase(job, {split: int(checked.metrics[split]) for split in ("train", "val", "search", "test")})
 
-    From the start to its first trial the supernet was trained and validated, so training's rate includes validation.
+
+def workers_told(progress: Mapping[str, Progress]) -> float:
+    """Workers that evaluate candidates, as the driver found room for."""
+    return max(1.0, progress["check"].metrics.get("workers", 1.0))
+
+
+def seconds_per_pass(work: Mapping[str, Work], progress: Mapping[str, Progress]) -> float | None:
+    """Of a forward pass of one image by the training workers together, from the first training that tells."""
+    for name in TRAININGS:
+        begun = progress.get(name)
+        if name in work and begun is not None and begun.seconds_per_unit is not None:
+            return begun.seconds_per_unit * begun.total / max(1, work[name].passes)
+    return None
+
+
+def measured_rates(job: SearchJob, progress: Mapping[str, Progress]) -> Rates | None:
+    """How fast a search that has SUCCEEDED went; None where its record does not tell.
+
+    What candidates were spared by racing and shared blocks is part of the rate.
     """
-    done = [trial for trial in trials if trial.state is TrialState.COMPLETED and trial.seconds and trial.work]
-    images = sum(trial.work.get("images", 0) for trial in done)
-    steps = search.progress.get("supernet", {}).get("total", 0)
-    begun = min((trial.started_at for trial in trials if trial.started_at), default=None)
-    if search.attempt != 1 or search.started_at is None or begun is None or not images or not steps:
+    work, searched = work_told(job, progress), progress.get("search")
+    per_pass = None if work is None else seconds_per_pass(work, progress)
+    if work is None or per_pass is None or searched is None or not searched.seconds:
         return None
-    wall = (begun - _aware(search.started_at, begun)).total_seconds()
-    if wall <= 0:
-        return None
-    train = wall * job.resources.train.num_workers / (steps * job.supernet.batch_size)
-    return Rates(train=train, evaluate=sum(trial.seconds or 0.0 for trial in done) / images)
-
-
-def _aware(moment: datetime, other: datetime) -> datetime:
-    """Trials of some storages have no zone; both are UTC."""
-    return moment if other.tzinfo is not None else moment.replace(tzinfo=None)
+    return Rates(
+        train=TRAIN_PASSES * per_pass * job.resources.train.num_workers,
+        evaluate=searched.seconds * workers_told(progress) / work["search"].evaluated,
+    )
 
 
 def estimate(job: SearchJob, num_images: Mapping[str, int], earlier: Iterable[Earlier]) -> schemas.Estimate:

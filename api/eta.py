@@ -15,21 +15,19 @@ from datetime import datetime, timedelta
 from threading import Lock
 from typing import Any
 
-from api.earlier import MAX_SEARCHES
-from api.estimate import Work, alike, work_by_phase, workers_of
+from api.earlier import ended_searches, read_progress
+from api.estimate import TRAININGS, Work, alike, seconds_per_pass, work_told, workers_of, workers_told
 from api.models import Search, utc_now
-from api.service import Filter, SearchService
+from api.service import SearchService
 from api.states import SearchState
 from cluster.config import RetrainJob, SearchJob, TrainWorkers, parse_job
 from cluster.run_folder import Progress
-from slicemamba.errors import InputError
 
 START_SECONDS = {"supernet": 15.0, "search": 10.0, "random": 10.0, "retrain": 15.0, "evaluate": 5.0}
 """Until a phase's workers have started, roughly, where this run has not shown it yet: they import torch and load
 networks and images."""
 END_SECONDS = 10.0
 """For what the evaluation is followed by: pictures, figures and the report."""
-_TRAININGS = ("supernet", "retrain")
 _START_ALIKE = {"supernet": "retrain", "retrain": "supernet", "search": "random", "random": "search"}
 _MAX_KEPT = 256
 
@@ -64,13 +62,11 @@ def remaining_seconds(
         progress: by phase, of all that have ever begun in its folder. now: the moment to tell it for.
         before: of an earlier search like it.
     """
-    scale = progress.get("check")
-    if scale is None:
+    work = work_told(job, progress)
+    if work is None:
         return None
-    work = work_by_phase(job, {split: int(count) for split, count in scale.metrics.items()})
-    per_pass = _seconds_per_pass(work, progress) or before.seconds_per_pass
-    workers = max(1.0, scale.metrics.get("workers", 1.0))
-    total = 0.0
+    per_pass = seconds_per_pass(work, progress) or before.seconds_per_pass
+    workers, total = workers_told(progress), 0.0
     for name in _phases_left(work, phase):
         predicted = _predicted(job, name, work, per_pass, workers)
         if predicted is not None:
@@ -151,15 +147,6 @@ def _pace_of_random(
     return max(pace, predicted)
 
 
-def _seconds_per_pass(work: Mapping[str, Work], progress: Mapping[str, Progress]) -> float | None:
-    """Of a forward pass of one image by the training workers together, from the first training that tells."""
-    for name in _TRAININGS:
-        begun = progress.get(name)
-        if name in work and begun is not None and begun.seconds_per_unit is not None:
-            return begun.seconds_per_unit * begun.total / max(1, work[name].passes)
-    return None
-
-
 def _predicted(
     job: SearchJob | RetrainJob, name: str, work: Mapping[str, Work], per_pass: float | None, workers: float
 ) -> float | None:
@@ -168,7 +155,7 @@ def _predicted(
     if per_pass is None:
         return None
     seconds = work[name].passes * per_pass
-    if name in _TRAININGS:
+    if name in TRAININGS:
         return seconds
     train = job.resources.train
     if name == "evaluate":  # by one worker
@@ -193,17 +180,14 @@ def seen_before(job: SearchJob, earlier: Iterable[tuple[SearchJob, Mapping[str, 
     for other, progress in earlier:
         if (alike(other), workers_of(other), _costs(other)) != (alike(job), workers_of(job), _costs(job)):
             continue
-        scale = progress.get("check")
-        if scale is None:
-            continue
-        work = work_by_phase(other, {split: int(count) for split, count in scale.metrics.items()})
-        per_pass = _seconds_per_pass(work, progress)
-        if per_pass is None:
+        work = work_told(other, progress)
+        per_pass = None if work is None else seconds_per_pass(work, progress)
+        if work is None or per_pass is None:
             continue
         factors: dict[str, float] = {}
         for name in work:
             begun = progress.get(name)
-            predicted = _predicted(other, name, work, per_pass, max(1.0, scale.metrics.get("workers", 1.0)))
+            predicted = _predicted(other, name, work, per_pass, workers_told(progress))
             if name != "supernet" and begun is not None and begun.seconds > 0 and predicted:
                 factors[name] = begun.seconds / predicted
         same = _trained_by(other.resources.train) == _trained_by(job.resources.train)
@@ -241,8 +225,7 @@ class Etas:
         if known is None:
             return None
         now = utc_now()
-        progress = {name: Progress.model_validate(_without_null(value)) for name, value in row.progress.items()}
-        seconds = remaining_seconds(known[0], row.phase, progress, now, known[1])
+        seconds = remaining_seconds(known[0], row.phase, read_progress(row.progress), now, known[1])
         return None if seconds is None else (now + timedelta(seconds=seconds)).replace(microsecond=0)
 
     def _known(self, row: Search) -> tuple[SearchJob | RetrainJob, Before] | None:
@@ -266,21 +249,4 @@ class Etas:
         if not isinstance(job, SearchJob):
             assert isinstance(job, RetrainJob)
             return job, NOTHING
-        ended, _ = self._service.page(Filter(states=[SearchState.SUCCEEDED]), MAX_SEARCHES)
-        return job, seen_before(job, _with_progress(ended))
-
-
-def _with_progress(rows: Iterable[Search]) -> Iterable[tuple[SearchJob, dict[str, Progress]]]:
-    for row in rows:
-        try:
-            job = parse_job(row.spec)
-        except InputError:  # of a version with other options
-            continue
-        if isinstance(job, SearchJob):
-            yield job, {name: Progress.model_validate(_without_null(value)) for name, value in row.progress.items()}
-
-
-def _without_null(progress: Mapping[str, Any]) -> dict[str, Any]:
-    """As the driver wrote it, but for figures that were not finite."""
-    figures = {name: value for name, value in progress.get("metrics", {}).items() if value is not None}
-    return {**progress, "metrics": figures}
+        return job, seen_before(job, ((other, progress) for _, other, progress in ended_searches(self._service)))

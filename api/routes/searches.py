@@ -80,7 +80,7 @@ def validate(parts: AppParts, body: BodyOfJob) -> schemas.Validation:
         space_size=job.search_space.size,
         images_trained=epochs * report.num_images["train"],
         images_evaluated=evaluations * report.num_images["search"],
-        estimate=estimate(job, report.num_images, earlier_searches(parts.service, parts.studies, job)),
+        estimate=estimate(job, report.num_images, earlier_searches(parts.service, job)),
         data=report.model_dump(mode="json"),
         spec=public_spec(job.model_dump(mode="json")),
     )

@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_helpers import BODY, Bench, write_study
+from service_helpers import BODY, Bench
 
-from api.estimate import CPU_RANGE, TRAIN_PASSES, Earlier, Rates, estimate, training_memory, work_of
+from api.estimate import (
+    CPU_RANGE,
+    TRAIN_PASSES,
+    Earlier,
+    Rates,
+    estimate,
+    measured_rates,
+    training_memory,
+    work_by_phase,
+    work_of,
+)
 from cluster.config import SearchJob, parse_job
 from cluster.run_folder import Progress
-from nas.study import TrialState
 from slicemamba.costs import network_cost
 from slicemamba.errors import InputError
 
@@ -96,23 +105,38 @@ def validate(bench: Bench) -> dict[str, Any]:
 def test_validate_learns_from_searches_that_ended_here(bench: Bench) -> None:
     assert validate(bench)["basis"].startswith("assumed")
     search_id = bench.running()
-    study = write_study(bench.folder(search_id), [])
-    space = study.space
-    for i in range(2):
-        number = study.start(space.decode([i, 0, 0, 0]), origin="evolution", asked_after=i).number
-        work = {"images": 10}
-        study.complete(number, {"dice": 0.5, "hd95": 1.0}, ended_as=i, seconds=0.2, work=work)
-    assert all(trial.state is TrialState.COMPLETED for trial in study.trials())
     bench.folder(search_id).write_json("result.json", {})
-    total = Progress(done=3, total=3, unit="steps")
-    bench.drive(search_id, "SUCCEEDED", progress={"supernet": total})
+    images = {"train": 4.0, "val": 2.0, "search": 2.0, "test": 2.0}
+    progress = {
+        "check": Progress(done=10, total=10, unit="images", metrics={**images, "workers": 2}),
+        "supernet": Progress(done=300, total=300, unit="steps", seconds_per_unit=0.5),
+        "search": Progress(done=8, total=8, unit="trials", seconds=4.0),
+    }
+    bench.drive(search_id, "SUCCEEDED", progress=progress)
     bench.round()
     assert bench.state(search_id) == "SUCCEEDED"
+    rates = measured_rates(job(), progress)
+    assert rates is not None
+    passes = work_by_phase(job(), {split: int(count) for split, count in images.items()})["supernet"].passes
+    assert rates.train == pytest.approx(TRAIN_PASSES * 150 / passes)
+    assert rates.evaluate == pytest.approx(4.0 * 2 / (8 * 2))
     found = validate(bench)
     assert found["basis"].startswith(f"measured: search {search_id}")
     assert found["num_evaluations"] == 8
     assert 0 < found["device_hours_low"] < found["device_hours"] < found["device_hours_high"]
     assert found["memory_mb"] > 0
+
+
+@pytest.mark.parametrize("missing", ["check", "supernet", "search"])
+def test_search_whose_record_does_not_tell_is_passed_over(missing: str) -> None:
+    images = {"train": 4.0, "val": 2.0, "search": 2.0, "test": 2.0}
+    progress = {
+        "check": Progress(done=10, total=10, unit="images", metrics=images),
+        "supernet": Progress(done=300, total=300, unit="steps", seconds_per_unit=0.5),
+        "search": Progress(done=8, total=8, unit="trials", seconds=4.0),
+    }
+    assert measured_rates(job(), progress) is not None
+    assert measured_rates(job(), {name: one for name, one in progress.items() if name != missing}) is None
 
 
 def test_data_set_is_told_with_its_last_check(tmp_path: Path) -> None:
