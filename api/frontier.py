@@ -13,6 +13,8 @@ from nas.study import Trial, TrialState
 from slicemamba.errors import InputError
 
 WIDTH, HEIGHT = 72, 18  # of the plot in characters
+PAGE = {"displaylogo": False, "plotlyServerURL": "", "modeBarButtonsToRemove": ["sendChartToCloud"]}
+"""Of a plot as a page: without the button that uploads it to servers of plotly.js's maker."""
 
 
 def measured_trials(trials: Iterable[schemas.Trial], objectives: Sequence[str]) -> list[Trial]:
@@ -69,7 +71,7 @@ def save_pareto(
     if path.suffix in (".html", ".htm"):
         from plotly.graph_objects import Figure
 
-        Figure(pareto_spec(trials, random, objectives)).write_html(path, include_plotlyjs=True)
+        Figure(pareto_spec(trials, random, objectives)).write_html(path, include_plotlyjs=True, config=PAGE)
     elif path.suffix in (".png", ".pdf", ".svg"):
         from nas.report import plot_pareto
 

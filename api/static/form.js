@@ -35,7 +35,7 @@ export async function formPage(main) {
     const choices = path.join("/") === "data/name" ? datasets : schema.enum;
     const value = schema.default;
     const shown = value === undefined || value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
-    const common = { id, ariaDescribedBy: `${id}-help` };
+    const common = { id, "aria-describedby": `${id}-help` };
     let input;
     if (choices) input = el("select", common, choices.map((c) => el("option", { value: c, selected: String(c) === shown }, String(c))));
     else if (schema.type === "boolean") input = el("input", { ...common, type: "checkbox", checked: value === true });

@@ -1,7 +1,8 @@
 // Plots, in the page's own colours. Plotly is loaded before; without it the tables still work.
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+// What is shown here stays here: plotly.js comes with a button that uploads a plot to its maker's servers.
+const CONFIG = { displaylogo: false, responsive: true, plotlyServerURL: "", modeBarButtonsToRemove: ["sendChartToCloud", "lasso2d", "select2d", "autoScale2d"] };
 const COLOURS = { front: "#d55e00", fixed: "#0072b2", random: "#999999" };
 
 function layout(x, y, more = {}) {

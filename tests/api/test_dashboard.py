@@ -242,6 +242,35 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     shoot(page, "search-jobs")
 
 
+def test_controls_say_what_they_are_and_nothing_offers_to_send_a_plot_away(
+    page: Page, place: tuple[str, Bench]
+) -> None:
+    """What a screen reader says of each control, also of those in parts of the page that are closed yet."""
+    url, bench = place
+    search_id = bench.submit({**BODY, "name": "to be heard"})
+    under_way(bench, search_id)
+    fill_study(bench, search_id, "search", 30, seed=0)
+    for path, shown in (("/", "to be heard"), ("/new", "Submit"), (f"/s/{search_id}", "Trials (30)"), (
+        f"/s/{search_id}/t/0", "Trial 0 of")):  # fmt: skip
+        page.goto(f"{url}/#{path}")
+        page.get_by_text(shown).first.wait_for()
+        assert page.locator("main h1").count() == 1
+        assert page.evaluate(NAMELESS) == []
+    page.goto(f"{url}/#/s/{search_id}")
+    page.locator(".plot .main-svg").first.wait_for()
+    titles = page.locator(".modebar-btn").evaluate_all("buttons => buttons.map((b) => b.dataset.title)")
+    assert "Zoom" in titles
+    assert not [title for title in titles if "share" in title.lower() or "cloud" in title.lower()]
+
+
+NAMELESS = """() => [...document.querySelectorAll("main :is(a, button, input, select, summary, progress)")]
+  .filter((e) => !e.closest(".plot"))
+  .filter((e) => !(e.ariaLabel || e.textContent || [...(e.labels ?? [])].map((l) => l.textContent).join("")).trim()
+    || (e.hasAttribute("aria-describedby") && !document.getElementById(e.getAttribute("aria-describedby")))
+    || [...e.attributes].some((a) => /^aria[^-]/.test(a.name)))
+  .map((e) => e.outerHTML.slice(0, 120))"""
+
+
 def test_list_on_a_phone_in_the_dark(page: Page, place: tuple[str, Bench]) -> None:
     url, bench = place
     for i in range(30):
