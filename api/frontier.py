@@ -13,7 +13,7 @@ from nas.study import Trial, TrialState
 from slicemamba.errors import InputError
 
 WIDTH, HEIGHT = 72, 18  # of the plot in characters
-PAGE = {"displaylogo": False, "plotlyServerURL": "", "modeBarButtonsToRemove": ["sendChartToCloud"]}
+PAGE = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"]}
 """Of a plot as a page: without the button that uploads it to servers of plotly.js's maker."""
 
 
