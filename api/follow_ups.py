@@ -122,8 +122,8 @@ class FollowUps:
         folder = self._service.run_folder(search.id)
         if SearchState(search.state).ended and not folder.config_path.exists():
             raise conflict(
-                f"the files of search {search.id} are gone from this server; where runs are kept in a store, "
-                f"`slicemamba restore` on the server brings {search.id} back"
+                f"the files of search {search.id} are missing on this server; if runs are kept in a store, download "
+                f"them with `slicemamba restore` on the server (run {search.id})"
             )
 
     def _require_supernet(self, search: Search) -> None:

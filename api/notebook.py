@@ -144,7 +144,7 @@ class SearchHandle:
         rows = [("state", search.state.value + (f": {search.error or search.message or ''}").rstrip(": "))]
         rows += [(phase, f"{item.done} / {item.total} {item.unit}") for phase, item in search.progress.items()]
         if search.expected_end_at is not None:
-            rows.append(("done", expected_end(search.expected_end_at)))
+            rows.append(("expected end", expected_end(search.expected_end_at)))
         cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
         return f"<b>{escape(search.name)}</b> <code>{escape(search.id)}</code><table>{cells}</table>"
 

@@ -12,7 +12,7 @@ from api.states import SearchState
 from nas.study import TrialState
 
 StudyName = Literal["search", "random"]
-EXPECTED_END = "when it will be done, all phases included, by how it goes; null while nothing tells, or nothing goes on"
+EXPECTED_END = "estimated end, all remaining phases included; null while it does not run or nothing allows an estimate"
 Metrics = Annotated[dict[str, float | None], BeforeValidator(finite)]
 
 
@@ -53,8 +53,8 @@ class PhaseProgress(_Answer):
     total: int
     unit: str
     metrics: Metrics = {}
-    seconds: float = Field(default=0.0, description="spent on its units so far, without the start of its workers")
-    seconds_per_unit: float | None = Field(default=None, description="that a unit lately takes; null while none tells")
+    seconds: float = Field(default=0.0, description="time spent on units so far, without the start of workers")
+    seconds_per_unit: float | None = Field(default=None, description="recent time per unit; null if unknown")
 
 
 class SearchSummary(_Answer):

@@ -137,15 +137,15 @@ def restore(
     run: Annotated[Path, typer.Argument(help="Folder of the run; in the store it has the same name.")],
     store: Annotated[str | None, typer.Option(help="s3://BUCKET/PREFIX.", envvar="SLICEMAMBA_STORE")] = None,
 ) -> None:
-    """Bring a run and the jobs that followed it back from the object store, where their folders are gone or older."""
+    """Download a run and its follow-up jobs from the object store where local folders are missing or older."""
     from cluster.run_folder import RunFolder
     from cluster.storage import bring_all
     from slicemamba.errors import InputError
 
     if store is None:
-        raise InputError("there is no store to bring the run from; give --store, or set SLICEMAMBA_STORE")
+        raise InputError("there is no store to download the run from; give --store or set SLICEMAMBA_STORE")
     brought = bring_all(RunFolder(run), store)
-    typer.echo(f"brought: {', '.join(brought)}" if brought else f"nothing in the store is newer than {run}")
+    typer.echo(f"downloaded: {', '.join(brought)}" if brought else f"the store has nothing newer than {run}")
 
 
 def cross_validate(

@@ -216,7 +216,7 @@ class Mirror:
         if status is not None:
             now = {"state": "RUNNING", "error": None, "updated_at": datetime.now(timezone.utc).isoformat()}
             self._run.write_json(STATUS, json.loads(status) | (now if going_on else {}))
-        print(f"brought {len(self._stored)} files of {self._run.path.name} from the store", flush=True)
+        print(f"downloaded {len(self._stored)} files of {self._run.path.name} from the store", flush=True)
 
     def _set_aside(self) -> None:
         aside = _free_name(self._run.path)

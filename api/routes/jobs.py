@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse
 from api import schemas
 from api.deps import AppParts, Parts
 from api.models import Search
-from api.routes.searches import CHANGES, UNKNOWN, IfMatch
+from api.routes.searches import BUSY_STUDY, CHANGES, UNKNOWN, IfMatch
 from api.routes.streams import EVENT_STREAM, LOG_RESPONSES, Accept, Follow, LastEventId, Tail, answer_log
 from api.schemas import Problem
 from api.service import etag
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"], responses={422: {"model": Proble
 _NEW: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such search or trial"},
     409: {"model": Problem, "description": "What it needs is not there yet, or the key was used for something else"},
-    503: {"model": Problem, "description": "Many wait already for a large study to be read for the first time"},
+    503: {"model": Problem, "description": BUSY_STUDY},
 }
 Number = Annotated[int, Path(ge=0)]
 Study = Annotated[schemas.StudyName, Query(description="the study of the trial")]

@@ -28,6 +28,8 @@ CHANGES: dict[int | str, dict[str, Any]] = {
     412: {"model": Problem, "description": "The search has changed since the ETag of If-Match"},
 }
 
+BUSY_STUDY = "Too many requests wait for a large study that is being read for the first time"
+
 BodyOfJob = Annotated[JobBody, Body(openapi_examples={"small": {"summary": "A small search", "value": EXAMPLE}})]
 IfMatch = Annotated[str | None, Header(description="the ETag that you know; 412 if it has changed")]
 PageSize = Annotated[int, Query(ge=1, le=1000, description="maximum number")]

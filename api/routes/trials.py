@@ -13,14 +13,14 @@ from fastapi.responses import StreamingResponse
 from api import schemas, studies
 from api.deps import AppParts, Parts, bad_token, page_token, read_page_token
 from api.problems import not_found
-from api.routes.searches import UNKNOWN, PageSize, PageToken
+from api.routes.searches import BUSY_STUDY, UNKNOWN, PageSize, PageToken
 from api.schemas import Problem
 from nas.objectives import OBJECTIVES
 from nas.study import Trial, TrialState
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     422: {"model": Problem},
-    503: {"model": Problem, "description": "Many wait already for a large study to be read for the first time"},
+    503: {"model": Problem, "description": BUSY_STUDY},
     **UNKNOWN,
 }
 router = APIRouter(prefix="/v1/searches/{search_id}", tags=["trials"], responses=_RESPONSES)

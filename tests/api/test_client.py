@@ -223,9 +223,9 @@ def test_end_that_is_expected_is_told_by_all_who_show_a_search(
     }
     bench.drive(search_id, progress=progress)
     bench.round()
-    assert re.search(r"done +in about \d+ min, at \d+", command("status", search_id).stdout)
+    assert re.search(r"expected end +in about \d+ min, at \d+", command("status", search_id).stdout)
     assert re.search(r"about \d+ min", command("list").stdout)
-    assert "<th>done</th>" in client.search(search_id)._repr_html_()
+    assert "<th>expected end</th>" in client.search(search_id)._repr_html_()
     text = io.StringIO()
     console = Console(file=text, width=180)
     looks = iter(range(2))
@@ -239,7 +239,7 @@ def test_end_that_is_expected_is_told_by_all_who_show_a_search(
     client.get = end_after_a_look  # type: ignore[method-assign, assignment]
     watch(client, search_id, console, poll_seconds=0.01)
     assert re.search(r"60/300 steps.* done in about \d+ min, at", text.getvalue().replace("\n", " "))
-    assert not re.search(r"^done ", command("status", search_id).stdout, re.MULTILINE)
+    assert not re.search(r"^expected end ", command("status", search_id).stdout, re.MULTILINE)
 
 
 def test_commands_from_submission_to_download(bench: Bench, command: Callable[..., Any], tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_trial_of_a_search_whose_files_are_gone_is_refused_with_the_mend(bench: 
     shutil.rmtree(bench.folder(search_id).path)
     for what in ("retrain", "export", "figures"):
         found = problem(bench.http.post(f"/v1/searches/{search_id}/trials/0/{what}"), 409)
-        assert f"`slicemamba restore` on the server brings {search_id} back" in found["detail"]
+        assert f"download them with `slicemamba restore` on the server (run {search_id})" in found["detail"]
     assert start(bench, f"{search_id}/audit")["state"] == "QUEUED", "its driver brings them"
     running = bench.submit()
     problem(bench.http.post(f"/v1/searches/{running}/trials/0/retrain"), 404)

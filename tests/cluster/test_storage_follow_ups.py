@@ -267,6 +267,6 @@ def test_restore_brings_a_run_with_its_jobs(run: RunFolder, capsys: pytest.Captu
     assert bring_all(run, URL) == []
     shutil.rmtree(run.path)
     restore(run.path, URL)
-    assert "brought: s-1, s-1/jobs/j-1" in capsys.readouterr().out
+    assert "downloaded: s-1, s-1/jobs/j-1" in capsys.readouterr().out
     restore(run.path, URL)
-    assert "nothing in the store is newer" in capsys.readouterr().out
+    assert "the store has nothing newer" in capsys.readouterr().out
