@@ -31,7 +31,7 @@ Target = Literal["api", "driver", "evaluating worker", "training worker"]
 TARGETS: tuple[Target, ...] = ("api", "driver", "evaluating worker", "training worker")
 _TITLES: dict[Target, str] = {"evaluating worker": "ray::SlicingTrial", "training worker": "ray::RayTrainWorker"}
 _MARK = "SLICEMAMBA_CHAOS"
-_START_SECONDS = 300.0
+_START_SECONDS = 600.0
 # The mean time between two kills of a target: about as long as it takes to come back to work.
 _REST_SECONDS: dict[Target, float] = {
     "api": 15.0,
@@ -39,6 +39,7 @@ _REST_SECONDS: dict[Target, float] = {
     "evaluating worker": 6.0,
     "training worker": 20.0,
 }
+_INTO_SEARCH_SECONDS = 20.0  # from the begin of a search to the next kill of each target, at the latest
 _MAX_TRAINING_KILLS = 3
 """In the life of one driver: Ray Train gives up a training whose workers died more often."""
 
@@ -47,10 +48,12 @@ JOB: dict[str, Any] = {
     "data": {
         "name": "synthetic",
         "image_size": [64, 64],
-        "synthetic": {"num_train": 16, "num_val": 2, "num_search": 12, "num_test": 2},
+        "intensity": "zscore",
+        "synthetic": {"num_train": 16, "num_val": 2, "num_search": 48, "num_test": 2},
     },
     "model": {"embed_dim": 8, "encoder_depths": [1, 1, 2], "decoder_depths": [1, 1, 1]},
-    "supernet": {"epochs": 12, "batch_size": 4, "t_max": 12, "num_val_architectures": 0},
+    # Learns enough for slicings to differ in their Dice: else all would be equal, whatever went wrong.
+    "supernet": {"epochs": 12, "batch_size": 4, "t_max": 12, "learning_rate": 5e-3, "num_val_architectures": 0},
     "search": {
         "objectives": ["dice", "miou"],
         "num_trials": NUM_TRIALS,
@@ -173,6 +176,7 @@ class Disturbed:
         self._budget = budget
         self._pace = pace
         self._due = {target: self._draw(target) for target in TARGETS}
+        self._phase: str | None = None
         # Half of the kills of what lives all along are kept for the search.
         self._kept = Counter({target: budget[target] // 2 for target in ("api", "driver")})
         self.kills: list[Kill] = []
@@ -189,20 +193,21 @@ class Disturbed:
         moved_at, seen = time.monotonic(), (-1, 0)
         while True:
             time.sleep(0.2)
+            self._follow_phase()
             for target in TARGETS:
                 if self._budget[target] and time.monotonic() >= self._due[target]:
                     self._kill(target)
             if self._place.service is None or self._place.service.poll() is not None:
                 self._place.start_service()
-            if not self._place.service_answers():
-                continue
-            search = self._place.client.get(self.search.id)
-            if search.state is SearchState.SUCCEEDED:
-                return search
-            if search.state.ended:
-                assert "the driver died" in (search.error or ""), search
-                self._place.client.resume(self.search.id)
-                self.num_resumed += 1
+            search = None
+            with suppress(ApiUnreachableError):  # it was killed, or is slow on a busy machine
+                search = self._place.client.get(self.search.id)
+                if search.state is SearchState.SUCCEEDED:
+                    return search
+                if search.state.ended:
+                    assert "the driver died" in (search.error or ""), search
+                    self._place.client.resume(self.search.id)
+                    self.num_resumed += 1
             now = (self.num_ended(), len(self.kills))
             if now != seen:
                 moved_at, seen = time.monotonic(), now
@@ -217,6 +222,15 @@ class Disturbed:
     def _draw(self, target: Target) -> float:
         """A random moment to come."""
         return time.monotonic() + self._rng.uniform(0, 2 * self._pace * _REST_SECONDS[target])
+
+    def _follow_phase(self) -> None:
+        """When the search begins, new moments in it are drawn: it is short, and what was kept for it is due already."""
+        status = self.run.read_status()
+        phase = status.phase if status else None
+        if phase == "search" != self._phase:
+            now = time.monotonic()
+            self._due = {target: now + self._rng.uniform(0, self._pace * _INTO_SEARCH_SECONDS) for target in TARGETS}
+        self._phase = phase
 
     def _kill(self, target: Target) -> None:
         process = self._place.find(target, self.run)

@@ -72,6 +72,8 @@ def test_search_disturbed_by_kills_gives_what_an_undisturbed_one_gives(tmp_path:
     assert len(kills) >= KILLS
     result = expected.read_json("result.json")
     assert result is not None
+    scores = {trial.metrics["dice"] for trial in find_trials(open_storage(expected.study_location), "search")}
+    assert len(scores) > NUM_TRIALS // 2  # else scores could not tell one search from another
     for run in runs:
         found = run.read_json("result.json")
         assert found is not None
