@@ -68,10 +68,17 @@ class SearchWorkers(Config):
 
 
 class ResourcesConfig(Config):
-    """What a run takes from the Ray cluster. Where that cluster is, is never part of a job: see ``RAY_ADDRESS``."""
+    """What a run takes from the Ray cluster. Where that cluster is, is never part of a job: see ``RAY_ADDRESS``.
+
+    Attributes:
+        train: workers that train.
+        search: workers that evaluate candidates.
+        wait_seconds: how long a cluster that is too small for the workers is given to grow before the run fails.
+    """
 
     train: TrainWorkers = TrainWorkers()
     search: SearchWorkers = SearchWorkers()
+    wait_seconds: NonNegativeFloat = 600.0
 
 
 class _AnyJob(Config):
@@ -274,19 +281,34 @@ def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str
     return found
 
 
-def refuse_mixing(found: Mapping[str, Any] | None, job: Job, where: Path) -> None:
+def refuse_mixing(found: Mapping[str, Any] | None, job: Job, where: Path) -> list[str]:
     """Raises InputError with the differing fields when a run folder holds a run of another configuration.
+
+    Names, labels and resources may differ: a run may be taken up on another cluster. But what is measured on a worker
+    is measured on workers of one kind.
 
     Args:
         found: its ``config.json``, None where there is none. job: what is to be run. where: the run folder.
+
+    Returns:
+        The resources that differ, and may.
     """
     if found is None:
-        return
+        return []
     # Parsed, so that an option which this version has added counts with its default.
     old = parse_job(found, source=str(where / "config.json"))
     fields = differing_fields(old.model_dump(mode="json"), job.model_dump(mode="json"))
-    if fields:
+    mixing = [field for field in fields if not field.startswith(_free_fields(job))]
+    if mixing:
         raise InputError(
             f"{where} holds a run with another configuration; take a new folder, or the same configuration to resume",
-            details=fields,
+            details=mixing,
         )
+    return [field for field in fields if field.startswith("resources.")]
+
+
+def _free_fields(job: Job) -> tuple[str, ...]:
+    """What the fields begin with that do not change what comes out, but for the last digits."""
+    free = ("name:", "labels", "resources.train.", "resources.wait_seconds:", "resources.search.num_workers:")
+    measures = isinstance(job, SearchJob) and {"latency_ms", "peak_memory_mb"} & set(job.search.measured)
+    return free if measures else (*free, "resources.search.")

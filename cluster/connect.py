@@ -6,13 +6,12 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster.config import ResourcesConfig
 from slicemamba.errors import InputError
 
 _CONNECT_SECONDS = 5.0
@@ -127,22 +126,3 @@ def cluster_resources() -> dict[str, float]:
 
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return total
-
-
-def shortage(resources: ResourcesConfig, total: Mapping[str, float]) -> list[str]:
-    """What a job needs at the least and the cluster does not offer, a sentence each.
-
-    Args:
-        resources: of the job. total: as from ``cluster_resources``.
-    """
-    train, search = resources.train, resources.search
-    needs = {
-        "resources.train": (train.num_workers * train.cpus, train.num_workers * train.gpus),
-        "resources.search": (search.cpus, search.gpus),
-    }
-    return [
-        f"{field} takes at least {cpus:g} CPUs and {gpus:g} GPUs; the Ray cluster has {total.get('CPU', 0):g} and "
-        f"{total.get('GPU', 0):g}"
-        for field, (cpus, gpus) in needs.items()
-        if cpus > total.get("CPU", 0) or gpus > total.get("GPU", 0)
-    ]

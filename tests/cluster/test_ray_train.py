@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.exceptions import ActorDiedError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from cluster import ray_train
+from slicemamba.errors import RunFailedError
 from slicemamba.models.checkpoints import load_network
 from slicemamba.models.supernet import Supernet
 
@@ -53,3 +57,39 @@ def test_two_workers_train_as_one_does(tmp_path: Path) -> None:
     assert all(isinstance(network, Supernet) for network in networks)
     for first, second in zip(*(network.parameters() for network in networks), strict=True):
         assert first.detach().numpy() == pytest.approx(second.detach().numpy(), abs=2e-3)
+
+
+class Falling:
+    """A trainer that falls with each of these errors in turn, and then trains."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self._errors = list(errors)
+
+    def __call__(self) -> Falling:
+        return self
+
+    def fit(self) -> str:
+        if self._errors:
+            raise self._errors.pop(0)
+        return "trained"
+
+
+def test_death_that_ray_train_gives_up_for_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    died = ActorDiedError()
+    told: list[str] = []
+    trainer = Falling(ControllerError(died), died, ControllerError(died))  # while a group starts; the controller itself
+    assert ray_train._fit(trainer, told.append) == "trained"  # type: ignore[arg-type,comparison-overlap]
+    assert len(told) == 3
+    assert "it goes on from the last checkpoint" in told[0]
+    told.clear()
+    with pytest.raises(RunFailedError, match="training failed: The actor died"):
+        ray_train._fit(Falling(*[died] * 4), told.append)  # type: ignore[arg-type]
+    assert len(told) == 3
+
+
+def test_fault_of_the_training_itself_is_told_at_once() -> None:
+    with pytest.raises(RunFailedError, match="training failed: no such strategy"):
+        ray_train._fit(Falling(ControllerError(ValueError("no such strategy"))), pytest.fail)  # type: ignore[arg-type]
+    failure = WorkerGroupError("", {0: RuntimeError("Traceback\nRuntimeError: the loss is nan")})
+    with pytest.raises(RunFailedError, match="after its retries: RuntimeError: the loss is nan"):
+        ray_train._fit(Falling(failure), pytest.fail)  # type: ignore[arg-type]

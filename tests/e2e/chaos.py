@@ -49,7 +49,7 @@ JOB: dict[str, Any] = {
         "name": "synthetic",
         "image_size": [64, 64],
         "intensity": "zscore",
-        "synthetic": {"num_train": 16, "num_val": 2, "num_search": 48, "num_test": 2},
+        "synthetic": {"num_train": 16, "num_val": 2, "num_search": 160, "num_test": 2},
     },
     "model": {"embed_dim": 8, "encoder_depths": [1, 1, 2], "decoder_depths": [1, 1, 1]},
     # Learns enough for slicings to differ in their Dice: else all would be equal, whatever went wrong.
