@@ -22,6 +22,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob, parse_job
+from cluster.disk import disk_fault
 from cluster.history import plot_trainings
 from cluster.initial import build_network, init_source
 from cluster.lease import DriversLease
@@ -145,14 +146,14 @@ def run_workers(
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # mypy sees the older class
         ),
     )
-    result = _fit(trainer, partial(run.warn, phase=phase))
+    result = _fit(trainer, run, phase)
     best = result.get_best_checkpoint(score, "max")
     state = load_checkpoint(best)
     assert state is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
     return state
 
 
-def _fit(trainer: Callable[[], TorchTrainer], tell: Callable[[str], None]) -> Result:
+def _fit(trainer: Callable[[], TorchTrainer], run: RunFolder, phase: str) -> Result:
     """Trains, again where Ray Train gives up though a checkpoint is there to go on from.
 
     It starts a group of workers again of which one has died, but not where one dies while the group starts, nor where
@@ -162,20 +163,24 @@ def _fit(trainer: Callable[[], TorchTrainer], tell: Callable[[str], None]) -> Re
         try:
             return trainer().fit()
         except WorkerGroupError as error:
-            raise RunFailedError(f"training failed after its retries: {_last_line(error)}") from error
+            raise RunFailedError(_why_failed(error, run)) from error
         except (ControllerError, RayActorError) as error:
             cause = error.controller_failure if isinstance(error, ControllerError) else error
             reason = str(cause).strip().partition("\n")[0]
             if not isinstance(cause, RayActorError) or deaths > _MAX_FAILURES:
                 raise RunFailedError(f"training failed: {reason}") from error
-            tell(f"training could not start or lost its controller ({reason}); it goes on from the last checkpoint")
+            message = f"training could not start or lost its controller ({reason}); it goes on from the last checkpoint"
+            run.warn(message, phase)
     raise AssertionError
 
 
-def _last_line(error: WorkerGroupError) -> str:
+def _why_failed(error: WorkerGroupError, run: RunFolder) -> str:
     """What the first failed worker raised, without the tracebacks around it."""
-    failures = [str(error.worker_failures[rank]) for rank in sorted(error.worker_failures)]
-    return (failures or [str(error)])[0].strip().splitlines()[-1]
+    failure = next((error.worker_failures[rank] for rank in sorted(error.worker_failures)), error)
+    raised = getattr(failure, "_base_exc", failure)  # which Ray Train puts beside its traceback
+    if (fault := disk_fault(raised, run.path)) is not None:
+        return fault
+    return f"training failed after its retries: {str(failure).strip().splitlines()[-1]}"
 
 
 def validation_architectures(space: SearchSpace, num_random: int, seed: int) -> list[Architecture]:

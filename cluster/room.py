@@ -67,10 +67,10 @@ class Need:
         room = num_fitting(self.workers, nodes)
         if room >= self.count:
             return None
-        return (
-            f"{self.field} asks for {self.count} at the same time with {self.workers.cpus:g} CPUs and "
-            f"{self.workers.gpus:g} GPUs each; there is room for {room}, on {name_some([str(node) for node in nodes])}"
-        )
+        each = f"{self.workers.cpus:g} CPUs and {self.workers.gpus:g} GPUs"
+        wanted = f"a worker with {each}" if self.count == 1 else f"{self.count} workers at once with {each} each"
+        there = name_some([str(node) for node in nodes])
+        return f"{self.field} takes {wanted}; there is room for {room}, on {there}"
 
 
 def needs_of(resources: ResourcesConfig, *, trains: bool, searches: bool) -> list[Need]:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 from ray.exceptions import ActorDiedError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from cluster import ray_train
+from cluster.run_folder import RunFolder
 from slicemamba.errors import RunFailedError
 from slicemamba.models.checkpoints import load_network
 from slicemamba.models.supernet import Supernet
@@ -74,22 +76,37 @@ class Falling:
         return "trained"
 
 
-def test_death_that_ray_train_gives_up_for_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    died = ActorDiedError()
-    told: list[str] = []
+def warnings(run: RunFolder) -> list[str]:
+    return [event["message"] for _, event in run.events() if event["event"] == "warning"]
+
+
+def test_death_that_ray_train_gives_up_for_is_tried_again(tmp_path: Path) -> None:
+    died, run = ActorDiedError(), RunFolder(tmp_path / "run")
     trainer = Falling(ControllerError(died), died, ControllerError(died))  # while a group starts; the controller itself
-    assert ray_train._fit(trainer, told.append) == "trained"  # type: ignore[arg-type,comparison-overlap]
-    assert len(told) == 3
-    assert "it goes on from the last checkpoint" in told[0]
-    told.clear()
+    assert ray_train._fit(trainer, run, "retrain") == "trained"  # type: ignore[arg-type,comparison-overlap]
+    assert len(warnings(run)) == 3
+    assert "it goes on from the last checkpoint" in warnings(run)[0]
     with pytest.raises(RunFailedError, match="training failed: The actor died"):
-        ray_train._fit(Falling(*[died] * 4), told.append)  # type: ignore[arg-type]
-    assert len(told) == 3
+        ray_train._fit(Falling(*[died] * 4), run, "retrain")  # type: ignore[arg-type]
+    assert len(warnings(run)) == 6
 
 
-def test_fault_of_the_training_itself_is_told_at_once() -> None:
-    with pytest.raises(RunFailedError, match="training failed: no such strategy"):
-        ray_train._fit(Falling(ControllerError(ValueError("no such strategy"))), pytest.fail)  # type: ignore[arg-type]
-    failure = WorkerGroupError("", {0: RuntimeError("Traceback\nRuntimeError: the loss is nan")})
-    with pytest.raises(RunFailedError, match="after its retries: RuntimeError: the loss is nan"):
-        ray_train._fit(Falling(failure), pytest.fail)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ControllerError(ValueError("no such strategy")), "training failed: no such strategy"),
+        (
+            WorkerGroupError("", {1: RuntimeError("Traceback\nRuntimeError: the loss is nan")}),
+            "after its retries: RuntimeError: the loss is nan",
+        ),
+        (
+            WorkerGroupError("", {0: UserExceptionWithTraceback(OSError(28, "No space left"), "Traceback")}),
+            "is full; make room and run again, the run goes on from here",
+        ),
+    ],
+)
+def test_fault_of_the_training_itself_is_told_at_once(error: Exception, says: str, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(RunFailedError, match=says):
+        ray_train._fit(Falling(error), run, "supernet")  # type: ignore[arg-type]
+    assert not warnings(run)

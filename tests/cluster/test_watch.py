@@ -39,7 +39,7 @@ def test_missing_nodes_are_told_with_what_they_would_have_to_hold(monkeypatch: p
     del nodes[1]
     told = look()
     assert told is not None
-    assert told.startswith("nodes have left, and the run waits for others: resources.train asks for 1 at the same time")
+    assert told.startswith("nodes have left, and the run waits for others: resources.train takes a worker")
     assert "on n1 with 0 CPUs and 0 GPUs" in told
 
 
