@@ -39,7 +39,7 @@ _REST_SECONDS: dict[Target, float] = {
     "evaluating worker": 6.0,
     "training worker": 20.0,
 }
-_INTO_SEARCH_SECONDS = 20.0  # from the begin of a search to the next kill of each target, at the latest
+_INTO_SEARCH_SECONDS = 15.0  # from a driver's first trial to the next kill of each target, at the latest
 _MAX_TRAINING_KILLS = 3
 """In the life of one driver: Ray Train gives up a training whose workers died more often."""
 
@@ -70,7 +70,7 @@ JOB: dict[str, Any] = {
 
 @dataclass
 class Kill:
-    """A SIGKILL: what it hit, in which phase of the run, and how many trials had ended."""
+    """A SIGKILL: what it hit, in which phase of the run (None: no driver at work), and how many trials had ended."""
 
     target: Target
     phase: str | None
@@ -176,7 +176,8 @@ class Disturbed:
         self._budget = budget
         self._pace = pace
         self._due = {target: self._draw(target) for target in TARGETS}
-        self._phase: str | None = None
+        self._searching = False
+        self._ended_before = 0
         # Half of the kills of what lives all along are kept for the search.
         self._kept = Counter({target: budget[target] // 2 for target in ("api", "driver")})
         self.kills: list[Kill] = []
@@ -193,7 +194,7 @@ class Disturbed:
         moved_at, seen = time.monotonic(), (-1, 0)
         while True:
             time.sleep(0.2)
-            self._follow_phase()
+            self._follow_search()
             for target in TARGETS:
                 if self._budget[target] and time.monotonic() >= self._due[target]:
                     self._kill(target)
@@ -223,18 +224,23 @@ class Disturbed:
         """A random moment to come."""
         return time.monotonic() + self._rng.uniform(0, 2 * self._pace * _REST_SECONDS[target])
 
-    def _follow_phase(self) -> None:
-        """When the search begins, new moments in it are drawn: it is short, and what was kept for it is due already."""
-        status = self.run.read_status()
-        phase = status.phase if status else None
-        if phase == "search" != self._phase:
-            now = time.monotonic()
+    def _follow_search(self) -> None:
+        """When a driver's first trial ends, moments in its search are drawn: what was kept for it is due already."""
+        status = self._status()
+        if status is None or status.phase != "search":
+            self._searching, self._ended_before = False, self.num_ended()
+        elif not self._searching and self.num_ended() > self._ended_before:
+            self._searching, now = True, time.monotonic()
             self._due = {target: now + self._rng.uniform(0, self._pace * _INTO_SEARCH_SECONDS) for target in TARGETS}
-        self._phase = phase
+
+    def _status(self) -> RunStatus | None:
+        """Of a driver that runs; None where there is none."""
+        status = self.run.read_status()
+        return status if status and status.pid and psutil.pid_exists(status.pid) else None
 
     def _kill(self, target: Target) -> None:
         process = self._place.find(target, self.run)
-        status = self.run.read_status()
+        status = self._status()
         if process is None or not self._may_kill(target, status):
             return
         with suppress(psutil.NoSuchProcess):
@@ -256,4 +262,4 @@ class Disturbed:
             if driver != self._driver:
                 self._driver, self._training_kills = driver, 0
             return self._training_kills < _MAX_TRAINING_KILLS
-        return self._budget[target] > self._kept[target] or (status is not None and status.phase == "search")
+        return self._budget[target] > self._kept[target] or self._searching
