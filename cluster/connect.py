@@ -17,7 +17,8 @@ from slicemamba.errors import InputError
 _CONNECT_SECONDS = 5.0
 # For Ray's processes and ours: no usage reports; training reports taken at once, and training shown in the dashboard;
 # no log files a trial, as the study holds it all; no colours in logs; OpenMP threads that sleep while they wait,
-# without which two processes on the same cores slow each other down several times over.
+# without which two processes on the same cores slow each other down several times over; time for a node to start on a
+# busy machine, where 30 s do not do.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -27,6 +28,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "RAY_COLOR_PREFIX": "0",
+    "RAY_raylet_start_wait_time_s": "120",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 _INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for drivers it has started itself

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
+from disturbed_job import JOB
 
 from api.client import ApiUnreachableError, Client
 from api.schemas import Search
@@ -42,30 +43,6 @@ _REST_SECONDS: dict[Target, float] = {
 _INTO_SEARCH_SECONDS = 15.0  # from a driver's first trial to the next kill of each target, at the latest
 _MAX_TRAINING_KILLS = 3
 """In the life of one driver: Ray Train gives up a training whose workers died more often."""
-
-NUM_TRIALS = 48
-JOB: dict[str, Any] = {
-    "data": {
-        "name": "synthetic",
-        "image_size": [64, 64],
-        "intensity": "zscore",
-        "synthetic": {"num_train": 16, "num_val": 2, "num_search": 160, "num_test": 2},
-    },
-    "model": {"embed_dim": 8, "encoder_depths": [1, 1, 2], "decoder_depths": [1, 1, 1]},
-    # Learns enough for slicings to differ in their Dice: else all would be equal, whatever went wrong.
-    "supernet": {"epochs": 12, "batch_size": 4, "t_max": 12, "learning_rate": 5e-3, "num_val_architectures": 0},
-    "search": {
-        "objectives": ["dice", "miou"],
-        "num_trials": NUM_TRIALS,
-        "population_size": 12,
-        "num_parents": 3,
-        "num_mutations": 6,
-        "num_crossovers": 4,
-    },
-    # One at a time: then the order of the trials is that of the undisturbed search too.
-    "resources": {"search": {"num_workers": 1}},
-    "retrain": None,
-}
 
 
 @dataclass
