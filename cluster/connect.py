@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from slicemamba.errors import InputError
+from slicemamba.errors import InputError, RunFailedError
 
 _CONNECT_SECONDS = 5.0
+_START_ATTEMPTS = 3
 # For Ray's processes and ours: no usage reports; training reports taken at once, and training shown in the dashboard;
 # no log files a trial, as the study holds it all; no colours in logs; OpenMP threads that sleep while they wait,
 # without which two processes on the same cores slow each other down several times over; time for a node to start on a
@@ -28,7 +29,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "RAY_COLOR_PREFIX": "0",
-    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_raylet_start_wait_time_s": "60",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 _INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for drivers it has started itself
@@ -97,6 +98,7 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
 
     Raises:
         InputError: nothing answers there.
+        RunFailedError: a new one did not start on this machine.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     check_address(address)
@@ -109,8 +111,12 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
     # reach the driver as exceptions anyway.
     in_job = _INSIDE_A_JOB in os.environ
     runtime_env = None if address == "local" else {"env_vars": worker_variables()}
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": in_job, "runtime_env": runtime_env}
     try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=in_job, runtime_env=runtime_env)
+        if address == "local":
+            _start_own(options)
+        else:
+            ray.init(address=address, **options)
     except ConnectionError as error:
         raise InputError(
             f"no Ray cluster can be reached at {address!r}: {error}; if it asks for a token, set RAY_AUTH_MODE=token "
@@ -120,6 +126,24 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
         yield address == "local"
     finally:
         ray.shutdown()
+
+
+def _start_own(options: dict[str, Any]) -> None:
+    """Starts a Ray, and again where it took too long: it gives its parts 15 s, which a busy machine exceeds."""
+    import ray
+
+    for _ in range(_START_ATTEMPTS):
+        try:
+            ray.init(address="local", **options)
+        except Exception as error:  # Ray has no class for it
+            if "timed out during startup" not in str(error):
+                raise
+        else:
+            return
+    raise RunFailedError(
+        f"Ray did not start on this machine in {_START_ATTEMPTS} attempts, as happens when it is very busy or short of "
+        "memory; run again when it is less so. The reason is at the end of raylet.err in /tmp/ray/session_latest/logs"
+    )
 
 
 def cluster_resources() -> dict[str, float]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -16,9 +14,8 @@ from typing import Literal
 
 import psutil
 
-from cluster.connect import ENVIRONMENT
 from cluster.jobs import check_cluster
-from cluster.local import RayHead, free_ports, tail
+from cluster.local import HeadPorts, tail
 from slicemamba.errors import InputError
 
 Part = Literal["gcs", "all"]
@@ -35,20 +32,12 @@ class DyingHead:
     """
 
     def __init__(self, folder: Path, temporary: Path) -> None:
-        gcs, dashboard, *others = free_ports(5)
+        ports = HeadPorts.free()
         self._log = folder / "ray.log"
         self._mark = uuid.uuid4().hex
-        self._dashboard = f"http://127.0.0.1:{dashboard}"
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # jobs say ``python``
-        environment = {**os.environ, **ENVIRONMENT, "PATH": path, "RAY_worker_niceness": "0"}
-        self.ray = RayHead(self._dashboard, f"http://127.0.0.1:{others[2]}/metrics", environment)
-        self.address = f"127.0.0.1:{gcs}"
-        client, agent, metrics = others
-        self._command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={gcs}"]
-        self._command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-        self._command += [f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"]
-        self._command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
-        self._command += ["--num-cpus=4", "--num-gpus=0", f"--temp-dir={temporary}"]
+        self._command = ports.start_command(num_cpus=4, num_gpus=0, folder=str(temporary))
+        self.ray = ports.head
+        self.address = f"127.0.0.1:{ports.gcs}"
 
     def start(self) -> None:
         """Tries until Ray starts: it refuses to while anything of the head before is left."""
@@ -67,7 +56,7 @@ class DyingHead:
     def _answers(self, deadline: float) -> bool:
         while time.monotonic() < deadline:
             with suppress(InputError):
-                check_cluster(self._dashboard)
+                check_cluster(self.ray.dashboard)
                 return True
             time.sleep(0.3)
         return False
