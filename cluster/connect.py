@@ -85,6 +85,16 @@ def check_address(address: str) -> None:
         ) from None
 
 
+def check_can_search(address: str | None) -> None:
+    """Raises InputError for Ray Client: Ray Tune would run there in a process of its own, with a copy of the study."""
+    address = address or os.environ.get("RAY_ADDRESS") or ""
+    if address.startswith("ray://"):
+        raise InputError(
+            f"a search cannot be driven by way of {address}, only a training can; submit it with `ray job submit` or to "
+            "the service, or give HOST:6379 of that cluster from a machine in its network (--address or RAY_ADDRESS)"
+        )
+
+
 @contextmanager
 def ray_cluster(address: str | None = None) -> Iterator[bool]:
     """Connects to Ray and disconnects at the end.

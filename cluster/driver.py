@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, refuse_mixing
-from cluster.connect import ray_cluster
+from cluster.connect import check_can_search, ray_cluster
 from cluster.disk import check_disk, disk_faults
 from cluster.initial import check_init, resolve_init
 from cluster.lease import held
@@ -71,6 +71,8 @@ def run_job(
             address where no Ray answers, or a cluster without the resources.
     """
     job = _with_paths(job)
+    if isinstance(job, SearchJob):
+        check_can_search(address)
     with mirrored(run, store):
         return _run_job(job, run, address, on_status)
 

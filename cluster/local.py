@@ -29,9 +29,13 @@ _STOP_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class RayHead:
-    """Addresses of a running head's job server and dashboard and of its metrics, and the variables of its clients."""
+    """Addresses of a running head: of its job server and dashboard, for drivers (``gcs``, ``client``), of its metrics;
+    and the variables of its clients.
+    """
 
     dashboard: str
+    gcs: str
+    client: str
     metrics: str
     environment: dict[str, str]
 
@@ -55,7 +59,13 @@ class HeadPorts(NamedTuple):
 
     @property
     def head(self) -> RayHead:
-        return RayHead(f"http://127.0.0.1:{self.dashboard}", f"http://127.0.0.1:{self.metrics}/metrics", _environment())
+        return RayHead(
+            dashboard=f"http://127.0.0.1:{self.dashboard}",
+            gcs=f"127.0.0.1:{self.gcs}",
+            client=f"ray://127.0.0.1:{self.client}",
+            metrics=f"http://127.0.0.1:{self.metrics}/metrics",
+            environment=_environment(),
+        )
 
     def start_command(self, *, num_cpus: int, num_gpus: int, folder: str) -> list[str]:
         """``ray start --head`` on these ports of this machine, with its session below ``folder``."""

@@ -28,9 +28,12 @@ def watched(needs: Sequence[Need], tell: Callable[[str], None]) -> Iterator[None
         needs: workers that the nodes must hold. tell: called, in a thread, when something becomes wrong or well again.
     """
     import ray
+    from ray.util.client import ray as client
 
     stop = threading.Event()
-    look = _Look(ray.get_runtime_context().gcs_address, needs)
+    by_client = client.is_connected()  # type: ignore[no-untyped-call]
+    head = None if by_client else ray.get_runtime_context().gcs_address
+    look = _Look(head, needs)
     thread = threading.Thread(target=_watch, args=(look, tell, stop), name="cluster", daemon=True)
     thread.start()
     try:
@@ -55,13 +58,12 @@ def _watch(look: Callable[[], str | None], tell: Callable[[str], None], stop: th
 class _Look:
     """What is wrong with the cluster at the moment; None where nothing is."""
 
-    def __init__(self, gcs_address: str, needs: Sequence[Need]) -> None:
-        self._head = gcs_address
+    def __init__(self, head: str | None, needs: Sequence[Need]) -> None:
+        self._head = head  # None by way of ray://, whose client tells by itself what has become of it
         self._needs = needs
-        self._sees_head = self._answers()  # by way of ray:// it may be out of reach from here
 
     def __call__(self) -> str | None:
-        if self._sees_head and not self._answers():
+        if self._head is not None and not _answers(self._head):
             return (
                 f"Ray's head at {self._head} does not answer; Ray ends this driver about a minute after its head. "
                 "Start a head again, and the run again on it: it goes on from here"
@@ -70,10 +72,11 @@ class _Look:
         missing = [sentence for need in self._needs if (sentence := need.shortage(nodes)) is not None]
         return f"nodes have left, and the run waits for others: {'; '.join(missing)}" if missing else None
 
-    def _answers(self) -> bool:
-        host, _, port = self._head.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
-        except OSError:
-            return False
-        return True
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except OSError:
+        return False
+    return True

@@ -67,6 +67,18 @@ def test_address_of_the_job_server_is_told_what_it_is_for(address: str) -> None:
         check_address(address)
 
 
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_search_by_way_of_rays_client_is_refused(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "ray://head:10001"
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    connect.check_can_search(None)
+    if by == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    connect.check_can_search("head:6379")
+    with pytest.raises(InputError, match="cannot be driven by way of ray://head:10001.*`ray job submit`.*HOST:6379"):
+        connect.check_can_search(address if by == "argument" else None)
+
+
 def test_submission_id_is_that_of_the_ray_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(connect._INSIDE_A_JOB, raising=False)
     assert connect.submission_id() is None

@@ -28,7 +28,6 @@ class DyingHead:
 
     Attributes:
         ray: its addresses, and the environment of its clients, which carries no mark.
-        address: for drivers outside of Ray jobs.
     """
 
     def __init__(self, folder: Path, temporary: Path) -> None:
@@ -37,7 +36,6 @@ class DyingHead:
         self._mark = uuid.uuid4().hex
         self._command = ports.start_command(num_cpus=4, num_gpus=0, folder=str(temporary))
         self.ray = ports.head
-        self.address = f"127.0.0.1:{ports.gcs}"
 
     def start(self) -> None:
         """Tries until Ray starts: it refuses to while anything of the head before is left."""

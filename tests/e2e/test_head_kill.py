@@ -172,15 +172,17 @@ def test_driver_in_a_terminal_ends_with_a_word_and_goes_on_when_it_is_started_ag
     head: DyingHead, config: Path, expected: RunFolder, tmp_path: Path
 ) -> None:
     run, log = RunFolder(tmp_path / "run"), tmp_path / "driver.log"
-    command = entrypoint(config, run, "--address", head.address)
+    command = entrypoint(config, run, "--address", head.ray.gcs)
     with started(command, environment=head.ray.environment, log=log) as driver:
         wait_for(lambda: begun(run, "search"), lambda: tail(log))
         head.kill("gcs")
         wait_for(lambda: driver.poll() is not None, lambda: tail(log))
     assert driver.returncode != 0
     said = log.read_text()
-    assert f"warning: Ray's head at {head.address} does not answer" in said
-    assert "Start a head again, and the run again on it: it goes on from here" in said
+    assert "warning: Ray's head at" in said
+    assert (
+        "does not answer; Ray ends this driver about a minute after its head. Start a head again, and the run" in said
+    )
     head.start()
     done = subprocess.run(command, env=head.ray.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout + done.stderr
