@@ -90,8 +90,8 @@ def check_can_search(address: str | None) -> None:
     address = address or os.environ.get("RAY_ADDRESS") or ""
     if address.startswith("ray://"):
         raise InputError(
-            f"a search cannot be driven by way of {address}, only a training can; submit it with `ray job submit` or to "
-            "the service, or give HOST:6379 of that cluster from a machine in its network (--address or RAY_ADDRESS)"
+            f"a search cannot be driven by way of {address}, only a training can; submit it with `ray job submit` or "
+            "to the service, or give HOST:6379 of that cluster from a machine in its network (--address or RAY_ADDRESS)"
         )
 
 
