@@ -11,8 +11,8 @@ from cluster.jobs import JobState
 from cluster.run_folder import RunStatus
 
 MAX_LOSSES = 1
-"""Of drivers that were lost early. One that had run for ``STEADY_SECONDS`` did not fail by itself, most likely: so long a
-search may lose ``MAX_STEADY_LOSSES``.
+"""Of drivers that were lost early. One that had run for ``STEADY_SECONDS`` did not fail by itself, most likely: a long
+search may lose ``MAX_STEADY_LOSSES`` of those.
 """
 STEADY_SECONDS = 600.0
 MAX_STEADY_LOSSES = 20
