@@ -11,6 +11,11 @@ from cluster.jobs import JobState
 from cluster.run_folder import RunStatus
 
 MAX_LOSSES = 1
+"""Of drivers that were lost early. One that had run for ``STEADY_SECONDS`` did not fail by itself, most likely: a long
+search may lose ``MAX_STEADY_LOSSES`` of those.
+"""
+STEADY_SECONDS = 600.0
+MAX_STEADY_LOSSES = 20
 ENDING_SECONDS = 15.0
 
 UNREACHABLE = "the Ray cluster cannot be reached at the moment; retrying every few seconds"
@@ -24,7 +29,7 @@ class Sight:
     """What is seen of one search.
 
     Attributes:
-        state, losses: of the row.
+        state, losses: of the row; ``losses`` are the drivers lost since somebody asked for it to run.
         reachable: whether Ray could be asked. job: its answer, None where it knows no such job; of a queued search
             that of the attempt before.
         status: what this attempt's driver wrote last; of a queued search that of the attempt before.
@@ -146,18 +151,26 @@ def _vanished(sight: Sight, stale_seconds: float) -> Step:
     stopped = sight.status is not None and sight.status.state == "CANCELLED"
     if not stopped and (sight.now - last_sign).total_seconds() < stale_seconds:
         return Step("wait", message="the Ray job cannot be found; waiting for a sign of its driver")
-    if sight.losses < MAX_LOSSES:
+    if _worth_another(sight):
         return Step("move", SearchState.QUEUED, f"{VANISHED}; started once more, from where its run folder left off")
     return Step(
-        "move", SearchState.FAILED, error=f"{VANISHED}, for the second time; start it again when the cluster is well"
+        "move",
+        SearchState.FAILED,
+        error=f"{VANISHED}, more often than it is retried; start it again when the cluster is well",
     )
+
+
+def _worth_another(sight: Sight) -> bool:
+    seconds = (sight.now - sight.changed_at).total_seconds()
+    steady = sight.state is SearchState.RUNNING and seconds >= STEADY_SECONDS
+    return sight.losses < (MAX_STEADY_LOSSES if steady else MAX_LOSSES)
 
 
 def _job_ended(sight: Sight, job: JobState) -> Step:
     if job is JobState.STOPPED:
         return Step("move", SearchState.CANCELLED, "the Ray job was stopped from outside this service")
     killed = job is JobState.FAILED and sight.status is not None and sight.status.state == "RUNNING"
-    if killed and sight.losses < MAX_LOSSES:  # in the middle of its work: its node went, or it was short of memory
+    if killed and _worth_another(sight):  # in the middle of its work: its node went, or it was short of memory
         return Step("move", SearchState.QUEUED, f"{KILLED}; started once more, from where its run folder left off")
     if job is JobState.SUCCEEDED:
         return Step("move", SearchState.FAILED, error=NO_RESULT, with_log=True)

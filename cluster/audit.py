@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import SearchJob, differing_fields
-from cluster.connect import ray_cluster
+from cluster.connect import check_can_search, ray_cluster
 from cluster.driver import only_driver, open_study, with_proven_precision
 from cluster.report import finished_search, write_report
 from cluster.run_folder import RunFolder, RunStatus
@@ -49,6 +49,7 @@ def run_audit(
     Raises:
         InputError: no finished search, an audit of other settings, or images that changed since the audit.
     """
+    check_can_search(address)
     job = finished_search(run)
     folder = RunFolder(run.path / AUDIT)
     _refuse_other_settings(folder, settings)

@@ -13,8 +13,8 @@ import torch
 
 from cluster.audit_front import Counts
 from cluster.config import RetrainJob, SearchJob, TrainWorkers, refuse_mixing
-from cluster.connect import cluster_resources
 from cluster.ray_train import retrain
+from cluster.room import live_nodes, num_fitting
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
 from cluster.workers import run_on_worker
@@ -208,9 +208,7 @@ class _Trainings:
 
 def num_trainings_at_once(workers: TrainWorkers) -> int:
     """How many trainings the cluster has room for now; at least one, which then waits for room."""
-    total = cluster_resources()
-    needs = {"CPU": workers.num_workers * workers.cpus, "GPU": workers.num_workers * workers.gpus}
-    return max(1, min(int(total.get(name, 0) / need) for name, need in needs.items() if need))
+    return max(1, num_fitting(workers, live_nodes()) // workers.num_workers)
 
 
 def _count_splits(config: DataConfig, folder: Path, cache_dir: Path, batch_size: int) -> dict[str, Counts]:

@@ -68,10 +68,17 @@ class SearchWorkers(Config):
 
 
 class ResourcesConfig(Config):
-    """What a run takes from the Ray cluster. The cluster's address is never part of a job: see ``RAY_ADDRESS``."""
+    """What a run takes from the Ray cluster. The cluster's address is never part of a job: see ``RAY_ADDRESS``.
+
+    Attributes:
+        train: workers that train.
+        search: workers that evaluate candidates.
+        wait_seconds: how long a cluster that is too small for the workers is given to grow before the run fails.
+    """
 
     train: TrainWorkers = TrainWorkers()
     search: SearchWorkers = SearchWorkers()
+    wait_seconds: NonNegativeFloat = 600.0
 
 
 class _AnyJob(Config):
@@ -274,31 +281,43 @@ def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str
     return found
 
 
-def is_extension(found: Mapping[str, Any] | None, job: Job, where: Path) -> bool:
-    """Whether a job is the search that a run folder holds, with more trials; arguments as of ``refuse_mixing``."""
+def extends(found: Mapping[str, Any] | None, job: Job) -> bool:
+    """Whether a run folder's ``config.json`` is of a search with fewer trials than this one."""
     if found is None or found.get("kind") != "search" or not isinstance(job, SearchJob):
         return False
-    old = parse_job(found, source=str(where / "config.json"))
-    assert isinstance(old, SearchJob)
-    if old.search.num_trials >= job.search.num_trials:
-        return False
-    extended = old.search.model_copy(update={"num_trials": job.search.num_trials})
-    return old.model_copy(update={"search": extended}) == job
+    trials: int = parse_job(found).search.num_trials
+    return trials < job.search.num_trials
 
 
-def refuse_mixing(found: Mapping[str, Any] | None, job: Job, where: Path) -> None:
+def refuse_mixing(found: Mapping[str, Any] | None, job: Job, where: Path) -> list[str]:
     """Raises InputError with the differing fields when a run folder holds a run of another configuration.
+
+    Names, labels and resources may differ: a run may be taken up on another cluster. But what is measured on a worker
+    is measured on workers of one kind. A search may have more trials, see ``extends``.
 
     Args:
         found: its ``config.json``, None where there is none. job: what is to be run. where: the run folder.
+
+    Returns:
+        The resources that differ, and may.
     """
     if found is None:
-        return
+        return []
     # Parsed, so that an option which this version has added counts with its default.
     old = parse_job(found, source=str(where / "config.json"))
     fields = differing_fields(old.model_dump(mode="json"), job.model_dump(mode="json"))
-    if fields:
+    free = (*_free_fields(job), "search.num_trials:") if extends(found, job) else _free_fields(job)
+    mixing = [field for field in fields if not field.startswith(free)]
+    if mixing:
         raise InputError(
             f"{where} holds a run with another configuration; use a new folder, or the same configuration to resume",
-            details=fields,
+            details=mixing,
         )
+    return [field for field in fields if field.startswith("resources.")]
+
+
+def _free_fields(job: Job) -> tuple[str, ...]:
+    """What the fields begin with that do not change what comes out, but for the last digits."""
+    free = ("name:", "labels", "resources.train.", "resources.wait_seconds:", "resources.search.num_workers:")
+    measures = isinstance(job, SearchJob) and {"latency_ms", "peak_memory_mb"} & set(job.search.measured)
+    return free if measures else (*free, "resources.search.")

@@ -6,19 +6,20 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster.config import ResourcesConfig
-from slicemamba.errors import InputError
+from slicemamba.errors import InputError, RunFailedError
 
 _CONNECT_SECONDS = 5.0
+_START_ATTEMPTS = 3
 # For Ray's processes and ours: no usage reports; training reports taken at once, and training shown in the dashboard;
 # no log files a trial, as the study holds it all; no colours in logs; OpenMP threads that sleep while they wait,
-# without which two processes on the same cores slow each other down several times over.
+# without which two processes on the same cores slow each other down several times over; time for a node to start on a
+# busy machine, where 30 s do not do.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -28,6 +29,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "RAY_COLOR_PREFIX": "0",
+    "RAY_raylet_start_wait_time_s": "60",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 _INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for drivers it has started itself
@@ -83,6 +85,16 @@ def check_address(address: str) -> None:
         ) from None
 
 
+def check_can_search(address: str | None) -> None:
+    """Raises InputError for Ray Client: Ray Tune would run there in a process of its own, with a copy of the study."""
+    address = address or os.environ.get("RAY_ADDRESS") or ""
+    if address.startswith("ray://"):
+        raise InputError(
+            f"a search cannot be driven through {address}, only a training can; submit it with `ray job submit` or "
+            "to the service, or give HOST:6379 of that cluster from a machine in its network (--address or RAY_ADDRESS)"
+        )
+
+
 @contextmanager
 def ray_cluster(address: str | None = None) -> Iterator[bool]:
     """Connects to Ray and disconnects at the end.
@@ -96,6 +108,7 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
 
     Raises:
         InputError: nothing answers there.
+        RunFailedError: a new one did not start on this machine.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     check_address(address)
@@ -108,8 +121,12 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
     # reach the driver as exceptions anyway.
     in_job = _INSIDE_A_JOB in os.environ
     runtime_env = None if address == "local" else {"env_vars": worker_variables()}
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": in_job, "runtime_env": runtime_env}
     try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=in_job, runtime_env=runtime_env)
+        if address == "local":
+            _start_own(options)
+        else:
+            ray.init(address=address, **options)
     except ConnectionError as error:
         raise InputError(
             f"no Ray cluster can be reached at {address!r}: {error}; if it asks for a token, set RAY_AUTH_MODE=token "
@@ -121,28 +138,27 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
         ray.shutdown()
 
 
+def _start_own(options: dict[str, Any]) -> None:
+    """Starts a Ray, and again where it took too long: it gives its parts 15 s, which a busy machine exceeds."""
+    import ray
+
+    for _ in range(_START_ATTEMPTS):
+        try:
+            ray.init(address="local", **options)
+        except Exception as error:  # Ray has no class for it
+            if "timed out during startup" not in str(error):
+                raise
+        else:
+            return
+    raise RunFailedError(
+        f"Ray did not start on this machine in {_START_ATTEMPTS} attempts, as happens when it is very busy or short of "
+        "memory; run again when it is less busy. The reason is at the end of raylet.err in /tmp/ray/session_latest/logs"
+    )
+
+
 def cluster_resources() -> dict[str, float]:
     """What all nodes of the connected cluster offer: CPU, GPU, memory (bytes) and more."""
     import ray
 
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return total
-
-
-def shortage(resources: ResourcesConfig, total: Mapping[str, float]) -> list[str]:
-    """What a job needs at the least and the cluster does not offer, a sentence each.
-
-    Args:
-        resources: of the job. total: as from ``cluster_resources``.
-    """
-    train, search = resources.train, resources.search
-    needs = {
-        "resources.train": (train.num_workers * train.cpus, train.num_workers * train.gpus),
-        "resources.search": (search.cpus, search.gpus),
-    }
-    return [
-        f"{field} takes at least {cpus:g} CPUs and {gpus:g} GPUs; the Ray cluster has {total.get('CPU', 0):g} and "
-        f"{total.get('GPU', 0):g}"
-        for field, (cpus, gpus) in needs.items()
-        if cpus > total.get("CPU", 0) or gpus > total.get("GPU", 0)
-    ]

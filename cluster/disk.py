@@ -18,8 +18,8 @@ MIN_FREE_BYTES = 32 << 20
 _RESERVE_BYTES = 64 << 10
 
 _FAULTS = {
-    errno.ENOSPC: "is full; make room",
-    errno.EDQUOT: "is over its quota; make room",
+    errno.ENOSPC: "is full; free space",
+    errno.EDQUOT: "is over its quota; free space",
     errno.EFBIG: "accepts no larger files (ulimit -f); raise the limit",
     errno.EROFS: "is read-only; make it writable",
     errno.EIO: "fails to read or write; repair it",

@@ -10,17 +10,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, is_extension, refuse_mixing
-from cluster.connect import cluster_resources, ray_cluster, shortage
+from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, extends, refuse_mixing
+from cluster.connect import check_can_search, ray_cluster
 from cluster.disk import check_disk, disk_faults
 from cluster.initial import check_init, resolve_init
 from cluster.lease import held
+from cluster.room import Need, needs_of, wait_for_room
 from cluster.run_folder import JOURNAL, RunFolder, RunStatus
 from cluster.status import StatusWriter
 from cluster.storage import mirrored
+from cluster.watch import watched
 from nas.config import SearchConfig, WarmStart
 from nas.objectives import Constraints
 from nas.patience import Patience
@@ -36,7 +39,7 @@ from slicemamba.data.cache import default_cache_dir
 from slicemamba.data.catalog import resolve_root
 from slicemamba.data.checks import check_dataset
 from slicemamba.data.pictures import find_pictures, resolve_pictures
-from slicemamba.errors import InputError, RunFailedError
+from slicemamba.errors import RunFailedError
 
 SEARCH, RANDOM = "search", "random"
 WINNER = "winner.json"
@@ -67,6 +70,8 @@ def run_job(
         InputError: a fault of the data, a folder that holds a run with another configuration or a running driver, an
             address where no Ray answers, or a cluster without the resources.
     """
+    if isinstance(job, SearchJob):
+        check_can_search(address)
     with mirrored(run, store):  # first, as weights that the job starts from may come with it
         return _run_job(_with_paths(job), run, address, on_status)
 
@@ -76,9 +81,9 @@ def _run_job(
 ) -> dict[str, Any]:
     values = job.model_dump(mode="json")
     before = run.read_json("config.json")
-    extended = is_extension(before, job, run.path)
+    other_resources = refuse_mixing(before, job, run.path)
+    extended = extends(before, job)
     if before is not None and not extended:
-        refuse_mixing(before, job, run.path)
         done = run.read_json("result.json")  # written last, so the run is finished
         if done is not None:
             return done
@@ -86,14 +91,18 @@ def _run_job(
         if extended:
             _set_aside_result(run)
         run.emit("phase", phase="check")
+        if other_resources:
+            run.warn(f"continues with other resources, so the last digits may differ: {'; '.join(other_resources)}")
         num_images = _check_input(job)
         if before is None and isinstance(job, SearchJob) and job.search.warm_start is not None:
             _warm_start(job, run, job.search.warm_start)
         run.write_json("config.json", values)
         with ray_cluster(address) as own:
-            _check_resources(job, own)
+            needs = _needs(job, run)
+            wait_for_room(needs, job.resources.wait_seconds, own, run.warn)
             _tell_scale(job, run, num_images)
-            result = _phases(job, run, default_cache_dir())
+            with watched(needs, run.warn):
+                result = _phases(job, run, default_cache_dir())
         run.write_json("result.json", result)
         return result
 
@@ -135,13 +144,10 @@ def _tell_scale(job: Job, run: RunFolder, num_images: dict[str, int]) -> None:
         run.emit("progress", phase="check", done=total, total=total, unit="images", metrics=figures)
 
 
-def _check_resources(job: Job, own: bool) -> None:
-    """Refuses what a Ray on this machine will never have; a cluster may yet grow, so there it is but a warning."""
-    missing = shortage(job.resources, cluster_resources())
-    if missing and own:
-        raise InputError("this machine has too little for the job; lower it", pointer="/resources", details=missing)
-    for sentence in missing:
-        print(f"warning: {sentence}; waiting for it to grow", flush=True)
+def _needs(job: Job, run: RunFolder) -> list[Need]:
+    """What is left to do cannot be done without."""
+    trains = not isinstance(job, SearchJob) or job.retrain is not None or not _trained(run, "supernet")
+    return needs_of(job.resources, trains=trains, searches=isinstance(job, SearchJob))
 
 
 @contextmanager
@@ -156,6 +162,11 @@ def only_driver(run: RunFolder) -> Iterator[None]:
     with disk_faults(run.path), held(run.path) as lease:
         run.lease = lease
         try:
+            if lease.lost_by is not None:
+                run.warn(
+                    f"the previous driver ({lease.lost_by}) ended without reporting an error, as when it, its node or "
+                    "Ray's head is killed; this one continues where it left off"
+                )
             yield
         finally:
             run.lease = None
@@ -219,9 +230,11 @@ def _why_no_front(trials: list[Trial]) -> str:
 def _once(run: RunFolder, phase: str, folder: str, train: Callable[[], Path]) -> Path:
     """Trains unless the trained network is there: its card is written last."""
     run.emit("phase", phase=phase)
-    if (run.path / folder / "config.json").exists():
-        return run.path / folder
-    return train()
+    return run.path / folder if _trained(run, folder) else train()
+
+
+def _trained(run: RunFolder, folder: str) -> bool:
+    return (run.path / folder / "config.json").exists()
 
 
 def with_proven_precision(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path) -> SearchConfig:
@@ -241,12 +254,11 @@ def with_proven_precision(job: SearchJob, run: RunFolder, cache_dir: Path, super
         run.write_json("precision.json", found)
     if found["kendall_tau"] >= REQUIRED_TAU:
         return job.search
-    message = (
+    run.warn(
         f"{job.search.precision} is not used: Kendall's tau between its ranking of slicings and float32's is "
-        f"{found['kendall_tau']:.3f}, less than {REQUIRED_TAU}; the search continues in float32"
+        f"{found['kendall_tau']:.3f}, less than {REQUIRED_TAU}; the search continues in float32",
+        SEARCH,
     )
-    run.emit("warning", phase=SEARCH, message=message)
-    print(f"warning: {message}", flush=True)
     return job.search.model_copy(update={"precision": "float32"})
 
 
@@ -301,14 +313,10 @@ def open_study(
         driver: the folder whose lease this process holds, and that is told of waiting; ``run`` by default.
     """
     driver = driver or run
-
-    def warn(message: str) -> None:
-        driver.emit("warning", phase=kind, message=message)
-        print(f"warning: {message}", flush=True)
-
     if isinstance(run.study_location, Path):
         mend_journal(run.study_location)
-    study = Study(run.study_location, run.study_name(kind), space, objectives, searcher, constraints, Patience(warn))
+    patience = Patience(partial(driver.warn, phase=kind))
+    study = Study(run.study_location, run.study_name(kind), space, objectives, searcher, constraints, patience)
     if driver.lease is not None:
         study.claim(driver.lease.owner)
     return study

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import psutil
 
+from cluster.connect import submission_id
 from slicemamba.errors import InputError, RunFailedError
 
 FOLDER = ".driver"
@@ -46,6 +47,7 @@ class Holder:
     Attributes:
         owner: random, of this lease alone. host, pid: of the driver.
         machine: the boot and process namespace in which ``pid`` means something. created_at: of the process.
+        job: the submission id of its Ray job, where it is one.
     """
 
     owner: str
@@ -53,11 +55,12 @@ class Holder:
     pid: int
     machine: str
     created_at: float
+    job: str | None = None
 
     @classmethod
     def me(cls) -> Holder:
         created_at = psutil.Process().create_time()
-        return cls(uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), created_at)
+        return cls(uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), created_at, submission_id())
 
     def surely_dead(self) -> bool:
         """Whether its process is gone from this machine. Of other machines nothing can be said."""
@@ -70,7 +73,7 @@ class Holder:
             return True
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        return f"process {self.pid} on {self.host}" + (f", Ray job {self.job}" if self.job else "")
 
 
 class Lease:
@@ -78,11 +81,15 @@ class Lease:
 
     When the thread finds it lost, it interrupts the main thread as Ctrl-C would: a fenced driver may be waiting for
     its workers for hours.
+
+    Attributes:
+        lost_by: who held it before and did not release it.
     """
 
-    def __init__(self, path: Path, holder: Holder) -> None:
+    def __init__(self, path: Path, holder: Holder, lost_by: Holder | None = None) -> None:
         self._path = path
         self._holder = holder
+        self.lost_by = lost_by
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
@@ -158,12 +165,13 @@ def acquire(run_path: Path) -> Lease:
         number, file = _newest(folder)
         if file is not None and not _free(file, run_path):
             continue  # it has changed hands meanwhile
+        lost_by = _silent(file)
         target = folder / f"{_LEASE}{number + 1:08d}"
         if _make(target, me):
             for older in folder.iterdir():  # only now may work begin: what lost its file is fenced
                 if older.name.startswith((_LEASE, _RELEASED)) and _number(older) <= number:
                     older.unlink(missing_ok=True)
-            return Lease(target, me)
+            return Lease(target, me, lost_by)
 
 
 @contextmanager
@@ -211,6 +219,16 @@ def _free(file: Path, run_path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _silent(file: Path | None) -> Holder | None:
+    """Who has left a free lease without releasing it."""
+    if file is None or file.name.startswith(_RELEASED):
+        return None
+    try:
+        return _holder(file)
+    except FileNotFoundError:  # it has come back and has released it, or another was faster
+        return None
 
 
 def _make(target: Path, holder: Holder) -> bool:

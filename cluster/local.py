@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -28,11 +29,66 @@ _STOP_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class RayHead:
-    """Addresses of a running head's job server and dashboard and of its metrics, and the variables of its clients."""
+    """Addresses of a running head: of its job server and dashboard, for drivers (``gcs``, ``client``), of its metrics;
+    and the variables of its clients.
+    """
 
     dashboard: str
+    gcs: str
+    client: str
     metrics: str
     environment: dict[str, str]
+
+
+class HeadPorts(NamedTuple):
+    """Where a head listens. All are given, as Ray waits 15 s only for those that its agents have to choose themselves:
+    then a node does not start on a busy machine.
+    """
+
+    gcs: int
+    dashboard: int
+    client: int
+    agent: int
+    agent_grpc: int
+    runtime_env: int
+    metrics: int
+
+    @classmethod
+    def free(cls) -> HeadPorts:
+        return cls(*free_ports(7))
+
+    @property
+    def head(self) -> RayHead:
+        return RayHead(
+            dashboard=f"http://127.0.0.1:{self.dashboard}",
+            gcs=f"127.0.0.1:{self.gcs}",
+            client=f"ray://127.0.0.1:{self.client}",
+            metrics=f"http://127.0.0.1:{self.metrics}/metrics",
+            environment=_environment(),
+        )
+
+    def start_command(self, *, num_cpus: int, num_gpus: int, folder: str) -> list[str]:
+        """``ray start --head`` on these ports of this machine, with its session below ``folder``."""
+        return [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={self.gcs}"),
+            *(f"--dashboard-port={self.dashboard}", f"--ray-client-server-port={self.client}"),
+            *(f"--dashboard-agent-listen-port={self.agent}", f"--dashboard-agent-grpc-port={self.agent_grpc}"),
+            *(f"--runtime-env-agent-port={self.runtime_env}", f"--metrics-export-port={self.metrics}"),
+            *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"),
+            *(f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", f"--temp-dir={folder}"),
+        ]
+
+
+def _environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        **ENVIRONMENT,
+        "RAY_worker_niceness": "0",  # by default they give way to all else, which starves them on few cores
+        # So that ``python`` in a job is this one: jobs have the head's environment.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
+    }
 
 
 @contextlib.contextmanager
@@ -52,39 +108,22 @@ def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[RayHead
     """
     from cluster.jobs import check_cluster
 
-    gcs, dashboard, client, agent, metrics = free_ports(5)
-    environment = {
-        **os.environ,
-        **ENVIRONMENT,
-        "RAY_worker_niceness": "0",  # by default they give way to all else, which starves them on few cores
-        # So that ``python`` in a job is this one: jobs have the head's environment.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
-    }
+    ports = HeadPorts.free()
+    head = ports.head
     # A short name, as the paths of the sockets in it are limited to 107 characters.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-        command += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-        command += [
-            f"--dashboard-agent-listen-port={agent}",
-            f"--metrics-export-port={metrics}",
-            "--node-ip-address=127.0.0.1",
-            "--dashboard-host=127.0.0.1",
-        ]
-        command += [f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", f"--temp-dir={folder}"]
-        address = f"http://127.0.0.1:{dashboard}"
-        with started(command, environment=environment, log=log) as process, _variables(environment):
+        command = [*ports.start_command(num_cpus=num_cpus, num_gpus=num_gpus, folder=folder), "--block"]
+        with started(command, environment=head.environment, log=log) as process, _variables(head.environment):
             deadline = time.monotonic() + _START_SECONDS
             while True:
                 try:
-                    check_cluster(address)
+                    check_cluster(head.dashboard)
                     break
                 except InputError:
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise InputError(f"Ray did not start; the end of {log}:\n{tail(log)}") from None
                     time.sleep(0.3)
-            yield RayHead(address, f"http://127.0.0.1:{metrics}/metrics", environment)
+            yield head
 
 
 @contextlib.contextmanager

@@ -73,12 +73,12 @@ def progress_view(console: Console) -> Iterator[View]:
 
 
 def show_status(view: View, status: RunStatus) -> None:
-    """Shows what a driver says of itself."""
+    """Shows what a driver says of itself. Why it failed, the command that runs it says."""
     if status.phase:
         view.say(f"[bold]{TITLES.get(status.phase, status.phase)}[/]")
     view.show(status.progress)
-    if status.error and status.state != "RUNNING":
-        view.say(f"{status.state}: {escape(status.error)}")
+    if status.state == "CANCELLED" and status.error:
+        view.say(f"CANCELLED: {escape(status.error)}")
 
 
 def _begun(progress: Mapping[str, PhaseProgress]) -> list[tuple[str, PhaseProgress]]:

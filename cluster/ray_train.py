@@ -5,20 +5,24 @@ A run with the same folder and phase goes on from its last checkpoint.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayActorError
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob, parse_job
+from cluster.disk import disk_fault
 from cluster.history import plot_trainings
 from cluster.initial import build_network, init_source
 from cluster.lease import DriversLease
@@ -43,6 +47,7 @@ from slicemamba.training.trainer import EpochReport, State, fit, steps_per_epoch
 
 _STATE = "state.pt"
 _PROGRESS_SECONDS = 0.5
+_MAX_FAILURES = 3
 
 
 def train_supernet(job: SupernetJob | SearchJob, run: RunFolder, cache_dir: Path) -> Path:
@@ -117,7 +122,8 @@ def run_workers(
     workers = job.resources.train
     total = settings.epochs * steps_per_epoch(num_samples, settings.batch_size)
     run.emit("progress", phase=phase, done=0, total=total, unit="steps", metrics={})
-    trainer = TorchTrainer(
+    trainer = partial(
+        TorchTrainer,
         worker,
         train_loop_config={
             "job": job.model_dump(mode="json"),
@@ -135,25 +141,46 @@ def run_workers(
         run_config=RunConfig(
             name=phase,
             storage_path=str(run.path / ".ray"),
-            failure_config=FailureConfig(max_failures=3),
+            failure_config=FailureConfig(max_failures=_MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=score),
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # mypy sees the older class
         ),
     )
-    try:
-        result = trainer.fit()
-    except WorkerGroupError as error:
-        raise RunFailedError(f"training failed after its retries: {_last_line(error)}") from error
+    result = _fit(trainer, run, phase)
     best = result.get_best_checkpoint(score, "max")
     state = load_checkpoint(best)
     assert state is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
     return state
 
 
-def _last_line(error: WorkerGroupError) -> str:
+def _fit(trainer: Callable[[], TorchTrainer], run: RunFolder, phase: str) -> Result:
+    """Trains, again where Ray Train gives up though a checkpoint is there to go on from.
+
+    It starts a group of workers again of which one has died, but not where one dies while the group starts, nor where
+    its own controller dies.
+    """
+    for deaths in itertools.count(1):
+        try:
+            return trainer().fit()
+        except WorkerGroupError as error:
+            raise RunFailedError(_why_failed(error, run)) from error
+        except (ControllerError, RayActorError) as error:
+            cause = error.controller_failure if isinstance(error, ControllerError) else error
+            reason = str(cause).strip().partition("\n")[0]
+            if not isinstance(cause, RayActorError) or deaths > _MAX_FAILURES:
+                raise RunFailedError(f"training failed: {reason}") from error
+            message = f"training could not start or lost its controller ({reason}); continuing from the last checkpoint"
+            run.warn(message, phase)
+    raise AssertionError
+
+
+def _why_failed(error: WorkerGroupError, run: RunFolder) -> str:
     """What the first failed worker raised, without the tracebacks around it."""
-    failures = [str(error.worker_failures[rank]) for rank in sorted(error.worker_failures)]
-    return (failures or [str(error)])[0].strip().splitlines()[-1]
+    failure = next((error.worker_failures[rank] for rank in sorted(error.worker_failures)), error)
+    raised = getattr(failure, "_base_exc", failure)  # which Ray Train puts beside its traceback
+    if (fault := disk_fault(raised, run.path)) is not None:
+        return fault
+    return f"training failed after its retries: {str(failure).strip().splitlines()[-1]}"
 
 
 def validation_architectures(space: SearchSpace, num_random: int, seed: int) -> list[Architecture]:

@@ -26,7 +26,7 @@ from ray.tune import Callback, CheckpointConfig, RunConfig, Stopper, TuneConfig,
 from ray.tune.search import Searcher as TuneSearcher
 
 from cluster.config import SearchJob, parse_job
-from cluster.connect import cluster_resources
+from cluster.room import live_nodes, num_fitting
 from cluster.run_folder import RunFolder
 from cluster.workers import run_on_worker, show_as, use_threads
 from nas.counts import load_counts, save_counts
@@ -330,9 +330,7 @@ def search(
 
 
 def _tell_lost(run: RunFolder, phase: str, trial: Trial, deaths: int) -> None:
-    message = f"the worker of trial {trial.number} died ({deaths} of {_MAX_ATTEMPTS}); it is evaluated again"
-    run.emit("warning", phase=phase, message=message)
-    print(f"warning: {message}", flush=True)
+    run.warn(f"the worker of trial {trial.number} died ({deaths} of {_MAX_ATTEMPTS}); it is evaluated again", phase)
 
 
 class _Room:
@@ -386,8 +384,4 @@ def num_search_workers(job: SearchJob) -> int:
     workers = job.resources.search
     if workers.num_workers:
         return workers.num_workers
-    total = cluster_resources()
-    room = int(total.get("CPU", 0) / workers.cpus + 1e-6)  # 0.3 / 0.1 is a little less than 3
-    if workers.gpus:
-        room = min(room, int(total.get("GPU", 0) / workers.gpus + 1e-6))
-    return max(1, room)
+    return max(1, num_fitting(workers, live_nodes()))

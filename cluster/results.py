@@ -102,8 +102,7 @@ def _report(job: SearchJob, run: RunFolder, result: dict[str, Any]) -> None:
     try:
         write_report_of(run, job, result)
     except Exception as error:
-        run.emit("warning", phase="evaluate", message=f"no report: {type(error).__name__}: {error}")
-        print(f"warning: the report could not be written ({error}); `slicemamba report` tries again", flush=True)
+        run.warn(f"the report could not be written ({error}); `slicemamba report` tries again", "evaluate")
 
 
 def header(job: Job) -> dict[str, Any]:

@@ -196,6 +196,11 @@ class RunFolder:
         with self.events_path.open("ab", buffering=0) as file:
             file.write((json.dumps(event) + "\n").encode())
 
+    def warn(self, message: str, phase: str | None = None) -> None:
+        """Tells something that a user should know: in the events, and in the log of this process."""
+        print(f"warning: {message}", flush=True)
+        self.emit("warning", phase=phase, message=message)
+
     def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """(offset after it, event) of each complete line from the byte ``offset`` on.
 

@@ -321,9 +321,8 @@ class Mirror:
         self._failure = failure
 
     def _say(self, message: str) -> None:
-        print(f"warning: {message}", flush=True)
         with contextlib.suppress(OSError, RunFailedError):  # a full disk, or a lease that was lost
-            self._run.emit("warning", phase=None, message=message)
+            self._run.warn(message)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

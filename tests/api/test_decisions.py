@@ -14,6 +14,7 @@ from cluster.jobs import JobState
 from cluster.run_folder import RunState, RunStatus
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
+LATELY = NOW - timedelta(minutes=5)
 STALE_SECONDS = 60.0
 S = SearchState
 
@@ -78,7 +79,9 @@ def test_every_state_leads_to_an_end_and_an_end_only_back_to_the_queue() -> None
         (sight(S.RUNNING, JobState.SUCCEEDED, "SUCCEEDED"), "move", S.FAILED),
         (sight(S.RUNNING, JobState.SUCCEEDED, "RUNNING"), "move", S.FAILED),
         (sight(S.RUNNING, JobState.FAILED, "RUNNING"), "move", S.QUEUED),
-        (sight(S.RUNNING, JobState.FAILED, "RUNNING", losses=1), "move", S.FAILED),
+        (sight(S.RUNNING, JobState.FAILED, "RUNNING", losses=1, changed_at=LATELY), "move", S.FAILED),
+        (sight(S.RUNNING, JobState.FAILED, "RUNNING", losses=19), "move", S.QUEUED),
+        (sight(S.RUNNING, JobState.FAILED, "RUNNING", losses=20), "move", S.FAILED),
         (sight(S.RUNNING, JobState.FAILED, "FAILED"), "move", S.FAILED),
         (sight(S.RUNNING, JobState.RUNNING, "FAILED"), "wait", None),
         (sight(S.RUNNING, JobState.RUNNING, "FAILED", age=60), "move", S.FAILED),
@@ -87,7 +90,9 @@ def test_every_state_leads_to_an_end_and_an_end_only_back_to_the_queue() -> None
         (sight(S.RUNNING, None, "RUNNING", age=30), "wait", None),
         (sight(S.RUNNING, None, "RUNNING", age=61), "move", S.QUEUED),
         (sight(S.RUNNING, None, "CANCELLED", age=1), "move", S.QUEUED),
-        (sight(S.RUNNING, None, "RUNNING", age=61, losses=1), "move", S.FAILED),
+        (sight(S.RUNNING, None, "RUNNING", age=61, losses=1, changed_at=LATELY), "move", S.FAILED),
+        (sight(S.RUNNING, None, "RUNNING", age=61, losses=19), "move", S.QUEUED),
+        (sight(S.STARTING, None, losses=1), "move", S.FAILED),
         (sight(S.RUNNING, None, "RUNNING", age=61, reachable=False), "wait", None),
         (sight(S.CANCELLING, JobState.RUNNING, "RUNNING"), "stop", None),
         (sight(S.CANCELLING, JobState.PENDING), "stop", None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import time
 import urllib.request
@@ -114,3 +115,25 @@ def test_search_shows_itself_in_metrics_status_and_log(tmp_path: Path, monkeypat
     assert f"run folder: {run.path}" in lines
     assert any(re.match(r"Search: 30/30 trials  front \d+  hypervolume \S+  best_dice \S+", line) for line in lines)
     assert lines[-1] == f"done: {run.result_path}"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("way", "kind"), [("gcs", "search"), ("client", "supernet")])
+def test_driver_outside_of_ray_works_on_a_cluster(tmp_path: Path, way: str, kind: str) -> None:
+    """By way of HEAD:PORT, and of ray:// for trainings."""
+    config, run = tmp_path / "job.yaml", RunFolder(tmp_path / "run")
+    job = {name: part for name, part in JOB.items() if kind == "search" or name not in ("search", "retrain")}
+    config.write_text(yaml.safe_dump(job | {"kind": kind, "resources": {}}))
+    with ray_head(num_cpus=2, log=tmp_path / "ray.log") as head:
+        command = [sys.executable, "-m", "cluster.entrypoint", "--config", str(config), "--run-dir", str(run.path)]
+        command += ["--address", getattr(head, way)]
+        environment = head.environment | {"SLICEMAMBA_CACHE": str(tmp_path / "cache")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result, status = run.read_json("result.json"), run.read_status()
+    assert result is not None
+    assert len(result["supernet"]["epochs"]) == 2
+    assert status is not None
+    assert (status.state, status.job_id) == ("SUCCEEDED", None)

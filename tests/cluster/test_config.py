@@ -208,6 +208,29 @@ def test_run_of_another_configuration_is_refused(tmp_path: Path) -> None:
     assert str(tmp_path) in caught.value.message
 
 
+def test_run_is_taken_up_under_another_name_and_with_other_resources(tmp_path: Path) -> None:
+    """But what is measured on a worker, as latency is, needs workers of one kind."""
+    search = {"num_trials": 8, "objectives": ["dice"]}
+    found = parse_job({"search": search}).model_dump(mode="json")
+    resources = {"train": {"num_workers": 4}, "search": {"cpus": 2, "gpus": 1, "num_workers": 3}, "wait_seconds": 5}
+    job = parse_job({"search": search, "name": "again", "labels": {"try": "2"}, "resources": resources})
+    assert refuse_mixing(found, job, tmp_path) == [
+        "resources.search.cpus: 1.0 before, 2.0 now",
+        "resources.search.gpus: 0.0 before, 1.0 now",
+        "resources.search.num_workers: None before, 3 now",
+        "resources.train.num_workers: 1 before, 4 now",
+        "resources.wait_seconds: 600.0 before, 5.0 now",
+    ]
+    timed = {"num_trials": 8, "objectives": ["dice", "latency_ms"]}
+    found = parse_job({"search": timed}).model_dump(mode="json")
+    with pytest.raises(InputError) as caught:
+        refuse_mixing(found, parse_job({"search": timed, "resources": resources}), tmp_path)
+    assert [field.partition(":")[0] for field in caught.value.details] == [
+        "resources.search.cpus",
+        "resources.search.gpus",
+    ]
+
+
 def test_networks_to_compare_with_have_a_slicing_of_their_own_or_none() -> None:
     slicings = {}
     for network in ("vm_unet", "unet", "attention_unet"):

@@ -7,10 +7,11 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+import ray
 
 from cluster import connect
 from cluster.connect import check_address, ray_cluster
-from slicemamba.errors import InputError
+from slicemamba.errors import InputError, RunFailedError
 
 
 @pytest.fixture
@@ -66,6 +67,18 @@ def test_address_of_the_job_server_is_told_what_it_is_for(address: str) -> None:
         check_address(address)
 
 
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_search_by_way_of_rays_client_is_refused(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "ray://head:10001"
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    connect.check_can_search(None)
+    if by == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    connect.check_can_search("head:6379")
+    with pytest.raises(InputError, match=r"cannot be driven through ray://head:10001.*`ray job submit`.*HOST:6379"):
+        connect.check_can_search(address if by == "argument" else None)
+
+
 def test_submission_id_is_that_of_the_ray_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(connect._INSIDE_A_JOB, raising=False)
     assert connect.submission_id() is None
@@ -81,6 +94,43 @@ def test_workers_get_the_variables_that_their_job_was_not_submitted_with(monkeyp
     job = {"runtime_env": {"working_dir": "gcs://x.zip", "env_vars": {"OMP_WAIT_POLICY": "ACTIVE", "MINE": "1"}}}
     monkeypatch.setenv(connect._INSIDE_A_JOB, json.dumps(job))
     assert connect.worker_variables().keys() == connect.ENVIRONMENT.keys() - {"OMP_WAIT_POLICY"}
+
+
+@pytest.mark.parametrize("failures", [0, 2, 3])
+def test_ray_of_ones_own_is_started_again_where_the_machine_was_too_busy(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def init(address: str, **options: object) -> None:
+        calls.append(address)
+        if len(calls) <= failures:
+            raise RuntimeError("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "init", init)
+    if failures < 3:
+        with ray_cluster("local") as own:
+            assert own
+        assert calls == ["local"] * (failures + 1)
+    else:
+        with (
+            pytest.raises(RunFailedError, match="Ray did not start on this machine in 3 attempts"),
+            ray_cluster("local"),
+        ):
+            pass
+
+
+def test_other_faults_of_starting_ray_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def init(address: str, **options: object) -> None:
+        calls.append(address)
+        raise ValueError("Can't find a `node_ip_address.json` file")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ValueError, match="node_ip_address"), ray_cluster("local"):
+        pass
+    assert calls == ["local"]
 
 
 @pytest.mark.parametrize("host", ["x" * 70, "a..b"])

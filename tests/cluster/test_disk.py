@@ -84,7 +84,7 @@ def test_read_only_disk_is_refused(small_disk: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "says"),
-    [(errno.ENOSPC, "is full; make room"), (errno.EROFS, "is read-only"), (errno.EFBIG, "accepts no larger files")],
+    [(errno.ENOSPC, "is full; free space"), (errno.EROFS, "is read-only"), (errno.EFBIG, "accepts no larger files")],
 )
 def test_faults_of_the_disk_are_told_with_the_mend(tmp_path: Path, number: int, says: str) -> None:
     with pytest.raises(RunFailedError, match=says), disk_faults(tmp_path):
@@ -108,7 +108,7 @@ def test_run_that_fills_its_disk_says_so_and_goes_on_when_there_is_room(
                 if number == 2:
                     fill(small_disk)
 
-    with pytest.raises(RunFailedError, match="is full; make room and run again"):
+    with pytest.raises(RunFailedError, match="is full; free space and run again"):
         search()
     status = run.read_status()
     assert status is not None

@@ -42,7 +42,7 @@ def test_server_that_accepts_and_never_answers_does_not_hang(monkeypatch: pytest
             jobs.check_cluster(address)
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 180) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come about in {timeout_seconds} s"

@@ -64,6 +64,24 @@ def test_second_driver_is_refused_while_the_first_renews(tmp_path: Path) -> None
         acquire(tmp_path)
 
 
+def test_driver_that_is_a_ray_job_is_named_by_what_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.lease, "submission_id", lambda: "raysubmit_1")
+    with held(tmp_path), pytest.raises(InputError, match=r"process \d+ on .+, Ray job raysubmit_1"):
+        acquire(tmp_path)
+
+
+def test_who_follows_a_driver_that_ended_without_a_word_says_so(tmp_path: Path) -> None:
+    leave(tmp_path, replace(Holder.me(), owner="other", host="node-7", pid=4_000_000))
+    run = RunFolder(tmp_path)
+    for _ in range(2):
+        with only_driver(run):
+            run.emit("phase", phase="check")
+    told = [event.get("message", event["event"]) for _, event in run.events()]
+    assert len(told) == 3
+    assert "the previous driver (process 4000000 on node-7) ended without reporting an error" in told[0]
+    assert told[1:] == ["phase", "phase"]  # the second followed one that released its lease
+
+
 def test_released_lease_is_free_at_once(tmp_path: Path) -> None:
     for _ in range(3):
         with held(tmp_path) as lease:
@@ -244,6 +262,7 @@ def test_driver_that_comes_back_after_it_was_followed_writes_nothing_more(tmp_pa
         first.stdin.flush()
         second = start("second")
         assert second.stdout is not None
+        assert f"the previous driver (process {first.pid} on" in second.stdout.readline()
         assert second.stdout.readline() == "1\n"
         before = find_trials(open_storage(run.study_location), "search")
         first.send_signal(signal.SIGCONT)

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.exceptions import ActorDiedError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from cluster import ray_train
+from cluster.run_folder import RunFolder
+from slicemamba.errors import RunFailedError
 from slicemamba.models.checkpoints import load_network
 from slicemamba.models.supernet import Supernet
 
@@ -53,3 +59,54 @@ def test_two_workers_train_as_one_does(tmp_path: Path) -> None:
     assert all(isinstance(network, Supernet) for network in networks)
     for first, second in zip(*(network.parameters() for network in networks), strict=True):
         assert first.detach().numpy() == pytest.approx(second.detach().numpy(), abs=2e-3)
+
+
+class Falling:
+    """A trainer that falls with each of these errors in turn, and then trains."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self._errors = list(errors)
+
+    def __call__(self) -> Falling:
+        return self
+
+    def fit(self) -> str:
+        if self._errors:
+            raise self._errors.pop(0)
+        return "trained"
+
+
+def warnings(run: RunFolder) -> list[str]:
+    return [event["message"] for _, event in run.events() if event["event"] == "warning"]
+
+
+def test_death_that_ray_train_gives_up_for_is_tried_again(tmp_path: Path) -> None:
+    died, run = ActorDiedError(), RunFolder(tmp_path / "run")
+    trainer = Falling(ControllerError(died), died, ControllerError(died))  # while a group starts; the controller itself
+    assert ray_train._fit(trainer, run, "retrain") == "trained"  # type: ignore[arg-type,comparison-overlap]
+    assert len(warnings(run)) == 3
+    assert "continuing from the last checkpoint" in warnings(run)[0]
+    with pytest.raises(RunFailedError, match="training failed: The actor died"):
+        ray_train._fit(Falling(*[died] * 4), run, "retrain")  # type: ignore[arg-type]
+    assert len(warnings(run)) == 6
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ControllerError(ValueError("no such strategy")), "training failed: no such strategy"),
+        (
+            WorkerGroupError("", {1: RuntimeError("Traceback\nRuntimeError: the loss is nan")}),
+            "after its retries: RuntimeError: the loss is nan",
+        ),
+        (
+            WorkerGroupError("", {0: UserExceptionWithTraceback(OSError(28, "No space left"), "Traceback")}),
+            "is full; free space and run again, the run continues from here",
+        ),
+    ],
+)
+def test_fault_of_the_training_itself_is_told_at_once(error: Exception, says: str, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(RunFailedError, match=says):
+        ray_train._fit(Falling(error), run, "supernet")  # type: ignore[arg-type]
+    assert not warnings(run)

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
+from disturbed_job import JOB
 
 from api.client import ApiUnreachableError, Client
 from api.schemas import Search
@@ -31,7 +32,7 @@ Target = Literal["api", "driver", "evaluating worker", "training worker"]
 TARGETS: tuple[Target, ...] = ("api", "driver", "evaluating worker", "training worker")
 _TITLES: dict[Target, str] = {"evaluating worker": "ray::SlicingTrial", "training worker": "ray::RayTrainWorker"}
 _MARK = "SLICEMAMBA_CHAOS"
-_START_SECONDS = 300.0
+_START_SECONDS = 600.0
 # The mean time between two kills of a target: about as long as it takes to come back to work.
 _REST_SECONDS: dict[Target, float] = {
     "api": 15.0,
@@ -39,35 +40,14 @@ _REST_SECONDS: dict[Target, float] = {
     "evaluating worker": 6.0,
     "training worker": 20.0,
 }
+_INTO_SEARCH_SECONDS = 15.0  # from a driver's first trial to the next kill of each target, at the latest
 _MAX_TRAINING_KILLS = 3
 """In the life of one driver: Ray Train gives up a training whose workers died more often."""
-
-NUM_TRIALS = 48
-JOB: dict[str, Any] = {
-    "data": {
-        "name": "synthetic",
-        "image_size": [64, 64],
-        "synthetic": {"num_train": 16, "num_val": 2, "num_search": 12, "num_test": 2},
-    },
-    "model": {"embed_dim": 8, "encoder_depths": [1, 1, 2], "decoder_depths": [1, 1, 1]},
-    "supernet": {"epochs": 12, "batch_size": 4, "t_max": 12, "num_val_architectures": 0},
-    "search": {
-        "objectives": ["dice", "miou"],
-        "num_trials": NUM_TRIALS,
-        "population_size": 12,
-        "num_parents": 3,
-        "num_mutations": 6,
-        "num_crossovers": 4,
-    },
-    # One at a time: then the order of the trials is that of the undisturbed search too.
-    "resources": {"search": {"num_workers": 1}},
-    "retrain": None,
-}
 
 
 @dataclass
 class Kill:
-    """A SIGKILL: what it hit, in which phase of the run, and how many trials had ended."""
+    """A SIGKILL: what it hit, in which phase of the run (None: no driver at work), and how many trials had ended."""
 
     target: Target
     phase: str | None
@@ -173,6 +153,8 @@ class Disturbed:
         self._budget = budget
         self._pace = pace
         self._due = {target: self._draw(target) for target in TARGETS}
+        self._searching = False
+        self._ended_before = 0
         # Half of the kills of what lives all along are kept for the search.
         self._kept = Counter({target: budget[target] // 2 for target in ("api", "driver")})
         self.kills: list[Kill] = []
@@ -189,20 +171,21 @@ class Disturbed:
         moved_at, seen = time.monotonic(), (-1, 0)
         while True:
             time.sleep(0.2)
+            self._follow_search()
             for target in TARGETS:
                 if self._budget[target] and time.monotonic() >= self._due[target]:
                     self._kill(target)
             if self._place.service is None or self._place.service.poll() is not None:
                 self._place.start_service()
-            if not self._place.service_answers():
-                continue
-            search = self._place.client.get(self.search.id)
-            if search.state is SearchState.SUCCEEDED:
-                return search
-            if search.state.ended:
-                assert "the driver died" in (search.error or ""), search
-                self._place.client.resume(self.search.id)
-                self.num_resumed += 1
+            search = None
+            with suppress(ApiUnreachableError):  # it was killed, or is slow on a busy machine
+                search = self._place.client.get(self.search.id)
+                if search.state is SearchState.SUCCEEDED:
+                    return search
+                if search.state.ended:
+                    assert "the driver died" in (search.error or ""), search
+                    self._place.client.resume(self.search.id)
+                    self.num_resumed += 1
             now = (self.num_ended(), len(self.kills))
             if now != seen:
                 moved_at, seen = time.monotonic(), now
@@ -218,9 +201,23 @@ class Disturbed:
         """A random moment to come."""
         return time.monotonic() + self._rng.uniform(0, 2 * self._pace * _REST_SECONDS[target])
 
+    def _follow_search(self) -> None:
+        """When a driver's first trial ends, moments in its search are drawn: what was kept for it is due already."""
+        status = self._status()
+        if status is None or status.phase != "search":
+            self._searching, self._ended_before = False, self.num_ended()
+        elif not self._searching and self.num_ended() > self._ended_before:
+            self._searching, now = True, time.monotonic()
+            self._due = {target: now + self._rng.uniform(0, self._pace * _INTO_SEARCH_SECONDS) for target in TARGETS}
+
+    def _status(self) -> RunStatus | None:
+        """Of a driver that runs; None where there is none."""
+        status = self.run.read_status()
+        return status if status and status.pid and psutil.pid_exists(status.pid) else None
+
     def _kill(self, target: Target) -> None:
         process = self._place.find(target, self.run)
-        status = self.run.read_status()
+        status = self._status()
         if process is None or not self._may_kill(target, status):
             return
         with suppress(psutil.NoSuchProcess):
@@ -242,4 +239,4 @@ class Disturbed:
             if driver != self._driver:
                 self._driver, self._training_kills = driver, 0
             return self._training_kills < _MAX_TRAINING_KILLS
-        return self._budget[target] > self._kept[target] or (status is not None and status.phase == "search")
+        return self._budget[target] > self._kept[target] or self._searching
