@@ -94,11 +94,6 @@ class Search(Base):
         """The submission id in Ray: a repeated attempt needs another one."""
         return self.job_id_of(self.attempt)
 
-    @property
-    def job_id_before(self) -> str | None:
-        """That of the attempt before, if there was one."""
-        return self.job_id_of(self.attempt - 1) if self.attempt > 1 else None
-
     def job_id_of(self, attempt: int) -> str:
         return self.first_job_id or self.id if attempt == 1 else f"{self.id}-{attempt}"
 

@@ -227,7 +227,8 @@ class SearchService:
 
     def active_ids(self) -> list[str]:
         """Searches and jobs the reconciler has to look after, oldest first."""
-        stopped = (Search.state == SearchState.PAUSED.value) & Search.job_status.in_(
+        # What is null in SQL would be neither in a list nor outside of it.
+        stopped = (Search.state == SearchState.PAUSED.value) & func.coalesce(Search.job_status, "").in_(
             [status.value for status in JobState if status.ended]
         )
         query = select(Search.id).where(Search.state.in_([state.value for state in ACTIVE]), ~stopped)
@@ -294,7 +295,16 @@ class SearchService:
         return self._change(search_id, if_match, step)
 
     def _requeue(self, search: Search, message: str, **values: Any) -> bool:
-        fresh = {"attempt": search.attempt + 1, "losses": 0, "job_status": None, "error": None, "ended_at": None}
+        fresh: dict[str, Any] = {
+            "attempt": search.attempt + 1,
+            "losses": 0,
+            "job_status": None,
+            "error": None,
+            "ended_at": None,
+        }
+        if SearchState(search.state).ended:  # else its end would be taken for that of the attempt that is to come
+            status = self.folder_of(search).read_status()
+            fresh["left_status_at"] = None if status is None else status.updated_at
         return self.move(search, SearchState.QUEUED, message, **fresh, **values)
 
     def _change(
