@@ -169,8 +169,15 @@ class RunFolder:
         self.write_json("status.json", status.model_dump(mode="json"))
 
     def read_status(self) -> RunStatus | None:
-        values = self.read_json("status.json")
-        return None if values is None else RunStatus.model_validate(values)
+        """What the driver said last; None where there is nothing, or nothing that can be made out.
+
+        It is written whole, but a machine that loses its power may leave an empty file: then Ray's word counts.
+        """
+        try:
+            values = self.read_json("status.json")
+            return None if values is None else RunStatus.model_validate(values)
+        except ValueError:
+            return None
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Appends an event. One ``write`` of one line, so that lines of several processes do not mix."""
