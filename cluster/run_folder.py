@@ -138,15 +138,24 @@ class RunFolder:
     def events_path(self) -> Path:
         return self.path / "events.jsonl"
 
-    def write_json(self, name: str, values: Mapping[str, Any] | list[Any]) -> Path:
-        """Writes a file whole or not at all: a reader never sees half of it, a crash never leaves half."""
+    def write_json(self, name: str, values: Mapping[str, Any] | list[Any], *, lasting: bool = True) -> Path:
+        """Writes a file whole or not at all: a reader never sees half of it, a crash never leaves half.
+
+        Args:
+            name: of the file. values: its content.
+            lasting: it outlives a loss of power, too, for which the disk is waited for.
+        """
         self._check_lease()
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         # Named at random, as threads, processes and hosts may write the same file at the same time.
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
-            temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(values, indent=2) + "\n")
+                if lasting:
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -166,7 +175,8 @@ class RunFolder:
         return values
 
     def write_status(self, status: RunStatus) -> None:
-        self.write_json("status.json", status.model_dump(mode="json"))
+        """Twice a second, and a lost one is made up for by the next: not worth a disk's time."""
+        self.write_json("status.json", status.model_dump(mode="json"), lasting=False)
 
     def read_status(self) -> RunStatus | None:
         """What the driver said last; None where there is nothing, or nothing that can be made out.
