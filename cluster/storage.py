@@ -292,15 +292,20 @@ class Mirror:
             self._beat(released=True)
 
     def _files(self) -> list[tuple[str, Path]]:
-        """Names and paths of all that is to be stored: no leases, marks and unfinished files."""
+        """Names and paths of all that is to be stored: no leases, marks and unfinished files.
+
+        Raises OSError where the folder cannot be read or is gone with its disk: what is not seen is deleted there.
+        """
         found = []
-        for folder, folders, files in os.walk(self._run.path):
+        for folder, folders, files in os.walk(self._run.path, onerror=_raise_unless_gone):
             relative = Path(folder).relative_to(self._run.path)
             if relative == Path():
                 folders[:] = [name for name in folders if name == ".ray" or not name.startswith(".")]
             elif relative == Path(".ray"):
                 folders[:] = [name for name in folders if name in _TRAININGS]
             found += [((relative / name).as_posix(), Path(folder) / name) for name in files if not name.startswith(".")]
+        if not (self._run.path / _MARK).exists():  # it has been there since the claim
+            raise FileNotFoundError(f"{self._run.path} is not there any more")
         return found
 
     def _settled(self) -> dict[str, bytes]:
@@ -313,10 +318,16 @@ class Mirror:
             stamp = _stamp(path)
             if self._uploaded.get(name) == stamp:
                 return
+            fault: OSError | _FencedError | None = None
             for _ in self._store.upload(name, path):
-                self._beat_if_due()
+                try:
+                    self._beat_if_due()
+                except (OSError, _FencedError) as error:  # raised at the end: what is cut off counts as a whole object
+                    fault = error
         except FileNotFoundError:  # gone since; the JSON files say whether it was needed
             return
+        if fault is not None:
+            raise fault
         self._uploaded[name] = stamp
         self._stored.add(name)
 
@@ -367,6 +378,12 @@ class Mirror:
 
 class _FencedError(Exception):
     """Another driver has taken the store over."""
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """A folder may be replaced while the tree is walked; whatever else keeps it from being read must be told."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _stamp(path: Path) -> tuple[int, int]:
