@@ -78,6 +78,7 @@ class Reconciler:
             self._thread.join()
 
     def _run(self) -> None:
+        self._service.remove_deleted()
         while not self._stopping.is_set():
             try:
                 self.run_once()

@@ -38,6 +38,7 @@ from pydantic import BaseModel, ConfigDict
 
 JOURNAL = "search.journal"
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
+STUDY_KINDS = ("search", "random", "audit")
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 PHASES = (
     "check",
@@ -119,7 +120,7 @@ class RunFolder:
         return os.environ.get(STUDY_VARIABLE) or self.path / JOURNAL
 
     def study_name(self, kind: str) -> str:
-        """Name of the study ``search`` or ``random``; in a database, which runs share, after the run's folder."""
+        """Name of a study, one of ``STUDY_KINDS``; in a database, which runs share, after the run's folder."""
         return kind if isinstance(self.study_location, Path) else f"{self.path}/{kind}"
 
     def counts_path(self, kind: str, number: int) -> Path:
