@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from api.follow_ups import FollowUps
 from api.problems import bad_parameter
+from api.rate_limit import RateLimit
 from api.reconciler import Jobs, Reconciler
 from api.service import SearchService
 from api.settings import Settings
@@ -22,7 +23,11 @@ from api.tokens import Tokens
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one app. ``closing`` is set when the server is about to stop, to end streams that would go on."""
+    """The parts of one app.
+
+    ``writes`` limits changes, by token or else by address. ``closing`` is set when the server is about to stop, to end
+    streams that would go on.
+    """
 
     settings: Settings
     service: SearchService
@@ -32,6 +37,7 @@ class Parts:
     telemetry: Telemetry
     reconciler: Reconciler
     jobs: Jobs
+    writes: RateLimit
     closing: Event
 
 

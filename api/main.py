@@ -18,6 +18,7 @@ from api.db import open_database
 from api.deps import Parts
 from api.follow_ups import FollowUps
 from api.middleware import Gate
+from api.rate_limit import RateLimit
 from api.reconciler import Jobs, Reconciler
 from api.routes import artifacts, health, searches, server, streams, trials
 from api.routes import jobs as job_routes
@@ -68,7 +69,7 @@ def create_app(settings: Settings, jobs: Jobs = ray_jobs) -> FastAPI:
     app.include_router(health.router)
     dashboard.install(app)
     problems.install(app)
-    app.add_middleware(Gate, telemetry=parts.telemetry, writes_per_minute=settings.writes_per_minute)
+    app.add_middleware(Gate, telemetry=parts.telemetry, local=settings.local)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -81,7 +82,18 @@ def _assemble(settings: Settings, jobs: Jobs) -> Parts:
     reconciler = Reconciler(service, jobs, settings, wake, lambda outcome: telemetry.rounds.labels(outcome).inc())
     studies = Studies()
     follow_ups = FollowUps(service, studies)
-    return Parts(settings, service, Tokens(sessions), studies, follow_ups, telemetry, reconciler, jobs, Event())
+    return Parts(
+        settings=settings,
+        service=service,
+        tokens=Tokens(sessions),
+        studies=studies,
+        follow_ups=follow_ups,
+        telemetry=telemetry,
+        reconciler=reconciler,
+        jobs=jobs,
+        writes=RateLimit(settings.writes_per_minute),
+        closing=Event(),
+    )
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
