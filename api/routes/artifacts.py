@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from api import schemas
+from api.dashboard import SANDBOX
 from api.deps import AppParts
 from api.plain import finite
 from api.problems import not_found
@@ -21,10 +22,6 @@ from api.specs import public_spec
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {422: {"model": Problem}, **UNKNOWN}
 router = APIRouter(prefix="/v1/searches/{search_id}", tags=["results"], responses=_RESPONSES)
-
-
-# A run's page runs its scripts in a place of its own, where it can reach neither the service nor the dashboard's token.
-_SANDBOX = {"Content-Security-Policy": "sandbox allow-scripts allow-downloads"}
 
 
 @router.get("/result")
@@ -66,7 +63,7 @@ def get_artifact(search_id: str, path: str, parts: AppParts) -> Response:
         raise not_found(f"search {search_id} has no artifact {path!r}; GET …/artifacts lists those there are")
     if found.name == "config.json":  # where data lies on the server is not the client's business
         return JSONResponse(public_spec(json.loads(found.read_text(encoding="utf-8"))))
-    return FileResponse(found, filename=found.name, content_disposition_type="inline", headers=_SANDBOX)
+    return FileResponse(found, filename=found.name, content_disposition_type="inline", headers=SANDBOX)
 
 
 @router.get("/report", response_class=HTMLResponse)
@@ -76,7 +73,7 @@ def get_report(search_id: str, parts: AppParts) -> FileResponse:
     path = parts.service.run_folder(search_id).path / "report.html"
     if not path.is_file():
         raise not_found(f"search {search_id} has no report yet; it is {search.state}")
-    return FileResponse(path, media_type="text/html; charset=utf-8", headers=_SANDBOX)
+    return FileResponse(path, media_type="text/html; charset=utf-8", headers=SANDBOX)
 
 
 def _files(root: Path) -> Iterator[Path]:
