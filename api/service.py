@@ -100,7 +100,8 @@ class SearchService:
         warm_start = job.search.warm_start
         if warm_start is None:
             return job
-        if self.find(warm_start.study) is None:
+        earlier = self.find(warm_start.study)
+        if earlier is None or earlier.kind != SEARCH:
             raise InputError(
                 f"a request names an earlier search by its id, and there is no search {warm_start.study!r}; "
                 "GET /v1/searches lists those there are",
@@ -177,6 +178,8 @@ class SearchService:
 
     def find(self, row_id: str) -> Search | None:
         """A search or a follow-up job."""
+        if not SAFE_ID.fullmatch(row_id):  # whatever a database would make of it
+            return None
         with self._sessions() as session:
             return session.get(Search, row_id)
 

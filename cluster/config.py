@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +34,15 @@ def _whole_or_shared(gpus: float) -> float:
     return gpus
 
 
+def _one_line(text: str) -> str:
+    """Names and labels are shown in terminals, tables and logs, and PostgreSQL keeps no NUL."""
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise ValueError(f"holds no line breaks, tabs or other control characters; got {text!r}")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_one_line)]
+LabelValue = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
 Gpus = Annotated[NonNegativeFloat, AfterValidator(_whole_or_shared)]
 Cpus = Annotated[float, Field(ge=0.01)]
 
@@ -80,11 +90,11 @@ class _AnyJob(Config):
     Attributes:
         kind: what the job does.
         name: what people call it; need not be unique.
-        labels: keys and values of one's own, to find it again by.
+        labels: keys and values of one's own, to find it again by; at most 64.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=100)] = "search"
-    labels: dict[str, str] = Field(default_factory=dict)
+    name: Name = "search"
+    labels: dict[Name, LabelValue] = Field(default_factory=dict, max_length=64)
     model: ModelConfig = ModelConfig()
     resources: ResourcesConfig = ResourcesConfig()
 

@@ -116,7 +116,7 @@ def _read_place(token: str) -> tuple[datetime, str]:
 
 def _read_label(text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
-    if not key or not separator:
+    if not key or not separator or "\0" in text:
         raise bad_parameter("label", f"must look like key=value; got {text!r}")
     return key, value
 

@@ -204,6 +204,7 @@ def test_unknown_search_and_job_are_not_found(bench: Bench) -> None:
         ("trials/0/retrain", {"retrain": {"epochs": 0}}, "/retrain/epochs"),
         ("trials/0/retrain", {"retrain": {"epoch": 5}}, "/retrain/epoch"),
         ("trials/0/retrain", {"retrain": {"batch_size": 8, "precision": "fp16"}}, ""),
+        ("trials/0/retrain", {"retrain": json.loads('{"a":' * 300 + "1" + "}" * 300)}, "/retrain"),
         ("trials/0/retrain", {"init": "/etc/passwd"}, "/init"),
         ("trials/0/retrain", {"data": {"root": "/etc"}}, "/data"),
         ("trials/1/export", {"format": "exe"}, "/format"),
