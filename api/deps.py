@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Annotated, cast
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from api.follow_ups import FollowUps
@@ -25,8 +26,9 @@ from api.tokens import Tokens
 class Parts:
     """The parts of one app.
 
-    ``writes`` limits changes, by token or else by address. ``closing`` is set when the server is about to stop, to end
-    streams that would go on.
+    ``writes`` limits changes, by token or else by address; ``log_readers`` how many threads may wait for Ray's logs, so
+    that others are left when it hangs. ``closing`` is set when the server is about to stop, to end streams that would
+    go on.
     """
 
     settings: Settings
@@ -38,6 +40,7 @@ class Parts:
     reconciler: Reconciler
     jobs: Jobs
     writes: RateLimit
+    log_readers: CapacityLimiter
     closing: Event
 
 

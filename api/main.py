@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from threading import Event
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
@@ -31,6 +32,7 @@ from api.tokens import Tokens
 from cluster import jobs as ray_jobs
 from slicemamba import __version__
 
+LOG_READERS = 10
 DESCRIPTION = (
     "Submit a search over REST and get a Pareto frontier of slicings for your data set. "
     "Errors are problem+json (RFC 9457)."
@@ -92,6 +94,7 @@ def _assemble(settings: Settings, jobs: Jobs) -> Parts:
         reconciler=reconciler,
         jobs=jobs,
         writes=RateLimit(settings.writes_per_minute),
+        log_readers=CapacityLimiter(LOG_READERS),
         closing=Event(),
     )
 

@@ -33,6 +33,7 @@ from api.problems import ProblemError, conflict, not_found
 from api.settings import Settings
 from api.specs import check_data, read_job
 from api.states import ACTIVE, SearchState, check_transition
+from api.turns import Turns
 from cluster.config import SearchJob, config_hash, parse_job
 from cluster.follow_up import FollowUp, job_folder
 from cluster.ids import new_id
@@ -44,6 +45,7 @@ from slicemamba.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+MAX_DATA_CHECKS = 8
 _DELETED = ".deleted-"
 _UNDER_WAY = (SearchState.QUEUED, SearchState.STARTING, SearchState.RUNNING)
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
@@ -72,6 +74,7 @@ class SearchService:
         self._sessions = sessions
         self._settings = settings
         self._wake = wake
+        self._data_checks = Turns(MAX_DATA_CHECKS, "data sets are being checked")
 
     def run_folder(self, search_id: str) -> RunFolder:
         return RunFolder(self._settings.runs_path / search_id)
@@ -91,9 +94,14 @@ class SearchService:
             session.execute(text("SELECT 1"))
 
     def check(self, body: Mapping[str, Any]) -> tuple[SearchJob, DatasetReport]:
-        """All checks of a submission, without submitting. Raises InputError."""
+        """All checks of a submission, without submitting.
+
+        Raises:
+            InputError: as ``submit``. ProblemError: 503, too many data sets are being checked.
+        """
         job = self._with_warm_start(read_job(body))
-        return check_data(job, self._settings.data_root, self.checks_dir)
+        with self._data_checks.take(job.data.name):
+            return check_data(job, self._settings.data_root, self.checks_dir)
 
     def _with_warm_start(self, job: SearchJob) -> SearchJob:
         """The job with the folder of the earlier search in place of its id."""

@@ -28,6 +28,8 @@ CHANGES: dict[int | str, dict[str, Any]] = {
     412: {"model": Problem, "description": "The search has changed since the ETag of If-Match"},
 }
 
+BUSY: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Many data sets are being checked"}}
+
 BodyOfJob = Annotated[JobBody, Body(openapi_examples={"small": {"summary": "A small search", "value": EXAMPLE}})]
 IfMatch = Annotated[str | None, Header(description="the ETag of the search as you know it; else 412")]
 PageSize = Annotated[int, Query(ge=1, le=1000, description="at most this many")]
@@ -45,7 +47,7 @@ def _answer(response: Response, parts: Parts, search: Search) -> schemas.Search:
     return to_answer(parts, search)
 
 
-@router.post("", status_code=HTTPStatus.ACCEPTED, responses={409: {"model": Problem}})
+@router.post("", status_code=HTTPStatus.ACCEPTED, responses={409: {"model": Problem}, **BUSY})
 def submit(
     request: Request,
     response: Response,
@@ -64,7 +66,7 @@ def submit(
     return _answer(response, parts, search)
 
 
-@router.post("/validate")
+@router.post("/validate", responses=BUSY)
 def validate(parts: AppParts, body: BodyOfJob) -> schemas.Validation:
     """Does all checks of a submission and tells what the search would take, without starting it."""
     job, report = parts.service.check(body)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from anyio import sleep
+from anyio import sleep, to_thread
 from fastapi import APIRouter, Header, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
@@ -73,7 +73,7 @@ async def get_logs(
 async def answer_log(parts: Parts, row: Search, tail: int, follow: bool, last_event_id: str | None) -> Response:
     """The log of a driver, as text or line by line. Raises ProblemError: as ``read_log``, and 422 for a wrong id."""
     if not follow:
-        return PlainTextResponse(await run_in_threadpool(read_log, parts, row, tail))
+        return PlainTextResponse(await to_thread.run_sync(read_log, parts, row, tail, limiter=parts.log_readers))
     place = _read_log_place(row, last_event_id) if last_event_id else None
     return _event_stream(_follow_log(parts, row.id, tail, place))
 
