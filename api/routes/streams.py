@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from anyio import sleep, to_thread
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
@@ -37,6 +37,7 @@ router = APIRouter(prefix="/v1/searches/{search_id}", tags=["streams"], response
 POLL_SECONDS = 0.5
 LOG_POLL_SECONDS = 2.0  # Ray gives a log as a whole only
 KEEPALIVE_SECONDS = 15.0
+CHECK_TOKEN_SECONDS = 10.0
 
 
 Tail = Annotated[int, Query(ge=1, le=100_000, description="at most this many last lines")]
@@ -58,6 +59,7 @@ def read_log(parts: Parts, row: Search, tail: int) -> str:
 
 @router.get("/logs", response_class=PlainTextResponse, responses=LOG_RESPONSES)
 async def get_logs(
+    request: Request,
     search_id: str,
     parts: AppParts,
     tail: Tail = 1000,
@@ -67,15 +69,17 @@ async def get_logs(
 ) -> Response:
     """What the driver has printed, from Ray; with `follow`, or `Accept: text/event-stream`, as it is printed."""
     row = await run_in_threadpool(parts.service.get, search_id)
-    return await answer_log(parts, row, tail, follow or EVENT_STREAM in accept, last_event_id)
+    return await answer_log(request, parts, row, tail, follow or EVENT_STREAM in accept, last_event_id)
 
 
-async def answer_log(parts: Parts, row: Search, tail: int, follow: bool, last_event_id: str | None) -> Response:
+async def answer_log(
+    request: Request, parts: Parts, row: Search, tail: int, follow: bool, last_event_id: str | None
+) -> Response:
     """The log of a driver, as text or line by line. Raises ProblemError: as ``read_log``, and 422 for a wrong id."""
     if not follow:
         return PlainTextResponse(await to_thread.run_sync(read_log, parts, row, tail, limiter=parts.log_readers))
     place = _read_log_place(row, last_event_id) if last_event_id else None
-    return _event_stream(_follow_log(parts, row.id, tail, place))
+    return _event_stream(request, parts, _follow_log(parts, row.id, tail, place))
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,9 @@ def _lines(log: str, place: _LogPlace, *, whole: bool) -> Iterator[tuple[str, _L
 
 
 @router.get("/events", response_class=StreamingResponse)
-async def get_events(search_id: str, parts: AppParts, last_event_id: LastEventId = None) -> StreamingResponse:
+async def get_events(
+    request: Request, search_id: str, parts: AppParts, last_event_id: LastEventId = None
+) -> StreamingResponse:
     """The driver's events as server-sent events. Ends with an event `end` once the search has ended.
 
     `Last-Event-ID` resumes after the event of that id.
@@ -161,12 +167,25 @@ async def get_events(search_id: str, parts: AppParts, last_event_id: LastEventId
     await run_in_threadpool(parts.service.get, search_id)
     folder = parts.service.run_folder(search_id)
     offset = await run_in_threadpool(_read_offset, folder, last_event_id) if last_event_id else 0
-    return _event_stream(_stream(parts, search_id, offset))
+    return _event_stream(request, parts, _stream(parts, search_id, offset))
 
 
-def _event_stream(events: AsyncIterator[str]) -> StreamingResponse:
+def _event_stream(request: Request, parts: Parts, events: AsyncIterator[str]) -> StreamingResponse:
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(events, media_type=EVENT_STREAM, headers=headers)
+    token_id = getattr(request.state, "token_id", None)
+    allowed = events if token_id is None else _while_valid(parts, token_id, events)
+    return StreamingResponse(allowed, media_type=EVENT_STREAM, headers=headers)
+
+
+async def _while_valid(parts: Parts, token_id: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """A stream may last for days, longer than the token it was opened with; the client is told so as it resumes."""
+    checked_at = time.monotonic()
+    async for event in events:
+        if time.monotonic() - checked_at >= CHECK_TOKEN_SECONDS:
+            if not await run_in_threadpool(parts.tokens.is_valid, token_id):
+                return
+            checked_at = time.monotonic()
+        yield event
 
 
 def _read_offset(folder: RunFolder, text: str) -> int:
