@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from api import serving
 from api.cli import app
 from api.db import open_database
-from api.models import utc_now
+from api.models import Token, utc_now
 from api.routes import streams
 from api.settings import Settings
 from api.tokens import Scope, Tokens
@@ -119,6 +119,19 @@ def test_secret_is_not_kept_and_use_is_noted(guarded: Bench) -> None:
     secret = headers["Authorization"].rpartition("_")[2]
     with create_engine(guarded.settings.database).connect() as connection:
         assert secret not in str(connection.execute(text("SELECT * FROM tokens")).all())
+
+
+def test_revocation_is_not_undone_by_a_use_at_the_same_time(guarded: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers, note_use = header(guarded, Scope.READ), Tokens._note_use
+
+    def revoke_first(tokens: Tokens, row: Token) -> None:
+        tokens.revoke(row.id)
+        note_use(tokens, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokens, "_note_use", revoke_first)
+        guarded.http.get("/v1/version", headers=headers)
+    assert guarded.http.get("/v1/version", headers=headers).status_code == 401
 
 
 def test_use_that_cannot_be_noted_keeps_nobody_from_reading(guarded: Bench) -> None:
