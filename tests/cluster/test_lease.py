@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import cluster.lease
@@ -49,6 +50,14 @@ def leave(folder: Path, holder: Holder, number: int = 1) -> Path:
 @pytest.fixture
 def elsewhere() -> Holder:
     return replace(Holder.me(), owner="other", host="node-7", machine="another machine")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells the moment by a clock that nobody sets")
+def test_driver_is_not_taken_for_dead_because_the_clock_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    me, created = Holder.me(), psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) + 3600)
+    assert not me.surely_dead()
+    assert replace(me, began=me.began + 1).surely_dead()  # another process with its number
 
 
 @pytest.fixture
