@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api.deps import AppParts
+from api.deps import AppParts, Parts
+from api.models import Token
 from api.problems import ProblemError
 from api.tokens import Scope
 
@@ -19,9 +21,17 @@ _NEEDED = {"GET": Scope.READ, "HEAD": Scope.READ, "POST": Scope.SUBMIT, "DELETE"
 def authorize(
     request: Request, parts: AppParts, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> None:
-    """Raises ProblemError: 401 without a valid token where one is needed, 403 when its scope does not suffice."""
-    if not parts.settings.tokens_required:
-        return
+    """Raises ProblemError: 401 without a valid token where one is needed, 403 when its scope does not suffice, 429 for
+    more changes than one client may make."""
+    client = request.client.host if request.client else "?"
+    if parts.settings.tokens_required:
+        token = _check_token(request, parts, given)
+        request.state.token_id = client = token.id
+    if _NEEDED[request.method] is not Scope.READ:
+        _limit(parts, client)
+
+
+def _check_token(request: Request, parts: Parts, given: HTTPAuthorizationCredentials | None) -> Token:
     if given is None:
         raise _unauthorized("this service needs a token: Authorization: Bearer <token>; ask its administrator for one")
     token = parts.tokens.check(given.credentials)
@@ -33,7 +43,18 @@ def authorize(
             HTTPStatus.FORBIDDEN,
             f"{request.method} {request.url.path} needs the scope {needed.value!r}; this token has {token.scope!r}",
         )
-    request.state.token_id = token.id
+    return token
+
+
+def _limit(parts: Parts, client: str) -> None:
+    wait = parts.writes.seconds_to_wait(client, time.monotonic())
+    if wait:
+        seconds = str(int(wait) + 1)
+        raise ProblemError(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            f"too many changes at once from one client; try again in {seconds} seconds",
+            headers={"Retry-After": seconds},
+        )
 
 
 def _unauthorized(detail: str) -> ProblemError:

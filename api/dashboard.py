@@ -17,9 +17,12 @@ POLICY = (
     "connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
+SANDBOX = {"Content-Security-Policy": "sandbox allow-scripts allow-downloads"}
+"""Of pages of runs: their scripts run in a place of its own, from where neither service nor token can be reached."""
+
 
 def install(app: FastAPI) -> None:
-    """Adds ``/`` and ``/static``."""
+    """Adds ``/``, ``/static`` and ``/view``, where the dashboard shows pages of runs."""
 
     @app.get("/static/plotly.min.js", include_in_schema=False)
     def plotly() -> FileResponse:
@@ -30,5 +33,9 @@ def install(app: FastAPI) -> None:
     def index() -> FileResponse:
         headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
         return FileResponse(STATIC / "index.html", media_type="text/html; charset=utf-8", headers=headers)
+
+    @app.get("/view", include_in_schema=False)
+    def view() -> FileResponse:
+        return FileResponse(STATIC / "view.html", media_type="text/html; charset=utf-8", headers=SANDBOX)
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

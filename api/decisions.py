@@ -31,7 +31,7 @@ class Sight:
     Attributes:
         state, losses: of the row; ``losses`` are the drivers lost since somebody asked for it to run.
         reachable: whether Ray could be asked. job: its answer, None where it knows no such job; of a queued search
-            that of the attempt before.
+            that of the attempt before. job_id: of that job.
         status: what this attempt's driver wrote last; of a queued search that of the attempt before.
         has_result: ``result.json`` is there.
         now, changed_at: this moment, and that of the row's last change of state.
@@ -45,6 +45,7 @@ class Sight:
     has_result: bool
     now: datetime
     changed_at: datetime
+    job_id: str | None = None
 
 
 @dataclass(frozen=True)

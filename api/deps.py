@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Annotated, cast
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from api.eta import Etas
 from api.feeds import Feeds
 from api.follow_ups import FollowUps
 from api.problems import bad_parameter
+from api.rate_limit import RateLimit
 from api.reconciler import Jobs, Reconciler
 from api.service import SearchService
 from api.settings import Settings
@@ -24,7 +26,12 @@ from api.tokens import Tokens
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one app. ``closing`` is set when the server is about to stop, to end streams that would go on."""
+    """The parts of one app.
+
+    ``writes`` limits changes, by token or else by address; ``log_readers`` how many threads may wait for Ray's logs, so
+    that others are left when it hangs. ``closing`` is set when the server is about to stop, to end streams that would
+    go on.
+    """
 
     settings: Settings
     service: SearchService
@@ -37,6 +44,8 @@ class Parts:
     jobs: Jobs
     event_feeds: Feeds
     log_feeds: Feeds
+    writes: RateLimit
+    log_readers: CapacityLimiter
     closing: Event
 
 

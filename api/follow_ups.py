@@ -80,12 +80,7 @@ class FollowUps:
         asked = _Asked("audit", search_id, None, None, wanted.model_dump(mode="json"))
         if (found := self._service.repeated(key, asked.hash)) is not None:
             return found, False
-        search = self._service.get(search_id)
-        if search.state != SearchState.SUCCEEDED:
-            raise conflict(f"search {search_id} is {search.state}; only one that has SUCCEEDED can be audited")
-        if (running := self._service.active_job(search_id, "audit")) is not None:
-            raise conflict(f"{running.title} is {running.state}; wait for its end or cancel it")
-        return self._submit(search, AuditJob(audit=wanted), key, asked)
+        return self._submit(self._service.get(search_id), AuditJob(audit=wanted), key, asked)
 
     def _submit(self, search: Search, job: FollowUp, key: str | None, asked: _Asked) -> Submitted:
         return self._service.submit_job(search, job, key, asked.hash, trial=asked.number, study=asked.study)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from threading import Event
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
@@ -20,6 +21,7 @@ from api.eta import Etas
 from api.feeds import Feeds
 from api.follow_ups import FollowUps
 from api.middleware import Gate
+from api.rate_limit import RateLimit
 from api.reconciler import Jobs, Reconciler
 from api.routes import artifacts, health, searches, server, streams, trials
 from api.routes import jobs as job_routes
@@ -35,6 +37,7 @@ from slicemamba import __version__
 EVENTS_SECONDS = 0.5
 LOGS_SECONDS = 2.0
 """Between two looks for what is new; Ray gives a log as a whole only."""
+LOG_READERS = 10
 DESCRIPTION = (
     "Submit a search over REST and get a Pareto frontier of slicings for your data set. "
     "Errors are problem+json (RFC 9457)."
@@ -73,7 +76,7 @@ def create_app(settings: Settings, jobs: Jobs = ray_jobs) -> FastAPI:
     app.include_router(health.router)
     dashboard.install(app)
     problems.install(app)
-    app.add_middleware(Gate, telemetry=parts.telemetry, writes_per_minute=settings.writes_per_minute)
+    app.add_middleware(Gate, telemetry=parts.telemetry, local=settings.local)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -98,6 +101,8 @@ def _assemble(settings: Settings, jobs: Jobs) -> Parts:
         jobs=jobs,
         event_feeds=Feeds(EVENTS_SECONDS, closing),
         log_feeds=Feeds(LOGS_SECONDS, closing),
+        writes=RateLimit(settings.writes_per_minute),
+        log_readers=CapacityLimiter(LOG_READERS),
         closing=closing,
     )
 

@@ -1,4 +1,5 @@
-"""What every request passes before any route: an id, a size limit, a rate limit, safe headers, a line in the log."""
+"""What every request passes before any route: an id, a size limit, a look at where it is from, safe headers, a line in
+the log."""
 
 from __future__ import annotations
 
@@ -7,23 +8,26 @@ import logging
 import re
 import time
 import uuid
-from collections import OrderedDict
-from dataclasses import dataclass
 from http import HTTPStatus
-from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.settings import is_loopback
 from api.telemetry import Telemetry
 
 access_log = logging.getLogger("api.access")
 
 MAX_BODY_BYTES = 1 << 20
 TOO_LARGE = f"a request's body may have {MAX_BODY_BYTES} bytes at most; a search's job needs a few thousand"
-_MAX_CLIENTS = 10_000
+FOREIGN = (
+    "without tokens only programs and pages of this machine may use the service; open it as http://127.0.0.1 or "
+    "http://localhost, or set SLICEMAMBA_REQUIRE_TOKENS=false where a proxy before it decides who may"
+)
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}")
 
 SAFE_HEADERS = {
@@ -34,48 +38,19 @@ SAFE_HEADERS = {
 }
 
 
-@dataclass
-class _Bucket:
-    level: float
-    filled_at: float
-
-
-class RateLimit:
-    """A token bucket a client: ``per_minute`` requests on average, as many at once after a minute of silence."""
-
-    def __init__(self, per_minute: float) -> None:
-        self._per_minute = per_minute
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
-        self._lock = Lock()
-
-    def seconds_to_wait(self, client: str, now: float) -> float:
-        """0 when the request may pass, which is counted; else in how many seconds one may."""
-        with self._lock:
-            bucket = self._buckets.setdefault(client, _Bucket(self._per_minute, now))
-            self._buckets.move_to_end(client)
-            if len(self._buckets) > _MAX_CLIENTS:
-                self._buckets.popitem(last=False)
-            gained = (now - bucket.filled_at) * self._per_minute / 60
-            bucket.level, bucket.filled_at = min(self._per_minute, bucket.level + gained), now
-            if bucket.level < 1:
-                return (1 - bucket.level) * 60 / self._per_minute
-            bucket.level -= 1
-            return 0.0
-
-
 class Gate:
     """The outermost layer of the app.
 
     Args:
         app: the rest of it.
         telemetry: counts requests.
-        writes_per_minute: of one client, by its token or else its address; reads are not limited.
+        local: refuse what a page of another site may have sent, as nobody is asked for a token.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, writes_per_minute: float) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, local: bool) -> None:
         self._app = app
         self._telemetry = telemetry
-        self._writes = RateLimit(writes_per_minute)
+        self._local = local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -85,7 +60,7 @@ class Gate:
         given = headers.get("X-Request-ID", "")
         request = _Exchange(scope, given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, send)
         try:
-            refusal = self._refuse(scope, headers)
+            refusal = self._refuse(headers)
             if refusal is not None:
                 await request.refuse(*refusal)
                 return
@@ -93,25 +68,20 @@ class Gate:
         finally:
             self._note(scope, request)
 
-    def _refuse(self, scope: Scope, headers: Headers) -> tuple[HTTPStatus, str, dict[str, str]] | None:
+    def _refuse(self, headers: Headers) -> tuple[HTTPStatus, str] | None:
         length = headers.get("Content-Length", "0")
         if length.isdecimal() and int(length) > MAX_BODY_BYTES:
-            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_LARGE, {}
-        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            return None
-        client = headers.get("Authorization") or (scope["client"] or ("?",))[0]
-        wait = self._writes.seconds_to_wait(client, time.monotonic())
-        if not wait:
-            return None
-        seconds = str(int(wait) + 1)
-        detail = f"too many changes at once from one client; try again in {seconds} seconds"
-        return HTTPStatus.TOO_MANY_REQUESTS, detail, {"Retry-After": seconds}
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_LARGE
+        if self._local and not _is_from_here(headers):
+            return HTTPStatus.FORBIDDEN, FOREIGN
+        return None
 
     def _note(self, scope: Scope, request: _Exchange) -> None:
         seconds = time.perf_counter() - request.started_at
         route = getattr(scope.get("route"), "path", "unknown")
         status = request.status or 500
-        self._telemetry.count_request(scope["method"], route, status, seconds)
+        method = scope["method"] if scope["method"] in METHODS else "other"  # each one seen would be kept for ever
+        self._telemetry.count_request(method, route, status, seconds)
         line = {
             "request_id": request.id,
             "method": scope["method"],
@@ -142,7 +112,7 @@ class _Exchange:
                 headers.setdefault(name, value)
         await self._send(message)
 
-    async def refuse(self, status: HTTPStatus, detail: str, headers: dict[str, str]) -> None:
+    async def refuse(self, status: HTTPStatus, detail: str) -> None:
         body: dict[str, Any] = {
             "type": "about:blank",
             "title": status.phrase,
@@ -151,10 +121,24 @@ class _Exchange:
             "instance": self._scope["path"],
             "errors": [],
         }
-        fields = {"Content-Type": "application/problem+json", "Connection": "close", **headers}
+        fields = {"Content-Type": "application/problem+json", "Connection": "close"}
         start = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
         await self.send({"type": "http.response.start", "status": int(status), "headers": start})
         await self.send({"type": "http.response.body", "body": json.dumps(body).encode()})
+
+
+def _is_from_here(headers: Headers) -> bool:
+    """Whether a request comes from a program, or from a page that was opened from this machine.
+
+    A name that is made to lead to 127.0.0.1 (DNS rebinding) is still in Host, and a browser names in Origin the site of
+    the page that sends a form or calls ``fetch``.
+    """
+    host, origin = headers.get("Host", ""), headers.get("Origin")
+    try:
+        here = is_loopback(urlsplit(f"//{host}").hostname or "")
+        return here and (origin is None or urlsplit(origin).netloc == host)
+    except ValueError:  # half an IPv6 address
+        return False
 
 
 def _limited(receive: Receive) -> Receive:

@@ -9,6 +9,7 @@ from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
+from api.plain import well_formed
 from api.states import SearchState
 from cluster.follow_up import JOBS
 
@@ -30,6 +31,16 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.replace(tzinfo=timezone.utc)
+
+
+class ToldText(TypeDecorator[str]):
+    """What a driver, its log or Ray has said, fit for every database: without NUL and without halves of characters."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else well_formed(value).replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 class Base(DeclarativeBase):
@@ -70,8 +81,8 @@ class Search(Base):
     state: Mapped[str] = mapped_column(String(16), index=True, default=SearchState.QUEUED.value)
     phase: Mapped[str | None] = mapped_column(String(32))
     progress: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
-    message: Mapped[str | None] = mapped_column(Text)
-    error: Mapped[str | None] = mapped_column(Text)
+    message: Mapped[str | None] = mapped_column(ToldText)
+    error: Mapped[str | None] = mapped_column(ToldText)
     attempt: Mapped[int] = mapped_column(default=1)
     losses: Mapped[int] = mapped_column(default=0, server_default="0")
     left_status_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -93,11 +104,6 @@ class Search(Base):
     def job_id(self) -> str:
         """The submission id in Ray: a repeated attempt needs another one."""
         return self.job_id_of(self.attempt)
-
-    @property
-    def job_id_before(self) -> str | None:
-        """That of the attempt before, if there was one."""
-        return self.job_id_of(self.attempt - 1) if self.attempt > 1 else None
 
     def job_id_of(self, attempt: int) -> str:
         return self.first_job_id or self.id if attempt == 1 else f"{self.id}-{attempt}"
@@ -134,7 +140,7 @@ class StateChange(Base):
     time: Mapped[datetime] = mapped_column(UtcDateTime)
     old_state: Mapped[str | None] = mapped_column(String(16))
     new_state: Mapped[str] = mapped_column(String(16))
-    message: Mapped[str | None] = mapped_column(Text)
+    message: Mapped[str | None] = mapped_column(ToldText)
 
 
 class Token(Base):

@@ -1,4 +1,4 @@
-"""Values made fit for JSON, which knows neither NaN nor infinity."""
+"""Values made fit for JSON, which knows neither NaN nor infinity, and for UTF-8."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return value
+
+
+def well_formed(text: str) -> str:
+    """The text with ``?`` for each half of a character, which JSON may name (``\\ud800``) and UTF-8 does not know."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -94,6 +94,7 @@ class Reconciler:
             self._thread.join()
 
     def _run(self) -> None:
+        self._service.remove_deleted()
         while not self._stopping.is_set():
             try:
                 self.run_once()
@@ -146,16 +147,15 @@ class Reconciler:
         elif step.action == "move":
             self._move(search, step, sight)
         else:
-            message = self._stop(search) if step.action == "stop" else None
+            message = self._stop(sight) if step.action == "stop" else None
             self._service.note(search, message=message or step.message, **_columns(sight))
         return step.action
 
-    def _stop(self, search: Search) -> str | None:
+    def _stop(self, sight: Sight) -> str | None:
         """None, or why the job could not be asked to stop; it is asked again in the next round."""
-        job_id = _job_to_follow(search)
-        assert job_id is not None  # it was seen
+        assert sight.job_id is not None  # it was seen
         try:
-            self._jobs.stop_run(self._settings.ray_address, job_id)
+            self._jobs.stop_run(self._settings.ray_address, sight.job_id)
         except ClusterUnavailableError as error:
             self._on_unavailable(error)
             return UNREACHABLE
@@ -183,8 +183,7 @@ class Reconciler:
 
     def _look(self, search: Search) -> Sight:
         """Ray is asked first: when it says that the job has ended, the status read after that is the last one."""
-        job_id = _job_to_follow(search)
-        reachable, job = (True, None) if job_id is None else self._ask_ray(job_id)
+        reachable, job_id, job = self._find_job(search)
         return Sight(
             state=SearchState(search.state),
             losses=search.losses,
@@ -194,7 +193,16 @@ class Reconciler:
             has_result=self._service.folder_of(search).result_path.exists(),
             now=utc_now(),
             changed_at=search.changed_at,
+            job_id=job_id,
         )
+
+    def _find_job(self, search: Search) -> tuple[bool, str | None, JobState | None]:
+        """Whether Ray answers, and which job of the search it knows, the youngest that may matter."""
+        for job_id in _jobs_to_follow(search):
+            reachable, job = self._ask_ray(job_id)
+            if job is not None or not reachable:
+                return reachable, job_id, job
+        return True, None, None
 
     def _ask_ray(self, job_id: str) -> tuple[bool, JobState | None]:
         if self._cluster_down:
@@ -265,9 +273,16 @@ class Reconciler:
         return f"{step.error}; the end of its log:\n{tail}" if tail else f"{step.error}, and there is no log of it"
 
 
-def _job_to_follow(search: Search) -> str | None:
-    """The Ray job that matters: of a search in the queue that of the attempt before, which may still be ending."""
-    return search.job_id_before if search.state == SearchState.QUEUED else search.job_id
+def _jobs_to_follow(search: Search) -> list[str]:
+    """Ids of the jobs that may be at work for a search, the youngest first.
+
+    Somebody may pause, resume and cancel faster than this thread looks: then the attempt that counts was never
+    submitted, and what has to stop is a job of an earlier one. So has a search in the queue, which waits for its end.
+    """
+    if search.state in (SearchState.STARTING, SearchState.RUNNING):
+        return [search.job_id]
+    newest = search.attempt - (search.state == SearchState.QUEUED)
+    return [search.job_id_of(attempt) for attempt in range(newest, 0, -1)]
 
 
 def _columns(sight: Sight) -> dict[str, object]:

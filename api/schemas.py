@@ -5,14 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
-from api.plain import finite
+from api.plain import finite, well_formed
 from api.states import SearchState
 from nas.study import TrialState
 
 StudyName = Literal["search", "random"]
 EXPECTED_END = "estimated end, all remaining phases included; null while it does not run or nothing allows an estimate"
+Quoting = Annotated[str, BeforeValidator(well_formed)]
+"""Text that may quote a request."""
 Metrics = Annotated[dict[str, float | None], BeforeValidator(finite)]
 
 
@@ -30,9 +32,9 @@ class Finding(_Answer):
         detail: what was expected, what came, and how to mend it.
     """
 
-    pointer: str | None = None
-    parameter: str | None = None
-    detail: str
+    pointer: Quoting | None = None
+    parameter: Quoting | None = None
+    detail: Quoting
 
 
 class Problem(_Answer):
@@ -41,8 +43,8 @@ class Problem(_Answer):
     type: str = "about:blank"
     title: str
     status: int
-    detail: str
-    instance: str
+    detail: Quoting
+    instance: Quoting
     errors: list[Finding] = []
 
 
@@ -101,12 +103,21 @@ class Extension(BaseModel):
     num_trials: int = Field(ge=1, description="new total number of trials")
 
 
+def _flat(options: dict[str, Any]) -> dict[str, Any]:
+    """No option of a training holds more; what is nested deeply enough could not even be refused in JSON."""
+    for name, value in options.items():
+        inner = value if isinstance(value, list) else [value]
+        if any(isinstance(item, (dict, list)) for item in inner):
+            raise ValueError(f"{name} takes a value, or a list of values")
+    return options
+
+
 class RetrainRequest(BaseModel):
     """How to train a trial's slicing."""
 
     model_config = ConfigDict(extra="forbid")
 
-    retrain: dict[str, Any] = Field(
+    retrain: Annotated[dict[str, Any], AfterValidator(_flat)] = Field(
         default={},
         description="options of the search's `retrain` to change, such as `epochs`",
         examples=[{"epochs": 100}],

@@ -9,9 +9,12 @@ Each change of a state is one transaction: the row is changed only where it stil
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,14 +33,20 @@ from api.problems import ProblemError, conflict, not_found
 from api.settings import Settings
 from api.specs import check_data, read_job
 from api.states import ACTIVE, SearchState, check_transition
+from api.turns import Turns
 from cluster.config import SearchJob, config_hash, parse_job
 from cluster.follow_up import FollowUp, job_folder
 from cluster.ids import new_id
 from cluster.jobs import JobState
-from cluster.run_folder import RunFolder
+from cluster.run_folder import STUDY_KINDS, RunFolder
+from nas.study import delete_studies
 from slicemamba.data.checks import DatasetReport
 from slicemamba.errors import InputError
 
+logger = logging.getLogger(__name__)
+
+MAX_DATA_CHECKS = 8
+_DELETED = ".deleted-"
 _UNDER_WAY = (SearchState.QUEUED, SearchState.STARTING, SearchState.RUNNING)
 _MAX_PARAMETERS = 500  # of a statement; databases have limits
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
@@ -66,6 +75,7 @@ class SearchService:
         self._sessions = sessions
         self._settings = settings
         self._wake = wake
+        self._data_checks = Turns(MAX_DATA_CHECKS, "data sets are being checked")
 
     def run_folder(self, search_id: str) -> RunFolder:
         return RunFolder(self._settings.runs_path / search_id)
@@ -85,16 +95,22 @@ class SearchService:
             session.execute(text("SELECT 1"))
 
     def check(self, body: Mapping[str, Any]) -> tuple[SearchJob, DatasetReport]:
-        """All checks of a submission, without submitting. Raises InputError."""
+        """All checks of a submission, without submitting.
+
+        Raises:
+            InputError: as ``submit``. ProblemError: 503, too many data sets are being checked.
+        """
         job = self._with_warm_start(read_job(body))
-        return check_data(job, self._settings.data_root, self.checks_dir)
+        with self._data_checks.take(job.data.name):
+            return check_data(job, self._settings.data_root, self.checks_dir)
 
     def _with_warm_start(self, job: SearchJob) -> SearchJob:
         """The job with the folder of the earlier search in place of its id."""
         warm_start = job.search.warm_start
         if warm_start is None:
             return job
-        if self.find(warm_start.study) is None:
+        earlier = self.find(warm_start.study)
+        if earlier is None or earlier.kind != SEARCH:
             raise InputError(
                 f"a request names an earlier search by its id, and there is no search {warm_start.study!r}; "
                 "GET /v1/searches lists all",
@@ -131,7 +147,10 @@ class SearchService:
         trial: int | None = None,
         study: str | None = None,
     ) -> tuple[Search, bool]:
-        """Puts a job that follows a search in the queue; the rest as ``submit``."""
+        """Puts a job that follows a search in the queue; the rest as ``submit``.
+
+        Raises ProblemError besides: 404 when the search was deleted meanwhile, 409 when it cannot be audited now.
+        """
         row = _new_row(new_id("j"), parent.name, job.model_dump(mode="json"), key, request_hash)
         row.kind, row.parent_id, row.trial, row.study = job.kind, parent.id, trial, study
         return self.enqueue(row)
@@ -140,6 +159,8 @@ class SearchService:
         """The row, now stored, or the one that was first with its key or id; and whether it is new."""
         try:
             with self._sessions.begin() as session:
+                if row.parent_id is not None:
+                    _check_parent(session, row)
                 session.add(row)
                 session.flush()
                 session.add(_change(row.id, None, SearchState(row.state), row.message))
@@ -166,6 +187,8 @@ class SearchService:
 
     def find(self, row_id: str) -> Search | None:
         """A search or a follow-up job."""
+        if not SAFE_ID.fullmatch(row_id):  # whatever a database would make of it
+            return None
         with self._sessions() as session:
             return session.get(Search, row_id)
 
@@ -195,11 +218,6 @@ class SearchService:
         query = select(Search).where(Search.parent_id == search_id).order_by(Search.created_at.desc(), Search.id.desc())
         with self._sessions() as session:
             return list(session.scalars(query))
-
-    def active_job(self, search_id: str, kind: str | None = None) -> Search | None:
-        """A follow-up job of this kind, or of any, that has not ended."""
-        rows = (row for row in self.jobs_of(search_id) if kind in (None, row.kind))
-        return next((row for row in rows if not SearchState(row.state).ended), None)
 
     def history(self, search_id: str) -> list[StateChange]:
         """Changes of state, oldest first."""
@@ -239,7 +257,8 @@ class SearchService:
 
     def active(self) -> list[Search]:
         """Searches and jobs the reconciler has to look after, oldest first, without their labels."""
-        stopped = (Search.state == SearchState.PAUSED.value) & Search.job_status.in_(
+        # What is null in SQL would be neither in a list nor outside of it.
+        stopped = (Search.state == SearchState.PAUSED.value) & func.coalesce(Search.job_status, "").in_(
             [status.value for status in JobState if status.ended]
         )
         query = select(Search).where(Search.state.in_([state.value for state in ACTIVE]), ~stopped)
@@ -299,16 +318,23 @@ class SearchService:
                 return True  # the same request, repeated
             if state in _UNDER_WAY or state is SearchState.CANCELLING:
                 raise conflict(f"search {search_id} is {state.value}; pause it first, then extend it")
-            if (audit := self.active_job(search_id, "audit")) is not None:  # it judges the trials there are now
-                raise conflict(f"{audit.title} is {audit.state}; wait for its end or cancel it, then extend the search")
             spec = _extended(search.spec, num_trials)
-            return self._requeue(search, f"extended to {num_trials} trials", spec=spec)
+            return self._requeue(search, f"extended to {num_trials} trials", unless="audit", spec=spec)
 
         return self._change(search_id, if_match, step)
 
-    def _requeue(self, search: Search, message: str, **values: Any) -> bool:
-        fresh = {"attempt": search.attempt + 1, "losses": 0, "job_status": None, "error": None, "ended_at": None}
-        return self.move(search, SearchState.QUEUED, message, **fresh, **values)
+    def _requeue(self, search: Search, message: str, unless: str | None = None, **values: Any) -> bool:
+        fresh: dict[str, Any] = {
+            "attempt": search.attempt + 1,
+            "losses": 0,
+            "job_status": None,
+            "error": None,
+            "ended_at": None,
+        }
+        if SearchState(search.state).ended:  # else its end would be taken for that of the attempt that is to come
+            status = self.folder_of(search).read_status()
+            fresh["left_status_at"] = None if status is None else status.updated_at
+        return self.move(search, SearchState.QUEUED, message, unless, **fresh, **values)
 
     def _change(
         self,
@@ -332,33 +358,64 @@ class SearchService:
                 return get(row_id)
 
     def delete(self, search_id: str, if_match: str | None = None) -> None:
-        """Removes an ended search with its folder and its follow-up jobs.
+        """Removes an ended search with its follow-up jobs, its folder and its trials.
 
         Raises ProblemError: 404, 412, or 409 when it, or a job that follows it, has not ended.
 
-        The folder goes first: when that fails the record is still there, and the request can be repeated.
+        Its records go together with the name of its folder, so that nothing begins in that meanwhile; then the folder.
         """
-        search = self._change(search_id, if_match, lambda *_: True)
-        if not SearchState(search.state).ended:
-            raise conflict(f"search {search_id} is {search.state}; cancel it and wait for its end before you delete it")
-        if (job := self.active_job(search_id)) is not None:
-            raise conflict(f"{job.title} is {job.state}; cancel it and wait for its end before you delete its search")
-        folder = self.run_folder(search_id).path
-        if folder.exists():
-            shutil.rmtree(folder)
-        with self._sessions.begin() as session:
-            ids = select(Search.id).where(or_(Search.id == search_id, Search.parent_id == search_id))
-            for table in (StateChange, Label):
-                session.execute(delete(table).where(table.search_id.in_(ids)))
-            session.execute(delete(Search).where(or_(Search.id == search_id, Search.parent_id == search_id)))
+        run, folder = self.run_folder(search_id), self._settings.runs_path / search_id
+        aside = folder.with_name(f"{_DELETED}{search_id}-{uuid.uuid4().hex}")
+        while not self._delete(self._change(search_id, if_match, lambda *_: True), folder, aside):
+            pass
+        self._delete_studies(run)
+        _remove(aside)
 
-    def move(self, search: Search, new: SearchState, message: str | None = None, **values: Any) -> bool:
+    def _delete(self, search: Search, folder: Path, aside: Path) -> bool:
+        """False where somebody else was faster; then nothing is changed."""
+        if not SearchState(search.state).ended:
+            raise conflict(f"{search.title} is {search.state}; cancel it and wait for its end before you delete it")
+        try:
+            with self._sessions.begin() as session:
+                if not _update_as_seen(session, search, {}):
+                    return False
+                _refuse_while_followed(session, search.id)
+                _delete_rows(session, search.id)
+                with contextlib.suppress(FileNotFoundError):
+                    folder.rename(aside)
+        except Exception:
+            with contextlib.suppress(OSError):
+                aside.rename(folder)
+            raise
+        return True
+
+    def remove_deleted(self) -> None:
+        """Removes folders of deleted searches that a process which was killed has left."""
+        try:
+            for aside in self._settings.runs_path.glob(f"{_DELETED}*"):
+                _remove(aside)
+        except OSError:  # the folder of runs is away; it may come back
+            logger.exception("deleted searches could not be looked for")
+
+    def _delete_studies(self, folder: RunFolder) -> None:
+        """Those in a database, which are not in the folder."""
+        if isinstance(folder.study_location, Path):
+            return
+        try:
+            delete_studies(folder.study_location, [folder.study_name(kind) for kind in STUDY_KINDS])
+        except Exception:  # of Optuna and of whatever database it is; the search itself is gone
+            logger.exception("the trials of search %s are left in the study database", folder.path.name)
+
+    def move(
+        self, search: Search, new: SearchState, message: str | None = None, unless: str | None = None, /, **values: Any
+    ) -> bool:
         """Changes the state, if the row still is as ``search`` was seen.
 
         Args:
             search: as it was read.
             new: its next state.
             message: why; kept with the event, and shown while the state lasts.
+            unless: the kind of a follow-up job while which is at work nothing may change.
             values: further columns to set.
 
         Returns:
@@ -366,6 +423,7 @@ class SearchService:
 
         Raises:
             IllegalTransitionError: the transition is not in the table.
+            ProblemError: 409, a job of the kind ``unless`` is at work.
         """
         old = SearchState(search.state)
         check_transition(old, new)
@@ -376,6 +434,8 @@ class SearchService:
             values["ended_at"] = values["changed_at"]
         with self._sessions.begin() as session:
             done = _update_as_seen(session, search, values)
+            if done and unless is not None:
+                _refuse_while_followed(session, search.id, unless)
             if done:
                 session.add(_change(search.id, old, new, values.get("error") or message))
         return done
@@ -426,6 +486,49 @@ def _update_as_seen(session: Session, search: Search, values: dict[str, Any]) ->
     seen = {"row_id": search.id, "row_state": search.state, "row_attempt": search.attempt}
     result = session.connection().execute(_UPDATE_AS_SEEN, {**values, **seen, "updated_at": utc_now()})
     return result.rowcount == 1
+
+
+def _check_parent(session: Session, row: Search) -> None:
+    """Locks the search of a new follow-up job until that is stored: every change of it, its end too, waits.
+
+    Raises ProblemError: 404 where it is gone, 409 where an audit cannot be made of what may change meanwhile.
+    """
+    search_id = row.parent_id or ""
+    session.execute(update(Search).where(Search.id == search_id).values(updated_at=Search.updated_at))
+    state = session.scalar(select(Search.state).where(Search.id == search_id))
+    if state is None:
+        raise not_found(f"there is no search {search_id!r} any more")
+    if row.kind != "audit":
+        return
+    if state != SearchState.SUCCEEDED:
+        raise conflict(f"search {search_id} is {state}; only one that has SUCCEEDED can be audited")
+    _refuse_while_followed(session, search_id, row.kind)
+
+
+def _refuse_while_followed(session: Session, search_id: str, kind: str | None = None) -> None:
+    """Raises ProblemError (409) while a follow-up job of this kind, or of any, has not ended."""
+    query = select(Search).where(Search.parent_id == search_id, Search.state.in_([state.value for state in ACTIVE]))
+    job = session.scalar(query.where(Search.kind == kind) if kind else query)
+    if job is not None:
+        raise conflict(f"{job.title} is {job.state}; wait for its end, or cancel it, and try again")
+
+
+def _delete_rows(session: Session, search_id: str) -> None:
+    its = or_(Search.id == search_id, Search.parent_id == search_id)
+    for table in (StateChange, Label):
+        session.execute(delete(table).where(table.search_id.in_(select(Search.id).where(its))))
+    session.execute(delete(Search).where(its))
+
+
+def _remove(folder: Path) -> None:
+    """A link that somebody has put in the place of a folder is removed, not what it leads to."""
+    try:
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
+            shutil.rmtree(folder)
+    except OSError:
+        logger.exception("%s could not be removed whole; it is tried again at the next start", folder)
 
 
 def _new_row(row_id: str, name: str, spec: dict[str, Any], key: str | None, request_hash: str) -> Search:

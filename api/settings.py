@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import cached_property
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,6 @@ from pydantic import Field, PositiveFloat
 from slicemamba.config import Config, validate
 
 DEFAULT_RAY_ADDRESS = "http://127.0.0.1:8265"
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 VARIABLES = {
     "database_url": "SLICEMAMBA_DATABASE_URL",
@@ -75,4 +75,17 @@ class Settings(Config):
 
     @property
     def tokens_required(self) -> bool:
-        return self.host not in _LOOPBACK if self.require_tokens is None else self.require_tokens
+        return not is_loopback(self.host) if self.require_tokens is None else self.require_tokens
+
+    @property
+    def local(self) -> bool:
+        """Nobody is asked for a token, as only this machine can reach the service."""
+        return self.require_tokens is None and not self.tokens_required
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is that of this machine alone."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

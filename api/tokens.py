@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import Enum
 
-from sqlalchemy import select
+from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.db import Sessions
 from api.models import Token, utc_now
 from slicemamba.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _PREFIX = "smt"
 _USED_EVERY = timedelta(minutes=1)  # a row is not written with every request
@@ -65,6 +69,12 @@ class Tokens:
         with self._sessions() as session:
             return session.scalar(select(Token.id).where(Token.revoked_at.is_(None)).limit(1)) is not None
 
+    def is_valid(self, token_id: str) -> bool:
+        """Whether a token that was once checked is still valid."""
+        with self._sessions() as session:
+            row = session.get(Token, token_id)
+        return row is not None and row.revoked_at is None
+
     def revoke(self, token_id: str) -> Token:
         """Ends a token's validity at once. Raises InputError for an unknown id."""
         with self._sessions.begin() as session:
@@ -89,9 +99,13 @@ class Tokens:
 
     def _note_use(self, row: Token) -> None:
         now = utc_now()
-        if row.used_at is None or now - row.used_at > _USED_EVERY:
+        if row.used_at is not None and now - row.used_at <= _USED_EVERY:
+            return
+        try:
             with self._sessions.begin() as session:
-                session.merge(row).used_at = now
+                session.execute(update(Token).where(Token.id == row.id).values(used_at=now))
+        except SQLAlchemyError:  # a full disk, a locked database: no reason not to answer
+            logger.exception("the use of token %s could not be noted", row.id)
 
 
 def _hash(secret: str) -> str:

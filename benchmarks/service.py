@@ -151,7 +151,7 @@ def volume(folder: Path, num_searches: int, num_trials: int, repeats: int) -> No
     rng = np.random.default_rng(0)
     ids = store_searches(sessions, settings.runs_path, num_searches, num_trials // num_searches, rng)
     (large,) = store_searches(sessions, settings.runs_path, 1, num_trials, rng)
-    http = TestClient(create_app(settings, _NoJobs()))  # type: ignore[arg-type]
+    http = TestClient(create_app(settings, _NoJobs()), "http://127.0.0.1")  # type: ignore[arg-type]
     print(
         f"{num_searches} searches with {num_trials} trials in total, and one with {num_trials}; {repeats} times each.\n"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +34,15 @@ def _whole_or_shared(gpus: float) -> float:
     return gpus
 
 
+def _one_line(text: str) -> str:
+    """Names and labels are shown in terminals, tables and logs, and PostgreSQL keeps no NUL."""
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise ValueError(f"holds no line breaks, tabs or other control characters; got {text!r}")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_one_line)]
+LabelValue = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
 Gpus = Annotated[NonNegativeFloat, AfterValidator(_whole_or_shared)]
 Cpus = Annotated[float, Field(ge=0.01)]
 
@@ -87,11 +97,11 @@ class _AnyJob(Config):
     Attributes:
         kind: what the job does.
         name: a name for people; it need not be unique.
-        labels: your own keys and values, to find the job by.
+        labels: your own keys and values, to find the job by; at most 64.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=100)] = "search"
-    labels: dict[str, str] = Field(default_factory=dict)
+    name: Name = "search"
+    labels: dict[Name, LabelValue] = Field(default_factory=dict, max_length=64)
     model: ModelConfig = ModelConfig()
     resources: ResourcesConfig = ResourcesConfig()
 
@@ -283,10 +293,10 @@ def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str
 
 def extends(found: Mapping[str, Any] | None, job: Job) -> bool:
     """Whether a run folder's ``config.json`` is of a search with fewer trials than this one."""
-    if found is None or found.get("kind") != "search" or not isinstance(job, SearchJob):
+    if found is None or not isinstance(job, SearchJob):
         return False
-    trials: int = parse_job(found).search.num_trials
-    return trials < job.search.num_trials
+    old = parse_job(found)
+    return isinstance(old, SearchJob) and old.search.num_trials < job.search.num_trials
 
 
 def refuse_mixing(found: Mapping[str, Any] | None, job: Job, where: Path) -> list[str]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 READ_TIMEOUT_SECONDS = 20.0  # Ray itself waits up to 10 s for an agent before it gives up a submission
+_PASSING = ("408", "425", "429")  # of something before the job server that is busy
 RUN_ENVIRONMENT = {**ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
 
 
@@ -153,12 +154,12 @@ def _translated(address: str) -> Iterator[None]:
         ) from error
     except RuntimeError as error:  # Ray's client tells HTTP errors by their text alone
         status = re.search(r"status code (\d+)", str(error))
-        if status and status[1].startswith("4"):
+        if status and status[1].startswith("4") and status[1] not in _PASSING:
             raise (JobUnknownError if status[1] == "404" else JobRefusedError)(str(error)) from error
         if "Version check returned 404" in str(error):
             raise ClusterUnavailableError(f"the server at {address} is not a Ray job server") from error
         raise ClusterUnavailableError(f"the Ray job server at {address} answers with an error: {error}") from error
     except OSError as error:  # the requests library's errors are OSErrors too
         raise ClusterUnavailableError(f"no Ray job server answers at {address}") from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:  # of another form than Ray's answers have
         raise ClusterUnavailableError(f"the server at {address} is not a Ray job server") from error

@@ -46,7 +46,8 @@ class Holder:
 
     Attributes:
         owner: random, of this lease alone. host, pid: of the driver.
-        machine: the boot and process namespace in which ``pid`` means something. created_at: of the process.
+        machine: the boot and process namespace in which ``pid`` means something.
+        began: when the process began, by ``_began``.
         job: the submission id of its Ray job, where it is one.
     """
 
@@ -54,22 +55,21 @@ class Holder:
     host: str
     pid: int
     machine: str
-    created_at: float
+    began: float
     job: str | None = None
 
     @classmethod
     def me(cls) -> Holder:
-        created_at = psutil.Process().create_time()
-        return cls(uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), created_at, submission_id())
+        pid = os.getpid()
+        return cls(uuid.uuid4().hex, socket.gethostname(), pid, _machine(), _began(pid), submission_id())
 
     def surely_dead(self) -> bool:
         """Whether its process is gone from this machine. Of other machines nothing can be said."""
         if self.machine != _machine():
             return False
         try:
-            process = psutil.Process(self.pid)
-            return process.create_time() != self.created_at or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+            return _began(self.pid) != self.began or psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):
             return True
 
     def __str__(self) -> str:
@@ -269,6 +269,18 @@ def _holder(file: Path) -> Holder | None:
 
 def _number(file: Path) -> int:
     return int(file.name.rpartition("-")[2])
+
+
+def _began(pid: int) -> float:
+    """When a process began, which tells it from another that has got its number later.
+
+    On Linux in ticks since the boot: as a time of day it would be another one after the clock was set, and a driver
+    that is alive would be taken for dead. Raises psutil.NoSuchProcess, ProcessLookupError or FileNotFoundError.
+    """
+    if not sys.platform.startswith("linux"):
+        return psutil.Process(pid).create_time()
+    after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    return float(after_name[19])
 
 
 def _machine() -> str:

@@ -39,6 +39,7 @@ from pydantic import BaseModel, ConfigDict
 JOURNAL = "search.journal"
 STATUS = "status.json"
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
+STUDY_KINDS = ("search", "random", "audit")
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 PHASES = (
     "check",
@@ -133,7 +134,7 @@ class RunFolder:
         return os.environ.get(STUDY_VARIABLE) or self.path / JOURNAL
 
     def study_name(self, kind: str) -> str:
-        """Name of the study ``search`` or ``random``; in a database, which runs share, after the run's folder."""
+        """Name of a study, one of ``STUDY_KINDS``; in a database, which runs share, after the run's folder."""
         return kind if isinstance(self.study_location, Path) else f"{self.path}/{kind}"
 
     def counts_path(self, kind: str, number: int) -> Path:
@@ -152,15 +153,25 @@ class RunFolder:
     def events_path(self) -> Path:
         return self.path / "events.jsonl"
 
-    def write_json(self, name: str, values: Mapping[str, Any] | list[Any]) -> Path:
-        """Writes a file whole or not at all: a reader never sees half of it, a crash never leaves half."""
+    def write_json(self, name: str, values: Mapping[str, Any] | list[Any], *, lasting: bool = True) -> Path:
+        """Writes a file whole or not at all: a reader never sees half of it, a crash never leaves half.
+
+        Args:
+            name: of the file. values: its content.
+            lasting: it outlives a loss of power, too, for which the disk is waited for.
+        """
         self._check_lease()
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         # Named at random, as threads, processes and hosts may write the same file at the same time.
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
-            temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(values, indent=2) + "\n")
+                if lasting:
+                    file.flush()
+                    os.fsync(file.fileno())
+            self._check_lease()  # again, as the disk may have taken its time
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -180,12 +191,17 @@ class RunFolder:
         return values
 
     def write_status(self, status: RunStatus) -> None:
-        self.write_json(STATUS, status.model_dump(mode="json"))
+        """Twice a second, and a lost one is made up for by the next: not worth a disk's time."""
+        self.write_json(STATUS, status.model_dump(mode="json"), lasting=False)
 
     def read_status(self) -> RunStatus | None:
+        """What the driver said last; None where there is nothing, or nothing that can be made out.
+
+        It is written whole, but a machine that loses its power may leave an empty file: then Ray's word counts.
+        """
         try:
             return RunStatus.model_validate_json((self.path / STATUS).read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return None
 
     def emit(self, kind: str, **fields: Any) -> None:

@@ -270,15 +270,20 @@ class Mirror:
             self._lease.beat(released=True)
 
     def _files(self) -> list[tuple[str, Path]]:
-        """Names and paths of all that is to be stored: no leases, marks and unfinished files, nor what jobs store."""
+        """Names and paths of all that is to be stored: no leases, marks and unfinished files, nor what jobs store.
+
+        Raises OSError where the folder cannot be read or is gone with its disk: what is not seen is deleted there.
+        """
         found = []
-        for folder, folders, files in os.walk(self._run.path):
+        for folder, folders, files in os.walk(self._run.path, onerror=_raise_unless_gone):
             relative = Path(folder).relative_to(self._run.path)
             if relative == Path():
                 folders[:] = [name for name in folders if name == ".ray" or (name[0] != "." and name != JOBS)]
             elif relative == Path(".ray"):
                 folders[:] = [name for name in folders if name in _TRAININGS]
             found += [((relative / name).as_posix(), Path(folder) / name) for name in files if not name.startswith(".")]
+        if not (self._run.path / _MARK).exists():  # it has been there since the claim
+            raise FileNotFoundError(f"{self._run.path} is not there any more")
         return found
 
     def _settled(self) -> dict[str, bytes]:
@@ -291,10 +296,16 @@ class Mirror:
             stamp = _stamp(path)
             if self._uploaded.get(name) == stamp:
                 return
+            fault: OSError | ReplacedError | None = None
             for _ in self._store.upload(name, path):
-                self._lease.beat_if_due()
+                try:
+                    self._lease.beat_if_due()
+                except (OSError, ReplacedError) as error:  # raised at the end: what is cut off counts as a whole object
+                    fault = error
         except FileNotFoundError:  # gone since; the JSON files say whether it was needed
             return
+        if fault is not None:
+            raise fault
         self._uploaded[name] = stamp
         self._stored.add(name)
 
@@ -323,6 +334,12 @@ class Mirror:
     def _say(self, message: str) -> None:
         with contextlib.suppress(OSError, RunFailedError):  # a full disk, or a lease that was lost
             self._run.warn(message)
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """A folder may be replaced while the tree is walked; whatever else keeps it from being read must be told."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _stamp(path: Path) -> tuple[int, int]:

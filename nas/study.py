@@ -11,6 +11,7 @@ them, for as long as it takes another to claim the study, still adds that one re
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -327,6 +328,14 @@ def find_trials(storage: BaseStorage, name: str) -> list[Trial]:
         return read_trials(storage, storage.get_study_id_from_name(name))
     except KeyError:
         return []
+
+
+def delete_studies(location: str | Path, names: Iterable[str]) -> None:
+    """Deletes studies with their trials; names that the storage does not know are passed over."""
+    storage = open_storage(location)
+    for name in names:
+        with contextlib.suppress(KeyError):
+            storage.delete_study(storage.get_study_id_from_name(name))
 
 
 class TrialReader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
 
 from api import schemas
+from api.dashboard import SANDBOX
 from api.deps import AppParts
 from api.plain import finite
 from api.problems import not_found
@@ -21,10 +25,6 @@ from api.specs import public_spec
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {422: {"model": Problem}, **UNKNOWN}
 router = APIRouter(prefix="/v1/searches/{search_id}", tags=["results"], responses=_RESPONSES)
-
-
-# A run's page runs its scripts in a place of its own, where it can reach neither the service nor the dashboard's token.
-_SANDBOX = {"Content-Security-Policy": "sandbox allow-scripts allow-downloads"}
 
 
 @router.get("/result")
@@ -54,7 +54,8 @@ def list_artifacts(search_id: str, parts: AppParts) -> schemas.ArtifactList:
     """All files of the run."""
     parts.service.get(search_id)
     root = parts.service.run_folder(search_id).path
-    return schemas.ArtifactList(artifacts=[_describe(root, path) for path in _files(root)])
+    found = (_describe(root, name) for name in _names(root))
+    return schemas.ArtifactList(artifacts=sorted(filter(None, found), key=lambda one: one.path))
 
 
 @router.get("/artifacts/{path:path}", response_class=FileResponse)
@@ -66,7 +67,26 @@ def get_artifact(search_id: str, path: str, parts: AppParts) -> Response:
         raise not_found(f"search {search_id} has no artifact {path!r}; GET …/artifacts lists all")
     if found.name == "config.json":  # where data lies on the server is not the client's business
         return JSONResponse(public_spec(json.loads(found.read_text(encoding="utf-8"))))
-    return FileResponse(found, filename=found.name, content_disposition_type="inline", headers=_SANDBOX)
+    return _FileOfNow(found, filename=found.name, content_disposition_type="inline", headers=SANDBOX)
+
+
+class _FileOfNow(FileResponse):
+    """A file as long as it is when the answer begins, though it is appended to meanwhile, as events and journal are."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        left = 0
+
+        async def send_up_to_length(message: Message) -> None:
+            nonlocal left
+            if message["type"] == "http.response.start":
+                left = int(Headers(raw=message["headers"])["Content-Length"])
+                await send(message)
+            elif left or not message.get("more_body"):
+                body = message.get("body", b"")[:left]
+                left -= len(body)
+                await send({**message, "body": body})
+
+        await super().__call__(scope, receive, send_up_to_length)
 
 
 @router.get("/report", response_class=HTMLResponse)
@@ -76,13 +96,14 @@ def get_report(search_id: str, parts: AppParts) -> FileResponse:
     path = parts.service.run_folder(search_id).path / "report.html"
     if not path.is_file():
         raise not_found(f"search {search_id} has no report yet; it is {search.state}")
-    return FileResponse(path, media_type="text/html; charset=utf-8", headers=_SANDBOX)
+    return FileResponse(path, media_type="text/html; charset=utf-8", headers=SANDBOX)
 
 
-def _files(root: Path) -> Iterator[Path]:
-    for path in sorted(root.rglob("*")):
-        if _resolve(root, path.relative_to(root).as_posix()) is not None:
-            yield path
+def _names(root: Path) -> Iterator[str]:
+    """Of what may be a file; folders that are removed meanwhile are passed over, hidden ones are not looked into."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from ((Path(folder) / name).relative_to(root).as_posix() for name in files)
 
 
 def _resolve(root: Path, name: str) -> Path | None:
@@ -99,7 +120,14 @@ def _resolve(root: Path, name: str) -> Path | None:
     return path if path.is_relative_to(root) and path.is_file() else None
 
 
-def _describe(root: Path, path: Path) -> schemas.Artifact:
-    facts = path.stat()
+def _describe(root: Path, name: str) -> schemas.Artifact | None:
+    """None for what is not served, or is gone since it was listed."""
+    path = _resolve(root, name)
+    if path is None:
+        return None
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return None
     modified = datetime.fromtimestamp(facts.st_mtime, timezone.utc)
-    return schemas.Artifact(path=path.relative_to(root).as_posix(), size_bytes=facts.st_size, modified_at=modified)
+    return schemas.Artifact(path=name, size_bytes=facts.st_size, modified_at=modified)

@@ -21,8 +21,8 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz")
-def get_health() -> schemas.Health:
-    """The process answers."""
+async def get_health() -> schemas.Health:
+    """The process answers, also while a database or Ray that hangs keeps all of its threads."""
     return schemas.Health()
 
 

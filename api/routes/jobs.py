@@ -148,6 +148,7 @@ def cancel_job(job_id: str, parts: AppParts, response: Response, if_match: IfMat
 
 @router.get("/jobs/{job_id}/logs", response_class=PlainTextResponse, responses={**UNKNOWN, **LOG_RESPONSES})
 async def get_job_logs(
+    request: Request,
     job_id: str,
     parts: AppParts,
     tail: Tail = 1000,
@@ -157,4 +158,4 @@ async def get_job_logs(
 ) -> Response:
     """The job's log, in the same form as `GET /v1/searches/{id}/logs`."""
     row = await run_in_threadpool(parts.service.get_job, job_id)
-    return await answer_log(parts, row, tail, follow or EVENT_STREAM in accept, last_event_id)
+    return await answer_log(request, parts, row, tail, follow or EVENT_STREAM in accept, last_event_id)

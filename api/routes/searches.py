@@ -29,6 +29,7 @@ CHANGES: dict[int | str, dict[str, Any]] = {
 }
 
 BUSY_STUDY = "Too many requests wait for a large study that is being read for the first time"
+BUSY: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Many data sets are being checked"}}
 
 BodyOfJob = Annotated[JobBody, Body(openapi_examples={"small": {"summary": "A small search", "value": EXAMPLE}})]
 IfMatch = Annotated[str | None, Header(description="the ETag that you know; 412 if it has changed")]
@@ -52,7 +53,7 @@ def _answer(response: Response, parts: Parts, search: Search) -> schemas.Search:
     return to_answer(parts, search)
 
 
-@router.post("", status_code=HTTPStatus.ACCEPTED, responses={409: {"model": Problem}})
+@router.post("", status_code=HTTPStatus.ACCEPTED, responses={409: {"model": Problem}, **BUSY})
 def submit(
     request: Request,
     response: Response,
@@ -71,7 +72,7 @@ def submit(
     return _answer(response, parts, search)
 
 
-@router.post("/validate")
+@router.post("/validate", responses=BUSY)
 def validate(parts: AppParts, body: BodyOfJob) -> schemas.Validation:
     """Performs all checks of a submission and estimates the cost of the search, without starting it."""
     job, report = parts.service.check(body)
@@ -123,7 +124,7 @@ def _read_place(token: str) -> tuple[datetime, str]:
 
 def _read_label(text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
-    if not key or not separator:
+    if not key or not separator or "\0" in text:
         raise bad_parameter("label", f"must look like key=value; got {text!r}")
     return key, value
 

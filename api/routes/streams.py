@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from anyio import sleep
-from fastapi import APIRouter, Header, Query
+from anyio import sleep, to_thread
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
@@ -31,6 +32,8 @@ LOG_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 router = APIRouter(prefix="/v1/searches/{search_id}", tags=["streams"], responses=_RESPONSES)
 
+CHECK_TOKEN_SECONDS = 10.0
+
 Tail = Annotated[int, Query(ge=1, le=100_000, description="number of last lines")]
 Follow = Annotated[bool, Query(description="server-sent events: each line as it is printed, then `end`")]
 Accept = Annotated[str, Header(include_in_schema=False)]
@@ -50,6 +53,7 @@ def read_log(parts: Parts, row: Search, tail: int) -> str:
 
 @router.get("/logs", response_class=PlainTextResponse, responses=LOG_RESPONSES)
 async def get_logs(
+    request: Request,
     search_id: str,
     parts: AppParts,
     tail: Tail = 1000,
@@ -59,15 +63,17 @@ async def get_logs(
 ) -> Response:
     """The driver's log, from Ray; with `follow` or `Accept: text/event-stream`, line by line as it is printed."""
     row = await run_in_threadpool(parts.service.get, search_id)
-    return await answer_log(parts, row, tail, follow or EVENT_STREAM in accept, last_event_id)
+    return await answer_log(request, parts, row, tail, follow or EVENT_STREAM in accept, last_event_id)
 
 
-async def answer_log(parts: Parts, row: Search, tail: int, follow: bool, last_event_id: str | None) -> Response:
+async def answer_log(
+    request: Request, parts: Parts, row: Search, tail: int, follow: bool, last_event_id: str | None
+) -> Response:
     """The log of a driver, as text or line by line. Raises ProblemError: as ``read_log``, and 422 for a wrong id."""
     if not follow:
-        return PlainTextResponse(await run_in_threadpool(read_log, parts, row, tail))
+        return PlainTextResponse(await to_thread.run_sync(read_log, parts, row, tail, limiter=parts.log_readers))
     place = _read_log_place(row, last_event_id) if last_event_id else None
-    return _event_stream(_follow_log(parts, row, tail, place))
+    return _event_stream(request, parts, _follow_log(parts, row, tail, place))
 
 
 def _read_log_place(row: Search, text: str) -> LogPlace:
@@ -95,7 +101,9 @@ async def _follow_log(parts: Parts, row: Search, tail: int, place: LogPlace | No
 
 
 @router.get("/events", response_class=StreamingResponse)
-async def get_events(search_id: str, parts: AppParts, last_event_id: LastEventId = None) -> StreamingResponse:
+async def get_events(
+    request: Request, search_id: str, parts: AppParts, last_event_id: LastEventId = None
+) -> StreamingResponse:
     """The driver's events as server-sent events. Ends with an event `end` once the search has ended.
 
     `Last-Event-ID` resumes after the event with that id.
@@ -103,12 +111,25 @@ async def get_events(search_id: str, parts: AppParts, last_event_id: LastEventId
     await run_in_threadpool(parts.service.get, search_id)
     events = DriversEvents(parts.service, search_id)
     offset = await run_in_threadpool(_read_offset, events.folder, last_event_id) if last_event_id else 0
-    return _event_stream(parts.event_feeds.follow(search_id, events, offset))
+    return _event_stream(request, parts, parts.event_feeds.follow(search_id, events, offset))
 
 
-def _event_stream(events: AsyncIterator[str]) -> StreamingResponse:
+def _event_stream(request: Request, parts: Parts, events: AsyncIterator[str]) -> StreamingResponse:
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(events, media_type=EVENT_STREAM, headers=headers)
+    token_id = getattr(request.state, "token_id", None)
+    allowed = events if token_id is None else _while_valid(parts, token_id, events)
+    return StreamingResponse(allowed, media_type=EVENT_STREAM, headers=headers)
+
+
+async def _while_valid(parts: Parts, token_id: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """A stream may last for days, longer than the token it was opened with; the client is told so as it resumes."""
+    checked_at = time.monotonic()
+    async for event in events:
+        if time.monotonic() - checked_at >= CHECK_TOKEN_SECONDS:
+            if not await run_in_threadpool(parts.tokens.is_valid, token_id):
+                return
+            checked_at = time.monotonic()
+        yield event
 
 
 def _read_offset(folder: RunFolder, text: str) -> int:

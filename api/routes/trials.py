@@ -33,6 +33,7 @@ Sort = Annotated[
     str, Query(description="`number`, `seconds` or a metric; `-dice` for the largest first", max_length=64)
 ]
 Objectives = Annotated[str | None, Query(description="names, separated by commas; default: the search's own")]
+_MAX_DIGITS = 15  # of a place in a list of trials
 _CSV_CHUNK = 1 << 16
 
 
@@ -104,7 +105,7 @@ def _token(place: int) -> str:
 
 def _read_place(token: str) -> int:
     place = read_page_token(token)
-    if not place.isdecimal():
+    if not place.isdecimal() or len(place) > _MAX_DIGITS:
         raise bad_token()
     return int(place)
 

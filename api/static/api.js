@@ -86,10 +86,29 @@ export function query(values) {
 }
 
 // Fetched with the token, then handed to the browser: a plain link could not carry it.
-export async function openFile(path, name) {
+export async function download(path, name) {
   const url = URL.createObjectURL(await (await send("GET", path)).blob());
-  const link = Object.assign(document.createElement("a"), { href: url });
-  if (name) link.download = name; else link.target = "_blank";
-  link.click();
+  Object.assign(document.createElement("a"), { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
+// A page of a run goes to a window without an origin: its scripts run there, and reach neither the service nor the token.
+export async function openPage(path) {
+  const shown = window.open("/view", "_blank");
+  if (!shown) throw new Problem(0, { detail: "the browser does not let this page open another one" });
+  const ready = new Promise((go) => {
+    addEventListener("message", function hear(event) {
+      if (event.source !== shown) return;
+      removeEventListener("message", hear);
+      go();
+    });
+  });
+  try {
+    const page = await getText(path);
+    await ready;
+    shown.postMessage(page, "*");
+  } catch (error) {
+    shown.close();
+    throw error;
+  }
 }

@@ -1,5 +1,5 @@
 // Jobs that follow a search: what they do, how far they are, their files and pictures.
-import { get, openFile, post, send } from "./api.js";
+import { download, get, post, send } from "./api.js";
 import { PHASES, attempt, chip, duration, el, notify, swap, table, when } from "./ui.js";
 
 export const under = (state) => !["SUCCEEDED", "CANCELLED", "FAILED"].includes(state);
@@ -47,7 +47,7 @@ function files(job, id) {
   const load = () => attempt(async () => {
     const { artifacts } = await get(`/v1/searches/${id}/artifacts`);
     const ours = artifacts.filter((file) => file.path.startsWith(`${job.folder}/`));
-    list.replaceChildren(...ours.map((file) => el("li", {}, el("button", { type: "button", className: "link mono", onclick: () => attempt(() => openFile(artifact(id, file.path), file.path.split("/").at(-1))) }, file.path.slice(job.folder.length + 1)), el("span", { className: "soft" }, ` ${size(file.size_bytes)}`))));
+    list.replaceChildren(...ours.map((file) => el("li", {}, el("button", { type: "button", className: "link mono", onclick: () => attempt(() => download(artifact(id, file.path), file.path.split("/").at(-1))) }, file.path.slice(job.folder.length + 1)), el("span", { className: "soft" }, ` ${size(file.size_bytes)}`))));
   });
   return el("details", { ontoggle: (event) => { if (event.target.open && !list.childElementCount) load(); } }, el("summary", {}, "Show"), list);
 }

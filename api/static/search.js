@@ -1,5 +1,5 @@
 // One search: how far it is, what it found, and what can be done about it.
-import { get, openFile, post, query, send } from "./api.js";
+import { download, get, openPage, post, query, send } from "./api.js";
 import { showJobs, start, under } from "./jobs.js";
 import { logBox } from "./log.js";
 import * as plots from "./plots.js";
@@ -107,7 +107,7 @@ export function searchPage(main, live, id) {
     return [
       el("div", { className: "row" }, el("h2", { className: "grow" }, `Trials (${page.total.toLocaleString("en")})`),
         select("State", ["", "COMPLETED", "RUNNING", "PRUNED", "INFEASIBLE", "FAILED"].map((s) => [s, s || "all"]), view.state, (value) => { view.state = value; view.tokens = [null]; live.now(); }),
-        el("button", { onclick: () => attempt(() => openFile(`${url}/trials.csv${query({ state: view.state })}`, `${id}.csv`)) }, "CSV")),
+        el("button", { onclick: () => attempt(() => download(`${url}/trials.csv${query({ state: view.state })}`, `${id}.csv`)) }, "CSV")),
       table(columns, rows),
       el("div", { className: "row" },
         el("button", { disabled: view.tokens.length < 2, onclick: () => { view.tokens.pop(); live.now(); } }, "Back"),
@@ -135,7 +135,7 @@ function head(search, url, live) {
     await attempt(async () => { await send("DELETE", url); notify(`${search.name} is deleted`); location.hash = "#/"; });
   };
   return [el("div", { className: "row" }, el("h1", { className: "grow" }, search.name, " ", chip(search.state)),
-    search.state === "SUCCEEDED" ? button("Report", () => attempt(() => openFile(`${url}/report`))) : null,
+    search.state === "SUCCEEDED" ? button("Report", () => attempt(() => openPage(`${url}/report`))) : null,
     UNDER_WAY.includes(search.state) ? button("Pause", act("pause")) : null,
     ["PAUSED", "FAILED", "CANCELLED"].includes(search.state) ? button("Resume", act("resume"), "primary") : null,
     ended || search.state === "PAUSED" ? button("Extend", extend) : null,

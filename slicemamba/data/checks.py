@@ -20,7 +20,7 @@ from slicemamba.data.facts import Facts, examine
 from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import Pair, find_pairs, fingerprint_files
 from slicemamba.data.parallel import Progress, run_parallel
-from slicemamba.data.patients import patient_of
+from slicemamba.data.patients import patients_of
 from slicemamba.data.reports import DatasetReport, recall, remember
 from slicemamba.data.splits import SPLITS, match_splits
 from slicemamba.data.synthetic import GENERATOR_VERSION, draw_mask, split_size
@@ -113,7 +113,7 @@ def _shared(splits: dict[str, list[Pair]], facts: dict[str, list[Facts]]) -> lis
 
 def _patients(config: DataConfig, pairs: list[Pair]) -> set[str]:
     """Patients that the names of a split's images tell."""
-    told = (patient_of(pair.name, config.patient_pattern) for pair in pairs)
+    told = patients_of((pair.name for pair in pairs), config.patient_pattern)
     return {patient for patient in told if patient is not None}
 
 
@@ -191,7 +191,8 @@ def _option_warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: d
             "unchanged; set window (for CT in Hounsfield units [-125, 275]) or another intensity"
         )
     names = [pair.name for split in SPLITS for pair in splits[split]]
-    untold = [name for name in names if patient_of(name, config.patient_pattern) is None]
+    told = patients_of(names, config.patient_pattern)
+    untold = [name for name, patient in zip(names, told, strict=True) if patient is None]
     if config.patient_pattern is not None and untold:
         found.append(f"patient_pattern finds no patient in {len(untold)} of {len(names)} names: {name_some(untold)}")
     return found

@@ -2,19 +2,66 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterable
+from functools import lru_cache
+
+from slicemamba.errors import InputError
 
 VOLUME_PATTERN = r"^(case\d+)_slice\d+$"
 """Slices of Synapse volumes; the only names understood without a pattern from the user."""
 
+PATTERN_SECONDS = 5.0
+"""A sound pattern goes through 100,000 names in a fraction of a second."""
 
-def patient_of(name: str, pattern: str | None) -> str | None:
-    """The patient in an image's name, by a regular expression with one group; None where it does not match."""
-    match = re.search(pattern or VOLUME_PATTERN, name)
-    return match.group(1) if match else None
+_SEARCH = """
+import json, re, sys
+pattern, names = json.load(sys.stdin)
+found = map(re.compile(pattern).search, names)
+json.dump([match and match[1] for match in found], sys.stdout)
+"""
+
+
+def patients_of(names: Iterable[str], pattern: str | None) -> list[str | None]:
+    """The patient in each image's name, by a regular expression with one group; None where it does not match.
+
+    Raises:
+        InputError: the pattern takes too long.
+    """
+    if pattern is None:
+        return [match and match[1] for match in (re.search(VOLUME_PATTERN, name) for name in names)]
+    return list(_search_apart(pattern, tuple(names)))
+
+
+@lru_cache(maxsize=8)
+def _search_apart(pattern: str, names: tuple[str, ...]) -> tuple[str | None, ...]:
+    """In a process that can be ended: a pattern such as ``^((a|aa)+)!$`` may take years for a name of some letters, and
+    Python's ``re`` neither stops nor lets any other thread of its process run meanwhile, those of the service included.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _SEARCH],
+            input=json.dumps([pattern, names]),
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=PATTERN_SECONDS,
+            check=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"patient_pattern {pattern!r} takes more than {PATTERN_SECONDS:g} s for {len(names)} names, as repetitions "
+            r"within repetitions do; write it plainly, as in '^(\d+)_'",
+            pointer="/data/patient_pattern",
+        ) from None
+    found: list[str | None] = json.loads(done.stdout)
+    return tuple(found)
 
 
 def groups_of(names: Iterable[str], pattern: str | None) -> list[str]:
-    """One group for each name: its patient, or the name itself where none is told."""
-    return [f"image {name}" if (patient := patient_of(name, pattern)) is None else patient for name in names]
+    """One group for each name: its patient, or the name itself where none is told. Raises as ``patients_of``."""
+    names = list(names)
+    told = zip(names, patients_of(names, pattern), strict=True)
+    return [f"image {name}" if patient is None else patient for name, patient in told]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,6 +11,9 @@ from pydantic import Field, ValidationError
 
 from slicemamba.config import Config
 from slicemamba.errors import InputError
+
+MAX_REPORTS = 500
+"""That are kept in a folder, the newest ones."""
 
 
 class DatasetReport(Config):
@@ -77,7 +81,18 @@ def remember(cache_dir: Path | None, report: DatasetReport) -> None:
         cache_dir.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(report.model_dump_json())
         unfinished.replace(path)  # in one step: another process reads all or nothing
+        _forget_oldest(cache_dir)
     except OSError as error:
         raise InputError(
             f"cache folder {cache_dir} cannot be written ({error}); free space or choose another"
         ) from error
+
+
+def _forget_oldest(cache_dir: Path) -> None:
+    """A report is small, but requests may ask for a set under any number of options."""
+    written = []
+    for path in cache_dir.glob("check-*.json"):
+        with contextlib.suppress(FileNotFoundError):  # another process has been faster
+            written.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(written)[:-MAX_REPORTS]:
+        path.unlink(missing_ok=True)

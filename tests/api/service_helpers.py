@@ -77,7 +77,7 @@ class Bench:
         self.settings = Settings(runs_dir=runs_dir, **{"reconcile_seconds": 0.1, **settings})
         self.jobs = jobs or FakeJobs()
         self.app = create_app(self.settings, self.jobs)
-        self.http = TestClient(self.app, raise_server_exceptions=False)
+        self.http = TestClient(self.app, "http://127.0.0.1", raise_server_exceptions=False)
         self.parts: Parts = self.app.state.parts
 
     def restart(self) -> Bench:

@@ -271,6 +271,31 @@ NAMELESS = """() => [...document.querySelectorAll("main :is(a, button, input, se
   .map((e) => e.outerHTML.slice(0, 120))"""
 
 
+def test_report_runs_its_scripts_where_they_reach_nothing(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    search_id = bench.submit({**BODY, "name": "reported"})
+    under_way(bench, search_id)
+    bench.folder(search_id).write_json("result.json", {"best": 0.9})
+    bench.drive(search_id, "SUCCEEDED")
+    script = f"""
+        const tried = async () => {{
+          const found = [origin, String(window.opener)];
+          try {{ found.push(String(localStorage.theme)); }} catch {{ found.push("no storage"); }}
+          try {{ found.push((await fetch("{url}/v1/searches")).status); }} catch {{ found.push("no service"); }}
+          document.body.append(found.join(", "));
+        }};
+        tried();"""
+    report = f"<!doctype html><h1>Report ä</h1><script>{script}</script>"
+    (bench.folder(search_id).path / "report.html").write_text(report, encoding="utf-8")
+    page.goto(f"{url}/#/s/{search_id}")
+    with page.expect_popup() as popup:
+        page.get_by_role("button", name="Report").click()
+    shown = popup.value
+    shown.get_by_text("Report ä").wait_for()
+    shown.get_by_text("null, null, no storage, no service").wait_for()
+    shown.close()
+
+
 def test_list_on_a_phone_in_the_dark(page: Page, place: tuple[str, Bench]) -> None:
     url, bench = place
     for i in range(30):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -71,6 +72,49 @@ def test_search_goes_its_way_over_two_processes(database_url: str, tmp_path: Pat
     assert second.http.get("/v1/searches", params={"label": "team=b"}).json()["searches"] == []
     assert second.http.delete(f"/v1/searches/{search_id}").status_code == 204
     assert first.http.get(f"/v1/searches/{search_id}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"a\0": "b"}, {"a": "b\0"}, {"\ud800": "b"}, {"": "b"}, {"a": "b" * 201}, {str(i): "" for i in range(65)}],
+)
+def test_what_a_database_cannot_keep_is_refused(database_url: str, tmp_path: Path, labels: dict[str, str]) -> None:
+    bench = Bench(tmp_path / "runs", database_url=database_url)
+    answer = bench.http.post(
+        "/v1/searches", content=json.dumps({**BODY, "labels": labels}), headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"].startswith("/labels")
+
+
+def test_labels_of_full_length_are_kept_and_found(database_url: str, tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "runs", database_url=database_url)
+    key, value = "".join(map(chr, range(0x10000, 0x10064))), "".join(map(chr, range(0x20000, 0x200C8)))
+    search_id = bench.submit({**BODY, "labels": {key: value}})
+    found = bench.http.get("/v1/searches", params={"label": f"{key}={value}"}).json()["searches"]
+    assert [item["id"] for item in found] == [search_id]
+
+
+def test_what_no_id_and_no_label_can_be_is_not_asked_for(database_url: str, tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "runs", database_url=database_url)
+    assert bench.http.get("/v1/searches/s-%00").status_code == 404
+    assert bench.http.get("/v1/jobs/%00").status_code == 404
+    assert bench.http.get("/v1/searches", params={"label": "a=\0"}).status_code == 422
+    warm = {**BODY, "search": {**BODY["search"], "warm_start": {"study": "s-\0"}}}
+    assert bench.http.post("/v1/searches", json=warm).status_code == 422
+
+
+def test_error_of_a_driver_is_kept_whatever_is_in_it(database_url: str, tmp_path: Path) -> None:
+    """A log with holes, as a crash leaves them, holds NUL; names of files may hold what is no UTF-8."""
+    bench = Bench(tmp_path / "runs", database_url=database_url)
+    search_id = bench.running()
+    bench.drive(search_id)
+    bench.jobs.states[search_id] = JobState.SUCCEEDED
+    bench.jobs.logs[search_id] = "killed\0here \udce4"
+    bench.round()
+    found = bench.get(search_id)
+    assert found["state"] == "FAILED"
+    assert found["error"].endswith("killed\ufffdhere ?")
 
 
 def test_many_submissions_at_once_make_one_search_a_key(database_url: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from service_helpers import BODY, Bench, write_study
 
+from api.models import Search
 from api.tokens import Scope
 from cluster.config import RetrainJob
 from cluster.follow_up import AuditJob, ExportJob, FiguresJob, parse_follow_up
@@ -214,6 +215,7 @@ def test_unknown_search_and_job_are_not_found(bench: Bench) -> None:
         ("trials/0/retrain", {"retrain": {"epochs": 0}}, "/retrain/epochs"),
         ("trials/0/retrain", {"retrain": {"epoch": 5}}, "/retrain/epoch"),
         ("trials/0/retrain", {"retrain": {"batch_size": 8, "precision": "fp16"}}, ""),
+        ("trials/0/retrain", {"retrain": json.loads('{"a":' * 300 + "1" + "}" * 300)}, "/retrain"),
         ("trials/0/retrain", {"init": "/etc/passwd"}, "/init"),
         ("trials/0/retrain", {"data": {"root": "/etc"}}, "/data"),
         ("trials/1/export", {"format": "exe"}, "/format"),
@@ -248,6 +250,20 @@ def test_what_is_not_there_yet_is_a_conflict(bench: Bench) -> None:
     assert start(bench, f"{running}/trials/0/retrain")["state"] == "QUEUED"  # from scratch, it needs nothing
 
 
+def test_search_is_not_deleted_while_a_job_begins(
+    bench: Bench, search_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, delete = bench.restart(), bench.parts.service._delete
+
+    def begin_meanwhile(*seen: Any) -> bool:
+        start(other, f"{search_id}/trials/0/retrain")
+        return delete(*seen)
+
+    monkeypatch.setattr(bench.parts.service, "_delete", begin_meanwhile)
+    assert "retrain job" in problem(bench.http.delete(f"/v1/searches/{search_id}"), 409)["detail"]
+    assert bench.folder(search_id).config_path.exists()
+
+
 def test_a_search_has_one_audit_at_a_time(bench: Bench, search_id: str) -> None:
     first = start(bench, f"{search_id}/audit")
     assert first["id"] in problem(bench.http.post(f"/v1/searches/{search_id}/audit"), 409)["detail"]
@@ -255,6 +271,29 @@ def test_a_search_has_one_audit_at_a_time(bench: Bench, search_id: str) -> None:
     assert first["id"] in problem(extension, 409)["detail"]
     finish(bench, first)
     assert start(bench, f"{search_id}/audit")["id"] != first["id"]
+
+
+@pytest.fixture(params=["delete", "audit", "extend"])
+def faster(request: pytest.FixtureRequest, bench: Bench, search_id: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What somebody asks of another process between the checks of a request and its record."""
+    what, other, enqueue = str(request.param), bench.restart(), bench.parts.service.enqueue
+
+    def meanwhile(row: Search) -> tuple[Search, bool]:
+        if what == "delete":
+            assert other.http.delete(f"/v1/searches/{search_id}").status_code == 204
+        else:
+            body = {"num_trials": 12} if what == "extend" else {}
+            assert other.http.post(f"/v1/searches/{search_id}/{what}", json=body).status_code == 202
+        return enqueue(row)
+
+    monkeypatch.setattr(bench.parts.service, "enqueue", meanwhile)
+    return what
+
+
+def test_audit_is_not_made_of_what_changed_meanwhile(bench: Bench, search_id: str, faster: str) -> None:
+    answer = bench.http.post(f"/v1/searches/{search_id}/audit")
+    problem(answer, 404 if faster == "delete" else 409)
+    assert len(bench.parts.service.jobs_of(search_id)) == (faster == "audit")
 
 
 def test_cancelled_job_stops(bench: Bench, search_id: str) -> None:

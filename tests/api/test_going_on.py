@@ -52,6 +52,41 @@ def test_paused_search_frees_the_cluster_and_goes_on_under_a_new_job(bench: Benc
     assert act(bench, search_id, "resume")["state"] == "RUNNING"
 
 
+@pytest.mark.parametrize(
+    ("last", "state"),
+    [(("pause",), "PAUSED"), (("cancel",), "CANCELLED"), (("pause", "resume", "cancel"), "CANCELLED")],
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_job_is_stopped_though_somebody_was_faster_than_the_reconciler(
+    bench: Bench, begun: bool, last: tuple[str, ...], state: str
+) -> None:
+    """What is paused or cancelled then is an attempt that never was submitted; the one before is at work."""
+    search_id = bench.running() if begun else bench.submit()
+    bench.round()
+    for what in ("pause", "resume", *last):
+        act(bench, search_id, what)
+    bench.round()
+    bench.round()
+    assert bench.jobs.stopped == [search_id]
+    assert bench.state(search_id) == state
+    assert search_id not in bench.parts.service.active_ids()
+
+
+@pytest.mark.parametrize(("what", "state"), [("pause", "PAUSED"), ("cancel", "CANCELLED")])
+def test_extended_search_that_is_stopped_in_the_queue_is_not_taken_for_done(
+    bench: Bench, what: str, state: str
+) -> None:
+    search_id = bench.succeeded()
+    act(bench, search_id, "extend", json={"num_trials": 12})
+    act(bench, search_id, what)
+    bench.round()
+    bench.round()
+    assert bench.state(search_id) == state
+    act(bench, search_id, "resume")
+    bench.round()
+    assert drivers_saw(bench, search_id) == 12
+
+
 def test_resumed_search_waits_for_the_driver_before(bench: Bench) -> None:
     search_id = bench.running()
     act(bench, search_id, "pause")

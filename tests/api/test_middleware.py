@@ -11,7 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from service_helpers import BODY, Bench
 
-from api.middleware import MAX_BODY_BYTES, RateLimit
+from api.middleware import MAX_BODY_BYTES
+from api.rate_limit import RateLimit
+from api.tokens import Scope
 
 
 def test_request_has_an_id_and_a_line_in_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -54,7 +56,43 @@ def test_changes_are_limited_and_reads_are_not(tmp_path: Path) -> None:
     assert "try again in" in refused.json()["detail"]
     assert all(bench.http.get("/v1/searches").status_code == 200 for _ in range(10))
     other = bench.http.post("/v1/searches", json=BODY, headers={"Authorization": "Bearer other"})
-    assert other.status_code == 202
+    assert other.status_code == 429  # nobody has looked at what it says
+
+
+def test_each_token_has_its_own_limit_however_it_is_written(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "runs", writes_per_minute=2, require_tokens=True)
+    ada, eve = (bench.parts.tokens.create(name, Scope.SUBMIT)[1] for name in ("Ada", "Eve"))
+    written = [f"Bearer {ada}", f"bearer {ada}", f"BEARER   {ada}", f"Bearer {eve}", "Bearer other"]
+    answers = [bench.http.post("/v1/searches", json=BODY, headers={"Authorization": text}) for text in written]
+    assert [answer.status_code for answer in answers] == [202, 202, 429, 202, 401]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "127.0.0.1:8000"}, 200),
+        ({"Host": "localhost"}, 200),
+        ({"Host": "[::1]:80", "Origin": "http://[::1]:80"}, 200),
+        ({"Host": "localhost:1", "Origin": "https://localhost:1"}, 200),
+        ({"Host": "rebound.example:8000"}, 403),
+        ({"Host": "127.0.0.1.example"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Host": "127.0.0.1:8000", "Origin": "https://example.org"}, 403),
+        ({"Host": "127.0.0.1:8000", "Origin": "http://127.0.0.1:9000"}, 403),
+        ({"Host": "127.0.0.1:8000", "Origin": "null"}, 403),
+    ],
+)
+def test_pages_of_other_sites_reach_nothing_where_nobody_is_asked_for_a_token(
+    bench: Bench, tmp_path: Path, headers: dict[str, str], status: int
+) -> None:
+    search_id = bench.submit()
+    answer = bench.http.get("/v1/searches", headers=headers)
+    assert answer.status_code == status
+    assert status == 200 or "SLICEMAMBA_REQUIRE_TOKENS" in answer.json()["detail"]
+    changed = bench.http.post(f"/v1/searches/{search_id}/cancel", headers=headers)
+    assert (changed.status_code == 202) == (status == 200)
+    for others in (Bench(tmp_path / "asks", require_tokens=True), Bench(tmp_path / "open", require_tokens=False)):
+        assert others.http.get("/healthz", headers=headers).status_code == 200
 
 
 def test_rate_limit_refills_with_time() -> None:
@@ -70,6 +108,8 @@ def test_figures_for_prometheus(bench: Bench) -> None:
     bench.submit()
     bench.running()
     bench.http.get("/v1/searches/s-none")
+    for i in range(3):
+        bench.http.request(f"X{i}", "/healthz")
     families = {f.name: f for f in text_string_to_metric_families(bench.http.get("/metrics").text)}
     searches = {sample.labels["state"]: sample.value for sample in families["slicemamba_searches"].samples}
     assert (searches["STARTING"], searches["RUNNING"], searches["FAILED"]) == (1, 1, 0)
@@ -80,3 +120,4 @@ def test_figures_for_prometheus(bench: Bench) -> None:
     }
     assert requests["POST", "/v1/searches", "202"] == 2
     assert requests["GET", "/v1/searches/{search_id}", "404"] == 1  # by route, so that ids make no series of their own
+    assert requests["other", "/healthz", "405"] == 3  # nor does what anybody makes up

@@ -328,12 +328,26 @@ def test_vanished_job_is_started_once_more_and_then_fails(bench: Bench) -> None:
 
 def test_fault_of_one_search_does_not_stop_the_others(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     broken, sound = bench.running(), bench.running()
-    bench.folder(broken).path.joinpath("status.json").write_text("{")
+    status = bench.folder(broken).path / "status.json"
+    status.unlink()
+    status.mkdir()
     bench.drive(sound, "FAILED", error="x")
     with caplog.at_level(logging.ERROR):
         bench.round()
     assert broken in caplog.text
     assert (bench.state(broken), bench.state(sound)) == ("RUNNING", "FAILED")
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"state": 1}', '"\\ud800"'])
+def test_search_whose_status_cannot_be_made_out_goes_by_what_ray_says(bench: Bench, content: str) -> None:
+    search_id = bench.running()
+    bench.folder(search_id).path.joinpath("status.json").write_text(content)
+    bench.round()
+    assert bench.state(search_id) == "RUNNING"
+    bench.http.post(f"/v1/searches/{search_id}/cancel")
+    bench.round()
+    bench.round()
+    assert bench.state(search_id) == "CANCELLED"
 
 
 def test_app_runs_the_reconciler_in_a_thread_and_wakes_it_at_once(bench: Bench) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
+from fastapi.responses import FileResponse
 from service_helpers import Bench
 
 from api.followed import DriversLog, LogPlace
@@ -42,6 +44,42 @@ def test_artifacts_are_listed_and_served_whole_or_in_part(bench: Bench) -> None:
     assert bench.http.get(url).json() == {"x": 1}
     part = bench.http.get(url, headers={"Range": "bytes=0-0"})
     assert (part.status_code, part.text) == (206, "{")
+
+
+def test_file_that_grows_meanwhile_is_served_as_long_as_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_id = bench.succeeded()
+    bench.folder(search_id).emit("phase", phase="search")
+    path = bench.folder(search_id).events_path
+    before, look = path.read_bytes(), FileResponse.set_stat_headers
+
+    def look_and_grow(answer: FileResponse, facts: os.stat_result) -> None:
+        look(answer, facts)
+        with path.open("ab") as file:
+            file.write(b"x" * 200_000)
+
+    monkeypatch.setattr(FileResponse, "set_stat_headers", look_and_grow)
+    answer = bench.http.get(f"/v1/searches/{search_id}/artifacts/events.jsonl")
+    assert answer.content == before
+    assert answer.headers["Content-Length"] == str(len(before))
+
+
+def test_files_that_are_gone_meanwhile_are_not_listed(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_id = bench.succeeded()
+    folder = bench.folder(search_id)
+    folder.write_json("checkpoint/a.json", {})
+    folder.write_json(".ray/checkpoint/b.json", {})
+    scandir = os.scandir
+
+    def move_and_scan(path: Any) -> Any:
+        if Path(path).name == "checkpoint":
+            Path(path).rename(tmp_path / "elsewhere")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", move_and_scan)
+    listed = bench.http.get(f"/v1/searches/{search_id}/artifacts").json()["artifacts"]
+    assert [item["path"] for item in listed] == ["config.json", "result.json", "status.json"]
 
 
 def test_report_and_audit_are_artifacts(bench: Bench) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from service_helpers import BODY, Bench
+from service_helpers import BODY, Bench, write_study
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from cluster.run_folder import STUDY_KINDS, STUDY_VARIABLE
+from nas.study import open_storage
 
 
 def problem(response: Any, status: int) -> dict[str, Any]:
@@ -187,6 +194,76 @@ def test_delete_takes_ended_searches_only(bench: Bench) -> None:
     assert not bench.folder(done).path.exists()
     problem(bench.http.get(f"/v1/searches/{done}"), 404)
     assert [s["id"] for s in bench.http.get("/v1/searches").json()["searches"]] == [search_id]
+
+
+def test_search_that_goes_on_while_it_is_deleted_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_id, other = bench.succeeded(), bench.restart()
+    delete = bench.parts.service._delete
+
+    def go_on_meanwhile(*seen: Any) -> bool:
+        other.http.post(f"/v1/searches/{search_id}/extend", json={"num_trials": 12})
+        return delete(*seen)
+
+    monkeypatch.setattr(bench.parts.service, "_delete", go_on_meanwhile)
+    assert "QUEUED" in problem(bench.http.delete(f"/v1/searches/{search_id}"), 409)["detail"]
+    assert bench.folder(search_id).config_path.exists()
+    bench.round()
+    assert bench.state(search_id) == "STARTING"
+
+
+def test_folder_is_back_when_the_record_could_not_be_deleted(bench: Bench) -> None:
+    search_id = bench.succeeded()
+
+    def fail(_: Session) -> None:
+        raise RuntimeError("the database went away")
+
+    event.listen(Session, "before_commit", fail)
+    try:
+        problem(bench.http.delete(f"/v1/searches/{search_id}"), 500)
+    finally:
+        event.remove(Session, "before_commit", fail)
+    assert bench.state(search_id) == "SUCCEEDED"
+    assert bench.folder(search_id).result_path.exists()
+    assert bench.http.delete(f"/v1/searches/{search_id}").status_code == 204
+
+
+def test_what_a_killed_process_left_of_a_deleted_search_is_removed_at_the_next_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_id = bench.succeeded()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_: None)
+        assert bench.http.delete(f"/v1/searches/{search_id}").status_code == 204
+    bench.round()
+    assert bench.http.get("/v1/searches").json()["searches"] == []
+    assert len(list(bench.settings.runs_dir.glob(".deleted-*"))) == 1
+    with bench.restart().http:
+        deadline = time.monotonic() + 20
+        while list(bench.settings.runs_dir.glob(".deleted-*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_link_in_the_place_of_a_run_is_removed_and_not_what_it_leads_to(bench: Bench, tmp_path: Path) -> None:
+    search_id = bench.succeeded()
+    bench.folder(search_id).path.rename(tmp_path / "elsewhere")
+    (bench.settings.runs_dir / search_id).symlink_to(tmp_path / "elsewhere")
+    assert bench.http.delete(f"/v1/searches/{search_id}").status_code == 204
+    assert not (bench.settings.runs_dir / search_id).is_symlink()
+    assert (tmp_path / "elsewhere" / "result.json").exists()
+
+
+def test_deleted_search_leaves_no_trials_in_a_database(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{bench.settings.runs_dir / 'studies.db'}"
+    monkeypatch.setenv(STUDY_VARIABLE, url)
+    kept, deleted = bench.succeeded(), bench.succeeded()
+    for search_id in (kept, deleted):
+        for kind in STUDY_KINDS:
+            write_study(bench.folder(search_id), [{"dice": 0.5, "hd95": 4.0}], kind)
+    assert bench.http.delete(f"/v1/searches/{deleted}").status_code == 204
+    assert {study.study_name for study in open_storage(url).get_all_studies()} == {
+        bench.folder(kept).study_name(kind) for kind in STUDY_KINDS
+    }
 
 
 def test_unknown_places_and_methods_are_problems(bench: Bench) -> None:

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 from service_helpers import BODY, Bench, FakeJobs
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from api import serving
 from api.cli import app
 from api.db import open_database
-from api.models import utc_now
+from api.models import Token, utc_now
+from api.routes import streams
 from api.settings import Settings
 from api.tokens import Scope, Tokens
 from slicemamba.errors import InputError
@@ -83,6 +86,30 @@ def test_revoked_token_is_refused_at_once(guarded: Bench) -> None:
     assert not guarded.parts.tokens.any_active()
 
 
+@pytest.mark.parametrize("path", ["events", "logs?follow=true"])
+def test_stream_ends_when_its_token_is_revoked(guarded: Bench, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = header(guarded, Scope.SUBMIT)
+    search_id = guarded.http.post("/v1/searches", json=BODY, headers=headers).json()["id"]
+    guarded.jobs.logs[search_id] = "one\n"
+    guarded.folder(search_id).emit("phase", phase="search")
+    waits = 0
+
+    async def revoke_and_go_on(_: float) -> None:
+        nonlocal waits
+        waits += 1
+        assert waits < 5, "the stream goes on"
+        for row in guarded.parts.tokens.list():
+            guarded.parts.tokens.revoke(row.id)
+        guarded.folder(search_id).emit("phase", phase="retrain")
+        guarded.jobs.logs[search_id] += "two\n"
+
+    monkeypatch.setattr(streams, "CHECK_TOKEN_SECONDS", 0.0)
+    monkeypatch.setattr(streams, "sleep", revoke_and_go_on)
+    answer = guarded.http.get(f"/v1/searches/{search_id}/{path}", headers=headers)
+    assert "event: end" not in answer.text
+    assert answer.text.count("event: ") == 1
+
+
 def test_secret_is_not_kept_and_use_is_noted(guarded: Bench) -> None:
     headers = header(guarded, Scope.READ)
     guarded.http.get("/v1/version", headers=headers)
@@ -92,6 +119,32 @@ def test_secret_is_not_kept_and_use_is_noted(guarded: Bench) -> None:
     secret = headers["Authorization"].rpartition("_")[2]
     with create_engine(guarded.settings.database).connect() as connection:
         assert secret not in str(connection.execute(text("SELECT * FROM tokens")).all())
+
+
+def test_revocation_is_not_undone_by_a_use_at_the_same_time(guarded: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers, note_use = header(guarded, Scope.READ), Tokens._note_use
+
+    def revoke_first(tokens: Tokens, row: Token) -> None:
+        tokens.revoke(row.id)
+        note_use(tokens, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokens, "_note_use", revoke_first)
+        guarded.http.get("/v1/version", headers=headers)
+    assert guarded.http.get("/v1/version", headers=headers).status_code == 401
+
+
+def test_use_that_cannot_be_noted_keeps_nobody_from_reading(guarded: Bench) -> None:
+    headers = header(guarded, Scope.READ)
+
+    def fail(_: Session) -> None:
+        raise OperationalError("", {}, Exception("database or disk is full"))
+
+    event.listen(Session, "before_commit", fail)
+    try:
+        assert guarded.http.get("/v1/searches", headers=headers).status_code == 200
+    finally:
+        event.remove(Session, "before_commit", fail)
 
 
 def test_tokens_on_the_command_line(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from base64 import b64encode
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from io import StringIO
@@ -55,6 +56,14 @@ def test_trials_are_paged_and_filtered(bench: Bench) -> None:
     assert (rest["next_page_token"], rest["total"]) == (None, 5)
     failed = bench.http.get(path, params={"state": "FAILED"}).json()
     assert [(trial["number"], trial["error"]) for trial in failed["trials"]] == [(2, "out of memory")]
+
+
+def test_place_that_no_list_has_is_refused(bench: Bench) -> None:
+    search_id = bench.submit()
+    token = b64encode(b"9" * 5000).decode()  # more digits than Python takes for a number
+    answer = bench.http.get(f"/v1/searches/{search_id}/trials", params={"page_token": token})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["parameter"] == "page_token"
 
 
 def test_trials_added_later_are_seen(bench: Bench) -> None:

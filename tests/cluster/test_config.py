@@ -86,6 +86,8 @@ def test_file_gives_the_job_with_overrides(tmp_path: Path, values: dict[str, Any
         ({"kind": ["search"]}, "/kind", "got ['search']"),
         ({"nmae": "x"}, "/nmae", "unknown field"),
         ({"name": ""}, "/name", "at least 1 character"),
+        ({"name": "a\x1b[2J"}, "/name", "no line breaks, tabs or other control characters"),
+        ({"labels": {"a": "b\n"}}, "/labels/a", "no line breaks, tabs or other control characters"),
         ({"search": {"seed": "x"}}, "/search/seed", "got 'x'"),
         ({"space": {"choices": ["2x2", "2x0"]}}, "/space/choices/1", "slice size must look like '2x4'"),
         ({"search": {"objectives": ["dice", "speed"]}}, "/search/objectives/1", "got 'speed'"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.job_server import JobServer
 from cluster import jobs
 from cluster.jobs import JobState
 from cluster.local import ray_head
@@ -40,6 +41,19 @@ def test_server_that_accepts_and_never_answers_does_not_hang(monkeypatch: pytest
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(InputError, match="no Ray job server answers"):
             jobs.check_cluster(address)
+
+
+@pytest.mark.parametrize("answer", [(200, []), (200, {"status": 5}), (200, "x"), (429, "busy"), (502, "no upstream")])
+def test_answer_that_is_not_rays_is_taken_for_a_cluster_that_is_away(answer: tuple[int, object]) -> None:
+    server = JobServer()
+    for name in ("look", "logs", "stop", "submit"):
+        setattr(server, name, lambda _: answer)
+    with server.running():
+        for call in (jobs.job_state, jobs.stop_run, jobs.job_logs):
+            with pytest.raises(jobs.ClusterUnavailableError):
+                call(server.address, "s-1")
+        with pytest.raises(jobs.ClusterUnavailableError):
+            jobs.submit_run(server.address, "s-1", Path("/run"))
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 180) -> None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import cluster.lease
@@ -49,6 +50,14 @@ def leave(folder: Path, holder: Holder, number: int = 1) -> Path:
 @pytest.fixture
 def elsewhere() -> Holder:
     return replace(Holder.me(), owner="other", host="node-7", machine="another machine")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells the moment by a clock that nobody sets")
+def test_driver_is_not_taken_for_dead_because_the_clock_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    me, created = Holder.me(), psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) + 3600)
+    assert not me.surely_dead()
+    assert replace(me, began=me.began + 1).surely_dead()  # another process with its number
 
 
 @pytest.fixture
@@ -270,9 +279,11 @@ def test_driver_that_comes_back_after_it_was_followed_writes_nothing_more(tmp_pa
         assert find_trials(open_storage(run.study_location), "search") == before
         assert [(trial.number, trial.state) for trial in before] == [(i, TrialState.COMPLETED) for i in range(2)]
         assert run.read_json("result.json") == {"by": "second", "number": 1}
-        status = run.read_status()
-        assert status is not None
-        assert (status.state, status.pid) == ("RUNNING", second.pid)
+        deadline = time.monotonic() + 20  # what was on its way to the disk as it was halted is written over at once
+        while (status := run.read_status()) is None or status.pid != second.pid:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert status.state == "RUNNING"
         assert all("first" not in json.dumps(event) for _, event in run.events())
     finally:
         for process in (first, second):

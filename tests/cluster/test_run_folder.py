@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -39,6 +40,18 @@ def test_file_that_cannot_be_written_leaves_the_old_one(run: RunFolder) -> None:
     with pytest.raises(TypeError):
         run.write_json("result.json", {"new": object()})
     assert run.read_json("result.json") == {"old": 1}
+
+
+def test_file_is_on_the_disk_before_it_has_its_name(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a loss of power may leave an empty file under it."""
+    synced: list[tuple[int, bool]] = []
+
+    def note(file: int) -> None:
+        synced.append((os.fstat(file).st_size, run.result_path.exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    run.write_json("result.json", {"a": 1})
+    assert synced == [(run.result_path.stat().st_size, False)]
 
 
 def test_reader_never_sees_half_a_file(run: RunFolder) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import socket
 import threading
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cluster import object_store
 from cluster.object_store import Store, open_store
 from cluster.run_folder import STUDY_VARIABLE, RunFolder
 from cluster.storage import Mirror, mirrored
@@ -92,6 +95,50 @@ def test_what_was_removed_here_is_removed_there(tmp_path: Path) -> None:
     names = open_store(URL, "run").names()
     assert ".ray/supernet/checkpoint_0/state.pt" not in names
     assert "scores/search/00001.npz" in names
+
+
+@pytest.mark.parametrize("what", ["gone", "made anew", "unreadable"])
+def test_nothing_is_removed_there_because_the_disk_here_is_away(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(tmp_path / "run")
+    mirror = Mirror(run, open_store(URL, "run"))
+    mirror.claim()
+    mirror.upload()
+    before = open_store(URL, "run").names()
+    if what == "unreadable":
+        monkeypatch.setattr(os, "scandir", lambda path: (_ for _ in ()).throw(OSError(errno.ESTALE, "stale", path)))
+    else:
+        shutil.move(run.path, tmp_path / "elsewhere")
+    if what == "made anew":
+        run.emit("progress")  # of a worker, which holds no lease
+    with pytest.raises(OSError, match=r"is not there any more|stale"):
+        mirror.upload()
+    monkeypatch.undo()
+    assert Store(mirror._store._filesystem, mirror._store.path).names() == before
+
+
+def test_file_is_stored_whole_though_the_store_is_lost_during_its_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that is left early makes an object of what it has got so far."""
+    run = begun(tmp_path / "run")
+    monkeypatch.setattr(object_store, "_CHUNK_BYTES", 5 << 20)
+    (run.path / "weights").write_bytes(bytes(12 << 20))
+    mirror = Mirror(run, open_store(URL, "run"))
+    mirror.claim()
+    mirror.upload()
+    (run.path / "weights").write_bytes(b"1" * (12 << 20))
+    beats = iter([ReplacedError()])
+
+    def beat() -> None:
+        for fault in beats:
+            raise fault
+
+    monkeypatch.setattr(mirror._lease, "beat_if_due", beat)
+    with pytest.raises(ReplacedError):
+        mirror.upload()
+    assert len(mirror._store.read("weights") or b"") == 12 << 20
 
 
 class CutOff(Store):

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from slicemamba.config import DataConfig
+from slicemamba.data import reports
 from slicemamba.data.checks import DatasetReport, check_dataset
 from slicemamba.data.splits import hold_out
 from slicemamba.errors import InputError
@@ -248,6 +249,16 @@ def test_report_is_remembered_until_a_file_changes(folder: DataConfig, tmp_path:
     os.utime(path_of(folder, MASK), ns=(1, 1))
     assert check_dataset(folder, cache_dir=cache, on_progress=count).fingerprint != first.fingerprint
     assert decoded
+
+
+def test_only_the_newest_reports_are_kept(folder: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "MAX_REPORTS", 2)
+    cache = tmp_path / "cache"
+    for seed in range(4):
+        check_dataset(folder.model_copy(update={"split_seed": seed}), cache_dir=cache)
+    assert len(list(cache.iterdir())) == 2
+    last = check_dataset(folder.model_copy(update={"split_seed": 3}))
+    assert (cache / f"check-{last.fingerprint[:20]}.json").exists()
 
 
 def test_damaged_memory_of_a_report_is_ignored(folder: DataConfig, tmp_path: Path) -> None:

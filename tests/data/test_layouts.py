@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from slicemamba.config import DataConfig, validate
+from slicemamba.data import patients
 from slicemamba.data.base import load_split
 from slicemamba.data.catalog import list_datasets
 from slicemamba.data.checks import check_dataset
@@ -211,6 +212,14 @@ def test_patient_in_two_splits(folder: DataConfig) -> None:
 def test_names_without_a_patient_are_a_warning(folder: DataConfig) -> None:
     [warning] = check_dataset(folder.model_copy(update={"patient_pattern": r"^(val)"})).warnings
     assert "no patient in 11 of 13 names" in warning
+
+
+def test_pattern_that_would_take_years_is_refused(folder: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patients, "PATTERN_SECONDS", 1.0)
+    endless = folder.model_copy(update={"patient_pattern": r"^((?:(?:(?:(?:\w+)+)+)+)+)!$"})
+    with pytest.raises(InputError, match="more than 1 s") as caught:
+        check_dataset(endless)
+    assert caught.value.pointer == "/data/patient_pattern"
 
 
 @given(
