@@ -60,7 +60,7 @@ def _comparison(result: Mapping[str, Any], objectives: list[str]) -> Table:
 
 def _test_scores(result: Mapping[str, Any]) -> Table:
     names = ["dice", "miou", "hd95", "sensitivity", "specificity"]
-    table = Table("test split", *_header(names), title="Retrained from scratch, with 95 % intervals over images")
+    table = Table("test split", *_header(names), title="Retrained from scratch, 95 % intervals over images or patients")
     retrained = result["retrained"]
     intervals = retrained.get("intervals", {}).get("test", {})  # none of a diverged network, or of an older version
     cells = _cells(retrained["scores"]["test"], names)

@@ -233,6 +233,28 @@ def test_images_of_two_members_are_paired_by_name(finished: RunFolder) -> None:
     assert set(second["intervals"]) == {"dice", "miou"}
 
 
+def test_front_is_compared_by_the_patients_that_names_tell(finished: RunFolder) -> None:
+    front = find_trials(open_storage(finished.study_location), "search")[:2]
+    # Three patients of ten images: one candidate is better on two of them, far worse on the third.
+    names = np.array([f"p{i % 3}_{i:02d}" for i in range(30)])
+    hits = {0: np.where(np.arange(30) % 3 == 2, 500, 900), 1: np.full(30, 740)}
+    for number, tp in hits.items():
+        counts = np.stack([tp, 1000 - tp, 1000 - tp, 2000 + tp], axis=-1)[:, None, :]
+        save_arrays(finished.counts_path("search", front[number].number), counts=counts, names=names)
+
+    def member(pattern: str | None) -> dict[str, Any]:
+        spec = parse_job(JOB | {"data": JOB["data"] | {"patient_pattern": pattern}})
+        assert isinstance(spec, SearchJob)
+        found = front_scores(spec, finished, RunFolder(finished.path / "audit"), front, 0, finished.path)
+        assert (found["num_images"], found["num_patients"]) == (30, 30 if pattern is None else 3)
+        second: dict[str, Any] = found["members"][1]["difference_to_best"]
+        return second
+
+    by_image, by_patient = member(None), member(r"^(p\d)_")
+    assert by_image["value"] == by_patient["value"]
+    assert by_patient["high"] - by_patient["low"] > 1.5 * (by_image["high"] - by_image["low"])
+
+
 def test_audit_is_printed_with_ties_failures_and_verdict() -> None:
     ends = {"value": 0.8, "low": 0.75, "high": 0.85}
     trained = {"folder": "audit/retrained/00", "roles": ["best"], "seed": 0, "supernet": 0.7, "error": None}
