@@ -54,7 +54,9 @@ def _comparison(result: Mapping[str, Any], objectives: list[str]) -> Table:
     for size, row in result["fixed"].items():
         table.add_row(f"fixed slicing {size}", *_cells(row["metrics"], objectives))
     if result["random"] is not None:
-        table.add_row("best of random search", *_cells(result["random"]["best"]["metrics"], objectives))
+        best = result["random"]["best"]
+        cells = ["none within the constraints"] if best is None else _cells(best["metrics"], objectives)
+        table.add_row("best of random search", *cells)
     return table
 
 

@@ -236,9 +236,9 @@ def _estimate(value: float, samples: Floats, confidence: float) -> Estimate:
 
 
 def loss_rows(trials: Sequence[Trial], objectives: Sequence[str]) -> Floats:
-    """(n, objectives) losses, NaN for trials that were not completed."""
+    """(n, objectives) losses, NaN for trials that cannot be on a frontier: not completed, or outside the constraints."""
     missing = (float("nan"),) * len(objectives)
-    rows = [losses(t.metrics, objectives) if t.state is TrialState.COMPLETED else missing for t in trials]
+    rows = [losses(trial.metrics, objectives) if trial.eligible else missing for trial in trials]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
 
 
@@ -249,7 +249,7 @@ def hypervolume_curves(curves: Mapping[str, Floats]) -> dict[str, list[float]]:
     tenth of the range added so that the ends of a front count too.
 
     Args:
-        curves: (n, objectives) losses by name, in the order of evaluation; rows of NaN for evaluations that failed.
+        curves: (n, objectives) losses by name, in the order of evaluation; rows of NaN for those that win nothing.
     """
     rows = np.concatenate(list(curves.values()))
     rows = rows[~np.isnan(rows).any(axis=1)]

@@ -149,7 +149,7 @@ def _tiles(source: ReportInput, front: list[Trial], objectives: Sequence[str]) -
     if front:
         tiles.append((f"{title}, best found", _number(front[0].metrics[first]), "supernet weights, search split"))
     for name, of in (("fixed", [t for t in done if t.origin == "fixed"]), ("random", completed(source.random))):
-        found = best(of)
+        found = best([t for t in of if t.eligible])
         if found is not None:
             note = figures.fixed_label(found) if name == "fixed" else f"of {len(of)} candidates"
             tiles.append((f"{title}, best {name}", _number(found.metrics[first]), note))
