@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from synapse_cases import SPACING, draw_case, write_download
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
 from slicemamba.data.checks import check_dataset
+from slicemamba.data.findings import BadFileError
 from slicemamba.data.prepare import Prepared, SplitPlan
 from slicemamba.data.prepare_synapse import ORGANS, PUBLISHED_TEST_CASES, prepare_synapse
+from slicemamba.data.slices import read_slice
 from slicemamba.data.splits import SPLITS, split_pairs
 from slicemamba.data.transforms import to_input
 from slicemamba.data.volumes import find_volumes, read_volume
@@ -197,6 +200,18 @@ def test_faulty_files_are_named(synapse: DataConfig, pattern: str, kind: str) ->
     with pytest.raises(InputError) as caught:
         check_dataset(synapse)
     assert path.name in str(caught.value)
+
+
+def test_any_damage_of_a_slice_is_told_or_harmless(synapse: DataConfig) -> None:
+    """In a compressed file it may show as an error of zlib's own."""
+    assert synapse.root is not None
+    path = next((synapse.root / "train_npz").glob("*.npz"))
+    intact, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(200):
+        place = int(rng.integers(len(intact)))
+        path.write_bytes(intact[:place] + rng.bytes(4) + intact[place + 4 :])
+        with contextlib.suppress(BadFileError):
+            read_slice(path, None)
 
 
 def test_hounsfield_units_with_intensity_unit_are_a_warning(synapse: DataConfig) -> None:

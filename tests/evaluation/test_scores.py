@@ -89,6 +89,22 @@ def test_diverged_network_has_no_scores(tiny_data: SegmentationData) -> None:
         ImageScores.of(tiny_data, scored, "lesions")
 
 
+def test_damaged_file_is_refused_wherever_the_damage_is(tiny_data: SegmentationData, tmp_path: Path) -> None:
+    file = tmp_path / "test.npz"
+    scores(tiny_data).save(file)
+    whole, rng = file.read_bytes(), np.random.default_rng(0)
+    damaged = [whole[: rng.integers(len(whole))] for _ in range(20)]
+    for _ in range(60):
+        place = int(rng.integers(len(whole)))
+        damaged.append(whole[:place] + rng.bytes(4) + whole[place + 4 :])
+    for content in damaged:
+        file.write_bytes(content)
+        try:
+            ImageScores.load(file)  # what no checksum covers may pass
+        except InputError as error:
+            assert "holds no scores by image" in str(error)
+
+
 @pytest.mark.parametrize("content", [b"", b"text", None])
 def test_broken_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "test.npz"
