@@ -23,6 +23,7 @@ class Fault(Enum):
     TWO_MASKS = ("image with several masks", "keep one mask per image")
     TWO_IMAGES = ("several images with the same name", "rename or remove all but one, as masks are matched by name")
     BROKEN = ("file that cannot be read as a picture", "replace it with an intact file")
+    DEAD_LINK = ("link to a file that is not there", "mount or copy its target, or remove the link")
     NO_VOLUME = (
         "file that does not hold a volume",
         "give NIfTI (.nii, .nii.gz) of three dimensions, or HDF5 (.h5) with the data set 'image' of (Z, H, W)",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
-from slicemamba.data.isic import ACCEPTED, Pair, match_files, picture_files
+from slicemamba.data.isic import ACCEPTED, Pair, dead_links, match_files, picture_files
 from slicemamba.data.parallel import Progress, run_parallel
 from slicemamba.data.prepare import (
     SUMMARY_FILE,
@@ -99,6 +99,7 @@ def _find(kind: Kind, source: Path, folders: tuple[str, str] | None) -> list[Pai
     """Pairs of the download; raises InputError when there are none or names do not match."""
     if not source.is_dir():
         raise InputError(f"{source} is not a folder; give the folder of the unpacked download")
+    dead: list[Finding] = []
     if kind == "isic" and folders is None:
         files = [
             path for path in sorted(source.rglob("*")) if path.name.lower().endswith(ACCEPTED) and path.name[0] != "."
@@ -106,9 +107,11 @@ def _find(kind: Kind, source: Path, folders: tuple[str, str] | None) -> list[Pai
         masks = [path for path in files if path.stem.endswith("_segmentation")]
         images = [path for path in files if not path.stem.endswith(("_segmentation", "_superpixels"))]
     else:
-        images, masks = (picture_files(folder) for folder in _folders(source, folders or FOLDERS[kind]))
+        found = _folders(source, folders or FOLDERS[kind])
+        images, masks = map(picture_files, found)
+        dead = dead_links(*found)
     pairs, findings = match_files(images, masks, str(source))
-    raise_findings(findings, subject=f"{kind} download in {source}")
+    raise_findings(findings + dead, subject=f"{kind} download in {source}")
     return pairs
 
 

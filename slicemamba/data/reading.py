@@ -2,7 +2,8 @@
 
 Arrays are rows first: images (H, W, 3) uint8, or (H, W, 1) float32 for slices of CT volumes; masks (H, W) uint8
 holding class indices. Pixels are taken as they are
-stored: an EXIF orientation is not applied, as masks are drawn on the stored pixels and carry no such tag.
+stored: an EXIF orientation is not applied, as masks are drawn on the stored pixels and carry no such tag (but Pillow
+applies that of TIFF).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError, Fault, short_path
@@ -46,6 +47,22 @@ def read_image(path: Path, window: tuple[float, float] | None = None) -> Pixels:
     if picture.mode in WIDE_MODES:
         return _as_rgb(_stretch(np.asarray(picture), path))
     return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+
+
+def is_turned(path: Path) -> bool:
+    """Whether viewers turn or mirror this picture, as its EXIF orientation says, and ``read_image`` does not.
+
+    Only the header is read, of a picture that ``read_image`` takes.
+    """
+    if is_nifti(path):
+        return False
+    with Image.open(path) as picture:
+        if picture.format == "TIFF":  # Pillow turns these itself
+            return False
+        try:
+            return picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        except Exception:  # tags that are broken say nothing, to viewers neither
+            return False
 
 
 def read_mask(path: Path, num_classes: int, label_map: Mapping[int, int] | None = None) -> Pixels:

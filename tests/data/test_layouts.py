@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,27 @@ def test_patient_in_two_splits(folder: DataConfig) -> None:
 def test_names_without_a_patient_are_a_warning(folder: DataConfig) -> None:
     [warning] = check_dataset(folder.model_copy(update={"patient_pattern": r"^(val)"})).warnings
     assert "no patient in 11 of 13 names" in warning
+
+
+@given(
+    groups=st.lists(st.integers(0, 12), min_size=2, max_size=60).filter(lambda groups: len(set(groups)) > 1),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(-5, 2**40),
+)
+def test_hold_out_takes_about_its_share(groups: list[int], fraction: float, seed: int) -> None:
+    """A patient of many images is not held out for a small share: train would be what is left of it."""
+    named = [f"p{group}" for group in groups]
+    sizes = Counter(named)
+    wanted = max(1, round(len(groups) * fraction))
+    _, held = hold_out(named, fraction, seed)
+    assert len(held) - wanted < max(wanted, min(sizes.values()))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_large_patient_is_not_held_out(seed: int) -> None:
+    kept, held = hold_out(["large"] * 900 + ["a"] * 50 + ["b"] * 50, 0.1, seed)
+    assert len(held) in (50, 100)
+    assert set(range(900)) <= set(kept)
 
 
 @given(
