@@ -97,9 +97,7 @@ def retrained_scores(
     twins = [] if rival is None else [own[0], rival] * (settings.retrain_seeds - 1)
     extra = [replace(one, place=len(plan) + i, seed=one.seed + 1 + i // 2) for i, one in enumerate(twins)]
     counts |= work.train(extra)
-    rows = [
-        _row(one, counts.get(one), pool, metric, patients, work.failures.get(one.place)) for one in [*plan, *extra]
-    ]
+    rows = [_row(one, counts.get(one), pool, metric, patients, work.failures.get(one.place)) for one in [*plan, *extra]]
     first = [one for one in plan if one in counts and _supernet_score(one, pool, metric) is not None]
     return {
         "metric": metric,

@@ -236,7 +236,7 @@ def _estimate(value: float, samples: Floats, confidence: float) -> Estimate:
 
 
 def loss_rows(trials: Sequence[Trial], objectives: Sequence[str]) -> Floats:
-    """(n, objectives) losses, NaN for trials that cannot be on a frontier: not completed, or outside the constraints."""
+    """(n, objectives) losses, NaN for trials that can be on no frontier: not completed, or outside the constraints."""
     missing = (float("nan"),) * len(objectives)
     rows = [losses(trial.metrics, objectives) if trial.eligible else missing for trial in trials]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
@@ -362,7 +362,9 @@ def _above_fixed(evidence: Evidence) -> Criterion:
         return Criterion(name=name, question=question, outcome="failed", evidence=found)
     seeds = evidence.retrain_seeds
     enough = seeds >= MIN_SEEDS and evidence.num_test_patients >= MIN_TEST_IMAGES and not evidence.fixed_above
-    found = f"difference in {_title(evidence.metric)} {evidence.benefit} over {_test_images(evidence)} and {seeds} seeds"
+    found = (
+        f"difference in {_title(evidence.metric)} {evidence.benefit} over {_test_images(evidence)} and {seeds} seeds"
+    )
     found += _too_few_images(evidence) + _too_few(seeds, MIN_SEEDS, "seeds")
     if evidence.fixed_above:
         found += f"; above it: fixed slicing {', '.join(evidence.fixed_above)}"

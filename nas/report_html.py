@@ -323,8 +323,8 @@ def _audit_figures(audit: Mapping[str, Any], metric: str) -> list[Figure]:
                 figures.difference_figure(audit["comparison"], audit["metric"]),
                 "The best against fixed slicing, on test.",
                 f"Difference in {OBJECTIVES[audit['metric']].title} on the same images, both trained from scratch; "
-                "95 % intervals over images or patients, and over seeds where there are several. Right of 0: the best is "
-                "better.",
+                "95 % intervals over images or patients, and over seeds where there are several. Right of 0: the best "
+                "is better.",
                 "Dot plot; the best less fixed " + ", ".join(words),
             )
         )

@@ -16,7 +16,6 @@ from slicemamba.config import DataConfig
 from slicemamba.data.base import SegmentationData, load_split
 from slicemamba.data.splits import SPLITS
 
-
 _ROUNDING = 1e-5  # of values of about 0…1
 
 

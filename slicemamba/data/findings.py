@@ -30,6 +30,10 @@ class Fault(Enum):
     )
     NO_SLICE = ("file that does not hold a slice", "give the two arrays 'image' and 'label' of (H, W)")
     SIZE = ("mask of a different size than its image", "export both at the same size")
+    ORIENTATION = (
+        "mask with a different orientation than its image",
+        "bring both to one orientation (nibabel.as_closest_canonical), or correct the header that is wrong",
+    )
     COLOUR_MASK = ("mask in colour", "save masks with one channel that holds the class of each pixel")
     NOT_BINARY = (
         "mask that is not binary",

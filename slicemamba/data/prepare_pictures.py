@@ -24,7 +24,7 @@ from slicemamba.data.prepare import (
     count_groups,
     join_twins,
 )
-from slicemamba.data.reading import check_same_size, content_digest, read_image, read_mask_values
+from slicemamba.data.reading import check_fit, content_digest, read_image, read_mask_values
 from slicemamba.errors import InputError
 
 FOLDERS: dict[Kind, tuple[str, str]] = {
@@ -154,7 +154,7 @@ def _convert_all(
 
 def _convert(pair: Pair, folder: Path, threshold: bool) -> _Converted:
     image, values = read_image(pair.image), read_mask_values(pair.mask)
-    check_same_size(pair, image, values)
+    check_fit(pair, image, values)
     new_image, new_mask = folder / "images" / pair.image.name, folder / "masks" / pair.mask.name
     shutil.copyfile(pair.image, new_image)
     intermediate = 0

@@ -21,7 +21,7 @@ from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.data.isic import Pair
 from slicemamba.data.slices import read_slice, resize_slice, resize_slice_labels
-from slicemamba.data.volumes import is_nifti, read_nifti
+from slicemamba.data.volumes import check_orientation, is_nifti, read_nifti
 
 Pixels = NDArray[np.uint8]
 WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
@@ -60,7 +60,7 @@ def is_turned(path: Path) -> bool:
         if picture.format == "TIFF":  # Pillow turns these itself
             return False
         try:
-            return picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            return bool(picture.getexif().get(ExifTags.Base.Orientation, 1) != 1)
         except Exception:  # tags that are broken say nothing, to viewers neither
             return False
 
@@ -111,7 +111,7 @@ def read_pair(pair: Pair, config: DataConfig) -> tuple[NDArray[Any], Pixels]:
     The image is (H, W, 3) uint8, or (H, W, 1) float32 for a slice of a volume; a set holds only one of these kinds.
 
     Raises:
-        BadFileError: a file is faulty, or image and mask differ in size.
+        BadFileError: a file is faulty, or image and mask differ in size or orientation.
     """
     if pair.is_slice:
         values, labels = read_slice(pair.image, pair.slice_index, config.window)
@@ -119,15 +119,17 @@ def read_pair(pair: Pair, config: DataConfig) -> tuple[NDArray[Any], Pixels]:
         mask = as_classes(labels, short_path(pair.mask), config.num_classes, config.label_map)
     else:
         image, mask = read_image(pair.image, config.window), read_mask(pair.mask, config.num_classes, config.label_map)
-    check_same_size(pair, image, mask)
+    check_fit(pair, image, mask)
     return image, mask
 
 
-def check_same_size(pair: Pair, image: NDArray[Any], mask: NDArray[Any]) -> None:
-    """Raises BadFileError naming both files and sizes (width×height) when image and mask differ in size."""
+def check_fit(pair: Pair, image: NDArray[Any], mask: NDArray[Any]) -> None:
+    """Raises BadFileError naming both files when image and mask differ in size (width×height) or orientation."""
     if image.shape[:2] != mask.shape:
         sizes = [f"{array.shape[1]}×{array.shape[0]}" for array in (image, mask)]
         raise BadFileError(Fault.SIZE, f"{short_path(pair.image)} is {sizes[0]}, {pair.mask.name} is {sizes[1]}")
+    if not pair.is_slice:
+        check_orientation(pair.image, pair.mask)
 
 
 def resize_pair(image: NDArray[Any], mask: Pixels, size: tuple[int, int]) -> tuple[NDArray[Any], Pixels]:

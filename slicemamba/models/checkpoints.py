@@ -177,7 +177,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def save_published(path: Path, network: nn.Module) -> None:
-    """Writes the state under the published network's names, as a plain dictionary; its scripts put ``smunet.`` before."""
+    """Writes the state under the published network's names, as a plain dictionary; its scripts add ``smunet.``."""
     torch.save(network.state_dict(), path)
 
 

@@ -112,8 +112,34 @@ def test_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         detect_layout(tmp_path)
 
 
-def save_nifti(path: Path, array: Any) -> None:
-    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+def save_nifti(path: Path, array: Any, affine: Any = None) -> None:
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+
+
+@pytest.mark.parametrize(
+    ("sides", "known", "fits"), [((1, 1), True, True), ((-1, 1), True, False), ((-1, 1), False, True)]
+)
+def test_mask_of_another_orientation_is_a_fault(
+    folder: DataConfig, sides: tuple[int, int], known: bool, fits: bool
+) -> None:
+    """Of the same shape, but stored from the other side: it would lie mirrored on its image in silence."""
+    assert folder.root is not None
+    for split in SPLITS:
+        for path in sorted((folder.root / split / "images").iterdir()):
+            mask_path = path.parents[1] / "masks" / f"{path.stem}_segmentation.png"
+            image, mask = np.asarray(Image.open(path).convert("L")), np.asarray(Image.open(mask_path)) // 255
+            save_nifti(path.with_suffix(".nii.gz"), image.T[..., None])
+            turned = nib.Nifti1Image(mask.T[..., None], np.diag([*sides, 1, 1]) if known else None)
+            nib.save(turned, mask_path.with_name(f"{path.stem}_segmentation.nii.gz"))
+            path.unlink()
+            mask_path.unlink()
+    if fits:
+        check_dataset(folder)
+        return
+    with pytest.raises(InputError) as caught:
+        check_dataset(folder)
+    assert "13 × mask with a different orientation" in str(caught.value)
+    assert "train_00000.nii.gz runs to RAS, train_00000_segmentation.nii.gz to LAS" in str(caught.value)
 
 
 @pytest.mark.parametrize("extension", ["nii", "nii.gz"])

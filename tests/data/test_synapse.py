@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import h5py
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -263,3 +264,13 @@ def test_label_of_another_shape(download: Path, tmp_path: Path) -> None:
 def test_no_download(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no img0001\.nii\.gz"):
         prepare_synapse(tmp_path / "nowhere", tmp_path / "set", PLAN)
+
+
+def test_label_stored_from_the_other_side_is_refused(tmp_path: Path) -> None:
+    source = write_download(tmp_path / "raw", 4)
+    path = source / "averaged-training-labels" / "label0002.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), np.diag([-1.0, 1.0, 1.0, 1.0]) @ image.affine), path)
+    with pytest.raises(BadFileError, match=r"img0002\.nii\.gz runs to RAS, label0002\.nii\.gz to LAS"):
+        prepare_synapse(source, tmp_path / "set", PLAN)
+    assert not (tmp_path / "set").exists()

@@ -144,7 +144,7 @@ class TestDifference:
 class TestPatients:
     """Images of one patient are alike: 100 slices of 4 volumes are no more than 4 volumes."""
 
-    PATIENTS = [f"case{i // 25}" for i in range(100)]
+    PATIENTS = tuple(f"case{i // 25}" for i in range(100))
 
     def volumes(self, *quality: float) -> Counts:
         return np.concatenate([images(one, 25, seed=i) for i, one in enumerate(quality)])
