@@ -43,10 +43,18 @@ def read_image(path: Path, window: tuple[float, float] | None = None) -> Pixels:
     if is_nifti(path):
         values = _nifti_slice(path)
         return _as_rgb(_stretch(values if window is None else np.clip(values, *window), path, window))
-    picture = _decode(path)
-    if picture.mode in WIDE_MODES:
-        return _as_rgb(_stretch(np.asarray(picture), path))
-    return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    return np.asarray(as_rgb(_decode(path), path), dtype=np.uint8)
+
+
+def as_rgb(picture: Image.Image, path: Path) -> Image.Image:
+    """A decoded picture in 8-bit RGB, of whatever mode; ``path`` names it in errors.
+
+    Raises:
+        BadFileError: it holds values that are not finite.
+    """
+    if picture.mode in WIDE_MODES:  # Pillow itself would cut them off at 255
+        return Image.fromarray(_as_rgb(_stretch(np.asarray(picture), path)))
+    return picture.convert("RGB")
 
 
 def is_turned(path: Path) -> bool:
