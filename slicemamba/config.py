@@ -207,10 +207,10 @@ class TrainConfig(Config):
         epochs: passes over the train split.
         batch_size: global batch; each of several workers takes an equal share.
         accumulate_steps: parts into which a worker splits its share before taking one optimiser step; saves memory and
-            gives the same update.
+            gives the same update up to rounding; with label masks, the Dice part of the loss is that of each part.
         learning_rate: highest learning rate of AdamW.
         weight_decay: weight decay of AdamW.
-        decay_vectors: apply weight decay to one-dimensional weights (norms, biases, the scan's skips) too, as published.
+        decay_vectors: apply weight decay to one-dimensional weights (norms, biases, the scan's skips), too; published.
         t_max: epochs in which the cosine lowers the learning rate to its minimum; then it rises again, as published.
         min_learning_rate: minimum of the cosine.
         warmup_epochs: epochs over which the learning rate rises linearly, step by step, before the cosine.
