@@ -144,7 +144,7 @@ def _evaluate_missing(
     # What an earlier start has written comes first and in its order, so that the session recognises it.
     listed = dict.fromkeys(Architecture.parse(trial.architecture) for trial in _trials(run, AUDIT))
     listed |= dict.fromkeys(one for one in wanted if str(one) not in elsewhere)
-    study = open_study(run, AUDIT, space, job.search.objectives, AUDIT, driver=folder)
+    study = open_study(run, AUDIT, space, job.search.objectives, AUDIT, job.search.constraints, driver=folder)
     session = SearchSession(study, ListedSearcher(list(listed)), origin=AUDIT, num_trials=len(listed))
 
     def show(trial: Trial | None = None) -> None:

@@ -18,6 +18,7 @@ from nas.study import Trial
 from slicemamba.architecture import Architecture
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
+from slicemamba.data.patients import groups_of
 from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.evaluation.scores import save_arrays
 from slicemamba.models.checkpoints import load_network
@@ -29,7 +30,7 @@ Counts = npt.NDArray[np.int64]
 def front_scores(
     job: SearchJob, run: RunFolder, folder: RunFolder, front: Sequence[Trial], seed: int, cache_dir: Path
 ) -> dict[str, Any]:
-    """Scores of the front's members on the search split with intervals over images, beside the best's."""
+    """Scores of the front's members on the search split with intervals over images or patients, beside the best's."""
     folder.emit("phase", phase="audit_front")
     missing = [trial for trial in front if not run.counts_path("search", trial.number).exists()]
     if missing:
@@ -38,19 +39,22 @@ def front_scores(
         run_on_worker(_count_candidates, job.resources.search, "audit front", *given)
     primary = primary_metric(job.search.objectives)
     shown = list(dict.fromkeys([primary, *counted(job.search.objectives)]))
-    counts = [_by_name(run.counts_path("search", trial.number)) for trial in front]
-    rows = front_intervals(counts, shown, primary, seed)
+    found = [_by_name(run.counts_path("search", trial.number)) for trial in front]
+    counts, patients = [one for one, _ in found], groups_of(found[0][1], job.data.patient_pattern)
+    rows = front_intervals(counts, shown, primary, seed, patients=patients)
     members = [
         {"number": trial.number, "architecture": trial.architecture, "metrics": trial.metrics, **row}
         for trial, row in zip(front, rows, strict=True)
     ]
-    return {"num_images": len(counts[0]), "members": members}
+    return {"num_images": len(patients), "num_patients": len(set(patients)), "members": members}
 
 
-def _by_name(path: Path) -> Counts:
-    """A trial's counts with the images in the order of their names: a race may have seen them in another."""
+def _by_name(path: Path) -> tuple[Counts, list[str]]:
+    """A trial's counts with the images in the order of their names: a race may have seen them in another; the names."""
     with np.load(path, allow_pickle=False) as arrays:
-        return np.asarray(arrays["counts"][np.argsort(arrays["names"])], dtype=np.int64)
+        names, counts = arrays["names"], arrays["counts"]
+    order = np.argsort(names)
+    return counts[order].astype(np.int64), names[order].tolist()
 
 
 def _count_candidates(

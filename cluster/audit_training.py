@@ -89,6 +89,7 @@ def retrained_scores(
     work = _Trainings(job, run, folder, settings, cache_dir)
     folder.emit("phase", phase="audit_retrain")
     counts = work.train(plan, more=2 * (settings.retrain_seeds - 1))
+    patients = {split: _patients(job.data, split, cache_dir) for split in SPLITS}
     own = [one for one in counts if "best" in one.roles]
     if not own:
         raise RunFailedError(f"the best slicing could not be trained: {work.failures.get(plan[0].place)}")
@@ -96,15 +97,16 @@ def retrained_scores(
     twins = [] if rival is None else [own[0], rival] * (settings.retrain_seeds - 1)
     extra = [replace(one, place=len(plan) + i, seed=one.seed + 1 + i // 2) for i, one in enumerate(twins)]
     counts |= work.train(extra)
-    rows = [_row(one, counts.get(one), pool, metric, work.failures.get(one.place)) for one in [*plan, *extra]]
+    rows = [_row(one, counts.get(one), pool, metric, patients, work.failures.get(one.place)) for one in [*plan, *extra]]
     first = [one for one in plan if one in counts and _supernet_score(one, pool, metric) is not None]
     return {
         "metric": metric,
         "retrained": rows,
         "ranking": {split: _ranking(first, counts, pool, metric, split, settings.seed) for split in SPLITS},
-        "comparison": _comparison(counts, own[0], rival, metric, settings.seed),
+        "comparison": _comparison(counts, own[0], rival, metric, patients["test"], settings.seed),
         "trivial": _against_trivial(job.data, counts[own[0]]["test"], metric, settings.seed, cache_dir),
         "num_test_images": len(counts[own[0]]["test"]),
+        "num_test_patients": len(set(patients["test"])),
     }
 
 
@@ -221,6 +223,11 @@ def _count_splits(config: DataConfig, folder: Path, cache_dir: Path, batch_size:
     return counts
 
 
+def _patients(config: DataConfig, split: str, cache_dir: Path) -> Sequence[str]:
+    data = load_split(config, split, cache_dir)
+    return data.patients or data.names
+
+
 def _rival(counts: dict[Training, dict[str, Counts]], metric: str) -> Training | None:
     """The fixed slicing that scores best on the search split; None when the best is itself one.
 
@@ -244,9 +251,17 @@ def _supernet_score(one: Training, known: dict[str, Trial], metric: str) -> floa
 
 
 def _row(
-    one: Training, counts: dict[str, Counts] | None, known: dict[str, Trial], metric: str, failure: str | None
+    one: Training,
+    counts: dict[str, Counts] | None,
+    known: dict[str, Trial],
+    metric: str,
+    patients: dict[str, Sequence[str]],
+    failure: str | None,
 ) -> dict[str, Any]:
-    scores = {} if counts is None else {s: score_interval(counts[s], metric).model_dump() for s in SPLITS}
+    scores = {
+        split: score_interval(found, metric, patients=patients[split]).model_dump()
+        for split, found in (counts or {}).items()
+    }
     return {
         "folder": f"audit/retrained/{one.place:02d}",
         "architecture": one.architecture,
@@ -271,19 +286,27 @@ def _ranking(
 
 
 def _comparison(
-    counts: dict[Training, dict[str, Counts]], best: Training, rival: Training | None, metric: str, seed: int
+    counts: dict[Training, dict[str, Counts]],
+    best: Training,
+    rival: Training | None,
+    metric: str,
+    patients: Sequence[str],
+    seed: int,
 ) -> dict[str, Any]:
     """The best against its rival over all their trainings, and against each fixed slicing with one seed."""
 
     def trainings(of: Training) -> list[Counts]:
         return [found["test"] for one, found in counts.items() if one.architecture == of.architecture]
 
+    def less(of: list[Counts], other: list[Counts]) -> Estimate:
+        return difference(of, other, metric, patients=patients, seed=seed)
+
     fixed = {
-        one.roles[-1].removeprefix("fixed "): difference(trainings(best)[:1], [found["test"]], metric, seed=seed)
+        one.roles[-1].removeprefix("fixed "): less(trainings(best)[:1], [found["test"]])
         for one, found in counts.items()
         if one.roles[-1].startswith("fixed") and one.seed == best.seed and one.architecture != best.architecture
     }
-    against = None if rival is None else difference(trainings(best), trainings(rival), metric, seed=seed)
+    against = None if rival is None else less(trainings(best), trainings(rival))
     return {
         "best": best.architecture,
         "rival": None if rival is None else rival.roles[-1].removeprefix("fixed "),
@@ -298,7 +321,7 @@ def _against_trivial(config: DataConfig, best: Counts, metric: str, seed: int, c
     data = load_split(config, "test", cache_dir)
     trivial = {name: _trivial_counts(data, label) for name, label in (("all background", 0), ("all foreground", 1))}
     better = max(trivial, key=lambda name: _score(trivial[name], metric))
-    found: Estimate = difference([best], [trivial[better]], metric, seed=seed)
+    found = difference([best], [trivial[better]], metric, patients=data.patients, seed=seed)
     return {"name": better, "difference": found.model_dump()}
 
 

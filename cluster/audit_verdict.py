@@ -48,6 +48,7 @@ def evidence_of(audit: dict[str, Any], *, changed: bool) -> Evidence:
         leaks=len(audit["leaks"]),
         data_changed=changed,
         num_test_images=audit["num_test_images"],
+        num_test_patients=audit["num_test_patients"],
         trivial=Estimate(**audit["trivial"]["difference"]),
         benefit=None if against is None else Estimate(**against),
         retrain_seeds=comparison["retrain_seeds"],

@@ -73,7 +73,8 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
     }
     if random:
         random_front = pareto_front(random, objectives)
-        result["random"] = {"best": _row(random_front[0]), "pareto": [_row(trial) for trial in random_front]}
+        rows = [_row(trial) for trial in random_front]  # none where constraints are met by luck, and luck failed
+        result["random"] = {"best": rows[0] if rows else None, "pareto": rows}
     result |= {} if network is None else _scores(job, run, network, cache_dir)
     _report(job, run, result)
     return result

@@ -54,13 +54,15 @@ def _comparison(result: Mapping[str, Any], objectives: list[str]) -> Table:
     for size, row in result["fixed"].items():
         table.add_row(f"fixed slicing {size}", *_cells(row["metrics"], objectives))
     if result["random"] is not None:
-        table.add_row("best of random search", *_cells(result["random"]["best"]["metrics"], objectives))
+        best = result["random"]["best"]
+        cells = ["none within the constraints"] if best is None else _cells(best["metrics"], objectives)
+        table.add_row("best of random search", *cells)
     return table
 
 
 def _test_scores(result: Mapping[str, Any]) -> Table:
     names = ["dice", "miou", "hd95", "sensitivity", "specificity"]
-    table = Table("test split", *_header(names), title="Retrained from scratch, with 95 % intervals over images")
+    table = Table("test split", *_header(names), title="Retrained from scratch, 95 % intervals over images or patients")
     retrained = result["retrained"]
     intervals = retrained.get("intervals", {}).get("test", {})  # none of a diverged network, or of an older version
     cells = _cells(retrained["scores"]["test"], names)

@@ -29,11 +29,12 @@ from slicemamba.evaluation.statistics import CONFIDENCE, bootstrap_samples, perc
 
 Floats = NDArray[np.float64]
 Counts = NDArray[Any]
+Patients = Sequence[str] | None
 Outcome = Literal["passed", "open", "failed"]
 Word = Literal["supported", "weak", "not supported"]
 
 MIN_ARCHITECTURES = 8  # below, an interval of a rank correlation says nothing
-MIN_TEST_IMAGES = 20  # below, percentile intervals are too narrow
+MIN_TEST_IMAGES = 20  # that are independent of each other; below, percentile intervals are too narrow
 MIN_SEEDS = 3  # trainings of the best and of its rival; random searches
 RANK_RESAMPLES = 1000
 # Objectives that follow from per-image counts.
@@ -141,27 +142,37 @@ def _over_architectures(
     return Estimate(value=value, low=low, high=high)
 
 
-def score_interval(counts: Counts, metric: str, seed: int = 0) -> Estimate:
-    """A split's score with its interval over images. counts: (N, K, 4)."""
-    return _estimate(_whole(counts, metric), bootstrap_samples(counts, seed=seed)[metric], CONFIDENCE)
+def score_interval(counts: Counts, metric: str, seed: int = 0, *, patients: Patients = None) -> Estimate:
+    """A split's score with its interval over images, or over patients. counts: (N, K, 4)."""
+    samples = bootstrap_samples(counts, groups=patients, seed=seed)[metric]
+    return _estimate(_whole(counts, metric), samples, CONFIDENCE)
 
 
 def difference(
-    first: Sequence[Counts], second: Sequence[Counts], metric: str, *, seed: int = 0, confidence: float = CONFIDENCE
+    first: Sequence[Counts],
+    second: Sequence[Counts],
+    metric: str,
+    *,
+    patients: Patients = None,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
 ) -> Estimate:
     """Mean score of one architecture's trainings less that of another's, on the same images.
 
-    The bootstrap has two levels: images are drawn with replacement, the same for both, and training seeds within each
-    architecture. So the interval covers another sample of images and, with several seeds, the luck of training.
+    The bootstrap has two levels: images, or patients with all of theirs, are drawn with replacement, the same for both,
+    and training seeds within each architecture. So the interval covers another sample of patients and, with several
+    seeds, the luck of training.
 
     Args:
         first, second: (N, K, 4) counts of each training.
+        patients: N, as in SegmentationData; images are drawn one by one when None.
     """
     rng = np.random.default_rng(seed)
     widen = _widening(len(first), len(second))
     sides = []
     for trainings in (first, second):
-        samples = np.stack([bootstrap_samples(counts, seed=seed)[metric] for counts in trainings])  # (S, R)
+        drawn_alike = [bootstrap_samples(counts, groups=patients, seed=seed)[metric] for counts in trainings]
+        samples = np.stack(drawn_alike)  # (S, R)
         centre = samples.mean(axis=0)
         drawn = rng.integers(0, len(samples), samples.shape)
         sides.append(centre + widen * (np.take_along_axis(samples, drawn, axis=0).mean(axis=0) - centre))
@@ -182,7 +193,7 @@ def _widening(*num_seeds: int) -> float:
 
 
 def front_intervals(
-    front: Sequence[Counts], metrics: Sequence[str], primary: str, seed: int = 0
+    front: Sequence[Counts], metrics: Sequence[str], primary: str, seed: int = 0, *, patients: Patients = None
 ) -> list[dict[str, Any]]:
     """For each member of a front: its scores with intervals, and its difference to the first, the best.
 
@@ -190,17 +201,19 @@ def front_intervals(
     members (Bonferroni), so that among many members none is told apart by chance.
 
     Args:
-        front: (N, K, 4) counts of each member, the best first.
+        front: (N, K, 4) counts of each member, the best first. patients: as of ``difference``.
     """
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(front) - 1)
     rows = []
     for counts in front:
-        against = difference([counts], [front[0]], primary, seed=seed, confidence=confidence)
+        against = difference([counts], [front[0]], primary, patients=patients, seed=seed, confidence=confidence)
         assert against.low is not None
         assert against.high is not None
         rows.append(
             {
-                "intervals": {name: score_interval(counts, name, seed).model_dump() for name in metrics},
+                "intervals": {
+                    name: score_interval(counts, name, seed, patients=patients).model_dump() for name in metrics
+                },
                 "difference_to_best": against.model_dump(),
                 "tie": against.low <= 0 <= against.high,
             }
@@ -223,9 +236,9 @@ def _estimate(value: float, samples: Floats, confidence: float) -> Estimate:
 
 
 def loss_rows(trials: Sequence[Trial], objectives: Sequence[str]) -> Floats:
-    """(n, objectives) losses, NaN for trials that were not completed."""
+    """(n, objectives) losses, NaN for trials that can be on no frontier: not completed, or outside the constraints."""
     missing = (float("nan"),) * len(objectives)
-    rows = [losses(t.metrics, objectives) if t.state is TrialState.COMPLETED else missing for t in trials]
+    rows = [losses(trial.metrics, objectives) if trial.eligible else missing for trial in trials]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
 
 
@@ -236,7 +249,7 @@ def hypervolume_curves(curves: Mapping[str, Floats]) -> dict[str, list[float]]:
     tenth of the range added so that the ends of a front count too.
 
     Args:
-        curves: (n, objectives) losses by name, in the order of evaluation; rows of NaN for evaluations that failed.
+        curves: (n, objectives) losses by name, in the order of evaluation; rows of NaN for those that win nothing.
     """
     rows = np.concatenate(list(curves.values()))
     rows = rows[~np.isnan(rows).any(axis=1)]
@@ -267,7 +280,7 @@ class Evidence:
     Attributes:
         metric: the primary metric's name.
         leaks: images that are in two splits. data_changed: the splits are not those of the search any more.
-        num_test_images: of the test split.
+        num_test_images: of the test split. num_test_patients: whom they show; images that stand alone count each.
         trivial: best, retrained, less the better of the trivial predictions.
         benefit: best less its rival, the fixed slicing that scores best on the search split; None when the best is
             itself a fixed slicing.
@@ -280,6 +293,7 @@ class Evidence:
     leaks: int
     data_changed: bool
     num_test_images: int
+    num_test_patients: int
     trivial: Estimate
     benefit: Estimate | None
     retrain_seeds: int
@@ -335,9 +349,9 @@ def _above_trivial(evidence: Evidence) -> Criterion:
     return Criterion(
         name="better than trivial",
         question="Does the retrained best beat marking nothing and marking everything, on test?",
-        outcome=_sign(evidence.trivial, enough=evidence.num_test_images >= MIN_TEST_IMAGES),
-        evidence=f"difference in {_title(evidence.metric)} {evidence.trivial} over {evidence.num_test_images} images"
-        + _too_few(evidence.num_test_images, MIN_TEST_IMAGES, "images"),
+        outcome=_sign(evidence.trivial, enough=evidence.num_test_patients >= MIN_TEST_IMAGES),
+        evidence=f"difference in {_title(evidence.metric)} {evidence.trivial} over {_test_images(evidence)}"
+        + _too_few_images(evidence),
     )
 
 
@@ -346,10 +360,12 @@ def _above_fixed(evidence: Evidence) -> Criterion:
     if evidence.benefit is None:
         found = "the best slicing found is itself a fixed one"
         return Criterion(name=name, question=question, outcome="failed", evidence=found)
-    seeds, images = evidence.retrain_seeds, evidence.num_test_images
-    enough = seeds >= MIN_SEEDS and images >= MIN_TEST_IMAGES and not evidence.fixed_above
-    found = f"difference in {_title(evidence.metric)} {evidence.benefit} over {images} images and {seeds} seeds"
-    found += _too_few(images, MIN_TEST_IMAGES, "images") + _too_few(seeds, MIN_SEEDS, "seeds")
+    seeds = evidence.retrain_seeds
+    enough = seeds >= MIN_SEEDS and evidence.num_test_patients >= MIN_TEST_IMAGES and not evidence.fixed_above
+    found = (
+        f"difference in {_title(evidence.metric)} {evidence.benefit} over {_test_images(evidence)} and {seeds} seeds"
+    )
+    found += _too_few_images(evidence) + _too_few(seeds, MIN_SEEDS, "seeds")
     if evidence.fixed_above:
         found += f"; above it: fixed slicing {', '.join(evidence.fixed_above)}"
     outcome = _sign(evidence.benefit, enough=enough)
@@ -391,6 +407,18 @@ def _sign(estimate: Estimate, *, enough: bool) -> Outcome:
     if estimate.value <= 0:
         return "failed"
     return "passed" if enough and estimate.low is not None and estimate.low > 0 else "open"
+
+
+def _test_images(evidence: Evidence) -> str:
+    """How many there are, and of how many patients where these are fewer."""
+    alone = evidence.num_test_patients == evidence.num_test_images
+    return f"{evidence.num_test_images} images" + ("" if alone else f" of {evidence.num_test_patients} patients")
+
+
+def _too_few_images(evidence: Evidence) -> str:
+    """Images of one patient are alike, so it is patients that count."""
+    alone = evidence.num_test_patients == evidence.num_test_images
+    return _too_few(evidence.num_test_patients, MIN_TEST_IMAGES, "images" if alone else "patients")
 
 
 def _too_few(count: int, least: int, what: str) -> str:

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import (
     Field,
-    NonNegativeInt,
     PlainSerializer,
     PlainValidator,
     PositiveInt,
@@ -16,7 +15,7 @@ from pydantic import (
 
 from nas.objectives import Bound, ObjectiveName
 from slicemamba.architecture import BLOCK_PATTERN, Block, as_block, format_block, parse_block
-from slicemamba.config import Config, Probability, TrainConfig
+from slicemamba.config import Config, Probability, Seed, TrainConfig
 
 
 def _to_block(value: object) -> Block:
@@ -161,7 +160,7 @@ class SearchConfig(Config):
     latency: Literal["measured", "table"] = "measured"
     latency_batch_size: PositiveInt = 1
     latency_repeats: PositiveInt = 10
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def measured(self) -> frozenset[str]:
@@ -208,4 +207,4 @@ class AuditConfig(Config):
     epochs: PositiveInt | None = None
     retrain_seeds: PositiveInt = 3
     random_seeds: PositiveInt = 3
-    seed: NonNegativeInt = 0
+    seed: Seed = 0

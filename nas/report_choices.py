@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from nas.objectives import OBJECTIVES, loss_matrix
+from nas.objectives import OBJECTIVES, losses
 from nas.report_figures import (
     FIXED,
     FRONT,
@@ -134,7 +134,7 @@ def parallel_figure(trials: Sequence[Trial], space: SearchSpace, objectives: Seq
     security policy forbids.
     """
     done = completed(trials)
-    ranked = sorted(done, key=lambda t: (loss_matrix([t.metrics], objectives)[0].tolist(), t.number), reverse=True)
+    ranked = sorted(done, key=lambda t: (t.violation, losses(t.metrics, objectives), t.number), reverse=True)
     kept = [ranked[i] for i in np.unique(np.linspace(0, len(ranked) - 1, min(_MAX_LINES, len(ranked))).astype(int))]
     stages, labels = stage_names(space), [format_block(size) for size in space.choices]
     arrows = ("↑" if OBJECTIVES[name].direction == "maximize" else "↓" for name in objectives)

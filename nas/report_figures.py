@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from nas.objectives import OBJECTIVES, loss_matrix
-from nas.pareto import pareto_mask
-from nas.study import Trial, TrialState
+from nas.objectives import OBJECTIVES
+from nas.study import Trial, TrialState, pareto_front
 from slicemamba.architecture import Architecture, format_block
 
 Spec = dict[str, Any]
@@ -124,7 +123,7 @@ def front_figure(
             data[-1]["x"] = [place[t.number] for t in fixed]
     steps: list[Spec] = []
     for count in steps_of(len(done), generation):
-        members = _front(done[:count], objectives)
+        members = pareto_front(done[:count], tuple(objectives))
         shown = points(members) | {"x": [place[t.number] for t in members]} if x == "number" else points(members)
         bars = {f"error_{axis}": _bars(members, name, intervals) for axis, name in (("x", x), ("y", y))}
         fields = {key: shown[key] for key in ("x", "y", "text")} | bars | {"marker": _rings(len(members))}
@@ -141,19 +140,13 @@ def front_figure(
     return {"data": data, "layout": layout_of(*labels), "steps": steps}
 
 
-def _front(trials: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
-    mask = pareto_mask(loss_matrix([trial.metrics for trial in trials], objectives))
-    members = [trial for trial, keep in zip(trials, mask, strict=True) if keep]
-    return sorted(members, key=lambda trial: loss_matrix([trial.metrics], objectives)[0].tolist())
-
-
 def _rings(count: int) -> Spec:
     """A star for the best, which comes first, and rings for the others."""
     rest = count - 1
     return {
-        "color": [FRONT, *[SURFACE] * rest],
-        "symbol": ["star", *["circle"] * rest],
-        "size": [15, *[10] * rest],
+        "color": [FRONT, *[SURFACE] * rest][:count],
+        "symbol": ["star", *["circle"] * rest][:count],
+        "size": [15, *[10] * rest][:count],
         "line": {"color": FRONT, "width": 2.5},
     }
 

@@ -149,7 +149,7 @@ def _tiles(source: ReportInput, front: list[Trial], objectives: Sequence[str]) -
     if front:
         tiles.append((f"{title}, best found", _number(front[0].metrics[first]), "supernet weights, search split"))
     for name, of in (("fixed", [t for t in done if t.origin == "fixed"]), ("random", completed(source.random))):
-        found = best(of)
+        found = best([t for t in of if t.eligible])
         if found is not None:
             note = figures.fixed_label(found) if name == "fixed" else f"of {len(of)} candidates"
             tiles.append((f"{title}, best {name}", _number(found.metrics[first]), note))
@@ -200,7 +200,7 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
     found = []
     for other in list(objectives[1:]) or ["number"]:
         against = "the course of the search" if other == "number" else OBJECTIVES[other].title
-        bars = " Bars: 95 % intervals over images, where the audit has them." if intervals else ""
+        bars = " Bars: 95 % intervals over images or patients, where the audit has them." if intervals else ""
         found.append(
             Figure(
                 f"front-{other}",
@@ -311,7 +311,7 @@ def _audit_figures(audit: Mapping[str, Any], metric: str) -> list[Figure]:
             figures.ranking_figure(audit["retrained"], audit["metric"]),
             "Does the supernet rank as training from scratch does?",
             f"Each mark is a slicing trained from scratch by one recipe. Over these {count}, Kendall's τ is "
-            f"{_interval(tau)}. Bars: 95 % intervals over test images.",
+            f"{_interval(tau)}. Bars: 95 % intervals over test images or patients.",
             f"Scatter plot of {count} slicings; Kendall's tau {_interval(tau)}.",
         )
     ]
@@ -323,7 +323,8 @@ def _audit_figures(audit: Mapping[str, Any], metric: str) -> list[Figure]:
                 figures.difference_figure(audit["comparison"], audit["metric"]),
                 "The best against fixed slicing, on test.",
                 f"Difference in {OBJECTIVES[audit['metric']].title} on the same images, both trained from scratch; "
-                "95 % intervals over images, and over seeds where there are several. Right of 0: the best is better.",
+                "95 % intervals over images or patients, and over seeds where there are several. Right of 0: the best "
+                "is better.",
                 "Dot plot; the best less fixed " + ", ".join(words),
             )
         )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from nas.objectives import loss_matrix
-from nas.pareto import crowded_order
+from nas.pareto import Losses, crowded_order, pareto_mask
 from nas.space import SearchSpace
 from nas.study import find_settings, find_trials, open_storage
 from slicemamba.architecture import Architecture
@@ -37,9 +40,12 @@ def best_architectures(location: str | Path, name: str, space: SearchSpace, top:
     if not eligible:
         raise InputError(f"study {name!r} has no completed trial to start from", pointer=_POINTER)
     losses = loss_matrix([trial.metrics for trial in eligible], settings["objectives"])
-    ranked = [Architecture.parse(eligible[i].architecture) for i in crowded_order(losses)]
-    found, refusals = [], []
-    for architecture in ranked:
+    found: list[Architecture] = []
+    refusals = []
+    for i in _ranked(losses):
+        if len(found) == top:
+            break
+        architecture = Architecture.parse(eligible[i].architecture)
         try:
             space.check(architecture)
         except InputError as error:
@@ -51,4 +57,14 @@ def best_architectures(location: str | Path, name: str, space: SearchSpace, top:
             f"none of the architectures of study {name!r} is in this search's space; of its best, {refusals[0]}",
             pointer=_POINTER,
         )
-    return found[:top]
+    return found
+
+
+def _ranked(losses: Losses) -> Iterator[int]:
+    """Rows from the best to the worst, as ``crowded_order`` has them; front by front, for it compares all pairs."""
+    left = np.arange(len(losses))
+    while len(left):
+        on_front = pareto_mask(losses[left])
+        front = left[on_front]
+        yield from front[crowded_order(losses[front])].tolist()
+        left = left[~on_front]

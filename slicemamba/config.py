@@ -31,6 +31,8 @@ from slicemamba.presets import find_config
 T = TypeVar("T")
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What all generators here take; Optuna's samplers take no more."""
 Depths = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=6)]
 """Blocks of each stage; limited, as a request that is checked costs time and memory by the block."""
 
@@ -205,9 +207,10 @@ class TrainConfig(Config):
         epochs: passes over the train split.
         batch_size: global batch; each of several workers takes an equal share.
         accumulate_steps: parts into which a worker splits its share before taking one optimiser step; saves memory and
-            gives the same update.
+            gives the same update up to rounding; with label masks, the Dice part of the loss is that of each part.
         learning_rate: highest learning rate of AdamW.
         weight_decay: weight decay of AdamW.
+        decay_vectors: apply weight decay to one-dimensional weights (norms, biases, the scan's skips), too; published.
         t_max: epochs in which the cosine lowers the learning rate to its minimum; then it rises again, as published.
         min_learning_rate: minimum of the cosine.
         warmup_epochs: epochs over which the learning rate rises linearly, step by step, before the cosine.
@@ -233,6 +236,7 @@ class TrainConfig(Config):
     accumulate_steps: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    decay_vectors: bool = True
     t_max: PositiveInt = 50
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
@@ -247,7 +251,7 @@ class TrainConfig(Config):
     intensity_probability: Probability = 0.0
     validate_every: PositiveInt = 1
     early_stop_epochs: PositiveInt | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _parts(self) -> TrainConfig:
@@ -282,9 +286,11 @@ class PicturesConfig(Config):
 
 
 class PretrainConfig(TrainConfig):
-    """Training of an encoder as a classifier; defaults are VMamba's (arXiv 2401.10166, appendix) without CutMix.
+    """Training of an encoder as a classifier; defaults are VMamba's (arXiv 2401.10166, appendix) without CutMix,
+    RandAugment and random erasing.
 
     Attributes:
+        decay_vectors: apply weight decay to one-dimensional weights too; VMamba does not.
         augment: random crops and left-right flips (``flip_probability``); there are no others here.
         crop_area: smallest and largest share of an image's area that a training crop covers.
         mixup_alpha: parameter of the Beta distribution by which two images are mixed; 0 turns mixing off.
@@ -294,6 +300,7 @@ class PretrainConfig(TrainConfig):
 
     batch_size: PositiveInt = 1024
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    decay_vectors: bool = False
     t_max: PositiveInt = 280
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
     clip_grad_norm: PositiveFloat | None = 5.0

@@ -28,7 +28,7 @@ from slicemamba.errors import name_some
 
 __all__ = ["DatasetReport", "Pair", "check_dataset", "find_pairs", "list_datasets", "resolve_root"]
 
-CHECKS_VERSION = 2
+CHECKS_VERSION = 3
 """Raised when the checks change, so that remembered reports of older ones are not used."""
 
 # Some masks of a large synthetic split, and small ones of large pictures, tell the share as well: a request to the
@@ -175,6 +175,17 @@ def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str
     ]
     if twins:
         found.append(f"{len(twins)} images are in a split twice: {name_some(twins)}")
+    turned = [
+        short_path(pair.image)
+        for split in SPLITS
+        for pair, one in zip(splits[split], facts[split], strict=True)
+        if one.turned
+    ]
+    if turned:
+        found.append(
+            f"{len(turned)} images have an EXIF orientation, which viewers apply and this software does not: "
+            f"{name_some(turned)}; their masks must fit the pixels as stored"
+        )
     unseen = _unseen_classes(config, facts["train"])
     if unseen:
         found.append(f"no train mask holds class {name_some(unseen)}; the network cannot learn it")

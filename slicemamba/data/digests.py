@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slicemamba.config import DataConfig
 from slicemamba.data.base import SegmentationData, load_split
 from slicemamba.data.splits import SPLITS
+
+_ROUNDING = 1e-5  # of values of about 0…1
 
 
 def image_digests(data: SegmentationData) -> list[str]:
@@ -33,19 +36,26 @@ def split_digest(digests: list[str]) -> str:
 def shared_images(splits: Mapping[str, SegmentationData], digests: Mapping[str, list[str]]) -> list[tuple[str, str]]:
     """Pairs of ``split/name`` of equal images that are in different splits.
 
+    Slices of volumes that show nothing are alike everywhere, and no twins.
+
     Args:
         splits: by name. digests: of the same splits, from ``image_digests``.
     """
-    places: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for split, data in splits.items():
-        for name, digest in zip(data.names, digests[split], strict=True):
-            places[digest].append((split, name))
+    places: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for split in splits:
+        for index, digest in enumerate(digests[split]):
+            places[digest].append((split, index))
     return [
-        (f"{first[0]}/{first[1]}", f"{second[0]}/{second[1]}")
+        (f"{first}/{splits[first].names[i]}", f"{second}/{splits[second].names[j]}")
         for group in places.values()
-        for first, second in pairwise(group)
-        if first[0] != second[0]
+        for (first, i), (second, j) in pairwise(group)
+        if first != second and not _shows_nothing(splits[first].images[i])
     ]
+
+
+def _shows_nothing(image: NDArray[Any]) -> bool:
+    """Whether a slice has one value throughout, but for what resizing leaves of rounding."""
+    return image.dtype == np.float32 and float(np.ptp(image)) < _ROUNDING
 
 
 def digest_splits(config: DataConfig, cache_dir: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:

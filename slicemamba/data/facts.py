@@ -11,7 +11,7 @@ from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError, Finding
 from slicemamba.data.isic import Pair
 from slicemamba.data.parallel import Result
-from slicemamba.data.reading import content_digest, read_image, read_mask, read_pair
+from slicemamba.data.reading import content_digest, is_turned, read_image, read_mask, read_pair
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Facts:
         digest: of the image's content; empty for slices that show nothing.
         class_shares: share of the pixels of each class, background first.
         value_range: lowest and highest value of a CT slice; None for pictures.
+        turned: the picture bears an EXIF orientation, which is not applied.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -31,6 +32,7 @@ class Facts:
     digest: str = ""
     class_shares: tuple[float, ...] = ()
     value_range: tuple[float, float] | None = None
+    turned: bool = False
 
     @property
     def foreground(self) -> float:
@@ -51,6 +53,7 @@ def examine(pair: Pair, config: DataConfig) -> Facts:
         digest="" if pair.is_slice and low == high else content_digest(image),  # slices of air alone are no twins
         class_shares=tuple(shares.tolist()),
         value_range=(low, high) if pair.is_slice else None,
+        turned=not pair.is_slice and is_turned(pair.image),
     )
 
 

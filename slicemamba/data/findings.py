@@ -23,12 +23,17 @@ class Fault(Enum):
     TWO_MASKS = ("image with several masks", "keep one mask per image")
     TWO_IMAGES = ("several images with the same name", "rename or remove all but one, as masks are matched by name")
     BROKEN = ("file that cannot be read as a picture", "replace it with an intact file")
+    DEAD_LINK = ("link to a file that is not there", "mount or copy its target, or remove the link")
     NO_VOLUME = (
         "file that does not hold a volume",
         "give NIfTI (.nii, .nii.gz) of three dimensions, or HDF5 (.h5) with the data set 'image' of (Z, H, W)",
     )
     NO_SLICE = ("file that does not hold a slice", "give the two arrays 'image' and 'label' of (H, W)")
     SIZE = ("mask of a different size than its image", "export both at the same size")
+    ORIENTATION = (
+        "mask with a different orientation than its image",
+        "bring both to one orientation (nibabel.as_closest_canonical), or correct the header that is wrong",
+    )
     COLOUR_MASK = ("mask in colour", "save masks with one channel that holds the class of each pixel")
     NOT_BINARY = (
         "mask that is not binary",

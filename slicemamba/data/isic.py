@@ -63,7 +63,8 @@ def match_pairs(root: Path, split: str) -> tuple[list[Pair], list[Finding]]:
 
 def match_folders(image_folder: Path, mask_folder: Path, split: str) -> tuple[list[Pair], list[Finding]]:
     """Pairs of the pictures in two folders, sorted by name, and what is wrong; an empty ``split`` is named."""
-    return match_files(picture_files(image_folder), picture_files(mask_folder), split)
+    pairs, findings = match_files(picture_files(image_folder), picture_files(mask_folder), split)
+    return pairs, findings + dead_links(image_folder, mask_folder)
 
 
 def match_files(image_files: list[Path], mask_files: list[Path], split: str) -> tuple[list[Pair], list[Finding]]:
@@ -127,6 +128,18 @@ def picture_files(folder: Path) -> list[Path]:
         return []
     entries = (path for path in folder.iterdir() if path.name.lower().endswith(ACCEPTED))
     return sorted(path for path in entries if path.is_file() and not path.name.startswith("."))
+
+
+def dead_links(*folders: Path) -> list[Finding]:
+    """Links to pictures that are not there: left out in silence, they would make the set smaller than it looks."""
+    names = [
+        Path(entry.path)
+        for folder in folders
+        if folder.is_dir()
+        for entry in os.scandir(folder)
+        if entry.is_symlink() and entry.name.lower().endswith(ACCEPTED) and not entry.name.startswith(".")
+    ]
+    return [Finding(Fault.DEAD_LINK, short_path(path)) for path in sorted(names) if not path.exists()]
 
 
 def _images_by_name(files: list[Path]) -> tuple[dict[str, Path], list[Finding]]:

@@ -18,6 +18,7 @@ from slicemamba.config import PicturesConfig
 from slicemamba.data.catalog import DATA_ROOT_VARIABLE, data_root_from_environment
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.data.isic import IMAGE_EXTENSIONS
+from slicemamba.data.reading import as_rgb
 from slicemamba.errors import InputError, name_some
 
 Pixels = NDArray[np.uint8]
@@ -162,6 +163,8 @@ def _opened(path: Path) -> Image.Image:
 
 def _rgb(picture: Image.Image, path: Path) -> Image.Image:
     try:
-        return picture.convert("RGB")  # decodes it
+        return as_rgb(picture, path)  # decodes it
+    except BadFileError:
+        raise
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
         raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({error})") from error

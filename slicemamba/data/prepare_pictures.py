@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
-from slicemamba.data.isic import ACCEPTED, Pair, match_files, picture_files
+from slicemamba.data.isic import ACCEPTED, Pair, dead_links, match_files, picture_files
 from slicemamba.data.parallel import Progress, run_parallel
 from slicemamba.data.prepare import (
     SUMMARY_FILE,
@@ -24,7 +24,7 @@ from slicemamba.data.prepare import (
     count_groups,
     join_twins,
 )
-from slicemamba.data.reading import check_same_size, content_digest, read_image, read_mask_values
+from slicemamba.data.reading import check_fit, content_digest, read_image, read_mask_values
 from slicemamba.errors import InputError
 
 FOLDERS: dict[Kind, tuple[str, str]] = {
@@ -99,6 +99,7 @@ def _find(kind: Kind, source: Path, folders: tuple[str, str] | None) -> list[Pai
     """Pairs of the download; raises InputError when there are none or names do not match."""
     if not source.is_dir():
         raise InputError(f"{source} is not a folder; give the folder of the unpacked download")
+    dead: list[Finding] = []
     if kind == "isic" and folders is None:
         files = [
             path for path in sorted(source.rglob("*")) if path.name.lower().endswith(ACCEPTED) and path.name[0] != "."
@@ -106,9 +107,11 @@ def _find(kind: Kind, source: Path, folders: tuple[str, str] | None) -> list[Pai
         masks = [path for path in files if path.stem.endswith("_segmentation")]
         images = [path for path in files if not path.stem.endswith(("_segmentation", "_superpixels"))]
     else:
-        images, masks = (picture_files(folder) for folder in _folders(source, folders or FOLDERS[kind]))
+        found = _folders(source, folders or FOLDERS[kind])
+        images, masks = map(picture_files, found)
+        dead = dead_links(*found)
     pairs, findings = match_files(images, masks, str(source))
-    raise_findings(findings, subject=f"{kind} download in {source}")
+    raise_findings(findings + dead, subject=f"{kind} download in {source}")
     return pairs
 
 
@@ -151,7 +154,7 @@ def _convert_all(
 
 def _convert(pair: Pair, folder: Path, threshold: bool) -> _Converted:
     image, values = read_image(pair.image), read_mask_values(pair.mask)
-    check_same_size(pair, image, values)
+    check_fit(pair, image, values)
     new_image, new_mask = folder / "images" / pair.image.name, folder / "masks" / pair.mask.name
     shutil.copyfile(pair.image, new_image)
     intermediate = 0

@@ -14,7 +14,7 @@ from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.data.parallel import Progress
 from slicemamba.data.prepare import SUMMARY_FILE, Prepared, SplitPlan, assign_splits, building, count_by_split
 from slicemamba.data.splits import SPLITS
-from slicemamba.data.volumes import Volume, is_nifti, read_volume
+from slicemamba.data.volumes import Volume, check_orientation, is_nifti, read_volume
 from slicemamba.errors import InputError, name_some
 
 WINDOW = (-125.0, 275.0)
@@ -134,6 +134,7 @@ def _read_case(case: _Case, keep_labels: bool) -> Volume:
     if stored.shape != volume.image.shape:
         shapes = f"{volume.image.shape}, {case.label.name} is {stored.shape}"
         raise BadFileError(Fault.SIZE, f"{short_path(case.image)} is {shapes} (slices, rows, columns)")
+    check_orientation(case.image, case.label)
     highest = NUM_CLASSES - 1 if keep_labels else 13
     if (stored != np.rint(stored)).any() or stored.min() < 0 or stored.max() > highest:
         raise BadFileError(

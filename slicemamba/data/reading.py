@@ -2,7 +2,8 @@
 
 Arrays are rows first: images (H, W, 3) uint8, or (H, W, 1) float32 for slices of CT volumes; masks (H, W) uint8
 holding class indices. Pixels are taken as they are
-stored: an EXIF orientation is not applied, as masks are drawn on the stored pixels and carry no such tag.
+stored: an EXIF orientation is not applied, as masks are drawn on the stored pixels and carry no such tag (but Pillow
+applies that of TIFF).
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.data.isic import Pair
 from slicemamba.data.slices import read_slice, resize_slice, resize_slice_labels
-from slicemamba.data.volumes import is_nifti, read_nifti
+from slicemamba.data.volumes import check_orientation, is_nifti, read_nifti
 
 Pixels = NDArray[np.uint8]
 WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
@@ -42,10 +43,34 @@ def read_image(path: Path, window: tuple[float, float] | None = None) -> Pixels:
     if is_nifti(path):
         values = _nifti_slice(path)
         return _as_rgb(_stretch(values if window is None else np.clip(values, *window), path, window))
-    picture = _decode(path)
-    if picture.mode in WIDE_MODES:
-        return _as_rgb(_stretch(np.asarray(picture), path))
-    return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    return np.asarray(as_rgb(_decode(path), path), dtype=np.uint8)
+
+
+def as_rgb(picture: Image.Image, path: Path) -> Image.Image:
+    """A decoded picture in 8-bit RGB, of whatever mode; ``path`` names it in errors.
+
+    Raises:
+        BadFileError: it holds values that are not finite.
+    """
+    if picture.mode in WIDE_MODES:  # Pillow itself would cut them off at 255
+        return Image.fromarray(_as_rgb(_stretch(np.asarray(picture), path)))
+    return picture.convert("RGB")
+
+
+def is_turned(path: Path) -> bool:
+    """Whether viewers turn or mirror this picture, as its EXIF orientation says, and ``read_image`` does not.
+
+    Only the header is read, of a picture that ``read_image`` takes.
+    """
+    if is_nifti(path):
+        return False
+    with Image.open(path) as picture:
+        if picture.format == "TIFF":  # Pillow turns these itself
+            return False
+        try:
+            return bool(picture.getexif().get(ExifTags.Base.Orientation, 1) != 1)
+        except Exception:  # tags that are broken say nothing, to viewers neither
+            return False
 
 
 def read_mask(path: Path, num_classes: int, label_map: Mapping[int, int] | None = None) -> Pixels:
@@ -94,7 +119,7 @@ def read_pair(pair: Pair, config: DataConfig) -> tuple[NDArray[Any], Pixels]:
     The image is (H, W, 3) uint8, or (H, W, 1) float32 for a slice of a volume; a set holds only one of these kinds.
 
     Raises:
-        BadFileError: a file is faulty, or image and mask differ in size.
+        BadFileError: a file is faulty, or image and mask differ in size or orientation.
     """
     if pair.is_slice:
         values, labels = read_slice(pair.image, pair.slice_index, config.window)
@@ -102,15 +127,17 @@ def read_pair(pair: Pair, config: DataConfig) -> tuple[NDArray[Any], Pixels]:
         mask = as_classes(labels, short_path(pair.mask), config.num_classes, config.label_map)
     else:
         image, mask = read_image(pair.image, config.window), read_mask(pair.mask, config.num_classes, config.label_map)
-    check_same_size(pair, image, mask)
+    check_fit(pair, image, mask)
     return image, mask
 
 
-def check_same_size(pair: Pair, image: NDArray[Any], mask: NDArray[Any]) -> None:
-    """Raises BadFileError naming both files and sizes (width×height) when image and mask differ in size."""
+def check_fit(pair: Pair, image: NDArray[Any], mask: NDArray[Any]) -> None:
+    """Raises BadFileError naming both files when image and mask differ in size (width×height) or orientation."""
     if image.shape[:2] != mask.shape:
         sizes = [f"{array.shape[1]}×{array.shape[0]}" for array in (image, mask)]
         raise BadFileError(Fault.SIZE, f"{short_path(pair.image)} is {sizes[0]}, {pair.mask.name} is {sizes[1]}")
+    if not pair.is_slice:
+        check_orientation(pair.image, pair.mask)
 
 
 def resize_pair(image: NDArray[Any], mask: Pixels, size: tuple[int, int]) -> tuple[NDArray[Any], Pixels]:

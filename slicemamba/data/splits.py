@@ -72,7 +72,8 @@ def hold_out(
 ) -> tuple[list[int], list[int]]:
     """Parts images at random, from the seed alone, into (kept, held out), both as ascending indices.
 
-    About ``fraction`` of all images is held out, whole groups of them, at least one, and at least one is kept.
+    About ``fraction`` of all images is held out, whole groups of them, at least one, and at least one is kept. A group
+    so large that the share would be further from ``fraction`` with it than without stays where it is.
 
     Args:
         groups: each image's patient, or a name of its own.
@@ -92,12 +93,13 @@ def hold_out(
             pointer=f"/data/{split}_fraction",
         )
     wanted = max(1, round(len(groups) * fraction))
+    drawn = [names[index] for index in np.random.default_rng(seed % 2**64).permutation(len(names))]
     held: set[str] = set()
-    for index in np.random.default_rng(seed % 2**64).permutation(len(names)).tolist()[:-1]:
-        if wanted <= 0:
-            break
-        held.add(names[index])
-        wanted -= sizes[names[index]]
+    for name in drawn[:-1]:
+        if sizes[name] < 2 * wanted:
+            held.add(name)
+            wanted -= sizes[name]
+    held = held or {min(drawn, key=sizes.__getitem__)}
     kept = [index for index, group in enumerate(groups) if group not in held]
     return kept, [index for index, group in enumerate(groups) if group in held]
 

@@ -166,6 +166,28 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], Any]:
     return array.T, image
 
 
+def check_orientation(image: Path, mask: Path) -> None:
+    """Raises BadFileError where two NIfTI files say that their voxels run in different directions.
+
+    Voxels are taken as they are stored, so such a mask would lie mirrored or turned on its image. Files without an
+    orientation in their header, and those that are no NIfTI, say nothing.
+    """
+    first, second = _axes(image), _axes(mask)
+    if first is not None and second is not None and first != second:
+        raise BadFileError(Fault.ORIENTATION, f"{short_path(image)} runs to {first}, {mask.name} to {second}")
+
+
+def _axes(path: Path) -> str | None:
+    """To where the first, second and third index rise, such as ``RAS`` (right, anterior, superior); from the header."""
+    if not is_nifti(path):
+        return None
+    image: Any = nib.load(path)
+    if not (image.header["sform_code"] or image.header["qform_code"]):
+        return None
+    codes: tuple[str | None, ...] = nib.aff2axcodes(image.affine)  # type: ignore[no-untyped-call]
+    return "".join(code or "?" for code in codes)
+
+
 def _read_nifti(path: Path) -> Volume:
     array, image = read_nifti(path)
     unit = MILLIMETRES[image.header.get_xyzt_units()[0]]

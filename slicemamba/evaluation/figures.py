@@ -40,7 +40,8 @@ _ERROR: Colour = (255, 255, 255)
 def save_predictions(folder: Path, data: SegmentationData, scored: Evaluation, limit: int = 16) -> list[Path]:
     """Writes one picture an image, worst first, and ``predictions.png``, a grid of them with a legend.
 
-    Files are named ``<rank>_<name>_dice<score>.png``; see ``comparison`` for what they show.
+    Files are named ``<rank>_<name>_dice<score>.png``; see ``comparison`` for what they show. Those of an earlier call,
+    as of another network, are removed.
 
     Args:
         folder: made where absent.
@@ -51,6 +52,8 @@ def save_predictions(folder: Path, data: SegmentationData, scored: Evaluation, l
         The written files.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob("[0-9]*_*_dice[01].[0-9][0-9][0-9].png"):
+        earlier.unlink()
     dice = foreground_dice(scored.counts)
     ranked = np.argsort(dice, kind="stable")
     if len(ranked) > limit:

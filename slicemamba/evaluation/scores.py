@@ -108,8 +108,8 @@ class ImageScores:
                     image_size=tuple(about["image_size"]),
                     metrics_version=about["metrics_version"],
                 )
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise InputError(f"{path} holds no scores by image: {error}") from None
+        except Exception as error:  # numpy, zipfile and zlib raise nearly anything on a broken file
+            raise InputError(f"{path} holds no scores by image ({error}); remove it to have them made anew") from None
 
     @classmethod
     def join(cls, parts: Sequence[ImageScores], split: str) -> ImageScores:

@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, ValidationError, model_validator
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from slicemamba.models.unet import SliceMambaUNet
 
 WEIGHTS, CARD = "weights.safetensors", "config.json"
 _PARTS = {"slicemamba": ["architecture", "choices"], "ensemble": ["members"]}  # of a card, by its kind; one of them
+_PUBLISHED = "smunet."  # the network's name in the published scripts
 _WRAPPERS = ("model_state_dict", "state_dict", "model")  # keys under which published files keep the state
 
 
@@ -148,7 +148,8 @@ def load_network(folder: Path) -> SegmentationNetwork | Supernet:
 def read_state(path: Path) -> dict[str, Tensor]:
     """The state of a ``.safetensors`` file, or of a ``.pth`` file as the published scripts write them.
 
-    A wrapping dictionary (``model``, ``state_dict``, …) is opened, and the prefix ``module.`` of DataParallel removed.
+    A wrapping dictionary (``model``, ``state_dict``, …) is opened; ``module.`` of DataParallel and ``smunet.``, under
+    which the published scripts keep SliceMamba, are removed from the names.
 
     Raises:
         InputError: the file is absent, broken, or holds something else than tensors.
@@ -165,18 +166,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
             "unpickled here. If you trust the file, save its tensors alone: "
             "torch.save(torch.load(path, weights_only=False)['model'], 'model.pth')"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # torch's reader of the older format raises nearly anything on a broken file
         raise InputError(f"weights {path} cannot be read: {error}") from None
     for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"weights {path} must hold a dictionary of tensors")
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
+    return {str(key).removeprefix("module.").removeprefix(_PUBLISHED): value for key, value in state.items()}
 
 
 def save_published(path: Path, network: nn.Module) -> None:
-    """Writes the state as the published scripts read it: ``torch.save`` of the plain dictionary."""
+    """Writes the state under the published network's names, as a plain dictionary; its scripts add ``smunet.``."""
     torch.save(network.state_dict(), path)
 
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from slicemamba.architecture import Architecture, format_block
 from slicemamba.errors import InputError, name_some
-from slicemamba.models.checkpoints import WEIGHTS, NetworkCard, read_card, read_state
+from slicemamba.models.checkpoints import WEIGHTS, NetworkCard, load_state, read_card, read_state
 from slicemamba.models.classifier import read_encoder_card
 from slicemamba.models.published import is_four_way, our_layout, our_name
+from slicemamba.models.supernet import Supernet
 
 Found = dict[str, tuple[str, Tensor]]  # this project's name → (name in the file, value)
 
@@ -117,7 +118,22 @@ def _read(source: Path, architecture: Architecture | None) -> tuple[str, Found]:
     card, state = read_card(source), read_state(source / WEIGHTS)
     if card.choices is None or architecture is None:
         return f"network {card.architecture or card.kind}", {key: (key, value) for key, value in state.items()}
+    if card.weight_sharing == "shared":  # a smaller block has the first of the states and channels of its weights
+        subnet = _subnet_state(card, state, architecture, source)
+        return "supernet", {key: (key, subnet.get(key, value)) for key, value in state.items()}
     return "supernet", {_subnet_name(key, card, architecture): (key, value) for key, value in state.items()}
+
+
+def _subnet_state(
+    card: NetworkCard, state: Mapping[str, Tensor], architecture: Architecture, source: Path
+) -> dict[str, Tensor]:
+    supernet = card.build()
+    assert isinstance(supernet, Supernet)
+    load_state(supernet, state, source=str(source / WEIGHTS))
+    try:
+        return supernet.extract(architecture).state_dict()
+    except InputError as error:
+        raise InputError(f"{source} does not hold the architecture: {error.message}", pointer="/init") from None
 
 
 def _published(state: Mapping[str, Tensor]) -> tuple[str, Found]:
@@ -130,7 +146,7 @@ def _published(state: Mapping[str, Tensor]) -> tuple[str, Found]:
 def _subnet_name(key: str, card: NetworkCard, architecture: Architecture) -> str:
     """The name that a supernet's weight has in a subnet of it; its own when the subnet does not have that weight."""
     match = _BLOCK.fullmatch(key)
-    if match is None or card.weight_sharing != "separate" or card.choices is None:
+    if match is None or card.choices is None:
         return key
     part, stage, block, rest = match.groups()
     offset = 0 if part == "layers" else len(card.model.encoder_depths)

@@ -2,7 +2,8 @@
 
 Their four-way scan is ours with slices of 1×1, but for the order of its directions: rows, columns, rows reversed,
 columns reversed there; rows, rows reversed, columns, columns reversed here. So every weight with a direction axis is
-reordered. Files of SliceMamba itself have our names and our order, and are told by their decoder under plain names.
+reordered. Files of SliceMamba itself have our order and, once ``read_state`` has taken off their prefix, our names;
+their decoder under these tells them.
 """
 
 from __future__ import annotations

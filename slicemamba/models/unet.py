@@ -197,3 +197,5 @@ def init_linear(module: nn.Module) -> None:
     """The published initialisation of linear layers; for ``Module.apply``."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

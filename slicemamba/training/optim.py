@@ -45,6 +45,15 @@ def check_precision(config: TrainConfig, device: torch.device) -> None:
         raise InputError("precision fp16 needs a CUDA GPU; use bf16 or float32 on the CPU", pointer="/precision")
 
 
+def _groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """AdamW's parameter groups: all weights, or those of one dimension apart, without decay."""
+    if config.decay_vectors:
+        return [{"params": list(network.parameters())}]
+    vectors = [weight for weight in network.parameters() if weight.ndim < 2]
+    others = [weight for weight in network.parameters() if weight.ndim >= 2]
+    return [{"params": others}, {"params": vectors, "weight_decay": 0.0}]
+
+
 class Optimizer:
     """Turns losses into updates of a network's weights, alike on all processes.
 
@@ -57,7 +66,7 @@ class Optimizer:
         self._config = config
         self._device = next(network.parameters()).device
         self._adamw = torch.optim.AdamW(
-            network.parameters(),
+            _groups(network, config),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=self._device.type in ("cpu", "cuda"),  # a third of the time, where torch has it

@@ -19,7 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from api.cli import app
-from cluster import audit_training
+from cluster import audit_training, results
 from cluster.audit import random_plans, run_audit, set_aside_other_audit
 from cluster.audit_front import front_scores
 from cluster.audit_training import Training, _Trainings, plan_trainings
@@ -28,8 +28,9 @@ from cluster.costs import device_hours, phase_seconds, search_costs
 from cluster.local import stop_tree
 from cluster.report import write_report
 from cluster.run_folder import RunFolder
-from cluster.summary import print_audit
+from cluster.summary import print_audit, print_summary
 from nas.config import AuditConfig
+from nas.objectives import Bound
 from nas.search import SearchSession
 from nas.searchers import make_searcher
 from nas.searchers.listed import ListedSearcher
@@ -231,6 +232,47 @@ def test_images_of_two_members_are_paired_by_name(finished: RunFolder) -> None:
     assert second["difference_to_best"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert second["tie"]
     assert set(second["intervals"]) == {"dice", "miou"}
+
+
+def test_front_is_compared_by_the_patients_that_names_tell(finished: RunFolder) -> None:
+    front = find_trials(open_storage(finished.study_location), "search")[:2]
+    # Three patients of ten images: one candidate is better on two of them, far worse on the third.
+    names = np.array([f"p{i % 3}_{i:02d}" for i in range(30)])
+    hits = {0: np.where(np.arange(30) % 3 == 2, 500, 900), 1: np.full(30, 740)}
+    for number, tp in hits.items():
+        counts = np.stack([tp, 1000 - tp, 1000 - tp, 2000 + tp], axis=-1)[:, None, :]
+        save_arrays(finished.counts_path("search", front[number].number), counts=counts, names=names)
+
+    def member(pattern: str | None) -> dict[str, Any]:
+        spec = parse_job(JOB | {"data": JOB["data"] | {"patient_pattern": pattern}})
+        assert isinstance(spec, SearchJob)
+        found = front_scores(spec, finished, RunFolder(finished.path / "audit"), front, 0, finished.path)
+        assert (found["num_images"], found["num_patients"]) == (30, 30 if pattern is None else 3)
+        second: dict[str, Any] = found["members"][1]["difference_to_best"]
+        return second
+
+    by_image, by_patient = member(None), member(r"^(p\d)_")
+    assert by_image["value"] == by_patient["value"]
+    assert by_patient["high"] - by_patient["low"] > 1.5 * (by_image["high"] - by_image["low"])
+
+
+def test_random_search_that_never_met_the_constraints_costs_no_result(
+    finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = job()
+    study = Study(
+        finished.study_location, "random", spec.search_space, ("dice", "miou"), "random", {"dice": Bound(min=2.0)}
+    )
+    session = SearchSession(study, make_searcher(spec.search, spec.search_space), origin="random", num_trials=3)
+    while (trial := session.ask()) is not None:
+        session.tell(trial.number, dice(Architecture.parse(trial.architecture)))
+    monkeypatch.setattr(results, "cluster_resources", dict)
+    result = results.searched(spec, finished, None, finished.path / "cache")
+    assert result["random"] == {"best": None, "pareto": []}
+    assert result["hypervolume"]["random"] == 0
+    console = Console(record=True, width=160)
+    print_summary(console, result)
+    assert "none within the constraints" in console.export_text()
 
 
 def test_audit_is_printed_with_ties_failures_and_verdict() -> None:

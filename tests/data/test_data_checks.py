@@ -157,6 +157,43 @@ def test_colour_mask(folder: DataConfig) -> None:
     assert f"mask in colour: {MASK}" in fault(folder)
 
 
+@pytest.mark.parametrize(("suffix", "orientation"), [("jpg", 3), ("jpg", 2), ("png", 4), ("jpg", 1), ("tif", 3)])
+def test_turned_pictures_are_a_warning(folder: DataConfig, suffix: str, orientation: int) -> None:
+    """Of the same size, so no other check sees that the mask was drawn on the picture as viewers show it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = path_of(folder, IMAGE)
+    picture = Image.open(path)
+    picture.load()
+    path.unlink()
+    picture.save(path.with_suffix(f".{suffix}"), exif=exif)
+    warnings = check_dataset(folder).warnings
+    if orientation == 1 or suffix == "tif":  # Pillow applies that of TIFF
+        assert warnings == ()
+    else:
+        assert "1 images have an EXIF orientation" in warnings[0]
+        assert f"train/images/train_00000.{suffix}" in warnings[0]
+
+
+@pytest.mark.parametrize("parts", [("images",), ("images", "masks")])
+def test_links_to_nothing_are_told(folder: DataConfig, tmp_path: Path, parts: tuple[str, ...]) -> None:
+    """As when the disk is not mounted that a set is linked from: it would become smaller in silence."""
+    for name, part in ((IMAGE, "images"), (MASK, "masks")):
+        if part in parts:
+            path = path_of(folder, name)
+            path.unlink()
+            path.symlink_to(tmp_path / "not mounted" / path.name)
+    text = fault(folder)
+    assert f"{len(parts)} × link to a file that is not there: " in text
+    assert IMAGE in text
+
+
+def test_links_are_followed(folder: DataConfig, tmp_path: Path) -> None:
+    path = path_of(folder, IMAGE)
+    path.symlink_to(path.rename(tmp_path / path.name))
+    assert check_dataset(folder).warnings == ()
+
+
 def test_empty_mask_is_a_warning(folder: DataConfig) -> None:
     save(folder, MASK, np.zeros((48, 64), np.uint8))
     [warning] = check_dataset(folder).warnings

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from slicemamba.config import DataConfig, SyntheticConfig
 from slicemamba.data.base import SegmentationData
@@ -40,6 +41,20 @@ def test_image_in_two_splits_is_named_with_both(tiny_data: SegmentationData) -> 
     splits["test"] = part(tiny_data, 3, 4, split="test")
     digests["test"] = image_digests(splits["test"])
     assert shared_images(splits, digests) == []
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_slices_that_show_nothing_are_no_twins(tiny_data: SegmentationData, value: float) -> None:
+    """Volumes are padded by slices of air: a leak was seen in each such set, and no audit passed."""
+    from slicemamba.data.slices import resize_slice
+
+    empty, organ = np.full((20, 30), value, np.float32), np.random.default_rng(0).random((20, 30), dtype=np.float32)
+    images = np.stack([resize_slice(image, (32, 40))[..., None] for image in (empty, organ, empty)])
+    train = replace(part(tiny_data, 0, 1, 2), images=images)
+    test = replace(part(tiny_data, 0, 1, 2, split="test"), images=images)
+    splits = {"train": train, "test": test}
+    digests = {split: image_digests(data) for split, data in splits.items()}
+    assert shared_images(splits, digests) == [("train/train_1", "test/test_1")], "an organ twice is a leak as before"
 
 
 def test_splits_of_a_data_set_are_told_apart(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,34 @@ def test_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         detect_layout(tmp_path)
 
 
-def save_nifti(path: Path, array: Any) -> None:
-    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+def save_nifti(path: Path, array: Any, affine: Any = None) -> None:
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+
+
+@pytest.mark.parametrize(
+    ("sides", "known", "fits"), [((1, 1), True, True), ((-1, 1), True, False), ((-1, 1), False, True)]
+)
+def test_mask_of_another_orientation_is_a_fault(
+    folder: DataConfig, sides: tuple[int, int], known: bool, fits: bool
+) -> None:
+    """Of the same shape, but stored from the other side: it would lie mirrored on its image in silence."""
+    assert folder.root is not None
+    for split in SPLITS:
+        for path in sorted((folder.root / split / "images").iterdir()):
+            mask_path = path.parents[1] / "masks" / f"{path.stem}_segmentation.png"
+            image, mask = np.asarray(Image.open(path).convert("L")), np.asarray(Image.open(mask_path)) // 255
+            save_nifti(path.with_suffix(".nii.gz"), image.T[..., None])
+            turned = nib.Nifti1Image(mask.T[..., None], np.diag([*sides, 1, 1]) if known else None)
+            nib.save(turned, mask_path.with_name(f"{path.stem}_segmentation.nii.gz"))
+            path.unlink()
+            mask_path.unlink()
+    if fits:
+        check_dataset(folder)
+        return
+    with pytest.raises(InputError) as caught:
+        check_dataset(folder)
+    assert "13 × mask with a different orientation" in str(caught.value)
+    assert "train_00000.nii.gz runs to RAS, train_00000_segmentation.nii.gz to LAS" in str(caught.value)
 
 
 @pytest.mark.parametrize("extension", ["nii", "nii.gz"])
@@ -220,6 +247,27 @@ def test_pattern_that_would_take_years_is_refused(folder: DataConfig, monkeypatc
     with pytest.raises(InputError, match="more than 1 s") as caught:
         check_dataset(endless)
     assert caught.value.pointer == "/data/patient_pattern"
+
+
+@given(
+    groups=st.lists(st.integers(0, 12), min_size=2, max_size=60).filter(lambda groups: len(set(groups)) > 1),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(-5, 2**40),
+)
+def test_hold_out_takes_about_its_share(groups: list[int], fraction: float, seed: int) -> None:
+    """A patient of many images is not held out for a small share: train would be what is left of it."""
+    named = [f"p{group}" for group in groups]
+    sizes = Counter(named)
+    wanted = max(1, round(len(groups) * fraction))
+    _, held = hold_out(named, fraction, seed)
+    assert len(held) - wanted < max(wanted, min(sizes.values()))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_large_patient_is_not_held_out(seed: int) -> None:
+    kept, held = hold_out(["large"] * 900 + ["a"] * 50 + ["b"] * 50, 0.1, seed)
+    assert len(held) in (50, 100)
+    assert set(range(900)) <= set(kept)
 
 
 @given(

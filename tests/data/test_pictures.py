@@ -11,6 +11,7 @@ from PIL import Image
 from slicemamba.config import PicturesConfig
 from slicemamba.data.findings import BadFileError
 from slicemamba.data.pictures import find_pictures, read_centre, read_crop
+from slicemamba.data.reading import read_image
 from slicemamba.errors import InputError
 
 WHOLE = (1.0, 1.0)
@@ -121,6 +122,19 @@ def test_pictures_of_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
     file = tmp_path / "a.tif"
     Image.fromarray(gradient(16, 16)).convert(mode).save(file)
     assert read_centre(file, (8, 8)).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(("dtype", "highest"), [(np.uint16, 60_000), (np.float32, 0.7)])
+def test_pictures_of_more_than_8_bits_are_stretched_as_those_of_segmentation(
+    tmp_path: Path, dtype: type, highest: float
+) -> None:
+    """Radiographs of 16 bits came out white throughout, and the encoder learned from nothing."""
+    values = np.linspace(0, highest, 16 * 16).reshape(16, 16).astype(dtype)
+    file = write(tmp_path / "a.tif", values)
+    whole = read_crop(file, (16, 16), np.random.default_rng(0), WHOLE, 0.0)
+    assert (whole.min(), whole.max()) == (0, 255)
+    assert len(np.unique(read_centre(file, (8, 8)))) > 30
+    np.testing.assert_array_equal(read_image(file)[8], whole[8])
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\xff\xd8\xff\xe0 cut"])

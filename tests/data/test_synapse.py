@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
 import h5py
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -14,8 +16,10 @@ from synapse_cases import SPACING, draw_case, write_download
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
 from slicemamba.data.checks import check_dataset
+from slicemamba.data.findings import BadFileError
 from slicemamba.data.prepare import Prepared, SplitPlan
 from slicemamba.data.prepare_synapse import ORGANS, PUBLISHED_TEST_CASES, prepare_synapse
+from slicemamba.data.slices import read_slice
 from slicemamba.data.splits import SPLITS, split_pairs
 from slicemamba.data.transforms import to_input
 from slicemamba.data.volumes import find_volumes, read_volume
@@ -199,6 +203,18 @@ def test_faulty_files_are_named(synapse: DataConfig, pattern: str, kind: str) ->
     assert path.name in str(caught.value)
 
 
+def test_any_damage_of_a_slice_is_told_or_harmless(synapse: DataConfig) -> None:
+    """In a compressed file it may show as an error of zlib's own."""
+    assert synapse.root is not None
+    path = next((synapse.root / "train_npz").glob("*.npz"))
+    intact, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(200):
+        place = int(rng.integers(len(intact)))
+        path.write_bytes(intact[:place] + rng.bytes(4) + intact[place + 4 :])
+        with contextlib.suppress(BadFileError):
+            read_slice(path, None)
+
+
 def test_hounsfield_units_with_intensity_unit_are_a_warning(synapse: DataConfig) -> None:
     assert synapse.root is not None
     path = next((synapse.root / "train_npz").glob("*.npz"))
@@ -248,3 +264,13 @@ def test_label_of_another_shape(download: Path, tmp_path: Path) -> None:
 def test_no_download(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no img0001\.nii\.gz"):
         prepare_synapse(tmp_path / "nowhere", tmp_path / "set", PLAN)
+
+
+def test_label_stored_from_the_other_side_is_refused(tmp_path: Path) -> None:
+    source = write_download(tmp_path / "raw", 4)
+    path = source / "averaged-training-labels" / "label0002.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), np.diag([-1.0, 1.0, 1.0, 1.0]) @ image.affine), path)
+    with pytest.raises(BadFileError, match=r"img0002\.nii\.gz runs to RAS, label0002\.nii\.gz to LAS"):
+        prepare_synapse(source, tmp_path / "set", PLAN)
+    assert not (tmp_path / "set").exists()

@@ -49,6 +49,18 @@ def read(file: Path) -> NDArray[np.uint8]:
         return np.asarray(picture)
 
 
+def test_pictures_of_another_network_do_not_stay(
+    tmp_path: Path, tiny_data: SegmentationData, scored: Evaluation
+) -> None:
+    """As when a search is extended and its winner is another one: the report shows what lies there."""
+    own = tmp_path / "notes_dice.png"
+    own.touch()
+    save_predictions(tmp_path, tiny_data, scored)
+    inverted = evaluate(lambda image: -darkness(image), tiny_data, batch_size=4, device=torch.device("cpu"))
+    files = save_predictions(tmp_path, tiny_data, inverted)
+    assert sorted(tmp_path.iterdir()) == sorted([*files, own])
+
+
 def test_one_picture_an_image_worst_first_and_an_overview(
     tmp_path: Path, tiny_data: SegmentationData, scored: Evaluation
 ) -> None:

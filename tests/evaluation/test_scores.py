@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,20 @@ def test_diverged_network_has_no_scores(tiny_data: SegmentationData) -> None:
     scored = evaluate(lambda image: image[:, :1] * float("nan"), tiny_data, batch_size=4, device=CPU)
     with pytest.raises(InputError, match="not finite on the train split of lesions"):
         ImageScores.of(tiny_data, scored, "lesions")
+
+
+def test_damaged_file_is_refused_wherever_the_damage_is(tiny_data: SegmentationData, tmp_path: Path) -> None:
+    file = tmp_path / "test.npz"
+    scores(tiny_data).save(file)
+    whole, rng = file.read_bytes(), np.random.default_rng(0)
+    damaged = [whole[: rng.integers(len(whole))] for _ in range(20)]
+    for _ in range(60):
+        place = int(rng.integers(len(whole)))
+        damaged.append(whole[:place] + rng.bytes(4) + whole[place + 4 :])
+    for content in damaged:
+        file.write_bytes(content)
+        with contextlib.suppress(InputError):  # what no checksum covers may pass
+            ImageScores.load(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from pathlib import Path
 from typing import Any, Literal
@@ -79,7 +80,7 @@ def test_card_survives_json(network: SliceMambaUNet) -> None:
 
 
 @pytest.mark.parametrize("wrapper", [None, "model_state_dict", "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "smunet.", "module.smunet."])
 def test_published_file_is_read_whatever_wraps_it(
     network: SliceMambaUNet, tmp_path: Path, wrapper: str | None, prefix: str
 ) -> None:
@@ -170,6 +171,20 @@ def test_broken_weights_are_refused(network: SliceMambaUNet, tmp_path: Path, suf
         file.write_bytes(broken.get(content, bytes(len(whole))))
     with pytest.raises(InputError, match=r"weights .*weights\.\w+ cannot be read"):
         read_state(file)
+
+
+@pytest.mark.parametrize("place", range(0, 400, 7))
+def test_damaged_file_of_the_older_format_is_refused_or_read(
+    network: SliceMambaUNet, tmp_path: Path, place: int
+) -> None:
+    """One byte of its header changed: torch's own reader raises UnicodeDecodeError, KeyError, IndexError and more."""
+    file = tmp_path / "old.pth"
+    torch.save(network.state_dict(), file, _use_new_zipfile_serialization=False)
+    damaged = bytearray(file.read_bytes())
+    damaged[place] ^= 0xFF
+    file.write_bytes(damaged)
+    with contextlib.suppress(InputError):
+        load_state(network, read_state(file), source="old.pth")
 
 
 @pytest.mark.parametrize("file", ["absent.pth", "absent.safetensors"])

@@ -64,3 +64,10 @@ def test_card_tells_the_classes_and_other_folders_have_none(classifier: SliceCla
 def test_architecture_of_other_depths_is_refused(tiny_model: ModelConfig) -> None:
     with pytest.raises(InputError, match="the network"):
         SliceClassifier(tiny_model, 2, Architecture.uniform((2, 2), (1, 1)))
+
+
+def test_head_starts_without_a_bias(tiny_model: ModelConfig) -> None:
+    """As published; torch's own start is random."""
+    head = SliceClassifier(tiny_model, 5, SLICING).head
+    assert not head.bias.any()
+    assert 0 < head.weight.std() < 0.03

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.space import SearchSpace
-from slicemamba.architecture import Architecture, Block
+from slicemamba.architecture import Architecture, Block, parse_block
 from slicemamba.config import ModelConfig
 from slicemamba.errors import InputError
 from slicemamba.models.bss import BSS
-from slicemamba.models.checkpoints import save_network, save_published
+from slicemamba.models.checkpoints import save_network
 from slicemamba.models.classifier import SliceClassifier, save_encoder
 from slicemamba.models.initialise import initialise
 from slicemamba.models.published import our_layout
@@ -50,6 +50,31 @@ def test_supernet_gives_the_weights_of_the_architectures_choices(
     assert report.taken.keys() == network.state_dict().keys()
     assert set(report.taken.values()) | set(report.unused) == set(supernet.state_dict())
     assert bool(report.unused) == (sharing == "separate"), "weights of other choices are told"
+
+
+@pytest.mark.parametrize("sharing", ["separate", "shared"])
+def test_supernet_gives_smaller_and_no_blocks_too(
+    tiny_model: ModelConfig, tmp_path: Path, sharing: Literal["separate", "shared"]
+) -> None:
+    choices = [parse_block(text) for text in ("2x2", "2x4n2", "2x2e1", "-")]
+    slicing = Architecture.parse("s1:2x4n2|s2:2x2e1,-|s3:2x2,2x4n2|s4:2x2")
+    supernet = Supernet(tiny_model, 3, choices, sharing).eval()
+    save_network(tmp_path, supernet)
+    network = SliceMambaUNet(tiny_model, 3, slicing).eval()
+    report = initialise(network, tmp_path, slicing)
+    image = torch.rand(2, 3, 16, 24)
+    with torch.no_grad():
+        assert torch.equal(network(image), supernet(image, slicing))
+    assert report.fresh == report.head == []
+    assert all(key.startswith("layers.1.blocks.1.") for key in report.unused) or sharing == "separate"
+
+
+def test_block_larger_than_the_shared_supernets_is_refused(tiny_model: ModelConfig, tmp_path: Path) -> None:
+    save_network(tmp_path, Supernet(tiny_model, 1, [(2, 2), (4, 4)], "shared"))
+    slicing = Architecture.uniform(parse_block("2x2n8"), tiny_model.depths)
+    with pytest.raises(InputError, match="does not hold the architecture: block 2x2n8 needs 8 states") as caught:
+        initialise(SliceMambaUNet(tiny_model, 1, slicing), tmp_path, slicing)
+    assert caught.value.pointer == "/init"
 
 
 def test_network_of_another_slicing_and_other_classes_gives_all_but_its_head(
@@ -221,10 +246,11 @@ def test_file_that_holds_objects_is_not_unpickled_but_tells_the_mend(network: Sl
     assert initialise(network, file, SLICING).taken
 
 
-def test_published_slicemamba_keeps_its_directions(network: SliceMambaUNet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "smunet."])
+def test_published_slicemamba_keeps_its_directions(network: SliceMambaUNet, tmp_path: Path, prefix: str) -> None:
     other = SliceMambaUNet(network.config, 1, SLICING)
     other.load_state_dict(randomised(other.state_dict()))
-    save_published(tmp_path / "slicemamba.pth", other)
+    torch.save({prefix + key: value for key, value in other.state_dict().items()}, tmp_path / "slicemamba.pth")
     report = initialise(network, tmp_path / "slicemamba.pth", SLICING)
     assert report.kind == "published SliceMamba"
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in other.state_dict().items())

@@ -141,6 +141,30 @@ class TestDifference:
         assert (single.low, single.high) == pytest.approx((twice.low, twice.high), abs=1e-9)
 
 
+class TestPatients:
+    """Images of one patient are alike: 100 slices of 4 volumes are no more than 4 volumes."""
+
+    PATIENTS = tuple(f"case{i // 25}" for i in range(100))
+
+    def volumes(self, *quality: float) -> Counts:
+        return np.concatenate([images(one, 25, seed=i) for i, one in enumerate(quality)])
+
+    def test_alike_images_of_few_patients_tell_less(self) -> None:
+        best, other = self.volumes(0.9, 0.9, 0.7, 0.7), self.volumes(0.7, 0.7, 0.8, 0.8)
+        by_image = difference([best], [other], "dice")
+        by_patient = difference([best], [other], "dice", patients=self.PATIENTS)
+        assert by_image.value == by_patient.value
+        assert by_image.low is not None
+        assert by_patient.low is not None
+        assert by_image.low > 0 > by_patient.low
+        assert width(score_interval(best, "dice", patients=self.PATIENTS)) > 3 * width(score_interval(best, "dice"))
+
+    def test_front_ties_by_patients(self) -> None:
+        front = [self.volumes(0.9, 0.9, 0.7, 0.7), self.volumes(0.7, 0.7, 0.8, 0.8)]
+        assert not front_intervals(front, ["dice"], "dice")[1]["tie"]
+        assert front_intervals(front, ["dice"], "dice", patients=self.PATIENTS)[1]["tie"]
+
+
 def width(estimate: Estimate) -> float:
     assert estimate.low is not None
     assert estimate.high is not None
@@ -205,6 +229,7 @@ SOUND = Evidence(
     leaks=0,
     data_changed=False,
     num_test_images=100,
+    num_test_patients=100,
     trivial=Estimate(value=0.5, low=0.45, high=0.55),
     benefit=Estimate(value=0.02, low=0.01, high=0.03),
     retrain_seeds=3,
@@ -253,19 +278,26 @@ class TestVerdict:
         assert criterion in verdict.sentence
 
     def test_few_test_images_leave_both_comparisons_open(self) -> None:
-        verdict = judge(replace(SOUND, num_test_images=19))
+        verdict = judge(replace(SOUND, num_test_images=19, num_test_patients=19))
         assert verdict.word == "weak"
         assert [one.name for one in verdict.criteria if one.outcome == "open"] == [
             "better than trivial",
             "better than fixed slicing",
         ]
 
+    def test_many_images_of_few_patients_are_few(self) -> None:
+        verdict = judge(replace(SOUND, num_test_images=1500, num_test_patients=12))
+        assert verdict.word == "weak"
+        told = [one.evidence for one in verdict.criteria if one.outcome == "open"]
+        assert len(told) == 2
+        assert all("1500 images of 12 patients" in one and "fewer than 20 patients" in one for one in told)
+
     @settings(max_examples=200, deadline=None)
     @given(st.data())
     def test_worse_evidence_never_earns_a_better_word(self, data: st.DataObject) -> None:
         changes = {
             "leaks": st.sampled_from([0, 3]),
-            "num_test_images": st.sampled_from([5, 100]),
+            "num_test_patients": st.sampled_from([5, 100]),
             "benefit": st.sampled_from([SOUND.benefit, OPEN, AGAINST, None]),
             "retrain_seeds": st.sampled_from([1, 3]),
             "ranking": st.sampled_from([SOUND.ranking, OPEN, AGAINST]),

@@ -21,7 +21,7 @@ from nas.report import plot_effects, plot_hypervolume, plot_ranking
 from nas.report_choices import effects, parallel_figure
 from nas.report_figures import steps_of, time_figure
 from nas.report_html import Picture, ReportInput, hypervolume_of, render_report
-from nas.study import Trial, TrialState
+from nas.study import Trial, TrialState, pareto_front
 from slicemamba.architecture import Architecture
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -269,6 +269,24 @@ def test_missing_parts_are_left_out(source: ReportInput) -> None:
     for figure in page.figures().values():
         go.Figure(data=figure["data"], layout=figure["layout"])
     assert bool(page.figures()) == any(t.state is TrialState.COMPLETED for t in source.trials)
+
+
+def test_what_violates_a_constraint_is_never_on_the_frontier() -> None:
+    """The best by the first objective is told with its violation; it has no star, no ring, and wins no hypervolume."""
+    outside = best()
+    trials = [t.model_copy(update={"violation": 0.5}) if t.number == outside.number else t for t in TRIALS]
+    objectives = ("miou", "hd95")
+    front = pareto_front(trials, objectives)
+    page = Page(render_report(ReportInput(job(), {}, SPACE, trials)))
+    ringed = page.figures()["front-hd95"]["data"][-1]
+    assert ringed["name"] == "Pareto-optimal"
+    assert ringed["y"] == [member.metrics["miou"] for member in front]
+    assert max(ringed["y"]) < outside.metrics["miou"]
+    lines = parallel_figure(trials, SPACE, objectives)["data"]
+    assert f"trial {front[0].number}<" in lines[-1]["text"][0]
+    within = [t for t in trials if t.number != outside.number]
+    curves = hypervolume_of(ReportInput(job(), {}, SPACE, trials), objectives)
+    assert curves["search"][-1] == hypervolume_of(ReportInput(job(), {}, SPACE, within), objectives)["search"][-1]
 
 
 def test_effects_are_means_with_students_interval() -> None:

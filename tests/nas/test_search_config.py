@@ -84,6 +84,9 @@ def test_options_survive_json(config: Config) -> None:
         (SearchConfig, {"num_trials": 0}, "/num_trials", "got 0"),
         (SearchConfig, {"population_size": 1}, "/population_size", "got 1"),
         (SearchConfig, {"mutation_probability": 1.1}, "/mutation_probability", "got 1.1"),
+        (SearchConfig, {"seed": -1}, "/seed", "greater than or equal to 0; got -1"),
+        (SearchConfig, {"searcher": "tpe", "seed": 2**32}, "/seed", "less than 4294967296"),
+        (SupernetConfig, {"seed": -1}, "/seed", "greater than or equal to 0; got -1"),
         (SupernetConfig, {"num_val_architectures": -1}, "/num_val_architectures", "got -1"),
     ],
 )

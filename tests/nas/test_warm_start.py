@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from search_cases import SPACE
 
 from nas.objectives import Bound
+from nas.pareto import crowded_order, pareto_mask
 from nas.space import SearchSpace
 from nas.study import Study
-from nas.warm_start import best_architectures
+from nas.warm_start import _ranked, best_architectures
 from slicemamba.architecture import Architecture
 from slicemamba.errors import InputError
 
@@ -43,6 +47,22 @@ def test_front_comes_first_its_ends_before_its_middle(journal: Path) -> None:
     assert set(found[:2]) == {tried[0], tried[2]}
     assert found[2:] == [tried[1], tried[3]]
     assert best_architectures(journal, "search", SPACE, 2) == found[:2]
+
+
+def test_order_is_that_of_all_pairs_compared() -> None:
+    losses = np.random.default_rng(0).integers(0, 6, (60, 3)).astype(float)
+    assert list(_ranked(losses)) == crowded_order(losses).tolist()
+
+
+def test_order_of_a_large_search_needs_no_matrix_of_pairs() -> None:
+    """Of 50,000 trials that would be several gigabytes."""
+    losses = np.random.default_rng(0).random((50_000, 2))
+    tracemalloc.start()
+    best = list(itertools.islice(_ranked(losses), 20))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert pareto_mask(losses)[best[0]]
+    assert peak < 50e6
 
 
 def test_only_what_fits_the_space_is_taken(journal: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from slicemamba.config import TrainConfig
+from slicemamba.config import PretrainConfig, TrainConfig
+from slicemamba.models.bss import BSS
 from slicemamba.ops import slice_scan
 from slicemamba.ops.backends import available_backends
 from slicemamba.training.optim import NotFiniteError, Optimizer, learning_rate
@@ -26,6 +27,23 @@ def test_learning_rate_rises_by_steps_then_falls_by_epochs() -> None:
 
 def test_learning_rate_of_every_step_is_positive_from_the_first() -> None:
     assert learning_rate(TrainConfig(learning_rate=1e-3, warmup_epochs=5), 0.01) == pytest.approx(1e-3 * 0.01 / 5)
+
+
+@pytest.mark.parametrize(("config", "decayed"), [(TrainConfig(), True), (PretrainConfig(), False)])
+def test_vectors_decay_in_segmentation_and_not_in_pretraining(config: TrainConfig, decayed: bool) -> None:
+    """As VM-UNet hands all weights to AdamW, and VMamba's pretraining keeps norms, biases and skips out."""
+    mixer = BSS(8, d_state=4)
+    before = {name: weight.detach().clone() for name, weight in mixer.named_parameters()}
+    optimizer = Optimizer(mixer, config.model_copy(update={"weight_decay": 0.5, "learning_rate": 0.1}))
+    for weight in mixer.parameters():
+        weight.grad = torch.zeros_like(weight)  # so that decay alone moves it
+    assert optimizer.step(100.0)
+    rate = learning_rate(config.model_copy(update={"learning_rate": 0.1}), 100.0)
+    for name, weight in mixer.named_parameters():
+        shrinks = decayed or weight.ndim > 1
+        torch.testing.assert_close(weight.detach(), before[name] * (1 - 0.5 * rate if shrinks else 1), msg=name)
+    vectors = {"Ds", "conv2d.bias", "out_norm.weight", "out_norm.bias"}
+    assert vectors == {name for name, weight in mixer.named_parameters() if weight.ndim < 2}
 
 
 def steps(network: nn.Module, optimizer: Optimizer, inputs: list[torch.Tensor]) -> list[bool]:
