@@ -287,6 +287,7 @@ def refuse_mixing(found: Mapping[str, Any] | None, job: Job, where: Path) -> Non
     fields = differing_fields(old.model_dump(mode="json"), job.model_dump(mode="json"))
     if fields:
         raise InputError(
-            f"{where} holds a run with another configuration; use a new folder, or the same configuration to resume",
+            f"{where} holds a run with another configuration; use a new folder (--out), or the same configuration to "
+            "resume",
             details=fields,
         )

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.config import ResourcesConfig
-from slicemamba.errors import InputError
+from slicemamba.errors import InputError, RunFailedError
 
 _CONNECT_SECONDS = 5.0
 # For Ray's processes and ours: no usage reports; training reports taken at once, and training shown in the dashboard;
@@ -102,6 +102,8 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
     use_local_token()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if address == "local":
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as Ray does by itself, with a warning that helps nobody here
     import ray
 
     # The log of a job is the place for what the workers say; in a terminal that would bury the progress, and errors
@@ -115,6 +117,12 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
             f"no Ray cluster can be reached at {address!r}: {error}; if it asks for a token, set RAY_AUTH_MODE=token "
             "and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to that of the cluster"
         ) from None
+    except Exception as error:  # nothing more special is raised by a Ray that does not come up in its 30 seconds
+        if address != "local" or isinstance(error, OSError):  # the latter say what they are of
+            raise
+        raise RunFailedError(
+            f"Ray did not start on this machine: {error} If it is busy, give the same command again later"
+        ) from error
     try:
         yield address == "local"
     finally:

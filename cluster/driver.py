@@ -115,7 +115,12 @@ def _check_resources(job: Job, own: bool) -> None:
     """Refuses what a Ray on this machine will never have; a cluster may yet grow, so there it is but a warning."""
     missing = shortage(job.resources, cluster_resources())
     if missing and own:
-        raise InputError("this machine has too little for the job; lower it", pointer="/resources", details=missing)
+        raise InputError(
+            "this machine has too little for the job; lower what it asks for (--set resources.train.gpus=0 and the "
+            "like), or give the address of a cluster",
+            pointer="/resources",
+            details=missing,
+        )
     for sentence in missing:
         print(f"warning: {sentence}; waiting for it to grow", flush=True)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from cluster.connect import ENVIRONMENT
-from slicemamba.errors import InputError
+from slicemamba.errors import InputError, RunFailedError
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
@@ -28,11 +28,24 @@ _STOP_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class RayHead:
-    """Addresses of a running head's job server and dashboard and of its metrics, and the variables of its clients."""
+    """A running head.
+
+    Attributes:
+        dashboard, metrics: addresses of its job server and dashboard, and of its metrics.
+        environment: variables of its clients.
+        process, log: of ``ray start``, which ends when any part of the head does.
+    """
 
     dashboard: str
     metrics: str
     environment: dict[str, str]
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def check(self) -> None:
+        """Raises RunFailedError with the end of the log when the head has stopped."""
+        if self.process.poll() is not None:
+            raise RunFailedError(f"Ray has stopped; the end of {self.log}:\n{tail(self.log)}")
 
 
 @contextlib.contextmanager
@@ -84,7 +97,7 @@ def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[RayHead
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise InputError(f"Ray did not start; the end of {log}:\n{tail(log)}") from None
                     time.sleep(0.3)
-            yield RayHead(address, f"http://127.0.0.1:{metrics}/metrics", environment)
+            yield RayHead(address, f"http://127.0.0.1:{metrics}/metrics", environment, process, log)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from cluster import connect
 from cluster.connect import check_address, ray_cluster
-from slicemamba.errors import InputError
+from slicemamba.errors import InputError, RunFailedError
 
 
 @pytest.fixture
@@ -110,4 +110,18 @@ def test_environment_gives_the_address_and_the_argument_overrules_it(
     with pytest.raises(InputError, match=f"no Ray cluster answers at 127.0.0.1:{closed}"), ray_cluster():
         pass
     with pytest.raises(InputError, match="got 'nonsense'"), ray_cluster("nonsense"):
+        pass
+
+
+def test_a_ray_that_does_not_come_up_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002 – as Ray does
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(RunFailedError, match=r"did not start on this machine: .*timed out.*again later"), ray_cluster():
+        pass
+    with pytest.raises(Exception, match=r"^The current node"), ray_cluster("auto"):
         pass
