@@ -86,7 +86,7 @@ def search(config: ConfigFile, out: Out = None, overrides: Overrides = None, add
     run = _run(_read(config, overrides) | {"kind": "search"}, config, out, address)
     print_summary(Console(), run.read_json("result.json") or {})
     typer.echo(f"report: {run.path / 'report.html'}")
-    typer.echo(f"next: {command_line('audit', str(run.path))}  (how far this can be trusted)")
+    typer.echo(f"next, how far it can be trusted: {command_line('audit', str(run.path))}")
 
 
 def retrain(
