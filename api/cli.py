@@ -5,6 +5,8 @@ Everything heavy is imported inside the commands, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 from http import HTTPStatus
 from pathlib import Path
@@ -17,11 +19,25 @@ import api.search_commands
 import cluster.cli
 import slicemamba.cli
 from api import tables
+from slicemamba import __version__
+from slicemamba.cli import SERVICE, START
 from slicemamba.errors import InputError, RunFailedError
 
 if TYPE_CHECKING:
     from api.client import ApiError
     from api.tokens import Tokens
+
+_OF_FILES = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+}
+"""Faults of the place that a user has named, not of the program."""
 
 app = typer.Typer(
     name="slicemamba",
@@ -30,14 +46,44 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-slicemamba.cli.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"slicemamba {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of ``slicemamba`` itself; its help is that of ``app``."""
+
+
+@app.command(rich_help_panel=START)
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results; made anew.")] = Path("demo-output"),
+    data: Annotated[Path | None, typer.Option(help="Your own images in the ISIC layout.")] = None,
+) -> None:
+    """Show the whole way: start Ray and the service, submit a search, follow it, show its result, stop all again."""
+    from rich.console import Console
+
+    from api.demo import run_demo
+
+    raise typer.Exit(run_demo(out, data, Console()))
+
+
 cluster.cli.register(app)
+slicemamba.cli.register(app)
 
 RunsDir = Annotated[Path | None, typer.Option(help="Folder of all runs.")]
 Database = Annotated[str | None, typer.Option(help="Run database; default: a SQLite file in the folder of runs.")]
 
 
-@app.command(rich_help_panel="Service")
+@app.command(rich_help_panel=SERVICE)
 def serve(
     host: Annotated[str | None, typer.Option(help="Where to listen; default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Default: 8000; 0 selects a free one.")] = None,
@@ -56,7 +102,7 @@ def serve(
 
 
 tokens = typer.Typer(help="Create, list and revoke access tokens. Run it on the server, whose run database holds them.")
-app.add_typer(tokens, name="token", rich_help_panel="Service")
+app.add_typer(tokens, name="token", rich_help_panel=SERVICE)
 
 
 @tokens.command("create")
@@ -104,27 +150,13 @@ def _open_tokens(runs_dir: Path | None, database_url: str | None) -> Tokens:
     return Tokens(open_database(Settings.from_env(runs_dir=runs_dir, database_url=database_url).database))
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the results; an earlier demo there is replaced.")] = Path(
-        "demo-output"
-    ),
-    data: Annotated[Path | None, typer.Option(help="Your own images in the ISIC layout.")] = None,
-) -> None:
-    """Demonstrate everything: start Ray and the service, run a search, show its result, stop both again."""
-    from rich.console import Console
-
-    from api.demo import run_demo
-
-    raise typer.Exit(run_demo(out, data, Console()))
-
-
 api.search_commands.register(app)
 api.follow_up_commands.register(app)
 
 
 def main() -> None:
     """Entry point of ``slicemamba``. Exit codes: see docs/client.md."""
+    _end_in_order()
     try:
         app()
     except Exception as error:
@@ -136,12 +168,27 @@ def main() -> None:
         sys.exit(code)
 
 
+def _end_in_order() -> None:
+    """A closed terminal and ``kill`` end a command as Ctrl-C does: what it has started is stopped, too."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            signal.signal(number, interrupt)
+
+
 def explain(error: Exception) -> tuple[str, int] | None:
     """What to tell the user about an error, and the exit code; None for a fault of the program."""
     if isinstance(error, InputError):
         return str(error), 2
     if isinstance(error, RunFailedError):
         return str(error), 1
+    if isinstance(error, OSError) and error.filename and error.errno in _OF_FILES:
+        reason = (error.strerror or type(error).__name__).lower()
+        return f"{error.filename} cannot be used: {reason}; choose another place, or free this one", 2
     if "api.client" not in sys.modules:  # then it can be none of its errors, and importing it would take time
         return None
     from api.client import ApiError, ApiUnreachableError
@@ -160,6 +207,8 @@ def _explain_refusal(error: ApiError) -> str:
         return f"{said}\ngive the token as SLICEMAMBA_TOKEN; on the server `slicemamba token create NAME` creates one"
     if error.status == HTTPStatus.FORBIDDEN:
         return f"{said}\non the server `slicemamba token create NAME --scope SCOPE` creates a token with more rights"
+    if what.endswith("may not hold its folder"):
+        return f"{what}; leave it out with --set data.root=null, and give the name by which the server knows the set"
     if what.startswith("there is no search"):
         return f"{what}; `slicemamba list` lists all"
     if what.startswith("there is no job"):

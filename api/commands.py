@@ -38,11 +38,12 @@ def study_of(baseline: bool) -> StudyName:
     return "random" if baseline else "search"
 
 
-def follow(what: str, again: str, stop: str, watch: Callable[[], SearchState]) -> None:
+def follow(what: str, again: str, stop: str, then: str | None, watch: Callable[[], SearchState]) -> None:
     """Runs ``watch``; exit code 1 when what it follows does not succeed. An interrupt leaves that running.
 
     Args:
-        what: is followed. again, stop: commands that follow it again, and that stop it.
+        what: is followed. again, stop: commands that follow it again, and that stop it. then: what to do when it has
+            succeeded.
     """
     from api.states import SearchState
 
@@ -56,6 +57,8 @@ def follow(what: str, again: str, stop: str, watch: Callable[[], SearchState]) -
         raise typer.Exit(INTERRUPTED) from None
     if state is not SearchState.SUCCEEDED:
         raise typer.Exit(1)
+    if then is not None:
+        print(f"next: {then}", file=sys.stderr)
 
 
 def follow_search(client: Client, search_id: str) -> None:
@@ -66,15 +69,21 @@ def follow_search(client: Client, search_id: str) -> None:
         "search",
         f"status {search_id} --watch",
         f"cancel {search_id}",
+        f"`slicemamba pareto {search_id}` shows what was found, `slicemamba download {search_id} -o FOLDER` fetches it",
         lambda: watch(client, search_id).state,
     )
 
 
-def follow_job(client: Client, job_id: str) -> None:
-    """Shows a job until it has ended, and exits with 1 unless it has succeeded."""
+def follow_job(client: Client, job_id: str, *, with_files: bool = True) -> None:
+    """Shows a job until it has ended, and exits with 1 unless it has succeeded.
+
+    Args:
+        with_files: it leaves some that nobody fetches as yet.
+    """
     from api.watch import watch_job
 
-    follow("job", f"job show {job_id} --watch", f"job cancel {job_id}", lambda: watch_job(client, job_id).state)
+    then = f"`slicemamba job download {job_id} -o FOLDER` fetches its files" if with_files else None
+    follow("job", f"job show {job_id} --watch", f"job cancel {job_id}", then, lambda: watch_job(client, job_id).state)
 
 
 def show_logs(client: Client, search_or_job_id: str, tail: int, following: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -13,12 +14,13 @@ from typing import Any
 
 from rich.console import Console
 
-from api.client import Client
+from api.client import ApiError, ApiUnreachableError, Client
 from api.states import SearchState
 from api.watch import watch
-from cluster.local import ray_head, started, tail
+from cluster.local import StartedHead, ray_head, started, tail
 from cluster.summary import print_summary
-from slicemamba.config import DataConfig
+from slicemamba.commands import command_line
+from slicemamba.config import DATA_NAME, DataConfig
 from slicemamba.data.checks import check_dataset
 from slicemamba.errors import InputError
 
@@ -68,14 +70,27 @@ def run_demo(out: Path, folder: Path | None, console: Console) -> int:
     job = JOB | {"data": data, "resources": {"train": {"cpus": min(cores, 8)}}}
     console.print(f"Starting Ray on {cores} cores ...")
     with ray_head(num_cpus=cores, log=out / "logs" / "ray.log") as head:
-        console.print(f"Ray dashboard: {head.dashboard} (token in its clients' environment)")
         command = [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--runs-dir", str(out / "runs")]
         command += ["--ray-address", head.dashboard] + (["--data", str(root)] if root else [])
         log = out / "logs" / "api.log"
         with started(command, environment=head.environment, log=log) as service:
-            url = _wait_for_url(service, log)
-            console.print(f"Service: {url} (API at {url}/docs)")
-            return _search(url, job, out, console)
+            try:
+                url = _wait_for_url(service, log)
+                console.print(f"Watch it in the browser: {url}/ (API: {url}/docs)")
+                succeeded = _search(url, job, out, console, head)
+            except KeyboardInterrupt:
+                console.print("Stopping Ray and the service ...")
+                raise
+    if not succeeded:
+        return 1
+    shutil.rmtree(out / "runs")  # the same files once more
+    console.print(
+        f"All of it as one page: {out / 'report.html'}\n"
+        f"Next, with your own images: {command_line('data', 'check', 'FOLDER')} (laid out as in docs/data.md)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
 
 
 def _check(data: dict[str, Any], folder: Path | None) -> None:
@@ -83,6 +98,11 @@ def _check(data: dict[str, Any], folder: Path | None) -> None:
         return
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give one that holds train, val and test (docs/data.md)")
+    if not DATA_NAME.fullmatch(data["name"]):
+        raise InputError(
+            f"the folder's name becomes the data set's, so it must be made of plain letters, digits, dots, hyphens and "
+            f"underscores; rename it. Got {data['name']!r}"
+        )
     check_dataset(DataConfig(name=data["name"], root=folder))
 
 
@@ -108,21 +128,21 @@ def _wait_for_url(service: Popen[bytes], log: Path) -> str:
     raise InputError(f"the service did not start; the end of {log}:\n{tail(log)}")
 
 
-def _search(url: str, job: dict[str, Any], out: Path, console: Console) -> int:
+def _search(url: str, job: dict[str, Any], out: Path, console: Console, head: StartedHead) -> bool:
     with Client(url) as client:
         search = client.submit(job)
         ended = False
         try:
-            search = watch(client, search.id, console)
+            search = watch(client, search.id, console, check=head.check)
             ended = True
         finally:
             if not ended:
-                client.cancel(search.id)
+                with contextlib.suppress(ApiError, ApiUnreachableError):
+                    client.cancel(search.id)
         (out / "logs" / "driver.log").write_text(client.logs(search.id, tail=100_000), encoding="utf-8")
         if search.state is not SearchState.SUCCEEDED:
             console.print(f"[red]{search.state.value}[/]: {search.error}\nLogs: {out / 'logs'}")
-            return 1
+            return False
         client.download(search.id, out)
         print_summary(console, client.result(search.id))
-    console.print(f"Results in {out}: pareto.png, slicing.png, predictions/, result.json")
-    return 0
+    return True

@@ -29,6 +29,7 @@ from api.commands import (
     show_logs,
     study_of,
 )
+from slicemamba.cli import SERVICE
 from slicemamba.config import override
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ job = typer.Typer(help="Follow-up jobs of a search on the service: start audits;
 
 def register(app: typer.Typer) -> None:
     """Adds the groups."""
-    app.add_typer(trial, name="trial", rich_help_panel="Service")
-    app.add_typer(job, name="job", rich_help_panel="Service")
+    app.add_typer(trial, name="trial", rich_help_panel=SERVICE)
+    app.add_typer(job, name="job", rich_help_panel=SERVICE)
 
 
 class Init(str, Enum):
@@ -135,7 +136,7 @@ def export(
     """Export a trained trial as a bundle. All trials but the winner need `trial retrain` first."""
     with connect(url) as client:
         made = client.export(client.resolve(search_id), number, study=study_of(baseline), format=format.value)
-        _started(client, made, watch, out, as_json)
+        _started(client, made, watch, out, as_json, inside="/bundle")
 
 
 @trial.command()
@@ -194,7 +195,7 @@ def show_job(job_id: JobId, watch: Watch = False, as_json: Json = False, url: Ur
     """Show the state and progress of a job."""
     with connect(url) as client:
         if watch:
-            follow_job(client, job_id)
+            follow_job(client, job_id, with_files=client.get_job(job_id).kind != "audit")
         found = client.get_job(job_id)
     if as_json or not watch:
         tables.show(found, tables.job(found), as_json=as_json)
@@ -227,11 +228,11 @@ def cancel_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
         tables.show_state(client.cancel_job(job_id), as_json=as_json)
 
 
-def _started(client: Client, made: Job, watch: bool, out: Path | None, as_json: bool) -> None:
-    """Prints the job; follows it and fetches its files where that is asked for."""
+def _started(client: Client, made: Job, watch: bool, out: Path | None, as_json: bool, *, inside: str = "") -> None:
+    """Prints the job; follows it and fetches its files, or those in one folder, where that is asked for."""
     print(made.model_dump_json(indent=2) if as_json else made.id, flush=True)
     if watch or out is not None:
-        follow_job(client, made.id)
+        follow_job(client, made.id, with_files=out is None and made.kind != "audit")
     if out is not None:
-        files = fetch(client, made.search_id, out, made.folder)
+        files = fetch(client, made.search_id, out, made.folder + inside)
         print(f"{len(files)} files in {out}", file=sys.stderr)

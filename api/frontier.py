@@ -8,7 +8,7 @@ from typing import Any
 
 from api import schemas
 from nas.objectives import OBJECTIVES
-from nas.report_figures import front_figure, title_of
+from nas.report_figures import front_figure
 from nas.study import Trial, TrialState
 from slicemamba.errors import InputError
 
@@ -111,8 +111,8 @@ def draw_pareto(
     body = [f"{tick:>{margin}} │{''.join(row).rstrip()}" for tick, row in zip(ticks, rows, strict=True)]
     low, high = f"{min(x):.4g}", f"{max(x):.4g}"
     under = f"{low}{' ' * max(1, width - len(low) - len(high))}{high}"
-    across_title = title_of(second) if second else "trial"
-    lines = [title_of(objectives[0]), *body, f"{' ' * margin} └{'─' * width}", f"{' ' * margin}  {under}"]
+    across_title = OBJECTIVES[second].heading if second else "trial"
+    lines = [OBJECTIVES[objectives[0]].heading, *body, f"{' ' * margin} └{'─' * width}", f"{' ' * margin}  {under}"]
     return "\n".join([*lines, f"{' ' * margin}  {across_title}    O Pareto-optimal  · search  x fixed slicing"])
 
 

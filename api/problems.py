@@ -108,6 +108,8 @@ def _finding(item: dict[str, Any]) -> Finding:
         position = f" at character {rest[0]}" if rest else ""
         return Finding(pointer="", detail=f"the body must be valid JSON: {reason}{position}")
     message = item["msg"]
+    if item["type"] == "extra_forbidden":
+        message = "unknown field; remove it or correct its spelling"
     if place == "body":
         if not rest and item["type"] in ("missing", "dict_type"):
             message = "the body must be a JSON object, sent with Content-Type: application/json"

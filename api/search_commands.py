@@ -24,22 +24,26 @@ from api.commands import (
     show_logs,
     study_of,
 )
+from slicemamba.cli import SERVICE
 from slicemamba.config import override, read_yaml
 from slicemamba.errors import InputError
+from slicemamba.presets import complete_preset
 
-_PANEL = "Service"
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="Maximum number.")]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (submit, status, trials, pareto, logs, events, cancel, pause, resume, extend, delete, download):
-        app.command(rich_help_panel=_PANEL)(command)
-    app.command("list", rich_help_panel=_PANEL)(list_searches)
+    app.command(rich_help_panel=SERVICE)(submit)
+    app.command("list", rich_help_panel=SERVICE)(list_searches)
+    for command in (status, logs, trials, pareto, download, pause, resume, cancel, extend, delete, events):
+        app.command(rich_help_panel=SERVICE)(command)
 
 
 def submit(
-    config: Annotated[Path, typer.Argument(help="The search as YAML, or a name from `config list`.")],
+    config: Annotated[
+        Path, typer.Argument(help="The search as YAML, or a name from `config list`.", autocompletion=complete_preset)
+    ],
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override an option.")
     ] = None,
@@ -75,6 +79,10 @@ def list_searches(
     labels = dict(_split_label(text) for text in label or [])
     with connect(url) as client:
         page = client.list(states=_upper(state), labels=labels, page_size=limit)
+    if not page.searches and not as_json:
+        asked = state or label
+        print("no search fits" if asked else "no searches yet; `slicemamba submit` makes one", file=sys.stderr)
+        return
     tables.show(page, tables.searches(page), as_json=as_json)
 
 
@@ -90,13 +98,13 @@ def status(search_id: SearchId = "latest", watch: Watch = False, as_json: Json =
 
 
 def trials(
-    search_id: SearchId,
+    search_id: SearchId = "latest",
     state: Annotated[list[str] | None, typer.Option(help="Only trials in this state; may be repeated.")] = None,
     sort: Annotated[
         str, typer.Option(help="number, seconds or a metric; - for largest first: --sort=-dice.")
     ] = "number",
     baseline: Baseline = False,
-    limit: Limit = 1000,
+    limit: Limit = 50,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print all trials as comma-separated values.")] = False,
     as_json: Json = False,
     url: Url = None,
@@ -108,7 +116,11 @@ def trials(
             sys.stdout.write(client.trials_csv(found, study=study, states=states, sort=sort))
             return
         page = client.trials(found, study=study, states=states, sort=sort, page_size=limit)
-    tables.show(page, tables.trials(page), as_json=as_json)
+        names = list(client.get(found).spec["search"]["objectives"])
+    key = sort.removeprefix("-")
+    if key not in (*names, "number", "seconds"):
+        names.insert(0, key)
+    tables.show(page, tables.trials(page, names), as_json=as_json)
 
 
 def pareto(
@@ -205,7 +217,7 @@ def logs(
         show_logs(client, found, tail, following)
 
 
-def events(search_id: SearchId, url: Url = None) -> None:
+def events(search_id: SearchId = "latest", url: Url = None) -> None:
     """Print the events of a search as JSON lines until it has ended; for scripts."""
     with connect(url) as client:
         try:
@@ -216,7 +228,8 @@ def events(search_id: SearchId, url: Url = None) -> None:
 
 
 def download(
-    search_id: SearchId,
+    search_id: SearchId = "latest",
+    *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")],
     folder: Annotated[str, typer.Option(help="Only this folder of the run, such as `predictions`.")] = "",
     as_json: Json = False,

@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from cluster.config import SearchJob, parse_job
 from slicemamba.config import DataConfig
 from slicemamba.data.checks import DatasetReport, check_dataset, list_datasets, resolve_root
+from slicemamba.docstrings import add_descriptions
 from slicemamba.errors import InputError
 
 EXAMPLE: dict[str, Any] = {
@@ -51,7 +52,9 @@ class JobBody(dict[str, Any]):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return handler(SearchRequest.__pydantic_core_schema__)
+        found = handler(SearchRequest.__pydantic_core_schema__)
+        add_descriptions(SearchRequest, found)
+        return found
 
 
 def read_job(body: Mapping[str, Any]) -> SearchJob:
@@ -133,9 +136,20 @@ def check_data(job: SearchJob, data_root: Path | None, cache_dir: Path) -> tuple
     except InputError as error:
         # The folder is none of the request's fields, so a fault of it is one of the name that led there.
         pointer = "/data/name" if error.pointer in (None, "/data/root") else error.pointer
-        message = error.message.replace(f" in {data_root}", "") if data_root else error.message
-        raise InputError(message, pointer=pointer, details=error.details) from None
+        message, *details = (
+            _without_folder(text, job.data.name, data_root) for text in (error.message, *error.details)
+        )
+        raise InputError(message, pointer=pointer, details=details) from None
     return job.model_copy(update={"data": data}), report
+
+
+def _without_folder(text: str, name: str, data_root: Path | None) -> str:
+    """What is said of a data set, without where it lies on the server."""
+    if data_root is None:
+        return text
+    for folder in {str(data_root / name), str((data_root / name).resolve())}:
+        text = text.replace(f" in {folder}", "").replace(folder, name)
+    return text
 
 
 def public_spec(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from cluster.slicing_text import SlicingText
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.table import Table
 
     from api import models, schemas
+
+Cell = str | SlicingText
 
 
 def show(answer: BaseModel, table: Table, *, as_json: bool) -> None:
@@ -35,11 +39,16 @@ def show_state(found: schemas.Search | schemas.Job, *, as_json: bool) -> None:
 
 def searches(page: schemas.SearchPage) -> Table:
     rows = [
-        [s.id, s.name, s.state.value, s.phase or "", _progress(s), time_left(s.expected_end_at), _time(s.created_at)]
+        [s.id, s.name, s.state.value, "" if s.ended_at else _under_way(s), _time(s.created_at)[:-3]]
         for s in page.searches
     ]
     more = "there are more; see --limit" if page.next_page_token else None
-    return _table(["id", "name", "state", "phase", "progress", "left", "created"], rows, caption=more)
+    return _table(["id", "name", "state", "progress", "created"], rows, caption=more)
+
+
+def _under_way(found: schemas.SearchSummary) -> str:
+    left = time_left(found.expected_end_at)
+    return f"{found.phase or ''} {_progress(found)}".strip() + (f"\n{left} left" if left else "")
 
 
 def tokens(rows: Sequence[models.Token]) -> Table:
@@ -89,20 +98,26 @@ def cost(checked: schemas.Validation) -> str:
 
 
 def _hours(estimate: schemas.Estimate) -> str:
-    low, high = estimate.device_hours_low, estimate.device_hours_high
-    return f"about {estimate.device_hours:.2g} device hours ({low:.2g} … {high:.2g})"
+    unit, factor = ("hours", 1) if estimate.device_hours_high >= 2 else ("minutes", 60)
+    most, low, high = (
+        f"{factor * hours:.2g}"
+        for hours in (estimate.device_hours, estimate.device_hours_low, estimate.device_hours_high)
+    )
+    return f"about {most} {unit} of device time ({low} … {high})"
 
 
 def trial(found: schemas.Trial) -> Table:
-    rows = [
+    names = list(found.metrics)
+    figures: list[list[Cell]] = [[name, value] for name, value in zip(names, _values(found, names), strict=True)]
+    rows: list[list[Cell]] = [
         ["trial", str(found.number)],
         ["state", found.state.value],
         ["origin", found.origin],
         ["error", found.error or ""],
         ["seconds", "" if found.seconds is None else f"{found.seconds:.4g}"],
-        *([name, value] for name, value in zip(found.metrics, _values(found, list(found.metrics)), strict=True)),
+        *figures,
         ["violation", f"{found.violation:.4g}" if found.violation else ""],
-        ["architecture", found.architecture],
+        ["architecture", SlicingText(found.architecture)],
     ]
     return _table(["", ""], [row for row in rows if row[1]], header=False)
 
@@ -142,26 +157,44 @@ def _trial_of(job: schemas.JobSummary) -> str:
     return "" if job.trial is None else f"{job.trial}{' (random)' if job.study == 'random' else ''}"
 
 
-def trials(page: schemas.TrialPage) -> Table:
-    names = sorted({name for trial in page.trials for name in trial.metrics})
-    rows = [
-        [str(trial.number), trial.state.value, trial.origin, *_values(trial, names), trial.error or trial.architecture]
+def trials(page: schemas.TrialPage, names: Sequence[str]) -> Table:
+    """The trials with these of their figures: all would fill the screen."""
+    rows: list[list[Cell]] = [
+        [
+            str(trial.number),
+            trial.state.value,
+            trial.origin,
+            *_values(trial, names),
+            trial.error if trial.error else SlicingText(trial.architecture),
+        ]
         for trial in page.trials
     ]
     caption = f"{page.total} trials" + (", the first of them shown; see --limit" if page.next_page_token else "")
+    caption += "; all figures with --csv"
     return _table(["trial", "state", "origin", *names, "architecture"], rows, caption=caption)
 
 
 def pareto(front: schemas.Pareto) -> Table:
     names = [objective.name for objective in front.objectives]
-    titles = [f"{objective.title} ({objective.unit}, {objective.direction})" for objective in front.objectives]
-    rows = [[str(t.number), *_values(t, names), t.origin, t.architecture] for t in front.trials]
+    titles = [_title(objective) for objective in front.objectives]
+    rows: list[list[Cell]] = [
+        [str(t.number), *_values(t, names), t.origin, SlicingText(t.architecture)] for t in front.trials
+    ]
     caption = f"{len(front.trials)} of {front.num_completed} completed trials; measured: {', '.join(front.measured)}"
     return _table(["trial", *titles, "origin", "architecture"], rows, caption=caption)
 
 
+def _title(objective: schemas.Objective) -> str:
+    unit = "" if objective.unit in ("0…1", "count") else f" ({objective.unit})"
+    return f"{objective.title}{unit} {'↑' if objective.direction == 'maximize' else '↓'}"
+
+
 def _table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str | None = None, header: bool = True
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    caption: str | None = None,
+    header: bool = True,
 ) -> Table:
     from rich.table import Table
     from rich.text import Text
@@ -170,9 +203,9 @@ def _table(
         caption=caption, show_header=header, box=None, pad_edge=False, padding=(0, 2, 0, 0), caption_justify="left"
     )
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("id", "job", "state"))
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return table
 
 

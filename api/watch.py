@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Console
 from rich.markup import escape
 
@@ -11,7 +13,14 @@ from api.tables import expected_end
 from cluster.progress import View, progress_view
 
 
-def watch(client: Client, search_id: str, console: Console | None = None, *, poll_seconds: float = 0.5) -> Search:
+def watch(
+    client: Client,
+    search_id: str,
+    console: Console | None = None,
+    *,
+    poll_seconds: float = 0.5,
+    check: Callable[[], None] = lambda: None,
+) -> Search:
     """Shows a search until it has ended.
 
     Args:
@@ -19,6 +28,7 @@ def watch(client: Client, search_id: str, console: Console | None = None, *, pol
         search_id: of the search.
         console: where to show it; standard error when None.
         poll_seconds: between two looks.
+        check: called with each look; what it raises ends the watching.
 
     Returns:
         The ended search; its state tells how it went.
@@ -27,7 +37,7 @@ def watch(client: Client, search_id: str, console: Console | None = None, *, pol
         ApiError: there is no such search. ApiUnreachableError: the service stays away.
     """
     with progress_view(console or Console(stderr=True)) as view:
-        show = _Show(view)
+        show = _Show(view, check)
         return client.wait(search_id, show.update, poll_seconds=poll_seconds, on_lost=show.lost)
 
 
@@ -41,10 +51,12 @@ def watch_job(client: Client, job_id: str, console: Console | None = None, *, po
 class _Show:
     """Says each new state and draws the progress."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, check: Callable[[], None] = lambda: None) -> None:
         self._view = view
+        self._check = check
 
     def update(self, seen: Search | Job) -> None:
+        self._check()
         reason = seen.error or seen.message
         self._view.say(f"{seen.id} [bold]{seen.state.value}[/]" + (f": {escape(reason)}" if reason else ""))
         end = expected_end(seen.expected_end_at)

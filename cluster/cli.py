@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,16 +13,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from slicemamba.cli import TRAIN, USE
+from slicemamba.commands import command_line
+from slicemamba.presets import complete_preset
+
 if TYPE_CHECKING:
     from cluster.config import Job
     from cluster.run_folder import RunFolder
 
-ConfigFile = Annotated[Path, typer.Argument(help="Job as YAML, or a name from `config list`, such as kvasir.")]
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(help="Job as YAML, or a name from `config list`, such as kvasir.", autocompletion=complete_preset),
+]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; default: runs/NAME-OF-CONFIG.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override an option: --set search.num_trials=100.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override an option; may be repeated.")
+]
 Address = Annotated[
     str | None, typer.Option(help="Ray address; default: RAY_ADDRESS, otherwise start Ray on this machine.")
 ]
+
+INTERRUPTED = 130  # exit code
 
 ArchitectureText = Annotated[
     str | None,
@@ -32,15 +46,13 @@ NetworkKind = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds this package's commands."""
-    app.command()(pretrain)
-    app.command("train-supernet")(train_supernet)
-    app.command()(search)
-    app.command()(retrain)
-    app.command()(audit)
-    app.command()(report)
-    app.command()(restore)
-    app.command("cross-validate")(cross_validate)
-    app.command()(compare)
+    app.command(rich_help_panel=TRAIN)(search)
+    app.command(rich_help_panel=TRAIN)(retrain)
+    app.command("train-supernet", rich_help_panel=TRAIN)(train_supernet)
+    app.command(rich_help_panel=TRAIN)(pretrain)
+    app.command("cross-validate", rich_help_panel=TRAIN)(cross_validate)
+    for command in (report, audit, compare, restore):
+        app.command(rich_help_panel=USE)(command)
 
 
 def pretrain(
@@ -51,8 +63,8 @@ def pretrain(
     address: Address = None,
 ) -> None:
     """Train an encoder as an image classifier; retrain from it with --set init=RUN/pretrained."""
-    values = _with_architecture(_read(config, overrides) | {"kind": "pretrain"}, config, architecture)
-    run = _run(values, config, out, address)
+    values = _read(config, overrides, pretraining=True) | {"kind": "pretrain"}
+    run = _run(_with_architecture(values, config, architecture), config, out, address)
     best = (run.read_json("result.json") or {})["pretrained"]["best_epoch"]
     typer.echo(f"top-1 {best['val_top1']:.4f}, top-5 {best['val_top5']:.4f} on val, in epoch {best['epoch']}")
     typer.echo(f"encoder: {run.path / 'pretrained'}")
@@ -73,7 +85,8 @@ def search(config: ConfigFile, out: Out = None, overrides: Overrides = None, add
 
     run = _run(_read(config, overrides) | {"kind": "search"}, config, out, address)
     print_summary(Console(), run.read_json("result.json") or {})
-    typer.echo(f"results: {run.path}")
+    typer.echo(f"report: {run.path / 'report.html'}")
+    typer.echo(f"next, how far it can be trusted: {command_line('audit', str(run.path))}")
 
 
 def retrain(
@@ -119,7 +132,7 @@ def audit(
         seed=seed,
     )
     folder = RunFolder(run)
-    with mirrored(folder, _store()), progress_view(Console(stderr=True)) as view:
+    with _resumable(), mirrored(folder, _store()), progress_view(Console(stderr=True)) as view:
         found = run_audit(folder, settings, address=address, on_status=partial(show_status, view))
     print_audit(Console(), found)
     typer.echo(f"audit: {folder.path / 'audit.json'}\nreport: {folder.path / 'report.html'}")
@@ -186,6 +199,7 @@ def compare(
     """Compare trained networks on the same images, with intervals and published figures."""
     import torch
     from rich.table import Table
+    from rich.text import Text
 
     from slicemamba.data.cache import default_cache_dir
     from slicemamba.data.splits import check_split_name
@@ -200,10 +214,11 @@ def compare(
     ]
     console = Console()
     for text in comparison_tables(entrants):
-        table = Table(*text.header, title=text.title, caption=text.note)
-        for row in text.rows:
-            table.add_row(*(cell.replace(" [", "\n\\[") for cell in row))
-        console.print(table)
+        header, *lines = zip(text.header, *text.rows, strict=True)  # a column a network, which is narrow enough
+        table = Table(*header, show_lines=True)
+        for line in lines:
+            table.add_row(*(cell.replace(" [", "\n\\[") for cell in line))
+        console.print(Text(text.title, "italic"), table, Text(text.note, "dim"))
     if out is not None:
         typer.echo("written: " + ", ".join(map(str, write_tables(entrants, out))))
 
@@ -230,10 +245,16 @@ def _with_architecture(values: dict[str, Any], config: Path, architecture: str |
     return values if architecture is None else values | {"architecture": architecture}
 
 
-def _read(config: Path, overrides: list[str] | None) -> dict[str, Any]:
+def _read(config: Path, overrides: list[str] | None, *, pretraining: bool = False) -> dict[str, Any]:
     from slicemamba.config import override, read_yaml
+    from slicemamba.errors import InputError
 
-    return override(read_yaml(config), overrides or [])
+    values = override(read_yaml(config), overrides or [])
+    kind = values.get("kind", "pretrain" if pretraining else "search")
+    if (kind == "pretrain") != pretraining:
+        fitting = "`slicemamba pretrain` takes one of kind pretrain" if pretraining else "that is for `pretrain` alone"
+        raise InputError(f"{config} is a job of kind {kind}; {fitting} (`slicemamba config list` names some)")
+    return values
 
 
 def _run(values: dict[str, Any], config: Path, out: Path | None, address: str | None) -> RunFolder:
@@ -247,11 +268,21 @@ def _run(values: dict[str, Any], config: Path, out: Path | None, address: str | 
     return run
 
 
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Tells after an interrupt with what command the run goes on. Ray ends a process that trains by SystemExit."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        typer.echo(f"  {command_line(*sys.argv[1:])}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
 def _run_job(job: Job, run: RunFolder, address: str | None, store: str | None = None) -> None:
     from cluster.driver import run_job
     from cluster.progress import progress_view, show_status
 
-    with progress_view(Console(stderr=True)) as view:
+    with _resumable(), progress_view(Console(stderr=True)) as view:
         run_job(job, run, address=address, on_status=partial(show_status, view), store=store)
 
 

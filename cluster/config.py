@@ -320,7 +320,8 @@ def refuse_mixing(found: Mapping[str, Any] | None, job: Job, where: Path) -> lis
     mixing = [field for field in fields if not field.startswith(free)]
     if mixing:
         raise InputError(
-            f"{where} holds a run with another configuration; use a new folder, or the same configuration to resume",
+            f"{where} holds a run with another configuration; use a new folder (--out), or the same configuration to "
+            "resume",
             details=mixing,
         )
     return [field for field in fields if field.startswith("resources.")]

@@ -115,6 +115,8 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
     use_local_token()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if address == "local":
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as Ray does by itself, with a warning that helps nobody here
     import ray
 
     # The log of a job is the place for what the workers say; in a terminal that would bury the progress, and errors
@@ -142,18 +144,20 @@ def _start_own(options: dict[str, Any]) -> None:
     """Starts a Ray, and again where it took too long: it gives its parts 15 s, which a busy machine exceeds."""
     import ray
 
-    for _ in range(_START_ATTEMPTS):
+    for attempt in range(1, _START_ATTEMPTS + 1):
         try:
             ray.init(address="local", **options)
+        except OSError:  # says what it is of
+            raise
         except Exception as error:  # Ray has no class for it
-            if "timed out during startup" not in str(error):
-                raise
+            if "timed out during startup" in str(error) and attempt < _START_ATTEMPTS:
+                continue
+            raise RunFailedError(
+                f"Ray did not start on this machine ({attempt} of {_START_ATTEMPTS} attempts): {error} If it is busy or "
+                "short of memory, run again later; raylet.err in /tmp/ray/session_latest/logs has more"
+            ) from error
         else:
             return
-    raise RunFailedError(
-        f"Ray did not start on this machine in {_START_ATTEMPTS} attempts, as happens when it is very busy or short of "
-        "memory; run again when it is less busy. The reason is at the end of raylet.err in /tmp/ray/session_latest/logs"
-    )
 
 
 def cluster_resources() -> dict[str, float]:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import psutil
 
 from cluster.connect import ENVIRONMENT
-from slicemamba.errors import InputError
+from slicemamba.errors import InputError, RunFailedError
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
@@ -29,8 +29,12 @@ _STOP_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class RayHead:
-    """Addresses of a running head: of its job server and dashboard, for drivers (``gcs``, ``client``), of its metrics;
-    and the variables of its clients.
+    """A running head.
+
+    Attributes:
+        dashboard, metrics: addresses of its job server and dashboard, and of its metrics.
+        gcs, client: addresses for drivers, the second one for Ray Client.
+        environment: variables of its clients.
     """
 
     dashboard: str
@@ -38,6 +42,23 @@ class RayHead:
     client: str
     metrics: str
     environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class StartedHead(RayHead):
+    """A head that was started here.
+
+    Attributes:
+        process, log: of ``ray start``, which ends when any part of the head does.
+    """
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def check(self) -> None:
+        """Raises RunFailedError with the end of the log when the head has stopped."""
+        if self.process.poll() is not None:
+            raise RunFailedError(f"Ray has stopped; the end of {self.log}:\n{tail(self.log)}")
 
 
 class HeadPorts(NamedTuple):
@@ -92,7 +113,7 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[RayHead]:
+def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[StartedHead]:
     """Starts a Ray head, and stops it at the end.
 
     It asks for a token, which is random and in its clients' environment alone (RAY_AUTH_TOKEN where that is set), so
@@ -123,7 +144,7 @@ def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[RayHead
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise InputError(f"Ray did not start; the end of {log}:\n{tail(log)}") from None
                     time.sleep(0.3)
-            yield head
+            yield StartedHead(**vars(head), process=process, log=log)
 
 
 @contextlib.contextmanager

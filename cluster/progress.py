@@ -21,7 +21,7 @@ TITLES = {
     "supernet": "Train supernet",
     "search": "Search",
     "random": "Random baseline",
-    "retrain": "Retrain winner",
+    "retrain": "Retrain",
     "evaluate": "Evaluate on test",
     "audit_search": "Random searches",
     "audit_front": "Front's intervals",
@@ -73,12 +73,12 @@ def progress_view(console: Console) -> Iterator[View]:
 
 
 def show_status(view: View, status: RunStatus) -> None:
-    """Shows what a driver says of itself. Why it failed, the command that runs it says."""
-    if status.phase:
-        view.say(f"[bold]{TITLES.get(status.phase, status.phase)}[/]")
+    """Shows what a driver says of itself; not why it failed, which it raises too."""
     view.show(status.progress)
-    if status.state == "CANCELLED" and status.error:
-        view.say(f"CANCELLED: {escape(status.error)}")
+    if status.phase and status.phase not in status.progress:
+        view.say(f"[bold]{TITLES.get(status.phase, status.phase)}[/]")
+    if status.error and status.state == "CANCELLED":
+        view.say(escape(status.error))
 
 
 def _begun(progress: Mapping[str, PhaseProgress]) -> list[tuple[str, PhaseProgress]]:

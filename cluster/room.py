@@ -97,7 +97,12 @@ def wait_for_room(needs: Sequence[Need], wait_seconds: float, own: bool, tell: C
 
     sentences = missing()
     if sentences and own:
-        raise InputError("this machine has too little for the job; lower it", pointer="/resources", details=sentences)
+        raise InputError(
+            "this machine has too little for the job; lower what it asks for (--set resources.train.gpus=0 and the "
+            "like), or give the address of a cluster",
+            pointer="/resources",
+            details=sentences,
+        )
     if not sentences:
         return
     tell(f"the cluster is too small; waiting for it to grow, {wait_seconds:g} s at most: {'; '.join(sentences)}")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cluster.slicing_text import SlicingText
 from nas.objectives import OBJECTIVES
 
 
@@ -31,9 +32,9 @@ def print_scores(console: Console, result: Mapping[str, Any]) -> None:
     console.print(_test_scores(result))
 
 
-def _header(objectives: Sequence[str]) -> list[str]:
-    arrows = {"maximize": "↑", "minimize": "↓"}
-    return [f"{OBJECTIVES[name].title} {arrows[OBJECTIVES[name].direction]}" for name in objectives]
+def _narrow(names: Sequence[str]) -> list[str]:
+    """Headings in two lines where there is a unit, as their columns hold short numbers."""
+    return [OBJECTIVES[name].heading.replace(" (", "\n(") for name in names]
 
 
 def _cells(metrics: Mapping[str, float], objectives: Sequence[str]) -> list[str]:
@@ -41,15 +42,19 @@ def _cells(metrics: Mapping[str, float], objectives: Sequence[str]) -> list[str]
 
 
 def _frontier(front: list[dict[str, Any]], objectives: list[str]) -> Table:
-    table = Table("trial", *_header(objectives), title="Pareto-optimal slicings (supernet weights, search split)")
-    table.add_column("slicing", overflow="fold")  # in full, to be copied
+    table = Table(
+        "trial",
+        *_narrow(objectives),
+        "slicing",
+        title="Pareto-optimal slicings (supernet weights, search split)",
+    )
     for row in front:
-        table.add_row(str(row["number"]), *_cells(row["metrics"], objectives), row["architecture"])
+        table.add_row(str(row["number"]), *_cells(row["metrics"], objectives), SlicingText(row["architecture"]))
     return table
 
 
 def _comparison(result: Mapping[str, Any], objectives: list[str]) -> Table:
-    table = Table("", *_header(objectives), title="Best slicing found, and what it must beat")
+    table = Table("", *_narrow(objectives), title="Best slicing found, and what it must beat")
     table.add_row("[bold]best of the search[/]", *_cells(result["best"]["metrics"], objectives))
     for size, row in result["fixed"].items():
         table.add_row(f"fixed slicing {size}", *_cells(row["metrics"], objectives))
@@ -61,17 +66,17 @@ def _comparison(result: Mapping[str, Any], objectives: list[str]) -> Table:
 
 
 def _test_scores(result: Mapping[str, Any]) -> Table:
+    """A row a score, which fits where a column a score would not."""
     names = ["dice", "miou", "hd95", "sensitivity", "specificity"]
-    table = Table("test split", *_header(names), title="Retrained from scratch, 95 % intervals over images or patients")
-    retrained = result["retrained"]
+    retrained, trivial = result["retrained"], result["trivial"]["test"]
     intervals = retrained.get("intervals", {}).get("test", {})  # none of a diverged network, or of an older version
-    cells = _cells(retrained["scores"]["test"], names)
-    for i, name in enumerate(names):
-        if name in intervals:
-            cells[i] += "\n\\[{:.4g}, {:.4g}]".format(*intervals[name])
-    table.add_row("[bold]retrained[/]", *cells)
-    for name, scores in result["trivial"]["test"].items():
-        table.add_row(name, *_cells(scores, names))
+    guesses = [name.replace(" ", "\n") for name in trivial]
+    title = "Retrained from scratch (interval over images or patients)"
+    table = Table("test split", "retrained", "95 % interval", *guesses, title=title)
+    columns = [_cells(scores, names) for scores in (retrained["scores"]["test"], *trivial.values())]
+    for name, own, *others in zip(names, *columns, strict=True):
+        interval = "–".join(_cells({name: value}, [name])[0] for value in intervals.get(name, ()))
+        table.add_row(OBJECTIVES[name].heading, f"[bold]{own}[/]", interval, *others)
     return table
 
 

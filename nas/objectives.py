@@ -35,6 +35,12 @@ class Objective:
     unit: str
     title: str
 
+    @property
+    def heading(self) -> str:
+        """Title, unit where it is no share or count, and the better direction: ``HD95 (pixels) ↓``."""
+        unit = "" if self.unit in ("0…1", "count") else f" ({self.unit})"
+        return f"{self.title}{unit} {'↑' if self.direction == 'maximize' else '↓'}"
+
 
 OBJECTIVES: dict[str, Objective] = {
     objective.name: objective

@@ -124,6 +124,7 @@ def effects_figure(trials: Sequence[Trial], space: SearchSpace, metric: str) -> 
     layout["xaxis"] |= {"dtick": 1 if space.num_blocks <= 12 else 2, "tick0": 1, "showgrid": False}
     layout["xaxis"] |= {"range": [0.4, space.num_blocks + 0.6]}
     layout["yaxis"] |= {"zeroline": True, "zerolinecolor": TEXT, "zerolinewidth": 1}
+    layout["yaxis"] |= {"exponentformat": "none"}  # a Dice of 200µ is nothing that anybody says
     return {"data": data, "layout": layout}
 
 

@@ -32,13 +32,6 @@ def completed(trials: Sequence[Trial]) -> list[Trial]:
     return sorted((t for t in trials if t.state is TrialState.COMPLETED), key=lambda t: (t.ended_as or 0, t.number))
 
 
-def title_of(name: str) -> str:
-    """An objective's title with its unit and direction."""
-    objective = OBJECTIVES[name]
-    unit = "" if objective.unit in ("0…1", "count") else f" ({objective.unit})"
-    return f"{objective.title}{unit} {'↑' if objective.direction == 'maximize' else '↓'}"
-
-
 def fixed_label(trial: Trial) -> str:
     """The slice size of a fixed slicing."""
     return format_block(next(Architecture.parse(trial.architecture).blocks()))
@@ -136,7 +129,7 @@ def front_figure(
             "hoverinfo": "text",
         }
         data.append({**front, **steps[-1]["fields"], "meta": "stepped"})
-    labels = ("evaluation", title_of(y)) if x == "number" else (title_of(x), title_of(y))
+    labels = ("evaluation", OBJECTIVES[y].heading) if x == "number" else (OBJECTIVES[x].heading, OBJECTIVES[y].heading)
     return {"data": data, "layout": layout_of(*labels), "steps": steps}
 
 

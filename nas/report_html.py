@@ -353,7 +353,7 @@ def _test_scores(source: ReportInput) -> dict[str, Any] | None:
 
 
 def _score_title(name: str) -> str:
-    return figures.title_of(name) if name in OBJECTIVES else f"{name.replace('_', ' ').capitalize()} ↑"
+    return OBJECTIVES[name].heading if name in OBJECTIVES else f"{name.replace('_', ' ').capitalize()} ↑"
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 import slicemamba.data.cli
+from slicemamba.presets import complete_preset
 
 if TYPE_CHECKING:
     import torch
@@ -25,11 +27,15 @@ if TYPE_CHECKING:
     from slicemamba.models.checkpoints import NetworkCard
     from slicemamba.models.ensemble import SegmentationNetwork
 
-NetworkFolder = Annotated[Path, typer.Argument(help="Folder of a trained network, such as RUN/retrained, or a bundle.")]
+START, TRAIN, USE, SERVICE = "To begin", "Search and train, here or on a cluster", "Judge and use results", "Service"
+"""Groups of commands in the help."""
+
+NetworkFolder = Annotated[Path, typer.Argument(help="Folder of a run, of the network in it, or of a bundle.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default the GPU if there is one.")]
 Split = Annotated[str, typer.Option(help="train, val, search or test.")]
 OtherData = Annotated[
-    Path | None, typer.Option(help="Folder of another data set, of the kind the network was trained on.")
+    Path | None,
+    typer.Option(help="Folder of another data set of the same kind: split folders, or images/ and masks/."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 BROKEN_FILES = 3  # exit code: some of many files gave no mask
@@ -44,16 +50,14 @@ class PredictMode(str, Enum):
 
 def register(app: typer.Typer) -> None:
     """Adds this package's commands."""
-    app.command()(evaluate)
-    app.command()(figures)
-    app.command()(predict)
-    app.command()(export)
-    app.command()(doctor)
-    slicemamba.data.cli.register(app)
+    for command in (evaluate, predict, figures, export):
+        app.command(rich_help_panel=USE)(command)
+    app.command(rich_help_panel=START)(doctor)
+    slicemamba.data.cli.register(app, START)
     configs = typer.Typer(help="Configurations that come with the package; commands accept their names.")
     configs.command("list")(list_configs)
     configs.command("show")(show_config)
-    app.add_typer(configs, name="config")
+    app.add_typer(configs, name="config", rich_help_panel=START)
 
 
 def evaluate(
@@ -167,12 +171,15 @@ def export(
     """Write a bundle: weights, model card, preprocessing, scores, and programs checked against the network."""
     from slicemamba.evaluation.bundle import export_bundle
     from slicemamba.evaluation.export import FORMATS, check_formats
+    from slicemamba.models.checkpoints import find_network
 
     chosen = check_formats(formats or FORMATS)
     model, card, _ = _load(network, "cpu")
     console = Console(stderr=True)
     with console.status("export") as status:
-        artifacts = export_bundle(network, model, card, out, chosen, tolerance=tolerance, on_step=status.update)
+        artifacts = export_bundle(
+            find_network(network), model, card, out, chosen, tolerance=tolerance, on_step=status.update
+        )
     table = Table("file", "MB", "largest difference", "seconds", title=f"programs in {out}")
     for made in artifacts:
         size = made.file.stat().st_size / 1e6
@@ -194,7 +201,9 @@ def doctor(
         faults += finding.state == "fault"
     Console().print(table)
     if faults:
+        typer.echo(f"{faults} to mend before anything runs: see the lines marked fault")
         raise typer.Exit(1)
+    typer.echo("ready: `slicemamba demo` shows the whole way, `slicemamba data check FOLDER` looks at your images")
 
 
 def list_configs() -> None:
@@ -207,7 +216,9 @@ def list_configs() -> None:
     Console().print(table)
 
 
-def show_config(name: Annotated[str, typer.Argument(help="Name, as printed by `config list`.")]) -> None:
+def show_config(
+    name: Annotated[str, typer.Argument(help="Name, as printed by `config list`.", autocompletion=complete_preset)],
+) -> None:
     """Print a configuration, as a start for your own: slicemamba config show laptop > mine.yaml."""
     from slicemamba.presets import preset_text
 
@@ -250,11 +261,13 @@ class _OnSplit:
 
 
 def _open(folder: Path, split: str, data: Path | None, batch_size: int, device: str | None) -> _OnSplit:
-    """Loads a network and a checked split of its data, or of the set in the folder ``data``."""
-    from slicemamba.data.base import load_split
+    """A network, and a checked split of its data or of the set in ``data``; all of that where it has no splits."""
+    from slicemamba.data.base import load_folders, load_split
     from slicemamba.data.cache import default_cache_dir
     from slicemamba.data.catalog import DATA_ROOT_VARIABLE, list_datasets
     from slicemamba.data.checks import check_dataset
+    from slicemamba.data.isic import plain_folders
+    from slicemamba.data.splits import check_split_name
     from slicemamba.errors import InputError
     from slicemamba.evaluation.inference import InferenceOptions, Segmenter
 
@@ -266,8 +279,14 @@ def _open(folder: Path, split: str, data: Path | None, batch_size: int, device: 
             f"{folder} was trained on {config.name!r}, whose folder is not known here; give it with --data, "
             f"or set {DATA_ROOT_VARIABLE} to the folder that holds it"
         )
-    check_dataset(config, cache_dir=default_cache_dir())
-    images = load_split(config, split, default_cache_dir())
+    check_split_name(split)
+    cache_dir = default_cache_dir()
+    plain = None if data is None else plain_folders(data)
+    if plain is None:
+        check_dataset(config, cache_dir=cache_dir)
+        images = load_split(config, split, cache_dir)
+    else:
+        images = load_folders(config, plain, split, cache_dir)
     return _OnSplit(Segmenter(model, config, on, InferenceOptions(batch_size=batch_size)), images)
 
 
@@ -315,19 +334,33 @@ def _parse_window(text: str | None) -> tuple[float, float] | None:
 
 def _load(folder: Path, device: str | None) -> tuple[SegmentationNetwork, NetworkCard, torch.device]:
     """Raises InputError for a folder without a plain network, one trained on unknown data, or an absent device."""
-    import torch
-
     from slicemamba.errors import InputError
-    from slicemamba.models.checkpoints import load_network, read_card
+    from slicemamba.models.checkpoints import find_network, load_network, read_card
     from slicemamba.models.supernet import Supernet
 
+    on = _device(device)
+    folder = find_network(folder)
     card = read_card(folder)
     network = load_network(folder)
     if isinstance(network, Supernet):
         raise InputError(f"{folder} holds a supernet; give a plain network, such as RUN/retrained")
     if card.data is None:
         raise InputError(f"{folder} does not say what data it was trained on; its config.json needs 'data'")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("no CUDA device is usable here; leave out --device, or give --device cpu")
-    on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return network.to(on), card, on
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of this name, or the fastest there is. Raises InputError where it is unknown or absent."""
+    import torch
+
+    from slicemamba.errors import InputError
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None:
+        return torch.device("cuda" if count else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise InputError(f"--device must be cpu, cuda or cuda:N; got {name!r}")
+    device = torch.device(name)
+    if device.type == "cuda" and count <= (device.index or 0):
+        raise InputError(f"{name} is not usable here ({count} CUDA devices); leave out --device, or give --device cpu")
+    return device

@@ -7,15 +7,19 @@ This module imports neither torch nor Ray, so that the API and ``slicemamba --he
 from __future__ import annotations
 
 import copy
+import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PositiveFloat,
     PositiveInt,
     TypeAdapter,
@@ -24,9 +28,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
+from slicemamba.docstrings import add_descriptions
 from slicemamba.errors import InputError
-from slicemamba.presets import find_config
+from slicemamba.presets import advise_on, find_config
 
 T = TypeVar("T")
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -35,6 +42,20 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What all generators here take; Optuna's samplers take no more."""
 Depths = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=6)]
 """Blocks of each stage; limited, as a request that is checked costs time and memory by the block."""
+
+DATA_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+
+
+def _check_name(value: object) -> object:
+    if isinstance(value, str) and not DATA_NAME.fullmatch(value):
+        raise ValueError(
+            "must be 1 to 64 plain letters, digits, dots, hyphens and underscores, the first a letter or digit; "
+            f"got {value!r}"
+        )
+    return value
+
+
+DataName = Annotated[str, Field(pattern=DATA_NAME.pattern), BeforeValidator(_check_name)]
 
 
 def _takes_bool(annotation: object) -> bool:
@@ -45,6 +66,13 @@ class Config(BaseModel):
     """Frozen, and an unknown field is an error: a misspelt option never passes in silence."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON has neither
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """With what the docstring says of each field, so that REST's reference and the dashboard's form show it."""
+        found = handler(schema)
+        add_descriptions(cls, handler.resolve_ref_schema(found))
+        return found
 
     @field_validator("*", mode="before")
     @classmethod
@@ -102,7 +130,7 @@ class DataConfig(Config):
         synthetic: sizes and seed of the synthetic set; only used with ``name: synthetic``.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "synthetic"
+    name: DataName = "synthetic"
     root: Path | None = None
     image_size: tuple[Annotated[int, Field(ge=32, le=8192)], Annotated[int, Field(ge=32, le=8192)]] = (256, 256)
     intensity: Intensity = "minmax"
@@ -279,7 +307,7 @@ class PicturesConfig(Config):
         intensity: use that of the segmentation data, so that the encoder sees the same range of values.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "imagenet"
+    name: DataName = "imagenet"
     root: Path | None = None
     image_size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]] = (224, 224)
     intensity: Intensity = "minmax"
@@ -321,18 +349,38 @@ class PretrainConfig(TrainConfig):
         return self
 
 
-def describe_errors(error: ValidationError) -> list[tuple[str, str]]:
-    """(JSON pointer, sentence) of each finding of a pydantic error."""
+def describe_errors(error: ValidationError, schema: Any = None) -> list[tuple[str, str]]:
+    """(JSON pointer, sentence) of each finding of a pydantic error; with the schema, what a misspelt field may mean."""
     found = []
     for item in error.errors(include_url=False):
         pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = "unknown field; remove it or correct its spelling"
+            message = f"unknown field; {_advice(schema, item['loc'])}"
+        elif item["type"] in ("tuple_type", "list_type"):
+            message = f"must be a list in brackets, such as [64, 64]; got {item['input']!r}"
         elif item["type"] != "value_error" and "input" in item and not isinstance(item["input"], (dict, list)):
             message = f"{message}; got {item['input']!r}"
         found.append((pointer, message))
     return found
+
+
+def _advice(schema: Any, location: Sequence[int | str]) -> str:
+    """What to do about an unknown field: the one of its part of the schema that is spelt alike."""
+    *parents, name = location
+    model = _model_in(schema)
+    for part in parents:  # indices and keys lead nowhere: the model of a list's items has been found with the list
+        if model is not None and part in model.model_fields:
+            model = _model_in(model.model_fields[str(part)].annotation)
+    near = difflib.get_close_matches(str(name), model.model_fields if model else (), n=1)
+    return f"did you mean {near[0]!r}?" if near else "remove it or correct its spelling"
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The first model in an annotation, such as ``tuple[Bound, ...] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)
 
 
 def validate(schema: Any, values: object, *, source: str) -> Any:
@@ -344,7 +392,7 @@ def validate(schema: Any, values: object, *, source: str) -> Any:
     try:
         return TypeAdapter(schema).validate_python(values)
     except ValidationError as error:
-        findings = describe_errors(error)
+        findings = describe_errors(error, schema)
         raise InputError(
             f"{source} is not a valid configuration",
             pointer=findings[0][0],
@@ -361,8 +409,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(find_config(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            f"config file {path} does not exist; give the path of a YAML file, or a name that `slicemamba config list` "
-            "prints"
+            f"config file {path} does not exist; {advise_on(path)}give the path of a YAML file, or a name that "
+            "`slicemamba config list` prints"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"config file {path} cannot be read: {error}") from None
@@ -379,7 +427,7 @@ def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not key:
-            raise InputError(f"an override must look like 'train.epochs=10'; got {assignment!r}")
+            raise InputError(f"an override must look like 'supernet.epochs=10'; got {assignment!r}")
         *parents, last = key.split(".")
         node = result
         for parent in parents:

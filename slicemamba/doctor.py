@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shutil
 import socket
 import tempfile
@@ -13,10 +14,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from slicemamba import __version__
 from slicemamba.errors import InputError
 
 State = Literal["ok", "note", "fault"]
 _PACKAGES = ("torch", "ray", "optuna", "numpy", "medpy", "h5py", "fastapi", "pydantic")
+_GPU_BACKENDS = ("triton", "mamba_ssm")
 _RAY_DASHBOARD = ("127.0.0.1", 8265)
 
 
@@ -31,6 +34,7 @@ class Finding:
 
 def examine(storage: Path) -> Iterator[Finding]:
     """Looks at everything. ``storage`` is a folder where runs are to be written."""
+    yield Finding("slicemamba", "ok", f"{__version__}, on Python {platform.python_version()}")
     yield from _packages()
     yield from _scan_backends()
     yield _gpus()
@@ -53,6 +57,8 @@ def _scan_backends() -> Iterator[Finding]:
     from slicemamba.ops import available_backends, choose_backend
 
     for name, status in available_backends().items():
+        if name in _GPU_BACKENDS and not torch.cuda.is_available():  # installing it would help nobody
+            status = "for NVIDIA GPUs, of which torch finds none here"
         yield Finding(f"scan: {name}", "ok" if status == "usable" else "note", status)
     best = {"cpu": "native"} | ({"cuda": "triton"} if torch.cuda.is_available() else {})
     forced = f" (SLICEMAMBA_SCAN={os.environ['SLICEMAMBA_SCAN']})" if os.environ.get("SLICEMAMBA_SCAN") else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from slicemamba.errors import InputError
@@ -27,6 +28,17 @@ def find_config(path: Path) -> Path:
     preset = CONFIGS / f"{path}.yaml"
     bare = str(path) == path.stem
     return preset if bare and not path.is_file() and preset.is_file() else path
+
+
+def complete_preset(incomplete: str) -> list[str]:
+    """For the shell's completion; none where a path is typed."""
+    return [name for name in list_presets() if name.startswith(incomplete)]
+
+
+def advise_on(path: Path) -> str:
+    """The configuration that is spelt much like ``path``, as the beginning of a sentence; else nothing."""
+    near = difflib.get_close_matches(str(path), list_presets(), n=1)
+    return f"did you mean {near[0]}? Else " if near else ""
 
 
 def _heading(path: Path) -> str:

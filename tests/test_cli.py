@@ -126,10 +126,44 @@ def test_networks_that_cannot_be_used_are_refused(app: typer.Typer, network: Pat
     for folder, said in (
         (tmp_path / "supernet", "holds a supernet; give a plain network"),
         (tmp_path / "unknown", "does not say what data it was trained on"),
-        (tmp_path, "is not a saved network"),
+        (tmp_path, "holds no trained network; give the folder of a finished run"),
+        (tmp_path / "nowhere", "nowhere does not exist; give the folder of a finished run"),
     ):
         with pytest.raises(InputError, match=said):
             CliRunner().invoke(app, ["evaluate", str(folder)], catch_exceptions=False)
+
+
+def test_images_of_another_place_are_scored_without_splits(app: typer.Typer, network: Path, tmp_path: Path) -> None:
+    hospital = write_isic_folder(DATA, tmp_path / "set") / "train"
+    done = CliRunner().invoke(
+        app, ["evaluate", str(network), "--data", str(hospital), "--json"], catch_exceptions=False
+    )
+    found = json.loads(done.stdout)
+    assert (found["data"], found["images"]) == ("train", DATA.synthetic.num_train)
+    next((hospital / "masks").iterdir()).unlink()
+    with pytest.raises(InputError, match="image without a mask"):
+        CliRunner().invoke(app, ["evaluate", str(network), "--data", str(hospital)], catch_exceptions=False)
+
+
+def test_a_run_stands_for_the_network_in_it(app: typer.Typer, network: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text('{"kind": "search", "name": "first"}')
+    network.rename(run / "retrained")
+    done = CliRunner().invoke(app, ["evaluate", str(run), "--json"], catch_exceptions=False)
+    assert json.loads(done.stdout)["images"] == 3
+    bundle = tmp_path / "bundle"
+    CliRunner().invoke(app, ["export", str(run), "--out", str(bundle), "--format", "pt2"], catch_exceptions=False)
+    assert (bundle / "weights.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [("gpu", "--device must be cpu, cuda or cuda:N; got 'gpu'"), ("cuda:99", "cuda:99 is not usable here")],
+)
+def test_a_device_that_is_not_there_is_refused(app: typer.Typer, network: Path, device: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        CliRunner().invoke(app, ["evaluate", str(network), "--device", device], catch_exceptions=False)
 
 
 def test_network_whose_data_is_not_at_hand_asks_for_it(

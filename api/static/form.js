@@ -2,7 +2,7 @@
 import { get, post } from "./api.js";
 import { attempt, el, notify, rough } from "./ui.js";
 
-const FIRST = ["name", "data", "model", "search"]; // open at once; the rest behind a click
+const FIRST = ["data", "search"]; // come first and are open at once; the rest behind a click
 const HIDDEN = ["kind", "root"];
 
 export async function formPage(main) {
@@ -42,7 +42,8 @@ export async function formPage(main) {
     else input = el("input", { ...common, value: shown, inputMode: ["integer", "number"].includes(schema.type) ? "decimal" : "text", placeholder: schema.nullable ? "none" : "" });
     const fault = el("span", { className: "bad", role: "alert" });
     fields.push({ path, schema, input, fault, before: read(input) });
-    const help = el("small", { id: `${id}-help` }, limits(schema));
+    const told = limits(schema);
+    const help = el("small", { id: `${id}-help`, title: told }, told);
     return el("div", { className: input.type === "checkbox" ? "field check" : "field" }, input.type === "checkbox" ? [input, el("label", { htmlFor: id }, key)] : [el("label", { htmlFor: id }, key), input], help, fault);
   }
 
@@ -113,12 +114,23 @@ export async function formPage(main) {
   const groups = Object.entries(root.properties).filter(([name]) => !HIDDEN.includes(name)).map(([name, child]) => [name, resolve(child)]);
   const plain = groups.filter(([, schema]) => !schema.properties);
   const nested = groups.filter(([, schema]) => schema.properties);
+  nested.sort(([one], [other]) => FIRST.includes(other) - FIRST.includes(one));
   form.append(el("fieldset", {}, el("legend", {}, "general"), plain.map(([name, schema]) => field(name, schema, [name]))),
     ...nested.map(([name, schema]) => section(name, schema, [name], FIRST.includes(name))),
     cost, report, el("div", { className: "row" }, el("button", { className: "primary" }, "Submit"), el("button", { type: "button", onclick: () => attempt(check) }, "Check without starting")));
   form.className = "card";
   form.style.cssText = "display:grid;gap:.9rem";
-  main.replaceChildren(el("h1", {}, "New search"), el("p", { className: "soft" }, "Every option shows its default. Lists are written as JSON: [\"dice\", \"hd95\"]."), form);
+  const small = Object.values(document_.paths["/v1/searches"].post.requestBody.content["application/json"].examples)[0].value;
+  const fillIn = () => {
+    for (const { path, input } of fields) {
+      const value = path.reduce((node, key) => node?.[key], small);
+      if (value !== undefined) input.value = typeof value === "object" ? JSON.stringify(value) : String(value);
+    }
+    preview();
+  };
+  main.replaceChildren(
+    el("div", { className: "row" }, el("h1", { className: "grow" }, "New search"), el("button", { type: "button", onclick: fillIn }, "Fill in a small search")),
+    el("p", { className: "soft" }, "Every option shows its default: the published network and search, which are meant for GPUs. Lists are written as JSON: [\"dice\", \"hd95\"]."), form);
   preview();
 }
 
@@ -146,5 +158,5 @@ const KINDS = { array: "list", object: "pairs", integer: "whole number" };
 function limits({ description, type, minimum, exclusiveMinimum, maximum, exclusiveMaximum }) {
   const bounds = [["≥", minimum], [">", exclusiveMinimum], ["≤", maximum], ["<", exclusiveMaximum]];
   const told = bounds.filter(([, bound]) => bound !== undefined).map(([sign, bound]) => `${sign} ${bound}`);
-  return [description, KINDS[type], ...told].filter(Boolean).join(" · ");
+  return [description?.replaceAll("`", ""), KINDS[type], ...told].filter(Boolean).join(" · ");
 }

@@ -10,21 +10,22 @@ export function listPage(main, live) {
   const body = el("div");
   const refresh = async () => {
     const page = await get(`/v1/searches${query({ state, page_size: 25, page_token: tokens.at(-1) })}`);
-    body.replaceChildren(page.searches.length ? rows(page.searches) : empty(), pager(page));
+    body.replaceChildren(page.searches.length ? rows(page.searches) : empty(state), pager(page));
   };
-  const pager = (page) => el("div", { className: "row" },
+  const pager = (page) => (tokens.length < 2 && !page.next_page_token ? "" : el("div", { className: "row pager" },
     el("button", { disabled: tokens.length < 2, onclick: () => { tokens.pop(); live.now(); } }, "Newer"),
-    el("button", { disabled: !page.next_page_token, onclick: () => { tokens.push(page.next_page_token); live.now(); } }, "Older"));
+    el("button", { disabled: !page.next_page_token, onclick: () => { tokens.push(page.next_page_token); live.now(); } }, "Older")));
   main.replaceChildren(
     el("div", { className: "row" }, el("h1", { className: "grow" }, "Searches"),
       select("State", STATES.map((s) => [s, s || "all"]), state, (value) => { state = value; tokens = [null]; live.now(); }),
-      el("a", { className: "button", href: "#/new" }, "New search")),
+      el("a", { className: "button primary", href: "#/new" }, "New search")),
     el("section", { className: "card" }, body));
   live.every(3, refresh);
 }
 
-function empty() {
-  return el("p", {}, "No search yet. ", el("a", { href: "#/new" }, "Submit one"), ", or from the command line: ", el("code", {}, "slicemamba submit configs/laptop.yaml"));
+function empty(state) {
+  if (state) return el("p", { className: "soft" }, `No search is ${state}.`);
+  return el("p", {}, "No search yet. ", el("a", { href: "#/new" }, "Submit one"), ", or from the command line: ", el("code", {}, "slicemamba submit laptop"));
 }
 
 function rows(searches) {
@@ -35,9 +36,9 @@ function rows(searches) {
       el("td", {}, el("a", { href: `#/s/${s.id}` }, s.name), el("br"), el("span", { className: "mono soft" }, s.id)),
       el("td", {}, chip(s.state)),
       el("td", {}, s.phase ? PHASES[s.phase] ?? s.phase : "–"),
-      el("td", {}, now ? [el("progress", { max: now.total || 1, value: now.done, ariaLabel: `${now.done} of ${now.total} ${now.unit}` }), el("span", { className: "soft" }, `${now.done} / ${now.total} ${now.unit}`)] : "–"),
-      el("td", {}, s.expected_end_at ? duration(Math.max(0, (new Date(s.expected_end_at) - new Date()) / 1000)) : "–"),
-      el("td", {}, Object.entries(s.labels).map(([k, v]) => `${k}=${v}`).join(", ") || "–"),
+      el("td", {}, now ? [el("progress", { max: now.total || 1, value: now.done, ariaLabel: `${now.done} of ${now.total} ${now.unit}` }), el("span", { className: "soft" }, `${now.done} / ${now.total} ${now.unit}`)] : null),
+      el("td", {}, s.expected_end_at ? duration(Math.max(0, (new Date(s.expected_end_at) - new Date()) / 1000)) : null),
+      el("td", {}, Object.entries(s.labels).map(([k, v]) => `${k}=${v}`).join(", ")),
       el("td", {}, when(s.created_at)));
-  }));
+  }), { className: "stacks" });
 }

@@ -4,13 +4,15 @@ import { formPage } from "./form.js";
 import { listPage } from "./list.js";
 import { searchPage } from "./search.js";
 import { trialPage } from "./trial.js";
-import { ask, el, notify } from "./ui.js";
+import { ask, el } from "./ui.js";
 
 let stop = () => {};
 
-function clock() {
+const lost = document.getElementById("lost");
+
+function clock(main) {
   const left = new AbortController();
-  let timer = null, refresh = async () => {}, seconds = 3, running = false, again = false, stopped = false, told = false;
+  let timer = null, refresh = async () => {}, seconds = 3, running = false, again = false, stopped = false;
   const tick = async () => {
     again = running; // asked for meanwhile: what is on its way may be too old
     if (running || stopped) return;
@@ -18,13 +20,19 @@ function clock() {
     clearTimeout(timer);
     try {
       await refresh();
-      told = false;
+      if (!stopped) say("");
+      main.ariaBusy = false;
     } catch (error) {
-      if (!told && !stopped) notify(error.message);
-      told = true;
+      if (!stopped) failed(error);
     }
     running = false;
     if (!stopped) timer = setTimeout(tick, again ? 0 : 1000 * seconds * (document.hidden ? 10 : 1));
+  };
+  // Before anything was shown there is nothing to keep: what does not exist is told in its place.
+  const failed = (error) => {
+    if (main.ariaBusy !== "true" || error.status === 0 || error.status >= 500) return say(error.message);
+    stopped = true;
+    return wrong(main, error);
   };
   return {
     every: (s, action) => { seconds = s; refresh = action; return tick(); },
@@ -36,21 +44,35 @@ function clock() {
   };
 }
 
+function say(text) {
+  lost.textContent = text && `${text}; trying again. What is shown may be old.`;
+  lost.hidden = !text;
+}
+
+function wrong(main, error) {
+  main.ariaBusy = false;
+  main.replaceChildren(el("section", { className: "card" }, el("h1", {}, error.status === 404 ? "Not found" : "This cannot be shown"),
+    el("p", {}, error.message.split("; GET ")[0]), el("a", { href: "#/" }, "All searches")));
+}
+
 async function show() {
   stop();
-  const live = clock();
-  stop = live.stop;
+  say("");
   const main = document.getElementById("main");
+  const live = clock(main);
+  stop = live.stop;
   const [, page, id, kind, n] = location.hash.split("/");
   document.title = "SliceMamba NAS";
-  main.replaceChildren(el("p", { className: "soft" }, "Loading …"));
+  for (const link of document.querySelectorAll(".top nav a")) link.ariaCurrent = link.hash === (page === "new" ? "#/new" : "#/") ? "page" : null;
+  main.replaceChildren();
+  main.ariaBusy = true; // “Loading …” until the first answer
   try {
-    if (page === "new") await formPage(main);
+    if (page === "new") await formPage(main).then(() => { main.ariaBusy = false; });
     else if (page === "s" && kind === "t") trialPage(main, live, id, n);
     else if (page === "s") searchPage(main, live, id);
     else listPage(main, live);
   } catch (error) {
-    main.replaceChildren(el("p", { className: "bad" }, error.message));
+    wrong(main, error);
   }
   main.focus({ preventScroll: true });
 }

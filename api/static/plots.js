@@ -1,4 +1,5 @@
 // Plots, in the page's own colours. Plotly is loaded before; without it the tables still work.
+import { el } from "./ui.js";
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 // What is shown here stays here: plotly.js comes with a button that uploads a plot to its maker's servers.
@@ -7,18 +8,29 @@ const COLOURS = { front: "#d55e00", fixed: "#0072b2", random: "#999999" };
 
 function layout(x, y, more = {}) {
   const axis = (title) => ({ title: { text: title, standoff: 8 }, gridcolor: css("--line"), zeroline: false, automargin: true });
+  const narrow = innerWidth < 600; // there the legend takes several lines, and goes below
   return {
     margin: { l: 56, r: 12, t: 10, b: 44 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--ink"), size: 12 },
-    xaxis: axis(x), yaxis: axis(y), legend: { orientation: "h", y: 1.12 }, hovermode: "closest", ...more,
+    xaxis: axis(x), yaxis: axis(y), legend: narrow ? { orientation: "h", y: -0.3 } : { orientation: "h", y: 1.12 }, hovermode: "closest", ...more,
   };
 }
 
 function draw(node, data, spec) {
-  if (window.Plotly) window.Plotly.react(node, data, spec, CONFIG);
-  else node.textContent = "Plots need plotly.js, which could not be loaded.";
+  if (!window.Plotly) node.textContent = "Plots need plotly.js, which could not be loaded.";
+  else {
+    if (node.firstChild?.className === "soft") node.replaceChildren();
+    window.Plotly.react(node, data, spec, CONFIG);
+  }
 }
 
-export const title = (objective) => `${objective.title}${objective.unit && !["0…1", "count"].includes(objective.unit) ? ` [${objective.unit}]` : ""} ${objective.direction === "maximize" ? "↑" : "↓"}`;
+// In place of axes without anything between them.
+function blank(node, text) {
+  if (node.dataset.bound) window.Plotly.purge(node);
+  delete node.dataset.bound;
+  node.replaceChildren(el("p", { className: "soft" }, text));
+}
+
+export const title = (objective) => `${objective.title}${objective.unit && !["0…1", "count"].includes(objective.unit) ? ` (${objective.unit})` : ""} ${objective.direction === "maximize" ? "↑" : "↓"}`;
 
 // Ends of the audit's 95 % intervals over images, as lengths from the value; none where it has none.
 function bars(list, objective, intervals) {
@@ -33,8 +45,9 @@ export function pareto(node, { x, y, trials, front, random, intervals }, onClick
   const usable = (list) => list.filter((t) => t.state === "COMPLETED" && t.metrics[x.name] != null && t.metrics[y.name] != null);
   const points = (list, name, marker, more = {}) => ({
     x: list.map((t) => t.metrics[x.name]), y: list.map((t) => t.metrics[y.name]), customdata: list.map((t) => t.number), name, mode: "markers", type: "scatter", marker,
-    text: list.map((t) => `trial ${t.number}<br>${t.architecture.replaceAll("|", "<br>")}`), hovertemplate: "%{text}<br>%{x:.5g}, %{y:.5g}<extra></extra>", ...more,
+    hovertext: list.map((t) => `trial ${t.number}<br>${t.architecture.replaceAll("|", "<br>")}`), hovertemplate: "%{hovertext}<br>%{x:.5g}, %{y:.5g}<extra></extra>", ...more,
   });
+  if (!usable([...trials, ...random]).length) return blank(node, "No completed trial yet.");
   const onFront = new Set(front.map((t) => t.number));
   const fixed = usable(trials).filter((t) => t.origin === "fixed");
   const others = usable(trials).filter((t) => t.origin !== "fixed" && !onFront.has(t.number));
@@ -42,7 +55,7 @@ export function pareto(node, { x, y, trials, front, random, intervals }, onClick
   const data = [
     points(usable(random), "random search", { color: COLOURS.random, symbol: "x-thin", size: 7, line: { width: 1, color: COLOURS.random } }, { hoverinfo: "skip" }),
     points(others, "search", { color: css("--accent"), size: 7, opacity: 0.55 }),
-    points(fixed, "fixed slicing", { color: COLOURS.fixed, symbol: "square", size: 10 }),
+    points(fixed, "fixed slicing", { color: COLOURS.fixed, symbol: "square", size: 10 }, { mode: "markers+text", textposition: "top right", text: fixed.map((t) => t.architecture.split(/[:,|]/)[1]) }),
     points(stairs, "Pareto-optimal", { color: "rgba(0,0,0,0)", size: 11, line: { color: COLOURS.front, width: 2 } }, { mode: "lines+markers", line: { color: COLOURS.front, width: 1, dash: "dot" }, error_x: bars(stairs, x, intervals), error_y: bars(stairs, y, intervals) }),
   ];
   draw(node, data, layout(title(x), title(y)));
@@ -50,17 +63,20 @@ export function pareto(node, { x, y, trials, front, random, intervals }, onClick
     node.dataset.bound = "yes";
     node.on("plotly_click", (event) => onClick(event.points[0].customdata));
   }
+  return undefined;
 }
 
 export function hypervolume(node, curves) {
+  if (!curves.length) return blank(node, "No completed trial yet.");
   const data = curves.map(({ name, points }, i) => ({
     x: points.map((p) => p.evaluations), y: points.map((p) => p.hypervolume), name, mode: "lines", type: "scatter",
     line: { shape: "hv", width: 2, color: i ? COLOURS.random : css("--accent"), dash: i ? "dash" : "solid" },
   }));
-  draw(node, data, layout("evaluations", "hypervolume"));
+  return draw(node, data, layout("evaluations", "hypervolume"));
 }
 
 export function slicing(node, front) {
+  if (!front.length) return blank(node, "No slicing has been completed yet.");
   const rows = front.map((t) => t.architecture.split("|").flatMap((stage) => stage.split(":")[1].split(",")));
   const choices = [...new Set(rows.flat())].sort();
   const blocks = rows[0]?.length ?? 0;
@@ -74,5 +90,5 @@ export function slicing(node, front) {
   const spec = layout("block", "", { shapes: frames });
   spec.yaxis = { ...spec.yaxis, tickvals: choices.map((_, i) => i), ticktext: choices, showgrid: false };
   spec.xaxis = { ...spec.xaxis, dtick: blocks > 12 ? 2 : 1, showgrid: false };
-  draw(node, data, spec);
+  return draw(node, data, spec);
 }

@@ -104,14 +104,16 @@ export function searchPage(main, live, id) {
       el("td", { className: "num" }, el("a", { href: `#/s/${id}/t/${t.number}` }, String(t.number)), best.has(t.number) ? " ★" : ""),
       el("td", {}, chip(t.state)), metrics.map((m) => el("td", { className: "num" }, number(m === "seconds" ? t.seconds : t.metrics[m]))),
       el("td", {}, t.origin), el("td", { className: "slicing mono", title: t.architecture }, t.architecture)));
+    if (!page.total && !view.state) return [el("h2", {}, "Trials (0)"), el("p", { className: "soft" }, "None yet: the supernet is trained first.")];
+    const pages = view.tokens.length > 1 || page.next_page_token;
     return [
       el("div", { className: "row" }, el("h2", { className: "grow" }, `Trials (${page.total.toLocaleString("en")})`),
         select("State", ["", "COMPLETED", "RUNNING", "PRUNED", "INFEASIBLE", "FAILED"].map((s) => [s, s || "all"]), view.state, (value) => { view.state = value; view.tokens = [null]; live.now(); }),
         el("button", { onclick: () => attempt(() => download(`${url}/trials.csv${query({ state: view.state })}`, `${id}.csv`)) }, "CSV")),
       table(columns, rows),
-      el("div", { className: "row" },
+      el("div", { className: "row pager" }, pages && [
         el("button", { disabled: view.tokens.length < 2, onclick: () => { view.tokens.pop(); live.now(); } }, "Back"),
-        el("button", { disabled: !page.next_page_token, onclick: () => { view.tokens.push(page.next_page_token); live.now(); } }, "More"),
+        el("button", { disabled: !page.next_page_token, onclick: () => { view.tokens.push(page.next_page_token); live.now(); } }, "More")],
         el("span", { className: "soft" }, "★ Pareto-optimal"))];
   }
 

@@ -8,7 +8,7 @@ export function el(tag, attributes = {}, ...children) {
     else if (name in node && name !== "list" && name !== "form") node[name] = value;
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
@@ -79,9 +79,10 @@ export const clockTime = (moment) => moment.toDateString() === new Date().toDate
 
 export const when = (text) => (text ? new Date(text).toLocaleString() : "–");
 
-export function table(columns, rows, { caption } = {}) {
+// On a phone, rows of a table that `stacks` become blocks.
+export function table(columns, rows, { caption, className = "" } = {}) {
   return el("div", { className: "scroll" },
-    el("table", {},
+    el("table", { className },
       caption ? el("caption", { className: "soft" }, caption) : null,
       el("thead", {}, el("tr", {}, columns.map((c) => el("th", { scope: "col", className: c.num ? "num" : "", ariaSort: c.sorted ?? null }, c.content ?? c.title)))),
       el("tbody", {}, rows)));

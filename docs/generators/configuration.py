@@ -17,9 +17,10 @@ from pydantic_core import PydanticUndefined
 
 from api.settings import VARIABLES, Settings
 from cluster.config import JobSpec
-from docs.generators.schemas import attributes, cell, in_words, markdown
+from docs.generators.schemas import cell, in_words
 from nas.config import AuditConfig
 from slicemamba.architecture import Block, format_block
+from slicemamba.docstrings import describe_fields, markdown
 
 KINDS: dict[str, type[BaseModel]] = {job.model_fields["kind"].default: job for job in get_args(get_args(JobSpec)[0])}
 INTRODUCTION = """# Configuration reference
@@ -69,15 +70,6 @@ def sections() -> list[Section]:
     return sorted(found.values(), key=lambda section: bool(section.path))  # the jobs themselves first
 
 
-def descriptions(model: type[BaseModel]) -> dict[str, str]:
-    """Field → what its class, or the nearest ancestor that says so, has under ``Attributes:``."""
-    found: dict[str, str] = {}
-    for ancestor in reversed(model.__mro__):
-        if issubclass(ancestor, BaseModel) and "__doc__" in vars(ancestor):
-            found |= attributes(inspect.cleandoc(ancestor.__doc__ or ""))
-    return {name: found[name] for name in model.model_fields if name in found}
-
-
 def table(model: type[BaseModel], names: dict[str, str] | None = None) -> str:
     """A model's fields as a Markdown table.
 
@@ -89,7 +81,7 @@ def table(model: type[BaseModel], names: dict[str, str] | None = None) -> str:
     def refer(name: str) -> str:
         return in_words(schema["$defs"][name], refer)
 
-    told = descriptions(model)
+    told = describe_fields(model)
     for name, info in model.model_fields.items():
         for inner in _models(info.annotation):
             told.setdefault(name, _summary(inner))

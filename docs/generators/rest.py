@@ -12,7 +12,8 @@ from typing import Any
 from api.main import create_app
 from api.settings import Settings
 from docs.generators import configuration
-from docs.generators.schemas import attributes, cell, in_words, markdown
+from docs.generators.schemas import cell, in_words
+from slicemamba.docstrings import attributes, markdown
 
 INTRODUCTION = """# REST reference
 

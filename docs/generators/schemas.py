@@ -1,25 +1,13 @@
-"""JSON schemas and the docstrings of schemas, as words for tables in Markdown."""
+"""JSON schemas as words for tables in Markdown."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
+from slicemamba.docstrings import markdown
+
 Refer = Callable[[str], str]
-
-
-@lru_cache
-def attributes(docstring: str) -> dict[str, str]:
-    """What a docstring says under ``Attributes:``, by name; ``a, b: text`` is said of both."""
-    _, _, block = docstring.partition("Attributes:\n")
-    found: dict[str, str] = {}
-    for entry in re.split(r"\n(?=    \S)", "\n" + block):
-        names, colon, text = entry.strip().partition(": ")
-        if colon and re.fullmatch(r"\w+(, \w+)*", names):
-            found |= dict.fromkeys(names.split(", "), " ".join(text.split()))
-    return found
 
 
 def in_words(schema: dict[str, Any], refer: Refer) -> str:
@@ -75,11 +63,6 @@ def _limits(schema: dict[str, Any]) -> list[str]:
     if "examples" in schema:
         return [*found, f"like `{schema['examples'][0]}`"]
     return found + ([f"matching `{schema['pattern']}`"] if "pattern" in schema else [])
-
-
-def markdown(text: str) -> str:
-    """reStructuredText's literals as Markdown's."""
-    return text.replace("``", "`")
 
 
 def cell(text: str) -> str:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from slicemamba.config import DataConfig, Intensity
 from slicemamba.data.cache import Source, cached_arrays
 from slicemamba.data.catalog import SYNTHETIC, resolve_root
+from slicemamba.data.findings import raise_findings
 from slicemamba.data.folds import part_anew
-from slicemamba.data.isic import fingerprint_files
+from slicemamba.data.isic import Pair, fingerprint_files, match_folders
 from slicemamba.data.parallel import Progress
 from slicemamba.data.patients import groups_of
 from slicemamba.data.reading import as_picture, read_pair, resize_pair
@@ -74,6 +75,19 @@ def load_split(
     check_split_name(split)
     config = resolve_root(config)
     source = _synthetic_source(config, split) if config.name == SYNTHETIC else _folder_source(config, split)
+    return _load(config, source, split, cache_dir, on_progress)
+
+
+def load_folders(config: DataConfig, folders: tuple[Path, Path], split: str, cache_dir: Path) -> SegmentationData:
+    """As ``load_split``, for a folder of images and one of their masks, without splits; ``split`` is only a name."""
+    pairs, findings = match_folders(*folders, split)
+    raise_findings(findings, subject=f"data set {config.name!r}")
+    return _load(config, _pairs_source(config, pairs, split), split, cache_dir, None)
+
+
+def _load(
+    config: DataConfig, source: Source, split: str, cache_dir: Path, on_progress: Progress | None
+) -> SegmentationData:
     images, masks = cached_arrays(cache_dir, source, config.image_size, on_progress)
     patients = tuple(groups_of(source.names, config.patient_pattern))
     return SegmentationData(images, masks, source.names, split, config.num_classes, config.intensity, patients)
@@ -103,8 +117,10 @@ def _synthetic_names(config: DataConfig, split: str) -> list[str]:
 
 def _folder_source(config: DataConfig, split: str) -> Source:
     assert config.root is not None  # resolve_root has set it
-    pairs = split_pairs(config.root, config)[split]
+    return _pairs_source(config, split_pairs(config.root, config)[split], split)
 
+
+def _pairs_source(config: DataConfig, pairs: list[Pair], split: str) -> Source:
     def read(index: int) -> tuple[NDArray[Any], Pixels]:
         image, mask = read_pair(pairs[index], config)
         return resize_pair(image, mask, config.image_size)

@@ -92,7 +92,7 @@ def cached_arrays(
             _build(folder, source, size, on_progress)
         except OSError as error:
             raise InputError(
-                f"cache folder {cache_dir} cannot be written ({error}); free space or choose another"
+                f"cache folder {cache_dir} cannot be written ({error}); free space, or set SLICEMAMBA_CACHE to another"
             ) from error
     raise RuntimeError(f"cache entry {folder} is replaced by something unusable again and again")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from slicemamba.config import DataConfig
+from slicemamba.config import DATA_NAME, DataConfig
 from slicemamba.data.isic import has_split
 from slicemamba.data.polyp import is_polyp
 from slicemamba.data.synapse import is_synapse
@@ -31,10 +31,13 @@ def list_datasets(data_root: Path | None = None) -> list[str]:
     root = data_root or data_root_from_environment()
     if root is None or not root.is_dir():
         return [SYNTHETIC]
-    return [SYNTHETIC, *sorted(path.name for path in root.iterdir() if path.is_dir() and _holds_a_set(path))]
+    return [SYNTHETIC, *sorted(path.name for path in root.iterdir() if _is_a_set(path))]
 
 
-def _holds_a_set(folder: Path) -> bool:
+def _is_a_set(folder: Path) -> bool:
+    """A folder of images whose name a config may hold."""
+    if not folder.is_dir() or not DATA_NAME.fullmatch(folder.name):
+        return False
     return has_split(folder, "train/images") or is_polyp(folder) or is_synapse(folder)
 
 
@@ -77,7 +80,7 @@ def _check_options(config: DataConfig) -> None:
     if config.root is not None:
         raise InputError(
             f"name {SYNTHETIC!r} is the built-in data set and has no root; "
-            f"give the data set in {config.root} another name, or remove root",
+            f"give the data set in {config.root} another data.name, or remove root",
             pointer="/data/name",
         )
     if config.num_classes != 1:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from slicemamba.commands import command_line
 from slicemamba.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     from slicemamba.data.reports import DatasetReport
 
 FAULTS = 2  # exit code, as for all bad input
+_FEW_VALUES = 10  # of masks with labels; those of grey borders are far more
 
 data = typer.Typer(name="data", help="Check a data set, or create one from a raw download.", no_args_is_help=True)
 
 
-def register(app: typer.Typer) -> None:
-    """Adds ``data`` and its commands."""
-    app.add_typer(data)
+def register(app: typer.Typer, panel: str) -> None:
+    """Adds ``data`` and its commands to a panel of the help."""
+    app.add_typer(data, rich_help_panel=panel)
 
 
 @data.command()
@@ -61,7 +63,12 @@ def check(
         return
     _print_report(Console(), report)
     if path is not None:
-        typer.echo(f"contact sheet: {path}")
+        typer.echo(f"contact sheet: {path}  (look at it: a shifted mask is found by no rule)")
+    if target.is_dir():
+        options = [f"data.name={config.name}", f"data.root={target}", *(overrides or [])]
+        _print_next(["search", "laptop", *(part for option in options for part in ("--set", option))])
+    else:
+        _print_next(["search", str(target), *(part for option in overrides or [] for part in ("--set", option))])
 
 
 @data.command()
@@ -90,12 +97,8 @@ def prepare(
 
     chosen = _kind(kind)
     plan = SplitPlan(_shares(fractions), seed, _pattern(patient_pattern), read_groups(groups) if groups else None)
-    if (images is None) != (masks is None):
-        raise InputError("--images and --masks go together; give both or neither")
-    _refuse_unused(
-        chosen, {"--images": images, "--patient-pattern": patient_pattern, "--published-test": published_test}
-    )
-    folders = None if images is None or masks is None else (images, masks)
+    given = {"--images": images, "--masks": masks, "--patient-pattern": patient_pattern}
+    _refuse_unused(chosen, given | {"--published-test": published_test})
     with bar("Prepare", "volumes" if chosen == "synapse" else "images") as on_progress:
         if chosen == "synapse":
             made = prepare_synapse(
@@ -103,9 +106,16 @@ def prepare(
             )
         else:
             made = prepare_pictures(
-                chosen, source, destination, plan, folders=folders, threshold=not labels, on_progress=on_progress
+                chosen,
+                source,
+                destination,
+                plan,
+                folders=(images, masks),
+                threshold=not labels,
+                on_progress=on_progress,
             )
-    _print_prepared(Console(), made, destination)
+    options = ["--set", f"data.patient_pattern={patient_pattern}"] if patient_pattern else []
+    _print_prepared(Console(), made, destination, options, labels=labels)
 
 
 def _kind(text: str) -> Kind:
@@ -120,7 +130,7 @@ def _kind(text: str) -> Kind:
 
 def _refuse_unused(kind: Kind, given: dict[str, object]) -> None:
     """An option that would do nothing is told, not passed over."""
-    fits = {"--published-test"} if kind == "synapse" else {"--images", "--patient-pattern"}
+    fits = {"--published-test"} if kind == "synapse" else {"--images", "--masks", "--patient-pattern"}
     for option, value in given.items():
         if value and option not in fits:
             raise InputError(f"{option} has no effect for {kind}; leave it out")
@@ -159,7 +169,7 @@ def _data_config(target: Path, overrides: list[str]) -> DataConfig:
     return config
 
 
-def _print_prepared(console: Console, made: Prepared, destination: Path) -> None:
+def _print_prepared(console: Console, made: Prepared, destination: Path, options: list[str], *, labels: bool) -> None:
     table = Table("split", "images", "groups", title=str(destination))
     for split, count in made.num_images.items():
         table.add_row(split, str(count), str(made.num_groups[split]))
@@ -171,9 +181,34 @@ def _print_prepared(console: Console, made: Prepared, destination: Path) -> None
             f"scale; most in {name} ({share:.2%})",
             highlight=False,
         )
+    values = made.mask_values or []
+    if not labels and 2 < len(values) <= _FEW_VALUES:
+        console.print(
+            f"[yellow]the masks hold only the values {', '.join(f'{value:g}' for value in values)}; if these are class "
+            "labels, prepare them again with --labels[/]",
+            highlight=False,
+        )
     if made.num_left_out:
         console.print(f"{made.num_left_out} volumes have no labels and were left out")
-    console.print(f"next: slicemamba data check {destination}", highlight=False, soft_wrap=True)
+    options = options + (_label_options(values) if labels else [])
+    _print_next(["data", "check", str(destination), *options])
+
+
+def _label_options(values: list[float]) -> list[str]:
+    """What a configuration must say of masks with these labels; nothing where they are those of a binary task."""
+    classes = [int(value) for value in values]
+    if len(classes) < 3 and set(classes) <= {0, 1, 255}:
+        return []
+    options = ["--set", f"data.num_classes={max(3, len({0, *classes}))}"]
+    if classes != list(range(len(classes))):
+        mapped = ", ".join(f"{value}: {label}" for label, value in enumerate(sorted({0, *classes})))
+        options += ["--set", f"data.label_map={{{mapped}}}"]
+    return options
+
+
+def _print_next(arguments: list[str]) -> None:
+    """The command to go on with, to be copied whole."""
+    typer.echo(f"next: {command_line(*arguments)}")
 
 
 def _print_report(console: Console, report: DatasetReport) -> None:

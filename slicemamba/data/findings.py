@@ -17,7 +17,8 @@ class Fault(Enum):
     NO_IMAGES = ("split without images", "put the split's images into its images folder")
     NO_MASK = (
         "image without a mask",
-        "add a mask named like the image, with or without one of the known suffixes, or remove the image",
+        "name the mask like the image, with or without one of the endings _segmentation, _mask, -mask, _seg, _label, "
+        "_labels, _gt or _HE, or remove the image",
     )
     NO_IMAGE = ("mask without an image", "add the image, correct the mask's name or remove the mask")
     TWO_MASKS = ("image with several masks", "keep one mask per image")
@@ -37,8 +38,9 @@ class Fault(Enum):
     COLOUR_MASK = ("mask in colour", "save masks with one channel that holds the class of each pixel")
     NOT_BINARY = (
         "mask that is not binary",
-        "threshold it and save it as PNG with the values 0 and 255 (JPEG and smooth scaling make values between), "
-        "or set num_classes if these are class labels",
+        "threshold it and save it as PNG with the values 0 and 255 (JPEG and smooth scaling make values between; "
+        "`slicemamba data prepare` mends that), or, if these are class labels, set data.num_classes (3 for labels 0, 1 "
+        "and 2) and data.label_map where they are not 0, 1, 2, …; `data prepare` keeps labels with --labels",
     )
     LABELS = (
         "mask with labels out of range",

@@ -18,8 +18,10 @@ from slicemamba.errors import InputError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 ACCEPTED = (*IMAGE_EXTENSIONS, *NIFTI_EXTENSIONS)
-MASK_SUFFIXES = ("_segmentation", "_mask", "-mask", "_seg", "_gt", "_he")
+MASK_SUFFIXES = ("_segmentation", "_mask", "-mask", "_seg", "_label", "_labels", "_gt", "_he")
 """Known endings of mask names, compared without regard to case; a mask may also be named exactly like its image."""
+CHANNEL = "_0000"
+"""Ending of image names in nnU-Net's layout, which their masks lack."""
 
 EXPECTED_TREE = "<root>/{train,val,test}/{images,masks}, and optionally <root>/search/{images,masks}"
 
@@ -87,6 +89,12 @@ def match_files(image_files: list[Path], mask_files: list[Path], split: str) -> 
     return pairs, findings
 
 
+def plain_folders(root: Path) -> tuple[Path, Path] | None:
+    """Images and masks that lie in a folder without splits; None where it is laid out otherwise."""
+    folders = root / "images", root / "masks"
+    return folders if all(folder.is_dir() for folder in folders) else None
+
+
 def has_split(root: Path, split: str) -> bool:
     """True when the split's folder is there, whatever it holds."""
     return (root / split).is_dir()
@@ -95,7 +103,7 @@ def has_split(root: Path, split: str) -> bool:
 def check_layout(root: Path, required: Iterable[str]) -> None:
     """Raises InputError unless the folder ``root`` holds ``images`` and ``masks`` for each required split."""
     wanted = [f"{split}/{part}" for split in required for part in ("images", "masks")]
-    faults = [f"missing: {folder}" for folder in wanted if not (root / folder).is_dir()]
+    faults = [f"missing: {folder}{_other_name(root, folder)}" for folder in wanted if not (root / folder).is_dir()]
     faults += [f"cannot be read: {folder}" for folder in wanted if not _is_open(root / folder)]
     if faults:
         holds = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
@@ -104,6 +112,20 @@ def check_layout(root: Path, required: Iterable[str]) -> None:
             pointer="/data/root",
             details=faults,
         )
+
+
+def alike(root: Path, split: str) -> str | None:
+    """A folder that by its name holds a split, but is named otherwise, such as ``Train`` or ``validation``."""
+    names = sorted(path.name for path in root.iterdir() if path.is_dir())
+    return next((name for name in names if name != split and name.lower().startswith(split)), None)
+
+
+def _other_name(root: Path, folder: str) -> str:
+    split = folder.split("/")[0]
+    name = None if has_split(root, split) else alike(root, split)
+    if name:
+        return f" (rename {name} to {split}?)"
+    return " (move some of train's images and masks there)" if split == "val" and not has_split(root, split) else ""
 
 
 def _is_open(folder: Path) -> bool:
@@ -168,8 +190,9 @@ def _masks_by_image(files: list[Path], images: dict[str, Path]) -> tuple[dict[st
 
 def _image_name(stem: str, images: dict[str, Path]) -> str | None:
     """The image a mask belongs to: the exact name first, as an image's own name may end in ``_seg``."""
-    if stem in images:
-        return stem
+    for name in (stem, stem + CHANNEL):
+        if name in images:
+            return name
     for suffix in MASK_SUFFIXES:
         if stem.lower().endswith(suffix) and stem[: -len(suffix)] in images:
             return stem[: -len(suffix)]

@@ -73,6 +73,7 @@ class Prepared(Config):
         num_groups: groups in each split that were kept together: patients, videos, volumes or images alone.
         num_intermediate_pixels: mask pixels that were neither black nor white before the threshold.
         most_intermediate: the mask with the largest share of them, and that share; None when there were none.
+        mask_values: all values that the masks held; of volumes None.
         num_left_out: volumes without labels, which cannot be used.
     """
 
@@ -84,6 +85,7 @@ class Prepared(Config):
     num_groups: dict[str, int]
     num_intermediate_pixels: int = 0
     most_intermediate: tuple[str, float] | None = None
+    mask_values: list[float] | None = None
     num_left_out: int = 0
 
 

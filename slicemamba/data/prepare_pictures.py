@@ -24,15 +24,17 @@ from slicemamba.data.prepare import (
     count_groups,
     join_twins,
 )
-from slicemamba.data.reading import check_fit, content_digest, read_image, read_mask_values
-from slicemamba.errors import InputError
+from slicemamba.data.reading import check_fit, content_digest, distinct, read_image, read_mask_values
+from slicemamba.errors import InputError, name_some
 
-FOLDERS: dict[Kind, tuple[str, str]] = {
-    "kvasir": ("images", "masks"),
-    "clinicdb": ("Original", "Ground Truth"),
-    "folder": ("images", "masks"),
+Names = tuple[str, str]
+FOLDERS: dict[Kind, list[Names]] = {
+    "isic": [("images", "masks")],
+    "kvasir": [("images", "masks")],
+    "clinicdb": [("Original", "Ground Truth")],
+    "folder": [("images", "masks"), ("imagesTr", "labelsTr")],
 }
-"""Names of the folders of images and masks in each download; upper and lower case do not matter."""
+"""Names of the folders of images and masks in each download; upper and lower case do not matter. nnU-Net's are last."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class _Converted:
     digest: str
     intermediate: int
     share: float
+    values: list[float]
 
 
 def prepare_pictures(
@@ -52,7 +55,7 @@ def prepare_pictures(
     destination: Path,
     plan: SplitPlan,
     *,
-    folders: tuple[str, str] | None = None,
+    folders: tuple[str | None, str | None] = (None, None),
     threshold: bool = True,
     on_progress: Progress | None = None,
 ) -> Prepared:
@@ -67,7 +70,7 @@ def prepare_pictures(
         source: folder of the download.
         destination: the new folder, which must not exist or be empty.
         plan: how images are dealt out.
-        folders: names of the folders of images and masks below ``source``, where they differ from the usual.
+        folders: names of the folders of images and masks below ``source``; None is the usual one.
         threshold: make masks binary.
         on_progress: called as (done, total) in images.
 
@@ -90,24 +93,25 @@ def prepare_pictures(
             num_groups=count_groups(splits, groups),
             num_intermediate_pixels=sum(one.intermediate for one in converted),
             most_intermediate=(pairs[worst].mask.name, converted[worst].share) if converted[worst].share else None,
+            mask_values=sorted(set().union(*(one.values for one in converted))),
         )
         (workplace / SUMMARY_FILE).write_text(summary.model_dump_json(indent=2))
     return summary
 
 
-def _find(kind: Kind, source: Path, folders: tuple[str, str] | None) -> list[Pair]:
+def _find(kind: Kind, source: Path, folders: tuple[str | None, str | None]) -> list[Pair]:
     """Pairs of the download; raises InputError when there are none or names do not match."""
     if not source.is_dir():
         raise InputError(f"{source} is not a folder; give the folder of the unpacked download")
     dead: list[Finding] = []
-    if kind == "isic" and folders is None:
+    if kind == "isic" and folders == (None, None):
         files = [
             path for path in sorted(source.rglob("*")) if path.name.lower().endswith(ACCEPTED) and path.name[0] != "."
         ]
         masks = [path for path in files if path.stem.endswith("_segmentation")]
         images = [path for path in files if not path.stem.endswith(("_segmentation", "_superpixels"))]
     else:
-        found = _folders(source, folders or FOLDERS[kind])
+        found = _folders(kind, source, folders)
         images, masks = map(picture_files, found)
         dead = dead_links(*found)
     pairs, findings = match_files(images, masks, str(source))
@@ -115,16 +119,36 @@ def _find(kind: Kind, source: Path, folders: tuple[str, str] | None) -> list[Pai
     return pairs
 
 
-def _folders(source: Path, names: tuple[str, str]) -> tuple[Path, Path]:
-    """The folders of images and masks, beside each other, in ``source`` or the first folder below that has both."""
-    for parent in (source, *sorted(path for path in source.rglob("*") if path.is_dir())):
-        found = [_below(parent, name) for name in names]
-        if found[0] is not None and found[1] is not None:
-            return found[0], found[1]
+def _folders(kind: Kind, source: Path, given: tuple[str | None, str | None]) -> tuple[Path, Path]:
+    """The folders of images and masks, beside each other, in ``source`` or in the one folder below that has both."""
+    usual = [(given[0] or images, given[1] or masks) for images, masks in FOLDERS[kind]]
+    for names in usual:
+        inside = [path for path in sorted(source.rglob("*")) if path.is_dir() and not _is_leftover(path, source)]
+        found = [pair for parent in (source, *inside) if (pair := _beside(parent, names)) is not None]
+        if len(found) > 1 and found[0][0].parent != source and kind != "clinicdb":  # that comes as PNG and as TIFF
+            several = [str(images.parent.relative_to(source)) for images, _ in found]
+            raise InputError(
+                f"{source} holds several folders with {names[0]!r} and {names[1]!r}: {name_some(several)}; give one of "
+                "them. What is parted into train, val and test already needs no preparing: `slicemamba data check`"
+            )
+        if found:
+            return found[0]
+    wanted = " or ".join(f"{images!r} and {masks!r}" for images, masks in usual)
+    holds = name_some(sorted(path.name for path in source.iterdir())) or "nothing"
     raise InputError(
-        f"{source} holds no folders {names[0]!r} and {names[1]!r} side by side; give the folder of the unpacked "
+        f"{source} holds no folders {wanted} side by side; it holds {holds}. Give the folder of the unpacked "
         "download, or name them with --images and --masks"
     )
+
+
+def _beside(parent: Path, names: Names) -> tuple[Path, Path] | None:
+    images, masks = (_below(parent, name) for name in names)
+    return None if images is None or masks is None else (images, masks)
+
+
+def _is_leftover(path: Path, source: Path) -> bool:
+    """Hidden, or what macOS puts into archives beside the files."""
+    return any(part == "__MACOSX" or part.startswith(".") for part in path.relative_to(source).parts)
 
 
 def _below(parent: Path, name: str) -> Path | None:
@@ -164,7 +188,9 @@ def _convert(pair: Pair, folder: Path, threshold: bool) -> _Converted:
         Image.fromarray(marked).save(new_mask)
     else:
         shutil.copyfile(pair.mask, new_mask)
-    return _Converted(new_image, new_mask, content_digest(image), intermediate, intermediate / values.size)
+    return _Converted(
+        new_image, new_mask, content_digest(image), intermediate, intermediate / values.size, distinct(values)
+    )
 
 
 def binarise(values: NDArray[np.generic], path: Path) -> tuple[NDArray[np.uint8], int]:

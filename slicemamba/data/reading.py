@@ -241,7 +241,7 @@ def _palette_values(picture: Image.Image) -> NDArray[Any]:
 
 
 def _mapped(values: NDArray[Any], where: str, label_map: Mapping[int, int]) -> Pixels:
-    strangers = [value for value in _distinct(values) if value not in label_map]
+    strangers = [value for value in distinct(values) if value not in label_map]
     if strangers:
         raise BadFileError(Fault.NOT_IN_MAP, f"{where} (values {_some(strangers)})")
     stored = sorted(label_map)
@@ -250,7 +250,7 @@ def _mapped(values: NDArray[Any], where: str, label_map: Mapping[int, int]) -> P
 
 
 def _as_binary(values: NDArray[Any], where: str) -> Pixels:
-    seen = _distinct(values)
+    seen = distinct(values)
     if not any(set(seen) <= {0, white} for white in BINARY_WHITES):
         raise BadFileError(Fault.NOT_BINARY, f"{where} (values {_some(seen)})")
     marked: Pixels = (values != 0).astype(np.uint8)
@@ -258,14 +258,15 @@ def _as_binary(values: NDArray[Any], where: str) -> Pixels:
 
 
 def _as_labels(values: NDArray[Any], where: str, num_classes: int) -> Pixels:
-    seen = _distinct(values)
+    seen = distinct(values)
     if not all(0 <= value < num_classes and value == int(value) for value in seen):
         raise BadFileError(Fault.LABELS, f"{where} (values {_some(seen)}, num_classes {num_classes})")
     labels: Pixels = values.astype(np.uint8)
     return labels
 
 
-def _distinct(values: NDArray[Any]) -> list[float]:
+def distinct(values: NDArray[Any]) -> list[float]:
+    """The different values of an array, ascending."""
     if values.dtype == np.uint8:  # counting is many times faster than sorting
         return [float(value) for value in np.flatnonzero(np.bincount(values.ravel(), minlength=256))]
     distinct: list[float] = np.unique(values).tolist()

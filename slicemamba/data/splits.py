@@ -17,7 +17,7 @@ import numpy as np
 from slicemamba.config import DataConfig
 from slicemamba.data.findings import Finding, raise_findings
 from slicemamba.data.folds import part_anew
-from slicemamba.data.isic import EXPECTED_TREE, Pair, check_layout, has_split, match_folders, match_pairs
+from slicemamba.data.isic import EXPECTED_TREE, Pair, alike, check_layout, has_split, match_folders, match_pairs
 from slicemamba.data.patients import groups_of
 from slicemamba.data.polyp import is_polyp, polyp_folders
 from slicemamba.data.synapse import is_synapse, match_synapse
@@ -57,13 +57,16 @@ def detect_layout(root: Path) -> Layout:
         return "synapse"
     if is_polyp(root):
         return "polyp"
-    if any(has_split(root, split) for split in SPLITS):
+    if any(has_split(root, split) or alike(root, split) for split in SPLITS):
         return "folders"
     holds = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
     raise InputError(
         f"data folder {root} has none of the known layouts; it holds {holds}",
         pointer="/data/root",
-        details=_accepted(),
+        details=[
+            *_accepted(),
+            "make splits of images and masks alone: slicemamba data prepare folder FOLDER NEW-FOLDER",
+        ],
     )
 
 

@@ -18,14 +18,13 @@ from slicemamba.evaluation.metrics import METRICS_VERSION
 from slicemamba.evaluation.published import SOURCE, published_scores
 from slicemamba.evaluation.scores import ImageScores, refuse_other_images
 from slicemamba.evaluation.statistics import PairedDifference, paired_difference
-from slicemamba.models.checkpoints import WEIGHTS, load_network, read_card, title_of
+from slicemamba.models.checkpoints import INSIDE_RUNS, WEIGHTS, find_network, load_network, read_card, title_of
 from slicemamba.models.complexity import count_flops, num_parameters
 from slicemamba.models.supernet import Supernet
 
 PERCENT = {"miou": "mIoU", "dice": "DSC", "accuracy": "Acc", "specificity": "Spe", "sensitivity": "Sen"}
 METRICS = (*PERCENT, "hd95")
 PAIRED = ("miou", "dice", "hd95")
-_INSIDE_RUNS = ("retrained", "ensemble")
 Progress = Callable[[int, int], None]
 
 
@@ -64,14 +63,6 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def find_network(path: Path) -> Path:
-    """The network's folder: the given one, or the one inside a run. Raises InputError where there is none."""
-    for folder in (path, *(path / inside for inside in _INSIDE_RUNS)):
-        if (folder / WEIGHTS).is_file():
-            return folder
-    raise InputError(f"{path} holds no trained network; give a run's folder, or one such as <run>/retrained")
-
-
 def enter(
     path: Path,
     split: str,
@@ -92,7 +83,7 @@ def enter(
     card, network = read_card(folder), load_network(folder)
     if isinstance(network, Supernet) or card.data is None:
         raise InputError(f"{folder} must hold a network with the data it was trained on; a supernet has no one score")
-    run = folder.parent if folder.name in _INSIDE_RUNS else folder
+    run = folder.parent if folder.name in INSIDE_RUNS else folder
     saved = run / "scores" / f"{split}.npz"
     if saved.is_file() and saved.stat().st_mtime >= (folder / WEIGHTS).stat().st_mtime:
         scores = ImageScores.load(saved)

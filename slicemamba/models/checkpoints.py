@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from slicemamba.architecture import Architecture, Block, format_block, parse_block
-from slicemamba.config import Config, DataConfig, ModelConfig
+from slicemamba.config import Config, DataConfig, ModelConfig, describe_errors
 from slicemamba.errors import InputError, name_some
 from slicemamba.models.baselines import ConvUNet
 from slicemamba.models.ensemble import Ensemble, SegmentationNetwork, SingleNetwork
@@ -24,6 +24,9 @@ from slicemamba.models.supernet import Supernet
 from slicemamba.models.unet import SliceMambaUNet
 
 WEIGHTS, CARD = "weights.safetensors", "config.json"
+INSIDE_RUNS = ("retrained", "ensemble")
+"""Folders of a run that hold its trained network."""
+
 _PARTS = {"slicemamba": ["architecture", "choices"], "ensemble": ["members"]}  # of a card, by its kind; one of them
 _PUBLISHED = "smunet."  # the network's name in the published scripts
 _WRAPPERS = ("model_state_dict", "state_dict", "model")  # keys under which published files keep the state
@@ -122,6 +125,15 @@ def save_network(folder: Path, network: SegmentationNetwork | Supernet, data: Da
     (folder / CARD).write_text(card_of(network, data).model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+def find_network(path: Path) -> Path:
+    """The network's folder: the given one, or the one inside a run. Raises InputError where there is none."""
+    for folder in (path, *(path / inside for inside in INSIDE_RUNS)):
+        if (folder / WEIGHTS).is_file():
+            return folder
+    found = "does not exist" if not path.exists() else "holds no trained network"
+    raise InputError(f"{path} {found}; give the folder of a finished run, or of a network, such as <run>/retrained")
+
+
 def read_card(folder: Path) -> NetworkCard:
     """Reads ``config.json`` of a saved network. Raises InputError where it is absent or not of this form."""
     try:
@@ -130,7 +142,13 @@ def read_card(folder: Path) -> NetworkCard:
         raise InputError(
             f"{folder} is not a saved network: it has no {CARD}; give a folder such as <run>/retrained"
         ) from None
-    except (ValidationError, UnicodeDecodeError) as error:
+    except ValidationError as error:
+        pointer, found = describe_errors(error)[0]
+        raise InputError(
+            f"{folder / CARD} is not the card of a saved network ({pointer or '/'}: {found}); give a folder such as "
+            "<run>/retrained"
+        ) from None
+    except UnicodeDecodeError as error:
         raise InputError(f"{folder / CARD} is not the card of a saved network: {error}") from None
 
 

@@ -22,9 +22,10 @@ from rich.console import Console
 from service_helpers import BODY, Bench, FakeJobs, write_study
 from typer.testing import CliRunner
 
+from api import follow_up_commands, tables
 from api.cli import app, explain
 from api.client import ApiError, ApiUnreachableError, Client
-from api.schemas import Problem
+from api.schemas import Problem, Trial, TrialPage
 from api.watch import watch
 from cluster.jobs import JobState
 from cluster.progress import TITLES, progress_view
@@ -257,12 +258,35 @@ def test_commands_from_submission_to_download(bench: Bench, command: Callable[..
     assert "1 of 2 completed trials" in front.stdout
     only = json.loads(command("pareto", search_id, "--objectives", "dice", "--json").stdout)
     assert [trial["number"] for trial in only["trials"]] == [0]
-    assert "0.25" in command("trials", search_id).stdout
+    listed = command("trials", search_id, "--sort=-hd95").stdout
+    assert "0.25" in listed
+    assert listed.splitlines()[0].split() == ["trial", "state", "origin", "dice", "hd95", "architecture"]
+    assert command("trials", "--sort", "seconds").stdout.startswith("trial  state")  # of the latest
     bench.jobs.logs[search_id] = "hello\n"
     assert command("logs", search_id).stdout == "hello\n"
     assert command("cancel", search_id).exit_code == 0
     assert command("status", search_id, "--watch").exit_code == 1
     assert "files in" in command("download", search_id, "--out", str(tmp_path / "out")).stdout
+
+
+def test_a_trial_table_shows_the_objectives_in_80_columns() -> None:
+    """All that was measured is fourteen figures, which no terminal has room for."""
+    slicing = "s1:2x4,2x4|s2:2x4,2x4|s3:2x4,2x4,4x2,2x4,2x4,2x4,2x4,2x4,2x4|s4:2x4,2x4"
+    metrics = dict.fromkeys(("accuracy", "dice", "flops", "hd95", "latency_ms", "miou", "params"), 0.123456)
+    fields = {"number": 3, "state": "COMPLETED", "origin": "local", "architecture": slicing, "metrics": metrics}
+    trial = Trial.model_validate(dict.fromkeys(Trial.model_fields) | {"violation": 0.0} | fields)
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(tables.trials(TrialPage(study="search", total=1, trials=[trial], next_page_token=None), ["dice"]))
+    rows = [line.rstrip() for line in captured.get().splitlines()]
+    assert "COMPLETED" in rows[1]
+    assert "".join(row.split()[-1] for row in rows[1:-1]) == slicing
+    assert len(rows) <= 5
+
+
+def test_an_empty_list_tells_how_to_begin(bench: Bench, command: Callable[..., Any]) -> None:
+    assert "no searches yet; `slicemamba submit` makes one" in command("list").stderr
+    assert "no search fits" in command("list", "--state", "failed").stderr
 
 
 def test_faults_are_told_with_their_exit_code(command: Callable[..., Any], tmp_path: Path) -> None:
@@ -486,7 +510,9 @@ def test_commands_on_trials_and_jobs(bench: Bench, command: Callable[..., Any], 
     drawn = command("trial", "figures", search_id, "0").stdout.strip()
     end_job(bench, drawn, search_id)
     assert "SUCCEEDED" in command("job", "show", drawn).stdout
-    assert command("job", "show", drawn, "--watch").exit_code == 0
+    followed = command("job", "show", drawn, "--watch")
+    assert followed.exit_code == 0
+    assert f"next: `slicemamba job download {drawn} -o FOLDER` fetches its files" in followed.stderr
     assert command("job", "download", drawn, "--out", str(tmp_path / "out")).exit_code == 0
     assert (tmp_path / "out" / "a.png").read_bytes() == b"\x89PNG"
     listed = json.loads(command("job", "list", "latest", "--json").stdout)["jobs"]
@@ -495,6 +521,28 @@ def test_commands_on_trials_and_jobs(bench: Bench, command: Callable[..., Any], 
     told = command("trial", "export", search_id, "1").exception
     assert isinstance(told, ApiError)
     assert "not trained yet" in str(told)
+
+
+def test_an_export_is_fetched_as_the_bundle_alone(
+    bench: Bench, command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with the files that the job keeps for itself."""
+    search_id = ended_search(bench)
+    network = bench.folder(search_id).path / "retrained"
+    network.mkdir()
+    winner = bench.http.get(f"/v1/searches/{search_id}/pareto").json()["trials"][0]
+    (network / "config.json").write_text(json.dumps({"architecture": winner["architecture"]}))
+
+    def end(client: Client, job_id: str, **_: Any) -> None:
+        folder = end_job(bench, job_id, search_id)
+        (folder.path / "bundle").mkdir()
+        (folder.path / "bundle" / "model.onnx").write_bytes(b"program")
+
+    monkeypatch.setattr(follow_up_commands, "follow_job", end)
+    out = tmp_path / "bundle"
+    done = command("trial", "export", search_id, str(winner["number"]), "--out", str(out))
+    assert done.exit_code == 0, done.exception
+    assert [path.name for path in out.iterdir()] == ["model.onnx"]
 
 
 def test_frontier_is_drawn_here_and_written_to_files(bench: Bench, command: Callable[..., Any], tmp_path: Path) -> None:
@@ -512,7 +560,7 @@ def test_submission_tells_its_cost_first(bench: Bench, command: Callable[..., An
     config = tmp_path / "job.yaml"
     config.write_text(json.dumps(BODY))
     tried = command("submit", str(config), "--dry-run")
-    assert "device hours" in tried.stdout
+    assert "minutes of device time" in tried.stdout
     assert json.loads(command("submit", str(config), "--dry-run", "--json").stdout)["evaluations"] == 8
     assert bench.http.get("/v1/searches").json()["searches"] == []
     done = command("submit", str(config))

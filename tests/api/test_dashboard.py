@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from service_helpers import BODY, Bench, write_study
 
+from api.specs import EXAMPLE
 from cluster.jobs import JobState
 from cluster.local import free_ports
 from cluster.run_folder import Progress, RunFolder, RunStatus
@@ -126,6 +127,12 @@ def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Be
     page.get_by_text("No search yet").wait_for()
     page.get_by_role("link", name="New search").first.click()
     page.get_by_label("name", exact=True).first.fill("lesions <b>first</b>")
+    assert page.evaluate(  # in rows, none over its neighbour
+        "[...document.querySelectorAll('.field')].every((f) => [...f.children].every("
+        "(c) => c.getBoundingClientRect().right <= f.getBoundingClientRect().right + 1))"
+    )
+    page.get_by_text("architectures to evaluate, the fixed slicings included").wait_for()
+    page.get_by_text("what people call it").wait_for()
     page.get_by_label("num_trials").fill("0")
     page.get_by_role("button", name="Submit").click()
     page.get_by_text("greater than 0; got 0").wait_for()
@@ -140,6 +147,9 @@ def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Be
     page.wait_for_url("**/#/s/**")
     search_id = page.url.rpartition("/")[2]
     assert bench.get(search_id)["name"] == "lesions <b>first</b>"  # as text: no tag has become one
+    page.get_by_text("None yet: the supernet is trained first.").wait_for()
+    assert page.get_by_text("No completed trial yet.").count() == 2
+    assert page.locator(".plot .main-svg").count() == 0, "no axes around nothing"
     under_way(bench, search_id)
     fill_study(bench, search_id, "search", 90, seed=0)
     fill_study(bench, search_id, "random", 90, seed=1)
@@ -176,6 +186,40 @@ def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Be
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Cancel the search").click()
     page.locator(".chip.CANCELLING, .chip.CANCELLED").first.wait_for()
+
+
+def test_a_small_search_is_filled_in(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    page.goto(f"{url}/#/new")
+    page.get_by_role("button", name="Fill in a small search").click()
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/#/s/**")
+    spec = bench.get(page.url.rpartition("/")[2])["spec"]
+    assert spec["search"]["num_trials"] == EXAMPLE["search"]["num_trials"]
+    assert spec["model"]["encoder_depths"] == EXAMPLE["model"]["encoder_depths"]
+    assert spec["labels"] == EXAMPLE["labels"]
+
+
+@pytest.mark.parametrize("path", ["s/s-00000000000000000000000000", "s/s-00000000000000000000000000/t/3"])
+def test_what_does_not_exist_is_told_in_the_page(page: Page, place: tuple[str, Bench], path: str) -> None:
+    url, _ = place
+    page.goto(f"{url}/#/{path}")
+    page.get_by_role("heading", name="Not found").wait_for()
+    page.get_by_text("there is no search 's-00000000000000000000000000'").wait_for()
+    page.get_by_role("link", name="All searches").click()
+    page.get_by_role("heading", name="Searches").wait_for()
+
+
+def test_a_service_that_went_away_is_told_for_as_long_as_it_is(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    search_id = bench.submit({**BODY, "name": "watched"})
+    page.goto(f"{url}/#/s/{search_id}")
+    page.get_by_role("heading", name="watched").wait_for()
+    page.route("**/v1/**", lambda route: route.abort())
+    page.get_by_text("the service does not answer; trying again. What is shown may be old.").wait_for()
+    assert page.get_by_role("heading", name="watched").is_visible()
+    page.unroute("**/v1/**")
+    page.locator("#lost").wait_for(state="hidden")
 
 
 def end_job(bench: Bench, job_id: str, search_id: str) -> None:

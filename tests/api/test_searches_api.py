@@ -95,6 +95,13 @@ def test_faulty_data_set_is_refused_by_file_name(tmp_path: Path) -> None:
     assert bench.http.get("/v1/datasets").json() == {"datasets": ["synthetic", "broken"]}
     found = problem(bench.http.post("/v1/searches", json={**BODY, "data": {"name": "broken"}}), 422)
     assert found["errors"][0]["pointer"] == "/data/name"
+    assert found["detail"].startswith("data folder broken is not laid out as expected")
+    for split in ("train", "val", "test"):
+        for part in ("images", "masks"):
+            (images.parents[1] / split / part).mkdir(parents=True, exist_ok=True)
+    found = problem(bench.http.post("/v1/searches", json={**BODY, "data": {"name": "broken"}}), 422)
+    assert found["detail"] == "data set 'broken' has 3 faults"
+    assert str(tmp_path) not in json.dumps(found)
 
 
 def test_body_that_is_no_job(bench: Bench) -> None:

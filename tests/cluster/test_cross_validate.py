@@ -80,9 +80,9 @@ def test_summary_shows_intervals_where_there_are_some() -> None:
         print_scores(console, result)
         texts.append(console.export_text())
     assert "0.5000" in texts[0]
-    assert "[" not in texts[0].split("\n", 1)[1]
-    assert "[0.45, 0.55]" in texts[1]
-    assert "[10.8, 13.2]" in texts[1]
+    assert "–" not in texts[0]
+    assert "0.4500–0.5500" in texts[1]
+    assert "10.8–13.2" in texts[1]
 
 
 @pytest.mark.slow

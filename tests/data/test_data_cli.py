@@ -95,7 +95,7 @@ def test_prepare_of_pictures(run, folder: DataConfig) -> None:  # type: ignore[n
         (["folders", "raw", "set"], "kind must be one of isic, kvasir"),
         (["folder", "raw", "set", "--fractions", "0.5,0.5"], "look like 0.5,0.15"),
         (["folder", "raw", "set", "--patient-pattern", "x"], "patient_pattern needs one group"),
-        (["folder", "raw", "set", "--images", "a"], "go together"),
+        (["synapse", "raw", "set", "--masks", "a"], "--masks has no effect for synapse"),
         (["folder", "raw", "set"], "is not a folder"),
         (["kvasir", "raw", "set", "--published-test"], "--published-test has no effect for kvasir"),
         (["synapse", "raw", "set", "--patient-pattern", "(x)"], "--patient-pattern has no effect for synapse"),
@@ -112,3 +112,48 @@ def test_contact_sheet_of_the_synthetic_set(synthetic: DataConfig, tmp_path: Pat
     path = write_contact_sheet(synthetic, tmp_path / "sheet.png", per_split=3)
     with Image.open(path) as sheet:
         assert sheet.width > sheet.height / 2
+
+
+def test_each_command_tells_the_next(run, folder: DataConfig) -> None:  # type: ignore[no-untyped-def]
+    assert folder.root is not None
+    pattern = r"_0000(\d)$"
+    output = run("prepare", "folder", folder.root / "train", "my set", "--patient-pattern", pattern)
+    assert output.splitlines()[-1] == rf"next: slicemamba data check 'my set' --set 'data.patient_pattern={pattern}'"
+    output = run("check", "my set", "--set", "data.num_classes=1")
+    assert output.splitlines()[-1] == (
+        "next: slicemamba search laptop --set data.name=my-set --set 'data.root=my set' --set data.num_classes=1"
+    )
+    Path("job.yaml").write_text(yaml.safe_dump({"data": {"name": "lesions", "root": str(folder.root)}}))
+    assert run("check", "job.yaml").splitlines()[-1] == "next: slicemamba search job.yaml"
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        ([0, 255], []),
+        ([0, 1, 2], ["data.num_classes=3"]),
+        ([0, 127, 254], ["data.num_classes=3", "data.label_map={0: 0, 127: 1, 254: 2}"]),
+        ([0, 2], ["data.num_classes=3", "data.label_map={0: 0, 2: 1}"]),
+    ],
+)
+def test_labels_are_told_from_masks_that_are_not_quite_binary(  # type: ignore[no-untyped-def]
+    run, folder: DataConfig, values: list[int], options: list[str]
+) -> None:
+    """Cut at half of their scale, masks of three classes look like any others; so it is asked."""
+    assert folder.root is not None
+    for image, mask in zip(
+        *(sorted((folder.root / "train" / part).iterdir()) for part in ("images", "masks")), strict=True
+    ):
+        with Image.open(image) as picture:
+            width, height = picture.size
+        labels = np.arange(height * width).reshape(height, width) // 5 % len(values)
+        Image.fromarray(np.array(values, np.uint8)[labels]).save(mask)
+    output = run("prepare", "folder", folder.root / "train", "labels", "--labels")
+    for option in options:
+        assert option in output
+    assert ("--set" in output) == bool(options)
+    if max(values) > 127:
+        asked = "if these are class labels, prepare them again with --labels" in " ".join(
+            run("prepare", "folder", folder.root / "train", "binary").split()
+        )
+        assert asked == (len(values) > 2)

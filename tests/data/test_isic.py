@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from slicemamba.data.isic import find_pairs
+from slicemamba.data.isic import MASK_SUFFIXES, find_pairs
 from slicemamba.errors import InputError
 
 
@@ -26,6 +26,8 @@ def touch(root: Path, *names: str) -> None:
         "a_mask.bmp",
         "a-mask.tif",
         "a_seg.tiff",
+        "a_label.png",
+        "a_labels.png",
         "a_gt.png",
         "a_HE.png",
     ],
@@ -64,6 +66,22 @@ def test_names_that_do_not_match(tmp_path: Path, names: list[str], expected: lis
         find_pairs(tmp_path, "train")
     for words in expected:
         assert words in str(caught.value)
+
+
+def test_the_mend_names_every_known_ending(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "masks/label_a.png")
+    with pytest.raises(InputError) as caught:
+        find_pairs(tmp_path, "train")
+    assert all(suffix in str(caught.value).lower() for suffix in MASK_SUFFIXES)
+
+
+def test_images_of_nnunet_carry_a_channel_that_their_masks_lack(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a_0000.png", "masks/a.png")
+    [pair] = find_pairs(tmp_path, "train")
+    assert (pair.name, pair.mask.name) == ("a_0000", "a.png")
+    touch(tmp_path, "images/a_0001.png")  # two channels are not read
+    with pytest.raises(InputError, match=r"image without a mask: train/images/a_0001\.png"):
+        find_pairs(tmp_path, "train")
 
 
 def test_many_missing_masks_are_one_short_line(tmp_path: Path) -> None:

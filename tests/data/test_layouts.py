@@ -103,8 +103,40 @@ def test_unknown_layout_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it holds pictures") as caught:
         detect_layout(tmp_path)
     text = str(caught.value)
-    for words in ("{train,val,test}/{images,masks}", "TestDataset/<name>", "test_vol_h5"):
+    for words in (
+        "{train,val,test}/{images,masks}",
+        "TestDataset/<name>",
+        "test_vol_h5",
+        "slicemamba data prepare folder",
+    ):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("given", "mend"),
+    [
+        ("validation", "missing: val/images (rename validation to val?)"),
+        ("Val", "missing: val/images (rename Val to val?)"),
+        (None, "missing: val/images (move some of train's images and masks there)"),
+    ],
+)
+def test_splits_by_other_names(folder: DataConfig, given: str | None, mend: str) -> None:
+    assert folder.root is not None
+    if given is None:
+        shutil.rmtree(folder.root / "val")
+    else:
+        (folder.root / "val").rename(folder.root / given)
+    with pytest.raises(InputError, match="is not laid out as expected") as caught:
+        names(folder)
+    assert mend in caught.value.details
+
+
+def test_a_layout_in_capitals_is_told_as_such(folder: DataConfig) -> None:
+    assert folder.root is not None
+    for path in list(folder.root.iterdir()):
+        path.rename(path.with_name(path.name.capitalize()))
+    with pytest.raises(InputError, match=r"missing: train/images \(rename Train to train\?\)"):
+        names(folder)
 
 
 def test_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

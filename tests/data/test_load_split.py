@@ -128,6 +128,7 @@ def test_names_are_looked_up(folder: DataConfig, monkeypatch: pytest.MonkeyPatch
     assert folder.root is not None
     home = folder.root.parent
     (home / "no_data").mkdir()
+    (home / "Läsionen/train/images").mkdir(parents=True)  # a name that no config can hold
     assert list_datasets(home) == ["synthetic", "lesions"]
     named = DataConfig(name="lesions")
     assert resolve_root(named, home).root == folder.root.resolve()

@@ -128,10 +128,43 @@ def test_labels_and_folder_names(tmp_path: Path) -> None:
         Image.fromarray(np.random.default_rng(0).integers(0, 5, (40, 48), dtype=np.uint8)).save(path)
     with pytest.raises(InputError, match="--images and --masks"):
         prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan())
-    folders = ("photos", "classes")
+    folders: tuple[str | None, str | None] = ("photos", "classes")
     prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan(), folders=folders, threshold=False)
     report = check_dataset(DataConfig(name="set", root=tmp_path / "set", num_classes=5))
     assert all(min(shares) > 0.1 for shares in report.class_share.values())
+
+
+def test_one_folder_may_have_the_usual_name(tmp_path: Path) -> None:
+    write_download(tmp_path / "raw/images", tmp_path / "raw/labels", "{:02d}.png", "{:02d}.png")
+    made = prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan(), folders=(None, "labels"))
+    assert sum(made.num_images.values()) == COUNT
+    with pytest.raises(InputError, match="it holds images, labels"):
+        prepare_pictures("folder", tmp_path / "raw", tmp_path / "other", SplitPlan())
+
+
+def test_a_raw_data_set_of_nnunet(tmp_path: Path) -> None:
+    raw = tmp_path / "Dataset001_Lesions"
+    write_download(raw / "imagesTr", raw / "labelsTr", "case_{:02d}_0000.png", "case_{:02d}.png")
+    write_download(raw / "imagesTs", tmp_path / "elsewhere", "case_{:02d}_0000.png", "{:02d}.png")
+    prepare_pictures("folder", raw, tmp_path / "set", SplitPlan())
+    assert check_dataset(DataConfig(name="set", root=tmp_path / "set")).num_images["train"] == 6
+
+
+def test_what_is_parted_already_is_not_taken_for_one_folder_of_it(tmp_path: Path) -> None:
+    """The first folder with images and masks was taken for the whole: most images were lost without a word."""
+    for split in ("train", "val", "test"):
+        folder = tmp_path / "raw" / split
+        write_download(folder / "images", folder / "masks", f"{split}{{:02d}}.png", f"{split}{{:02d}}.png")
+    with pytest.raises(InputError, match=r"several folders with 'images' and 'masks': test, train, val; .*data check"):
+        prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan())
+
+
+def test_what_macos_adds_to_archives_is_no_second_set(tmp_path: Path) -> None:
+    raw = kvasir(tmp_path / "raw")
+    for part in ("images", "masks"):
+        (raw / "__MACOSX/Kvasir-SEG" / part).mkdir(parents=True)
+        (raw / "__MACOSX/Kvasir-SEG" / part / "._001.jpg").write_bytes(b"x")
+    assert sum(prepare_pictures("kvasir", raw, tmp_path / "set", SplitPlan()).num_images.values()) == COUNT
 
 
 def test_faulty_files_are_told_together_and_leave_nothing(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from slicemamba.evaluation.compare import (
     comparison_tables,
     differences,
     enter,
-    find_network,
     to_csv,
     write_tables,
 )
@@ -28,7 +27,7 @@ from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.evaluation.published import published_scores
 from slicemamba.evaluation.scores import ImageScores
 from slicemamba.models.baselines import ConvUNet, vm_unet
-from slicemamba.models.checkpoints import load_network, save_network
+from slicemamba.models.checkpoints import find_network, load_network, save_network
 from slicemamba.models.complexity import count_flops, num_parameters
 from slicemamba.models.ensemble import Ensemble, SegmentationNetwork
 from slicemamba.models.supernet import Supernet

@@ -226,5 +226,7 @@ def test_folder_without_a_card_is_refused(network: SliceMambaUNet, tmp_path: Pat
 )
 def test_card_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match="is not the card of a saved network"):
+    with pytest.raises(InputError, match="is not the card of a saved network") as caught:
         read_card(tmp_path)
+    assert "errors.pydantic.dev" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

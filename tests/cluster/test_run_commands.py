@@ -1,0 +1,77 @@
+"""The commands that drive runs from a terminal: what they say of interrupts, progress and jobs of the wrong kind."""
+
+from __future__ import annotations
+
+import io
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cluster import cli, driver
+from cluster.progress import progress_view, show_status
+from cluster.run_folder import Progress, RunStatus
+from slicemamba.errors import InputError
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    made = typer.Typer(pretty_exceptions_enable=False)
+    cli.register(made)
+    return made
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit(1)])
+def test_an_interrupt_is_followed_by_the_command_that_goes_on(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: BaseException
+) -> None:
+    """Ray Train ends the process by SystemExit when it is interrupted while it trains."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise end
+
+    monkeypatch.setattr(driver, "run_job", interrupted)
+    arguments = ["search", "laptop", "--out", str(tmp_path / "my run"), "--set", "supernet.epochs=2"]
+    monkeypatch.setattr(sys, "argv", ["/src/api/cli.py", *arguments])
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 130
+    assert f"slicemamba search laptop --out '{tmp_path / 'my run'}' --set supernet.epochs=2" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pretrain", "laptop"], "laptop is a job of kind search; `slicemamba pretrain` takes one of kind pretrain"),
+        (["search", "pretrain"], "pretrain is a job of kind pretrain; that is for `pretrain` alone"),
+        (["retrain", "pretrain", "--architecture", "2x2"], "pretrain is a job of kind pretrain"),
+    ],
+)
+def test_a_job_of_another_kind_is_refused_in_one_sentence(app: typer.Typer, arguments: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_progress_outside_of_a_terminal_is_told_in_order_and_once() -> None:
+    def status(phase: str, **done: int) -> RunStatus:
+        progress = {name: Progress(done=count, total=4, unit="trials", metrics={}) for name, count in done.items()}
+        return RunStatus(state="RUNNING", phase=phase, progress=progress, pid=1, updated_at=datetime.now(timezone.utc))
+
+    text = io.StringIO()
+    with progress_view(Console(file=text)) as view:
+        show_status(view, status("check"))
+        show_status(view, status("search", search=0))
+        show_status(view, status("random", search=4))
+        show_status(view, status("random", search=4, random=0))
+        failed = status("random", search=4, random=0).model_copy(update={"state": "FAILED", "error": "no disk"})
+        show_status(view, failed)  # the error is raised too, and told then
+    assert text.getvalue().splitlines() == [
+        "Check data",
+        "Search: 0/4 trials",
+        "Search: 4/4 trials",
+        "Random baseline",
+        "Random baseline: 0/4 trials",
+    ]
