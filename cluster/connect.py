@@ -153,8 +153,8 @@ def _start_own(options: dict[str, Any]) -> None:
             if "timed out during startup" in str(error) and attempt < _START_ATTEMPTS:
                 continue
             raise RunFailedError(
-                f"Ray did not start on this machine ({attempt} of {_START_ATTEMPTS} attempts): {error} If it is busy or "
-                "short of memory, run again later; raylet.err in /tmp/ray/session_latest/logs has more"
+                f"Ray did not start on this machine ({attempt} of {_START_ATTEMPTS} attempts): {error} If it is busy "
+                "or short of memory, run again later; raylet.err in /tmp/ray/session_latest/logs has more"
             ) from error
         else:
             return
