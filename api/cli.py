@@ -65,10 +65,12 @@ def options(
 
 @app.command(rich_help_panel=START)
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the results; made anew.")] = Path("demo-output"),
+    out: Annotated[Path, typer.Option(help="Folder for the results; those of an earlier demo are replaced.")] = Path(
+        "demo-output"
+    ),
     data: Annotated[Path | None, typer.Option(help="Your own images in the ISIC layout.")] = None,
 ) -> None:
-    """Show the whole way: start Ray and the service, submit a search, follow it, show its result, stop all again."""
+    """Run everything once: start Ray and the service, submit and follow a search, show its result, stop everything."""
     from rich.console import Console
 
     from api.demo import run_demo
@@ -188,7 +190,7 @@ def explain(error: Exception) -> tuple[str, int] | None:
         return str(error), 1
     if isinstance(error, OSError) and error.filename and error.errno in _OF_FILES:
         reason = (error.strerror or type(error).__name__).lower()
-        return f"{error.filename} cannot be used: {reason}; choose another place, or free this one", 2
+        return f"{error.filename} cannot be used: {reason}; choose another path, or fix this one", 2
     if "api.client" not in sys.modules:  # then it can be none of its errors, and importing it would take time
         return None
     from api.client import ApiError, ApiUnreachableError
@@ -207,8 +209,8 @@ def _explain_refusal(error: ApiError) -> str:
         return f"{said}\ngive the token as SLICEMAMBA_TOKEN; on the server `slicemamba token create NAME` creates one"
     if error.status == HTTPStatus.FORBIDDEN:
         return f"{said}\non the server `slicemamba token create NAME --scope SCOPE` creates a token with more rights"
-    if what.endswith("may not hold its folder"):
-        return f"{what}; leave it out with --set data.root=null, and give the name by which the server knows the set"
+    if what.endswith("must not contain its folder"):
+        return f"{what}; leave it out with --set data.root=null, and set data.name to its name on the server"
     if what.startswith("there is no search"):
         return f"{what}; `slicemamba list` lists all"
     if what.startswith("there is no job"):

@@ -69,7 +69,7 @@ def follow_search(client: Client, search_id: str) -> None:
         "search",
         f"status {search_id} --watch",
         f"cancel {search_id}",
-        f"`slicemamba pareto {search_id}` shows what was found, `slicemamba download {search_id} -o FOLDER` fetches it",
+        f"`slicemamba pareto {search_id}` shows the result, `slicemamba download {search_id} -o FOLDER` downloads it",
         lambda: watch(client, search_id).state,
     )
 
@@ -82,7 +82,7 @@ def follow_job(client: Client, job_id: str, *, with_files: bool = True) -> None:
     """
     from api.watch import watch_job
 
-    then = f"`slicemamba job download {job_id} -o FOLDER` fetches its files" if with_files else None
+    then = f"`slicemamba job download {job_id} -o FOLDER` downloads its files" if with_files else None
     follow("job", f"job show {job_id} --watch", f"job cancel {job_id}", then, lambda: watch_job(client, job_id).state)
 
 

@@ -153,11 +153,11 @@ def _vanished(sight: Sight, stale_seconds: float) -> Step:
     if not stopped and (sight.now - last_sign).total_seconds() < stale_seconds:
         return Step("wait", message="the Ray job cannot be found; waiting for a sign of its driver")
     if _worth_another(sight):
-        return Step("move", SearchState.QUEUED, f"{VANISHED}; started once more, from where its run folder left off")
+        return Step("move", SearchState.QUEUED, f"{VANISHED}; resubmitted, continuing from its run folder")
     return Step(
         "move",
         SearchState.FAILED,
-        error=f"{VANISHED}, more often than it is retried; start it again when the cluster is well",
+        error=f"{VANISHED}, too often to be resubmitted again; resume it when the cluster is healthy",
     )
 
 

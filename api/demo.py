@@ -85,7 +85,7 @@ def run_demo(out: Path, folder: Path | None, console: Console) -> int:
         return 1
     shutil.rmtree(out / "runs")  # the same files once more
     console.print(
-        f"All of it as one page: {out / 'report.html'}\n"
+        f"Report: {out / 'report.html'}\n"
         f"Next, with your own images: {command_line('data', 'check', 'FOLDER')} (laid out as in docs/data.md)",
         highlight=False,
         soft_wrap=True,
@@ -100,8 +100,8 @@ def _check(data: dict[str, Any], folder: Path | None) -> None:
         raise InputError(f"{folder} is not a folder; give one that holds train, val and test (docs/data.md)")
     if not DATA_NAME.fullmatch(data["name"]):
         raise InputError(
-            f"the folder's name becomes the data set's, so it must be made of plain letters, digits, dots, hyphens and "
-            f"underscores; rename it. Got {data['name']!r}"
+            "the folder's name becomes the data set's name, so it must consist of plain letters, digits, dots, "
+            f"hyphens and underscores; rename the folder; got {data['name']!r}"
         )
     check_dataset(DataConfig(name=data["name"], root=folder))
 

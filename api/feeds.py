@@ -88,7 +88,7 @@ class _Feed:
             batch = self.source.read(self._place)
         except Exception:  # the database or the disk is away; it may come back
             if not self._failed:
-                logger.exception("a stream that is followed cannot be read; trying again")
+                logger.exception("cannot read the source of a stream; retrying")
             self._failed = True
             return
         self._failed = False

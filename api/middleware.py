@@ -24,8 +24,8 @@ access_log = logging.getLogger("api.access")
 MAX_BODY_BYTES = 1 << 20
 TOO_LARGE = f"a request's body may have {MAX_BODY_BYTES} bytes at most; a search's job needs a few thousand"
 FOREIGN = (
-    "without tokens only programs and pages of this machine may use the service; open it as http://127.0.0.1 or "
-    "http://localhost, or set SLICEMAMBA_REQUIRE_TOKENS=false where a proxy before it decides who may"
+    "without tokens, only programs and pages of this machine may use the service; open it as http://127.0.0.1 or "
+    "http://localhost, or set SLICEMAMBA_REQUIRE_TOKENS=false if a reverse proxy controls access"
 )
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}")

@@ -141,5 +141,5 @@ def _methods(request: Request) -> list[str]:
 def _on_fault(request: Request, error: Exception) -> JSONResponse:
     """The cause goes to the log, not to the client, as it may hold what the client must not know."""
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    detail = "the service failed to answer this request; its log tells why"
+    detail = "the service failed to answer this request; see its log"
     return _respond(request, HTTPStatus.INTERNAL_SERVER_ERROR, detail)

@@ -120,7 +120,7 @@ class Reconciler:
                 else:
                     at_work.append((search, {"message": None, **_progress(status)}))
             except Exception:
-                logger.exception("%s could not be followed", search.title)
+                logger.exception("could not reconcile %s", search.title)
             # Each takes some of the interpreter that requests want too: without a pause they would wait for all.
             self._stopping.wait(min(PAUSE_SECONDS, self._settings.reconcile_seconds / 2 / len(active)))
         self._service.note_all(at_work)

@@ -55,7 +55,7 @@ class PhaseProgress(_Answer):
     total: int
     unit: str
     metrics: Metrics = {}
-    seconds: float = Field(default=0.0, description="time spent on units so far, without the start of workers")
+    seconds: float = Field(default=0.0, description="time spent on units so far, without the start-up of workers")
     seconds_per_unit: float | None = Field(default=None, description="recent time per unit; null if unknown")
 
 
@@ -108,7 +108,7 @@ def _flat(options: dict[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         inner = value if isinstance(value, list) else [value]
         if any(isinstance(item, (dict, list)) for item in inner):
-            raise ValueError(f"{name} takes a value, or a list of values")
+            raise ValueError(f"{name} must be a value or a list of values")
     return options
 
 

@@ -81,7 +81,7 @@ def list_searches(
         page = client.list(states=_upper(state), labels=labels, page_size=limit)
     if not page.searches and not as_json:
         asked = state or label
-        print("no search fits" if asked else "no searches yet; `slicemamba submit` makes one", file=sys.stderr)
+        print("no search matches" if asked else "no searches yet; `slicemamba submit` creates one", file=sys.stderr)
         return
     tables.show(page, tables.searches(page), as_json=as_json)
 

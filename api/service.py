@@ -351,7 +351,7 @@ class SearchService:
                 raise ProblemError(
                     HTTPStatus.PRECONDITION_FAILED,
                     f"{search.title} has changed since: its ETag is {etag(search)}, If-Match asks for {if_match}; "
-                    "get it again and decide anew",
+                    "get it again and repeat the request if it still applies",
                 )
             if step(search, SearchState(search.state)):
                 self._wake.set()
@@ -374,7 +374,9 @@ class SearchService:
     def _delete(self, search: Search, folder: Path, aside: Path) -> bool:
         """False where somebody else was faster; then nothing is changed."""
         if not SearchState(search.state).ended:
-            raise conflict(f"{search.title} is {search.state}; cancel it and wait for its end before you delete it")
+            raise conflict(
+                f"{search.title} is {search.state}; cancel it and wait until it has ended before you delete it"
+            )
         try:
             with self._sessions.begin() as session:
                 if not _update_as_seen(session, search, {}):
@@ -395,7 +397,7 @@ class SearchService:
             for aside in self._settings.runs_path.glob(f"{_DELETED}*"):
                 _remove(aside)
         except OSError:  # the folder of runs is away; it may come back
-            logger.exception("deleted searches could not be looked for")
+            logger.exception("could not look for folders of deleted searches")
 
     def _delete_studies(self, folder: RunFolder) -> None:
         """Those in a database, which are not in the folder."""
@@ -404,7 +406,7 @@ class SearchService:
         try:
             delete_studies(folder.study_location, [folder.study_name(kind) for kind in STUDY_KINDS])
         except Exception:  # of Optuna and of whatever database it is; the search itself is gone
-            logger.exception("the trials of search %s are left in the study database", folder.path.name)
+            logger.exception("could not delete the trials of search %s from the study database", folder.path.name)
 
     def move(
         self, search: Search, new: SearchState, message: str | None = None, unless: str | None = None, /, **values: Any
@@ -497,7 +499,7 @@ def _check_parent(session: Session, row: Search) -> None:
     session.execute(update(Search).where(Search.id == search_id).values(updated_at=Search.updated_at))
     state = session.scalar(select(Search.state).where(Search.id == search_id))
     if state is None:
-        raise not_found(f"there is no search {search_id!r} any more")
+        raise not_found(f"search {search_id!r} has been deleted")
     if row.kind != "audit":
         return
     if state != SearchState.SUCCEEDED:
@@ -510,7 +512,7 @@ def _refuse_while_followed(session: Session, search_id: str, kind: str | None = 
     query = select(Search).where(Search.parent_id == search_id, Search.state.in_([state.value for state in ACTIVE]))
     job = session.scalar(query.where(Search.kind == kind) if kind else query)
     if job is not None:
-        raise conflict(f"{job.title} is {job.state}; wait for its end, or cancel it, and try again")
+        raise conflict(f"{job.title} is {job.state}; wait until it has ended, or cancel it, and try again")
 
 
 def _delete_rows(session: Session, search_id: str) -> None:
@@ -528,7 +530,7 @@ def _remove(folder: Path) -> None:
         elif folder.exists():
             shutil.rmtree(folder)
     except OSError:
-        logger.exception("%s could not be removed whole; it is tried again at the next start", folder)
+        logger.exception("could not remove all of %s; retrying at the next start", folder)
 
 
 def _new_row(row_id: str, name: str, spec: dict[str, Any], key: str | None, request_hash: str) -> Search:

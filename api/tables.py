@@ -169,8 +169,8 @@ def trials(page: schemas.TrialPage, names: Sequence[str]) -> Table:
         ]
         for trial in page.trials
     ]
-    caption = f"{page.total} trials" + (", the first of them shown; see --limit" if page.next_page_token else "")
-    caption += "; all figures with --csv"
+    caption = f"{page.total} trials" + (", only the first shown; see --limit" if page.next_page_token else "")
+    caption += "; all metrics with --csv"
     return _table(["trial", "state", "origin", *names, "architecture"], rows, caption=caption)
 
 

@@ -105,7 +105,7 @@ class Tokens:
             with self._sessions.begin() as session:
                 session.execute(update(Token).where(Token.id == row.id).values(used_at=now))
         except SQLAlchemyError:  # a full disk, a locked database: no reason not to answer
-            logger.exception("the use of token %s could not be noted", row.id)
+            logger.exception("could not record the use of token %s", row.id)
 
 
 def _hash(secret: str) -> str:

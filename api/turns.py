@@ -35,7 +35,7 @@ class Turns:
         if not self._places.acquire(blocking=False):
             raise ProblemError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"many {self._what} at the moment; try again in {RETRY_SECONDS} seconds",
+                f"too many {self._what} at the moment; try again in {RETRY_SECONDS} seconds",
                 headers={"Retry-After": str(RETRY_SECONDS)},
             )
         try:

@@ -60,7 +60,7 @@ def run_audit(
         done = run.read_json("audit.json")
         if done is not None and done["settings"] == settings.model_dump(mode="json"):
             if done["splits"] != splits:
-                raise InputError(f"the images have changed since the audit; remove {folder.path} to audit anew")
+                raise InputError(f"the images have changed since the audit; remove {folder.path} to repeat the audit")
             return done
         folder.write_json("config.json", settings.model_dump(mode="json"))
         with ray_cluster(address):

@@ -86,7 +86,7 @@ def search(config: ConfigFile, out: Out = None, overrides: Overrides = None, add
     run = _run(_read(config, overrides) | {"kind": "search"}, config, out, address)
     print_summary(Console(), run.read_json("result.json") or {})
     typer.echo(f"report: {run.path / 'report.html'}")
-    typer.echo(f"next, how far it can be trusted: {command_line('audit', str(run.path))}")
+    typer.echo(f"next, how far to trust it: {command_line('audit', str(run.path))}")
 
 
 def retrain(
@@ -150,13 +150,13 @@ def restore(
     run: Annotated[Path, typer.Argument(help="Folder of the run; in the store it has the same name.")],
     store: Annotated[str | None, typer.Option(help="s3://BUCKET/PREFIX.", envvar="SLICEMAMBA_STORE")] = None,
 ) -> None:
-    """Download a run and its follow-up jobs from the object store where local folders are missing or older."""
+    """Download a run and its follow-up jobs from the object store if local folders are missing or older."""
     from cluster.run_folder import RunFolder
     from cluster.storage import bring_all
     from slicemamba.errors import InputError
 
     if store is None:
-        raise InputError("there is no store to download the run from; give --store or set SLICEMAMBA_STORE")
+        raise InputError("no object store is given; use --store or set SLICEMAMBA_STORE")
     brought = bring_all(RunFolder(run), store)
     typer.echo(f"downloaded: {', '.join(brought)}" if brought else f"the store has nothing newer than {run}")
 
@@ -252,8 +252,10 @@ def _read(config: Path, overrides: list[str] | None, *, pretraining: bool = Fals
     values = override(read_yaml(config), overrides or [])
     kind = values.get("kind", "pretrain" if pretraining else "search")
     if (kind == "pretrain") != pretraining:
-        fitting = "`slicemamba pretrain` takes one of kind pretrain" if pretraining else "that is for `pretrain` alone"
-        raise InputError(f"{config} is a job of kind {kind}; {fitting} (`slicemamba config list` names some)")
+        needed = "`slicemamba pretrain` needs a job" if pretraining else "only `slicemamba pretrain` accepts jobs"
+        raise InputError(
+            f"{config} is a job of kind {kind}; {needed} of kind pretrain (`slicemamba config list` lists some)"
+        )
     return values
 
 

@@ -37,7 +37,7 @@ def _whole_or_shared(gpus: float) -> float:
 def _one_line(text: str) -> str:
     """Names and labels are shown in terminals, tables and logs, and PostgreSQL keeps no NUL."""
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-        raise ValueError(f"holds no line breaks, tabs or other control characters; got {text!r}")
+        raise ValueError(f"must not contain line breaks, tabs or other control characters; got {text!r}")
     return text
 
 
@@ -83,7 +83,7 @@ class ResourcesConfig(Config):
     Attributes:
         train: workers that train.
         search: workers that evaluate candidates.
-        wait_seconds: how long a cluster that is too small for the workers is given to grow before the run fails.
+        wait_seconds: how long to wait for a cluster that is too small for the workers to grow before the run fails.
     """
 
     train: TrainWorkers = TrainWorkers()

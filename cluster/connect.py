@@ -90,8 +90,8 @@ def check_can_search(address: str | None) -> None:
     address = address or os.environ.get("RAY_ADDRESS") or ""
     if address.startswith("ray://"):
         raise InputError(
-            f"a search cannot be driven through {address}, only a training can; submit it with `ray job submit` or "
-            "to the service, or give HOST:6379 of that cluster from a machine in its network (--address or RAY_ADDRESS)"
+            f"{address} (Ray Client) supports trainings only, not searches; submit the search with `ray job submit` or "
+            "to the service, or connect to HOST:6379 from a machine in the cluster's network (--address or RAY_ADDRESS)"
         )
 
 
@@ -154,7 +154,7 @@ def _start_own(options: dict[str, Any]) -> None:
                 continue
             raise RunFailedError(
                 f"Ray did not start on this machine ({attempt} of {_START_ATTEMPTS} attempts): {error} If it is busy "
-                "or short of memory, run again later; raylet.err in /tmp/ray/session_latest/logs has more"
+                "or short of memory, run again later; see also raylet.err in /tmp/ray/session_latest/logs"
             ) from error
         else:
             return

@@ -164,8 +164,8 @@ def only_driver(run: RunFolder) -> Iterator[None]:
         try:
             if lease.lost_by is not None:
                 run.warn(
-                    f"the previous driver ({lease.lost_by}) ended without reporting an error, as when it, its node or "
-                    "Ray's head is killed; this one continues where it left off"
+                    f"the previous driver ({lease.lost_by}) ended without reporting an error, for instance because "
+                    "it, its node or Ray's head was killed; this one continues where it left off"
                 )
             yield
         finally:
@@ -255,7 +255,7 @@ def with_proven_precision(job: SearchJob, run: RunFolder, cache_dir: Path, super
     if found["kendall_tau"] >= REQUIRED_TAU:
         return job.search
     run.warn(
-        f"{job.search.precision} is not used: Kendall's tau between its ranking of slicings and float32's is "
+        f"{job.search.precision} is not used: Kendall's tau between its ranking of slicings and that of float32 is "
         f"{found['kendall_tau']:.3f}, less than {REQUIRED_TAU}; the search continues in float32",
         SEARCH,
     )

@@ -89,7 +89,7 @@ def open_store(url: str, name: str) -> Store:
     except (OSError, ValueError) as error:
         raise InputError(
             f"the store {url} cannot be written to ({error}); check the bucket, AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY, AWS_REGION and, for a store that is not Amazon's, AWS_ENDPOINT_URL"
+            "AWS_SECRET_ACCESS_KEY, AWS_REGION and, unless the store is on AWS, AWS_ENDPOINT_URL"
         ) from None
     return store
 

@@ -217,7 +217,7 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
             self._again.append(trial)
             self._on_lost(trial, deaths)
             return
-        reason = f"the worker died each of the {deaths} times that it was evaluated; Ray's logs may tell more"
+        reason = f"the worker died in all {deaths} evaluations; see Ray's logs"
         self._on_trial(self._session.fail(trial.number, reason))
 
     def save(self, checkpoint_path: str) -> None:

@@ -103,7 +103,7 @@ def _report(job: SearchJob, run: RunFolder, result: dict[str, Any]) -> None:
     try:
         write_report_of(run, job, result)
     except Exception as error:
-        run.warn(f"the report could not be written ({error}); `slicemamba report` tries again", "evaluate")
+        run.warn(f"the report could not be written ({error}); write it with `slicemamba report`", "evaluate")
 
 
 def header(job: Job) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Need:
         each = f"{self.workers.cpus:g} CPUs and {self.workers.gpus:g} GPUs"
         wanted = f"a worker with {each}" if self.count == 1 else f"{self.count} workers at once with {each} each"
         there = name_some([str(node) for node in nodes])
-        return f"{self.field} takes {wanted}; there is room for {room}, on {there}"
+        return f"{self.field} needs {wanted}; there is room for {room}, on {there}"
 
 
 def needs_of(resources: ResourcesConfig, *, trains: bool, searches: bool) -> list[Need]:
@@ -98,14 +98,14 @@ def wait_for_room(needs: Sequence[Need], wait_seconds: float, own: bool, tell: C
     sentences = missing()
     if sentences and own:
         raise InputError(
-            "this machine has too little for the job; lower what it asks for (--set resources.train.gpus=0 and the "
-            "like), or give the address of a cluster",
+            "this machine has too few CPUs or GPUs for the job; request fewer (for instance with "
+            "--set resources.train.gpus=0), or give the address of a cluster",
             pointer="/resources",
             details=sentences,
         )
     if not sentences:
         return
-    tell(f"the cluster is too small; waiting for it to grow, {wait_seconds:g} s at most: {'; '.join(sentences)}")
+    tell(f"the cluster is too small; waiting up to {wait_seconds:g} s for it to grow: {'; '.join(sentences)}")
     deadline = time.monotonic() + wait_seconds
     with _asked_for(needs):
         while sentences and time.monotonic() < deadline:
@@ -113,8 +113,8 @@ def wait_for_room(needs: Sequence[Need], wait_seconds: float, own: bool, tell: C
             sentences = missing()
     if sentences:
         raise InputError(
-            f"the cluster has too little for the job and has not grown in {wait_seconds:g} s; lower resources or add "
-            "nodes, and run again (resources.wait_seconds is how long it waits)",
+            f"the cluster is too small for the job and has not grown in {wait_seconds:g} s; lower resources or add "
+            "nodes, and run again (resources.wait_seconds sets how long to wait)",
             pointer="/resources",
             details=sentences,
         )

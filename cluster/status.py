@@ -54,7 +54,7 @@ class StatusWriter:
         if error is None:
             self._write("SUCCEEDED", None)
         elif isinstance(error, (KeyboardInterrupt, SystemExit)):
-            self._write("CANCELLED", "stopped; run it again to go on from here")
+            self._write("CANCELLED", "stopped; run it again to continue from here")
         else:
             with contextlib.suppress(OSError):  # a read-only disk: the error under way says so
                 self._write("FAILED", disk_fault(error, self._run.path) or str(error) or type(error).__name__)

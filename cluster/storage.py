@@ -111,8 +111,8 @@ def _place(run: RunFolder) -> str:
 def _open(run: RunFolder, url: str) -> Mirror:
     if STUDY_VARIABLE in os.environ:
         raise InputError(
-            f"a run is kept in a store ({url}) together with its study, and {STUDY_VARIABLE} puts that into a "
-            "database; unset one of the two, or keep the run's folder on storage that outlives its node"
+            f"a run in an object store ({url}) includes its study, but {STUDY_VARIABLE} keeps studies in a database; "
+            "unset one of the two, or keep the run's folder on storage that outlives its node"
         )
     return Mirror(run, open_store(url, _place(run)))
 
@@ -224,7 +224,7 @@ class Mirror:
         for path in list(self._run.path.iterdir()):
             if path.name not in (".driver", JOBS):
                 path.rename(aside / path.name)
-        print(f"{self._run.path} is older than the store; what was in it is now in {aside}", flush=True)
+        print(f"{self._run.path} is older than its copy in the store; its content was moved to {aside}", flush=True)
 
     def _follow(self) -> None:
         pause = 0.0
@@ -283,7 +283,7 @@ class Mirror:
                 folders[:] = [name for name in folders if name in _TRAININGS]
             found += [((relative / name).as_posix(), Path(folder) / name) for name in files if not name.startswith(".")]
         if not (self._run.path / _MARK).exists():  # it has been there since the claim
-            raise FileNotFoundError(f"{self._run.path} is not there any more")
+            raise FileNotFoundError(f"{self._run.path} does not exist any more")
         return found
 
     def _settled(self) -> dict[str, bytes]:

@@ -51,7 +51,7 @@ def _watch(look: Callable[[], str | None], tell: Callable[[str], None], stop: th
         last = seen
         if times >= _LOOKS and seen != told:
             with contextlib.suppress(OSError, RunFailedError):  # a full disk, or a lost lease: the driver finds out too
-                tell(seen or "the cluster is as it should be again")
+                tell(seen or "the cluster is complete again")
             told = seen
 
 
@@ -66,11 +66,11 @@ class _Look:
         if self._head is not None and not _answers(self._head):
             return (
                 f"Ray's head at {self._head} does not answer; Ray ends this driver about a minute after its head. "
-                "Start a head again, and the run again on it: it goes on from here"
+                "Restart the head, then the run: it continues from here"
             )
         nodes = live_nodes()
         missing = [sentence for need in self._needs if (sentence := need.shortage(nodes)) is not None]
-        return f"nodes have left, and the run waits for others: {'; '.join(missing)}" if missing else None
+        return f"nodes have left, and the run waits for new ones: {'; '.join(missing)}" if missing else None
 
 
 def _answers(address: str) -> bool:

@@ -101,7 +101,7 @@ def checklist(facts: RunFacts) -> list[Item]:
         ),
         (COMPARISON, "Were tabular benchmarks used for what one run cannot show?", "by you", "docs/benchmarks.md"),
         (DETAILS, "Is it reported how settings were tuned, and at what cost?", "by you", "a run does not know"),
-        (DETAILS, "Is the cost of the whole reported, not of the search alone?", "yes", f"device hours: {hours}"),
+        (DETAILS, "Is the total cost reported, not only that of the search?", "yes", f"device hours: {hours}"),
         (
             DETAILS,
             "Is the budget also reported in evaluations?",

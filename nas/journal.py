@@ -140,7 +140,7 @@ class JournalReader:
                 try:
                     record = _parse(line)
                 except ValueError as error:
-                    broken = ValueError(f"{self._path} has a line at byte {self._offset} that is no record: {error}")
+                    broken = ValueError(f"{self._path} has an invalid record at byte {self._offset}: {error}")
                     continue
                 self._apply(record)
                 self._offset += len(line)

@@ -200,7 +200,7 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
     found = []
     for other in list(objectives[1:]) or ["number"]:
         against = "the course of the search" if other == "number" else OBJECTIVES[other].title
-        bars = " Bars: 95 % intervals over images or patients, where the audit has them." if intervals else ""
+        bars = " Bars: 95 % intervals over images or patients, if audited." if intervals else ""
         found.append(
             Figure(
                 f"front-{other}",

@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from slicemamba.models.checkpoints import NetworkCard
     from slicemamba.models.ensemble import SegmentationNetwork
 
-START, TRAIN, USE, SERVICE = "To begin", "Search and train, here or on a cluster", "Judge and use results", "Service"
+START, TRAIN, USE, SERVICE = (
+    "Get started",
+    "Search and train, here or on a cluster",
+    "Evaluate and use results",
+    "Service",
+)
 """Groups of commands in the help."""
 
 NetworkFolder = Annotated[Path, typer.Argument(help="Folder of a run, of the network in it, or of a bundle.")]
@@ -201,9 +206,9 @@ def doctor(
         faults += finding.state == "fault"
     Console().print(table)
     if faults:
-        typer.echo(f"{faults} to mend before anything runs: see the lines marked fault")
+        typer.echo(f"{faults} to fix first: see the lines marked fault")
         raise typer.Exit(1)
-    typer.echo("ready: `slicemamba demo` shows the whole way, `slicemamba data check FOLDER` looks at your images")
+    typer.echo("ready: `slicemamba demo` runs an example, `slicemamba data check FOLDER` checks your images")
 
 
 def list_configs() -> None:

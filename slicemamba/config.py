@@ -409,8 +409,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(find_config(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            f"config file {path} does not exist; {advise_on(path)}give the path of a YAML file, or a name that "
-            "`slicemamba config list` prints"
+            f"config file {path} does not exist; {advise_on(path)}give the path of a YAML file, or a name from "
+            "`slicemamba config list`"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"config file {path} cannot be read: {error}") from None

@@ -58,7 +58,7 @@ def _scan_backends() -> Iterator[Finding]:
 
     for name, status in available_backends().items():
         if name in _GPU_BACKENDS and not torch.cuda.is_available():  # installing it would help nobody
-            status = "for NVIDIA GPUs, of which torch finds none here"
+            status = "needs an NVIDIA GPU, and torch finds none"
         yield Finding(f"scan: {name}", "ok" if status == "usable" else "note", status)
     best = {"cpu": "native"} | ({"cuda": "triton"} if torch.cuda.is_available() else {})
     forced = f" (SLICEMAMBA_SCAN={os.environ['SLICEMAMBA_SCAN']})" if os.environ.get("SLICEMAMBA_SCAN") else ""

@@ -38,7 +38,7 @@ def complete_preset(incomplete: str) -> list[str]:
 def advise_on(path: Path) -> str:
     """The configuration that is spelt much like ``path``, as the beginning of a sentence; else nothing."""
     near = difflib.get_close_matches(str(path), list_presets(), n=1)
-    return f"did you mean {near[0]}? Else " if near else ""
+    return f"did you mean {near[0]}? Otherwise " if near else ""
 
 
 def _heading(path: Path) -> str:

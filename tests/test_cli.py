@@ -126,7 +126,7 @@ def test_networks_that_cannot_be_used_are_refused(app: typer.Typer, network: Pat
     for folder, said in (
         (tmp_path / "supernet", "holds a supernet; give a plain network"),
         (tmp_path / "unknown", "does not say what data it was trained on"),
-        (tmp_path, "holds no trained network; give the folder of a finished run"),
+        (tmp_path, "contains no trained network; give the folder of a finished run"),
         (tmp_path / "nowhere", "nowhere does not exist; give the folder of a finished run"),
     ):
         with pytest.raises(InputError, match=said):

@@ -40,6 +40,4 @@ def test_a_forced_backend_that_cannot_run_is_a_fault(monkeypatch: pytest.MonkeyP
 def test_nothing_is_advised_that_needs_a_gpu_which_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name in ("triton", "mamba_ssm"):
-        assert found(f"scan: {name}") == Finding(
-            f"scan: {name}", "note", "for NVIDIA GPUs, of which torch finds none here"
-        )
+        assert found(f"scan: {name}") == Finding(f"scan: {name}", "note", "needs an NVIDIA GPU, and torch finds none")

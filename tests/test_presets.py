@@ -30,7 +30,9 @@ def test_files_go_before_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_unknown_name_is_told_where_the_names_are() -> None:
-    with pytest.raises(InputError, match=r"kvazir does not exist; did you mean kvasir\? Else .*slicemamba config list"):
+    with pytest.raises(
+        InputError, match=r"kvazir does not exist; did you mean kvasir\? Otherwise .*slicemamba config list"
+    ):
         read_yaml(Path("kvazir"))
     with pytest.raises(InputError, match=r"mine\.yaml does not exist; give the path"):
         read_yaml(Path("mine.yaml"))

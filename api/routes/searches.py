@@ -29,7 +29,7 @@ CHANGES: dict[int | str, dict[str, Any]] = {
 }
 
 BUSY_STUDY = "Too many requests wait for a large study that is being read for the first time"
-BUSY: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Many data sets are being checked"}}
+BUSY: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Too many data sets are being checked"}}
 
 BodyOfJob = Annotated[JobBody, Body(openapi_examples={"small": {"summary": "A small search", "value": EXAMPLE}})]
 IfMatch = Annotated[str | None, Header(description="the ETag that you know; 412 if it has changed")]

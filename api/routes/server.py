@@ -25,7 +25,7 @@ def get_datasets(parts: AppParts) -> schemas.DatasetList:
 
 @router.get("/v1/datasets/{name}", responses={404: {"model": Problem}, 422: {"model": Problem}})
 def get_dataset(name: str, parts: AppParts) -> schemas.Dataset:
-    """One data set, as of its last check. `POST /v1/searches/validate` checks it anew."""
+    """One data set, as of its last check. `POST /v1/searches/validate` checks it again."""
     known = list_datasets(parts.settings.data_root)
     if name not in known:
         raise not_found(f"data set {name!r} is not known to this server; known: {', '.join(known)}")

@@ -95,7 +95,7 @@ export async function download(path, name) {
 // A page of a run goes to a window without an origin: its scripts run there, and reach neither the service nor the token.
 export async function openPage(path) {
   const shown = window.open("/view", "_blank");
-  if (!shown) throw new Problem(0, { detail: "the browser does not let this page open another one" });
+  if (!shown) throw new Problem(0, { detail: "the browser blocked a new window; allow pop-ups for this page" });
   const ready = new Promise((go) => {
     addEventListener("message", function hear(event) {
       if (event.source !== shown) return;

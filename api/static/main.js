@@ -45,13 +45,13 @@ function clock(main) {
 }
 
 function say(text) {
-  lost.textContent = text && `${text}; trying again. What is shown may be old.`;
+  lost.textContent = text && `${text}; retrying. The page may be out of date.`;
   lost.hidden = !text;
 }
 
 function wrong(main, error) {
   main.ariaBusy = false;
-  main.replaceChildren(el("section", { className: "card" }, el("h1", {}, error.status === 404 ? "Not found" : "This cannot be shown"),
+  main.replaceChildren(el("section", { className: "card" }, el("h1", {}, error.status === 404 ? "Not found" : "This page cannot be shown"),
     el("p", {}, error.message.split("; GET ")[0]), el("a", { href: "#/" }, "All searches")));
 }
 

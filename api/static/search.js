@@ -188,7 +188,7 @@ function comparison(front, { trials, random }) {
 function remaining(search) {
   if (!search.expected_end_at) return null;
   const end = new Date(search.expected_end_at);
-  return { text: `left, to about ${clockTime(end)}`, value: duration(Math.max(0, (end - new Date()) / 1000)) };
+  return { text: `left, until about ${clockTime(end)}`, value: duration(Math.max(0, (end - new Date()) / 1000)) };
 }
 
 function history(search) {

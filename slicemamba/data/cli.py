@@ -63,7 +63,7 @@ def check(
         return
     _print_report(Console(), report)
     if path is not None:
-        typer.echo(f"contact sheet: {path}  (look at it: a shifted mask is found by no rule)")
+        typer.echo(f"contact sheet: {path}  (look at it: no rule detects a shifted mask)")
     if target.is_dir():
         options = [f"data.name={config.name}", f"data.root={target}", *(overrides or [])]
         _print_next(["search", "laptop", *(part for option in options for part in ("--set", option))])
@@ -184,8 +184,8 @@ def _print_prepared(console: Console, made: Prepared, destination: Path, options
     values = made.mask_values or []
     if not labels and 2 < len(values) <= _FEW_VALUES:
         console.print(
-            f"[yellow]the masks hold only the values {', '.join(f'{value:g}' for value in values)}; if these are class "
-            "labels, prepare them again with --labels[/]",
+            f"[yellow]the masks contain only the values {', '.join(f'{value:g}' for value in values)}; if these are "
+            "class labels, prepare them again with --labels[/]",
             highlight=False,
         )
     if made.num_left_out:

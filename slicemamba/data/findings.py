@@ -24,7 +24,7 @@ class Fault(Enum):
     TWO_MASKS = ("image with several masks", "keep one mask per image")
     TWO_IMAGES = ("several images with the same name", "rename or remove all but one, as masks are matched by name")
     BROKEN = ("file that cannot be read as a picture", "replace it with an intact file")
-    DEAD_LINK = ("link to a file that is not there", "mount or copy its target, or remove the link")
+    DEAD_LINK = ("link to a file that does not exist", "mount or copy its target, or remove the link")
     NO_VOLUME = (
         "file that does not hold a volume",
         "give NIfTI (.nii, .nii.gz) of three dimensions, or HDF5 (.h5) with the data set 'image' of (Z, H, W)",
@@ -33,14 +33,14 @@ class Fault(Enum):
     SIZE = ("mask of a different size than its image", "export both at the same size")
     ORIENTATION = (
         "mask with a different orientation than its image",
-        "bring both to one orientation (nibabel.as_closest_canonical), or correct the header that is wrong",
+        "convert both to the same orientation (nibabel.as_closest_canonical), or correct the wrong header",
     )
     COLOUR_MASK = ("mask in colour", "save masks with one channel that holds the class of each pixel")
     NOT_BINARY = (
         "mask that is not binary",
-        "threshold it and save it as PNG with the values 0 and 255 (JPEG and smooth scaling make values between; "
-        "`slicemamba data prepare` mends that), or, if these are class labels, set data.num_classes (3 for labels 0, 1 "
-        "and 2) and data.label_map where they are not 0, 1, 2, …; `data prepare` keeps labels with --labels",
+        "threshold it and save it as PNG with the values 0 and 255 (JPEG and smooth scaling add values between; "
+        "`slicemamba data prepare` fixes that), or, if these are class labels, set data.num_classes (3 for labels 0, 1 "
+        "and 2) and, unless they are 0, 1, 2, …, data.label_map; `data prepare` keeps labels with --labels",
     )
     LABELS = (
         "mask with labels out of range",

@@ -52,8 +52,8 @@ def _search_apart(pattern: str, names: tuple[str, ...]) -> tuple[str | None, ...
         )
     except subprocess.TimeoutExpired:
         raise InputError(
-            f"patient_pattern {pattern!r} takes more than {PATTERN_SECONDS:g} s for {len(names)} names, as repetitions "
-            r"within repetitions do; write it plainly, as in '^(\d+)_'",
+            f"patient_pattern {pattern!r} takes more than {PATTERN_SECONDS:g} s for {len(names)} names; avoid "
+            r"nested repetitions, as in '^(\d+)_'",
             pointer="/data/patient_pattern",
         ) from None
     found: list[str | None] = json.loads(done.stdout)

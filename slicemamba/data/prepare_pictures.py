@@ -129,14 +129,14 @@ def _folders(kind: Kind, source: Path, given: tuple[str | None, str | None]) -> 
             several = [str(images.parent.relative_to(source)) for images, _ in found]
             raise InputError(
                 f"{source} holds several folders with {names[0]!r} and {names[1]!r}: {name_some(several)}; give one of "
-                "them. What is parted into train, val and test already needs no preparing: `slicemamba data check`"
+                "them. A data set that is already split into train, val and test is ready for `slicemamba data check`"
             )
         if found:
             return found[0]
     wanted = " or ".join(f"{images!r} and {masks!r}" for images, masks in usual)
     holds = name_some(sorted(path.name for path in source.iterdir())) or "nothing"
     raise InputError(
-        f"{source} holds no folders {wanted} side by side; it holds {holds}. Give the folder of the unpacked "
+        f"{source} has no folders {wanted} side by side; it holds {holds}. Give the folder of the unpacked "
         "download, or name them with --images and --masks"
     )
 

@@ -65,7 +65,7 @@ def detect_layout(root: Path) -> Layout:
         pointer="/data/root",
         details=[
             *_accepted(),
-            "make splits of images and masks alone: slicemamba data prepare folder FOLDER NEW-FOLDER",
+            "to split images and masks: slicemamba data prepare folder FOLDER NEW-FOLDER",
         ],
     )
 

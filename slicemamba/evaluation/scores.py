@@ -109,7 +109,9 @@ class ImageScores:
                     metrics_version=about["metrics_version"],
                 )
         except Exception as error:  # numpy, zipfile and zlib raise nearly anything on a broken file
-            raise InputError(f"{path} holds no scores by image ({error}); remove it to have them made anew") from None
+            raise InputError(
+                f"{path} is not a valid file of scores per image ({error}); remove it to recreate it"
+            ) from None
 
     @classmethod
     def join(cls, parts: Sequence[ImageScores], split: str) -> ImageScores:

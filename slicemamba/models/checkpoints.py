@@ -130,7 +130,7 @@ def find_network(path: Path) -> Path:
     for folder in (path, *(path / inside for inside in INSIDE_RUNS)):
         if (folder / WEIGHTS).is_file():
             return folder
-    found = "does not exist" if not path.exists() else "holds no trained network"
+    found = "does not exist" if not path.exists() else "contains no trained network"
     raise InputError(f"{path} {found}; give the folder of a finished run, or of a network, such as <run>/retrained")
 
 

@@ -133,7 +133,7 @@ def _subnet_state(
     try:
         return supernet.extract(architecture).state_dict()
     except InputError as error:
-        raise InputError(f"{source} does not hold the architecture: {error.message}", pointer="/init") from None
+        raise InputError(f"{source} does not contain the architecture: {error.message}", pointer="/init") from None
 
 
 def _published(state: Mapping[str, Tensor]) -> tuple[str, Found]:

@@ -285,8 +285,8 @@ def test_a_trial_table_shows_the_objectives_in_80_columns() -> None:
 
 
 def test_an_empty_list_tells_how_to_begin(bench: Bench, command: Callable[..., Any]) -> None:
-    assert "no searches yet; `slicemamba submit` makes one" in command("list").stderr
-    assert "no search fits" in command("list", "--state", "failed").stderr
+    assert "no searches yet; `slicemamba submit` creates one" in command("list").stderr
+    assert "no search matches" in command("list", "--state", "failed").stderr
 
 
 def test_faults_are_told_with_their_exit_code(command: Callable[..., Any], tmp_path: Path) -> None:
@@ -512,7 +512,7 @@ def test_commands_on_trials_and_jobs(bench: Bench, command: Callable[..., Any], 
     assert "SUCCEEDED" in command("job", "show", drawn).stdout
     followed = command("job", "show", drawn, "--watch")
     assert followed.exit_code == 0
-    assert f"next: `slicemamba job download {drawn} -o FOLDER` fetches its files" in followed.stderr
+    assert f"next: `slicemamba job download {drawn} -o FOLDER` downloads its files" in followed.stderr
     assert command("job", "download", drawn, "--out", str(tmp_path / "out")).exit_code == 0
     assert (tmp_path / "out" / "a.png").read_bytes() == b"\x89PNG"
     listed = json.loads(command("job", "list", "latest", "--json").stdout)["jobs"]

@@ -55,7 +55,7 @@ def test_version_and_groups_of_commands() -> None:
 
     assert CliRunner().invoke(app, ["--version"]).stdout == f"slicemamba {__version__}\n"
     shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100"}).stdout
-    places = [shown.index(title) for title in ("To begin", "Search and train", "Judge and use", "Service")]
+    places = [shown.index(title) for title in ("Get started", "Search and train", "Evaluate and use", "Service")]
     assert places == sorted(places)
     assert "─ Commands ─" not in shown, "every command has a group"
 
@@ -66,7 +66,7 @@ def test_a_place_that_cannot_be_written_is_told_without_a_traceback(tmp_path: Pa
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError) as caught:
         (tmp_path / "file" / "inside").mkdir()
-    said = f"{tmp_path / 'file' / 'inside'} cannot be used: not a directory; choose another place, or free this one"
+    said = f"{tmp_path / 'file' / 'inside'} cannot be used: not a directory; choose another path, or fix this one"
     assert explain(caught.value) == (said, 2)
     assert explain(OSError("without a file")) is None
     assert explain(FileNotFoundError(2, "No such file or directory", "config.json")) is None, "may be a fault of ours"

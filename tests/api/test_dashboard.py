@@ -216,7 +216,7 @@ def test_a_service_that_went_away_is_told_for_as_long_as_it_is(page: Page, place
     page.goto(f"{url}/#/s/{search_id}")
     page.get_by_role("heading", name="watched").wait_for()
     page.route("**/v1/**", lambda route: route.abort())
-    page.get_by_text("the service does not answer; trying again. What is shown may be old.").wait_for()
+    page.get_by_text("the service does not answer; retrying. The page may be out of date.").wait_for()
     assert page.get_by_role("heading", name="watched").is_visible()
     page.unroute("**/v1/**")
     page.locator("#lost").wait_for(state="hidden")

@@ -323,7 +323,7 @@ def test_vanished_job_is_started_once_more_and_then_fails(bench: Bench) -> None:
     bench.round()
     found = bench.get(search_id)
     assert found["state"] == "FAILED"
-    assert "more often than it is retried" in found["error"]
+    assert "too often to be resubmitted again" in found["error"]
     assert states(bench, search_id) == ["QUEUED", "STARTING", "RUNNING", "QUEUED", "STARTING", "RUNNING", "FAILED"]
 
 

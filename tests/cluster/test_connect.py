@@ -75,7 +75,9 @@ def test_search_by_way_of_rays_client_is_refused(by: str, monkeypatch: pytest.Mo
     if by == "environment":
         monkeypatch.setenv("RAY_ADDRESS", address)
     connect.check_can_search("head:6379")
-    with pytest.raises(InputError, match=r"cannot be driven through ray://head:10001.*`ray job submit`.*HOST:6379"):
+    with pytest.raises(
+        InputError, match=r"ray://head:10001 \(Ray Client\) supports trainings only.*`ray job submit`.*HOST:6379"
+    ):
         connect.check_can_search(address if by == "argument" else None)
 
 

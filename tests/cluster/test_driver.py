@@ -229,7 +229,7 @@ def test_journal_of_a_run_is_found_though_studies_now_go_to_a_database(
 
 def test_search_by_way_of_rays_client_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    with pytest.raises(InputError, match=r"a search cannot be driven through ray://127.0.0.1:10001"):
+    with pytest.raises(InputError, match=r"ray://127.0.0.1:10001 \(Ray Client\) supports trainings only"):
         driver.run_job(parse_job(JOB), run, address="ray://127.0.0.1:10001")
     assert not run.path.exists()
 

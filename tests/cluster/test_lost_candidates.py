@@ -87,7 +87,7 @@ def test_candidate_that_kills_its_workers_fails_in_the_end(job: SearchJob, tmp_p
     [failed] = harness.told
     assert (failed.number, failed.state) == (0, TrialState.FAILED)
     assert failed.error is not None
-    assert "died each of the 4 times" in failed.error
+    assert "died in all 4 evaluations" in failed.error
     harness.to_the_end()
     assert [trial.number for trial in harness.told] == [0, 1, 2, 3, 4, 5]
 

@@ -47,7 +47,7 @@ def test_what_is_missing_is_told_with_what_there_is() -> None:
     train, search = needs(train={"num_workers": 4, "cpus": 2, "gpus": 1}, search={"cpus": 2})
     nodes = [Node("10.0.0.1", 4, 0), Node("10.0.0.2", 8, 2)]
     assert train.shortage(nodes) == (
-        "resources.train takes 4 workers at once with 2 CPUs and 1 GPUs each; there is room for 2, "
+        "resources.train needs 4 workers at once with 2 CPUs and 1 GPUs each; there is room for 2, "
         "on 10.0.0.1 with 4 CPUs and 0 GPUs, 10.0.0.2 with 8 CPUs and 2 GPUs"
     )
     assert search.shortage(nodes) is None
@@ -69,10 +69,10 @@ def test_what_is_done_already_needs_no_room(tmp_path: Path) -> None:
 
 def test_too_little_on_ones_own_machine_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "live_nodes", lambda: [Node("here", 2, 0)])
-    with pytest.raises(InputError, match="this machine has too little for the job; lower it") as caught:
+    with pytest.raises(InputError, match="this machine has too few CPUs or GPUs for the job; request fewer") as caught:
         wait_for_room(needs(train={"gpus": 1}), 3600, True, lambda sentence: None)
     assert caught.value.details == [
-        "resources.train takes a worker with 1 CPUs and 1 GPUs; there is room for 0, on here with 2 CPUs and 0 GPUs"
+        "resources.train needs a worker with 1 CPUs and 1 GPUs; there is room for 0, on here with 2 CPUs and 0 GPUs"
     ]
     wait_for_room(needs(train={"num_workers": 2}), 0, True, pytest.fail)
 
@@ -93,9 +93,9 @@ def test_cluster_that_grows_is_waited_for_and_one_that_does_not_is_told(small_cl
     told: list[str] = []
     with pytest.raises(InputError, match="has not grown in 1 s; lower resources or add nodes") as caught:
         wait_for_room(needs(train={"num_workers": 2, "cpus": 2}), 1, False, told.append)
-    assert "resources.train takes 2 workers at once with 2 CPUs" in caught.value.details[0]
+    assert "resources.train needs 2 workers at once with 2 CPUs" in caught.value.details[0]
     assert len(told) == 1
-    assert told[0].startswith("the cluster is too small; waiting for it to grow, 1 s at most: resources.train takes")
+    assert told[0].startswith("the cluster is too small; waiting up to 1 s for it to grow: resources.train needs")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(wait_for_room, needs(train={"num_workers": 2, "cpus": 2}), 120, False, told.append)
         small_cluster.add_node(num_cpus=4)

@@ -45,8 +45,8 @@ def test_an_interrupt_is_followed_by_the_command_that_goes_on(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["pretrain", "laptop"], "laptop is a job of kind search; `slicemamba pretrain` takes one of kind pretrain"),
-        (["search", "pretrain"], "pretrain is a job of kind pretrain; that is for `pretrain` alone"),
+        (["pretrain", "laptop"], "laptop is a job of kind search; `slicemamba pretrain` needs a job of kind pretrain"),
+        (["search", "pretrain"], "kind pretrain; only `slicemamba pretrain` accepts jobs of kind pretrain"),
         (["retrain", "pretrain", "--architecture", "2x2"], "pretrain is a job of kind pretrain"),
     ],
 )

@@ -62,8 +62,8 @@ def test_progress_of_each_phase_is_kept_and_the_last_phase_told(run: RunFolder) 
     [
         (InputError("mask is missing", details=["a.png"]), "FAILED", "mask is missing\n  - a.png"),
         (RuntimeError(), "FAILED", "RuntimeError"),
-        (KeyboardInterrupt(), "CANCELLED", "stopped; run it again to go on from here"),
-        (SystemExit(143), "CANCELLED", "stopped; run it again to go on from here"),
+        (KeyboardInterrupt(), "CANCELLED", "stopped; run it again to continue from here"),
+        (SystemExit(143), "CANCELLED", "stopped; run it again to continue from here"),
     ],
 )
 def test_end_tells_how_it_ended(run: RunFolder, error: BaseException, state: str, said: str) -> None:

@@ -26,7 +26,7 @@ def test_head_that_stops_answering_is_told_with_what_to_do(monkeypatch: pytest.M
     told = look()
     assert told is not None
     assert f"Ray's head at {address} does not answer" in told
-    assert "it goes on from here" in told
+    assert "it continues from here" in told
     assert watch._Look(None, NEEDS)() is None
 
 
@@ -38,7 +38,7 @@ def test_missing_nodes_are_told_with_what_they_would_have_to_hold(monkeypatch: p
     del nodes[1]
     told = look()
     assert told is not None
-    assert told.startswith("nodes have left, and the run waits for others: resources.train takes a worker")
+    assert told.startswith("nodes have left, and the run waits for new ones: resources.train needs a worker")
     assert "on n1 with 0 CPUs and 0 GPUs" in told
 
 
@@ -60,7 +60,7 @@ def follow(seen: list[str | None], monkeypatch: pytest.MonkeyPatch, tell: object
 
 def test_each_fault_is_told_once_when_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [None, "a", None, "a", "a", "a", "b", "b", None, "b", None, None, None, "a", "a"]
-    assert follow(seen, monkeypatch) == ["a", "b", "the cluster is as it should be again", "a"]
+    assert follow(seen, monkeypatch) == ["a", "b", "the cluster is complete again", "a"]
     assert follow([None] * 5, monkeypatch) == []
 
 

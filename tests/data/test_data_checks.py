@@ -184,7 +184,7 @@ def test_links_to_nothing_are_told(folder: DataConfig, tmp_path: Path, parts: tu
             path.unlink()
             path.symlink_to(tmp_path / "not mounted" / path.name)
     text = fault(folder)
-    assert f"{len(parts)} × link to a file that is not there: " in text
+    assert f"{len(parts)} × link to a file that does not exist: " in text
     assert IMAGE in text
 
 

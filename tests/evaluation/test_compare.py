@@ -174,7 +174,7 @@ def test_saved_scores_are_used_until_the_weights_change(runs: dict[str, Path], t
 
 
 def test_what_cannot_be_compared_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no trained network"):
+    with pytest.raises(InputError, match="contains no trained network"):
         enter(tmp_path, "test", tmp_path / "cache", CPU)
     larger = DATA.model_copy(update={"image_size": (64, 64)})
     save_network(runs["vm"] / "retrained", networks()["vm"], larger)

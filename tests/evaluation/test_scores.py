@@ -111,5 +111,5 @@ def test_broken_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
         np.savez(file, counts=np.zeros((1, 1, 4)))
     else:
         file.write_bytes(content)
-    with pytest.raises(InputError, match="holds no scores by image"):
+    with pytest.raises(InputError, match="is not a valid file of scores per image"):
         ImageScores.load(file)

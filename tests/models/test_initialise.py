@@ -72,7 +72,7 @@ def test_supernet_gives_smaller_and_no_blocks_too(
 def test_block_larger_than_the_shared_supernets_is_refused(tiny_model: ModelConfig, tmp_path: Path) -> None:
     save_network(tmp_path, Supernet(tiny_model, 1, [(2, 2), (4, 4)], "shared"))
     slicing = Architecture.uniform(parse_block("2x2n8"), tiny_model.depths)
-    with pytest.raises(InputError, match="does not hold the architecture: block 2x2n8 needs 8 states") as caught:
+    with pytest.raises(InputError, match="does not contain the architecture: block 2x2n8 needs 8 states") as caught:
         initialise(SliceMambaUNet(tiny_model, 1, slicing), tmp_path, slicing)
     assert caught.value.pointer == "/init"
 

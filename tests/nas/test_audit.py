@@ -328,7 +328,7 @@ def test_checklist_answers_from_the_run() -> None:
     assert len(answers) == len(items)
     assert answers["Are train, val, search and test disjoint?"].answer == "no"
     assert "search 7" in answers["Are settings and seeds of the final training kept?"].evidence
-    assert "supernet 1.5" in answers["Is the cost of the whole reported, not of the search alone?"].evidence
+    assert "supernet 1.5" in answers["Is the total cost reported, not only that of the search?"].evidence
     alone = {item.question: item.answer for item in checklist(replace(facts, random_seeds=0, disjoint=True))}
     assert alone["Was it compared with random search?"] == "no"
     assert alone["Are train, val, search and test disjoint?"] == "yes"

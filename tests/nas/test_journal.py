@@ -108,7 +108,7 @@ def test_line_that_is_no_record_is_an_error_once_another_follows(tmp_path: Path)
     assert reader.read("search") == []  # a writer may yet mend it
     with path.open("a") as file:
         file.write('{"op_code": 2, "worker_id": "w", "study_id": 0, "user_attr": {"a": 1}}\n')
-    with pytest.raises(ValueError, match="that is no record"):
+    with pytest.raises(ValueError, match="has an invalid record"):
         reader.read("search")
     with pytest.raises(json.JSONDecodeError):
         open_storage(path)
