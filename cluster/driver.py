@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, extends, refuse_mixing
-from cluster.connect import check_can_search, ray_cluster
+from cluster.connect import check_can_search
 from cluster.disk import check_disk, disk_faults
 from cluster.initial import check_init, resolve_init
 from cluster.lease import held
-from cluster.room import Need, needs_of, wait_for_room
+from cluster.room import Need, needs_of
 from cluster.run_folder import JOURNAL, RunFolder, RunStatus
 from cluster.status import StatusWriter
 from cluster.storage import mirrored
-from cluster.watch import watched
+from cluster.watch import cluster_with_room
 from nas.config import SearchConfig, WarmStart
 from nas.objectives import Constraints
 from nas.patience import Patience
@@ -97,12 +97,9 @@ def _run_job(
         if before is None and isinstance(job, SearchJob) and job.search.warm_start is not None:
             _warm_start(job, run, job.search.warm_start)
         run.write_json("config.json", values)
-        with ray_cluster(address) as own:
-            needs = _needs(job, run)
-            wait_for_room(needs, job.resources.wait_seconds, own, run.warn)
+        with cluster_with_room(address, _needs(job, run), job.resources.wait_seconds, run.warn):
             _tell_scale(job, run, num_images)
-            with watched(needs, run.warn):
-                result = _phases(job, run, default_cache_dir())
+            result = _phases(job, run, default_cache_dir())
         run.write_json("result.json", result)
         return result
 
