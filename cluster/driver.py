@@ -89,7 +89,7 @@ def _run_job(
             return done
     with only_driver(run), StatusWriter(run, on_status):
         if extended:
-            _set_aside_result(run)
+            run.set_aside_result()
         run.emit("phase", phase="check")
         if other_resources:
             run.warn(f"continues with other resources, so the last digits may differ: {'; '.join(other_resources)}")
@@ -102,15 +102,6 @@ def _run_job(
             result = _phases(job, run, default_cache_dir())
         run.write_json("result.json", result)
         return result
-
-
-def _set_aside_result(run: RunFolder) -> None:
-    """Of a search that had fewer trials: with a result there would be nothing left to do."""
-    if run.result_path.exists():
-        number = 1
-        while (aside := run.path / f"result-{number}.json").exists():
-            number += 1
-        run.result_path.replace(aside)
 
 
 def _with_paths(job: Job) -> Job:
