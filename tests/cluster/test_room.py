@@ -67,7 +67,7 @@ def test_what_is_done_already_needs_no_room(tmp_path: Path) -> None:
 
 def test_too_little_on_ones_own_machine_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "live_nodes", lambda: [Node("here", 2, 0)])
-    with pytest.raises(InputError, match="this machine has too little for the job; lower it") as caught:
+    with pytest.raises(InputError, match="this machine has too little for the job; lower what") as caught:
         wait_for_room(needs(train={"gpus": 1}), 3600, True, lambda sentence: None)
     assert caught.value.details == [
         "resources.train takes a worker with 1 CPUs and 1 GPUs; there is room for 0, on here with 2 CPUs and 0 GPUs"
