@@ -240,8 +240,7 @@ class Reconciler:
 
     def _clear(self, search: Search, sight: Sight, folder: RunFolder) -> None:
         """Makes the folder ready for this attempt, and keeps in mind what the one before has left there."""
-        if sight.has_result:  # it had succeeded, and goes on with more trials; with a result the driver would not
-            folder.result_path.replace(folder.path / f"result-{search.attempt - 1}.json")
+        folder.set_aside_result()  # it had succeeded, and goes on with more trials; with a result the driver would not
         folder.write_json(folder.config_path.name, search.spec)
         self._service.note(search, left_status_at=sight.status.updated_at if sight.status else None)
 

@@ -175,18 +175,15 @@ def trials(page: schemas.TrialPage, names: Sequence[str]) -> Table:
 
 
 def pareto(front: schemas.Pareto) -> Table:
+    from nas.objectives import OBJECTIVES
+
     names = [objective.name for objective in front.objectives]
-    titles = [_title(objective) for objective in front.objectives]
+    titles = [OBJECTIVES[name].heading for name in names]
     rows: list[list[Cell]] = [
         [str(t.number), *_values(t, names), t.origin, SlicingText(t.architecture)] for t in front.trials
     ]
     caption = f"{len(front.trials)} of {front.num_completed} completed trials; measured: {', '.join(front.measured)}"
     return _table(["trial", *titles, "origin", "architecture"], rows, caption=caption)
-
-
-def _title(objective: schemas.Objective) -> str:
-    unit = "" if objective.unit in ("0…1", "count") else f" ({objective.unit})"
-    return f"{objective.title}{unit} {'↑' if objective.direction == 'maximize' else '↓'}"
 
 
 def _table(

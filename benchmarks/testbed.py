@@ -31,6 +31,7 @@ from nas.config import SearchConfig, SearcherName, SpaceConfig
 from nas.evaluator import Evaluator
 from nas.objectives import loss_matrix
 from nas.pareto import ParetoFront, hypervolume
+from nas.sampling import PathSampler
 from nas.searchers import make_searcher
 from nas.space import SearchSpace
 from slicemamba.config import DataConfig, ModelConfig, TrainConfig
@@ -65,7 +66,7 @@ def make() -> None:
             if report.epoch % 20 == 0:
                 print(f"epoch {report.epoch}: loss {report.loss:.4f}", flush=True)
 
-        fit(supernet, train, TRAIN, validate=dict, on_epoch=show, draw=space.sample)
+        fit(supernet, train, TRAIN, validate=dict, on_epoch=show, draw=PathSampler(space, "uniform", TRAIN.seed))
         trained = time.perf_counter()
         measure = Evaluator(supernet, search, SearchConfig(objectives=("miou", "hd95"), batch_size=len(search)))
         rows = []

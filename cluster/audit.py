@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import SearchJob, differing_fields
-from cluster.connect import check_can_search, ray_cluster
+from cluster.connect import check_can_search
 from cluster.driver import only_driver, open_study, with_proven_precision
 from cluster.report import finished_search, write_report
+from cluster.room import needs_of
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
+from cluster.watch import cluster_with_room
 from nas.audit import hypervolume_curves, loss_rows
 from nas.config import AuditConfig
 from nas.search import SearchSession
@@ -63,7 +65,8 @@ def run_audit(
                 raise InputError(f"the images have changed since the audit; remove {folder.path} to repeat the audit")
             return done
         folder.write_json("config.json", settings.model_dump(mode="json"))
-        with ray_cluster(address):
+        needs = needs_of(job.resources, trains=True, searches=True)
+        with cluster_with_room(address, needs, job.resources.wait_seconds, folder.warn):
             audit = _audit(job, run, folder, settings, cache_dir)
         audit |= {"splits": splits, "leaks": [list(pair) for pair in leaks]}
         return _conclude(job, run, folder, settings, audit)

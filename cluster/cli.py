@@ -113,7 +113,7 @@ def audit(
     ] = None,
     retrain_seeds: Annotated[int, typer.Option(min=1, help="Seeds from which the best and its rival are trained.")] = 3,
     random_seeds: Annotated[int, typer.Option(min=1, help="Random searches with the search's budget.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the resampling.")] = 0,
     address: Address = None,
 ) -> None:
     """Say how far to trust a search: retrain a sample, repeat random search, judge by fixed rules."""

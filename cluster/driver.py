@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, extends, refuse_mixing
-from cluster.connect import check_can_search, ray_cluster
+from cluster.connect import check_can_search
 from cluster.disk import check_disk, disk_faults
 from cluster.initial import check_init, resolve_init
 from cluster.lease import held
-from cluster.room import Need, needs_of, wait_for_room
+from cluster.room import Need, needs_of
 from cluster.run_folder import JOURNAL, RunFolder, RunStatus
 from cluster.status import StatusWriter
 from cluster.storage import mirrored
-from cluster.watch import watched
+from cluster.watch import cluster_with_room
 from nas.config import SearchConfig, WarmStart
 from nas.objectives import Constraints
 from nas.patience import Patience
@@ -89,7 +89,7 @@ def _run_job(
             return done
     with only_driver(run), StatusWriter(run, on_status):
         if extended:
-            _set_aside_result(run)
+            run.set_aside_result()
         run.emit("phase", phase="check")
         if other_resources:
             run.warn(f"continues with other resources, so the last digits may differ: {'; '.join(other_resources)}")
@@ -97,23 +97,11 @@ def _run_job(
         if before is None and isinstance(job, SearchJob) and job.search.warm_start is not None:
             _warm_start(job, run, job.search.warm_start)
         run.write_json("config.json", values)
-        with ray_cluster(address) as own:
-            needs = _needs(job, run)
-            wait_for_room(needs, job.resources.wait_seconds, own, run.warn)
+        with cluster_with_room(address, _needs(job, run), job.resources.wait_seconds, run.warn):
             _tell_scale(job, run, num_images)
-            with watched(needs, run.warn):
-                result = _phases(job, run, default_cache_dir())
+            result = _phases(job, run, default_cache_dir())
         run.write_json("result.json", result)
         return result
-
-
-def _set_aside_result(run: RunFolder) -> None:
-    """Of a search that had fewer trials: with a result there would be nothing left to do."""
-    if run.result_path.exists():
-        number = 1
-        while (aside := run.path / f"result-{number}.json").exists():
-            number += 1
-        run.result_path.replace(aside)
 
 
 def _with_paths(job: Job) -> Job:

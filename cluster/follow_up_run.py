@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import SearchJob, parse_job
-from cluster.connect import ray_cluster
 from cluster.driver import only_driver
 from cluster.follow_up import AuditJob, ExportJob, FiguresJob, OwnJob, is_follow_up, run_of
+from cluster.room import needs_of
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
 from cluster.storage import bring, mirrored
+from cluster.watch import cluster_with_room
 from nas.config import AuditConfig
 from slicemamba.architecture import Architecture
 from slicemamba.data.cache import default_cache_dir
@@ -139,7 +140,8 @@ def _draw(job: FiguresJob, run: RunFolder, folder: RunFolder, address: str | Non
     if not isinstance(search, SearchJob):
         raise InputError(f"{run.path} is not the folder of a search")
     folder.emit("phase", phase="figures")
-    with ray_cluster(address):
+    needs = needs_of(search.resources, trains=False, searches=True)
+    with cluster_with_room(address, needs, search.resources.wait_seconds, folder.warn):
         given = (search, job, run.path, folder.path, default_cache_dir())
         rows = run_on_worker(_draw_predictions, search.resources.search, "figures", *given)
     return {"architecture": job.architecture, "figures": rows}

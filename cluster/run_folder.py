@@ -38,6 +38,7 @@ from pydantic import BaseModel, ConfigDict
 
 JOURNAL = "search.journal"
 STATUS = "status.json"
+RESULT = "result.json"
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 STUDY_KINDS = ("search", "random", "audit")
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
@@ -143,7 +144,15 @@ class RunFolder:
 
     @property
     def result_path(self) -> Path:
-        return self.path / "result.json"
+        return self.path / RESULT
+
+    def set_aside_result(self) -> None:
+        """Renames that of a search which had fewer trials to ``result-1.json``, …; a driver that finds one is done."""
+        if self.result_path.exists():
+            number = 1
+            while (aside := self.path / f"result-{number}.json").exists():
+                number += 1
+            self.result_path.replace(aside)
 
     def scores_path(self, split: str) -> Path:
         """Scores by image of the network that this run gave, on a split."""

@@ -8,7 +8,8 @@ What lies in the store can be resumed at any moment, whenever the uploads were c
 1. the journal of trials, then the small JSON files, which say what is finished, are read;
 2. everything they may refer to is uploaded, and is thus at least as new as they are;
 3. where a JSON file has changed meanwhile, as when Ray Train has replaced a checkpoint, the round begins again;
-4. then they are uploaded as read in 1, after them events and status, and last what is gone here is deleted there.
+4. then they are uploaded as read in 1, after them events and status, and last what is gone here is deleted there; but
+   a result that was set aside first, as beside the configuration of the extended search it would count as that one's.
 
 One driver writes to a place in the store (``cluster.store_lease``). A run and each job that follows it have places of
 their own, ``<run>/`` and ``<run>/jobs/<id>/``, as they have drivers of their own.
@@ -30,7 +31,7 @@ from pathlib import Path
 from cluster.follow_up import JOBS, is_follow_up, run_of
 from cluster.lease import hearing_interrupts
 from cluster.object_store import PROBE, Store, open_store
-from cluster.run_folder import STATUS, STUDY_VARIABLE, RunFolder
+from cluster.run_folder import RESULT, STATUS, STUDY_VARIABLE, RunFolder
 from cluster.store_lease import DRIVER, ReplacedError, StoreLease
 from slicemamba.errors import InputError, RunFailedError
 
@@ -258,16 +259,22 @@ class Mirror:
         else:
             return  # it changes faster than it can be uploaded; the next round tries again
         last = {name: _whole_lines(self._run.path / name) for name in _LAST if (self._run.path / name).exists()}
-        finished = sorted(settled, key=lambda name: (name == "result.json", name))
+        finished = sorted(settled, key=lambda name: (name == RESULT, name))
         self._lease.check()
+        if RESULT not in settled:
+            self._delete(RESULT)
         for name, content in [*journals.items(), *((name, settled[name]) for name in finished), *last.items()]:
             self._write_changed(name, content)
         for name in self._stored - {name for name, _ in self._files()}:
+            self._delete(name)
+        if released:
+            self._lease.beat(released=True)
+
+    def _delete(self, name: str) -> None:
+        if name in self._stored:
             self._store.delete(name)
             self._stored.discard(name)
             self._uploaded.pop(name, None)
-        if released:
-            self._lease.beat(released=True)
 
     def _files(self) -> list[tuple[str, Path]]:
         """Names and paths of all that is to be stored: no leases, marks and unfinished files, nor what jobs store.

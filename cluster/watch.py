@@ -11,13 +11,30 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from cluster.room import Need, live_nodes
+from cluster.connect import ray_cluster
+from cluster.room import Need, live_nodes, wait_for_room
 from slicemamba.errors import RunFailedError
 
 _LOOK_SECONDS = 5.0
 _ANSWER_SECONDS = 3.0
 _LOOKS = 2
 """How often in a row something has to be seen before it is told; a restarted worker is no missing node."""
+
+
+@contextmanager
+def cluster_with_room(
+    address: str | None, needs: Sequence[Need], wait_seconds: float, tell: Callable[[str], None]
+) -> Iterator[None]:
+    """``ray_cluster`` with room for the workers, waited for or refused, and watched for the time of a block.
+
+    Args:
+        address, needs, wait_seconds, tell: as of ``ray_cluster``, ``wait_for_room`` and ``watched``, which also say
+            what is raised.
+    """
+    with ray_cluster(address) as own:
+        wait_for_room(needs, wait_seconds, own, tell)
+        with watched(needs, tell):
+            yield
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def _figures(source: ReportInput, front: list[Trial], objectives: Sequence[str],
         found += _search_figures(source, front, objectives, metric)
     audit = source.audit
     if audit is not None:
-        found += _audit_figures(audit, metric)
+        found += _audit_figures(audit)
     hours = {**source.costs.get("device_hours", {}), **((audit or {}).get("device_hours", {}))}
     if any(hours.values()):
         found.append(
@@ -302,7 +302,7 @@ def _effects_in_words(trials: Sequence[Trial], space: SearchSpace, metric: str) 
     )
 
 
-def _audit_figures(audit: Mapping[str, Any], metric: str) -> list[Figure]:
+def _audit_figures(audit: Mapping[str, Any]) -> list[Figure]:
     tau = audit["ranking"]["test"]["kendall"]
     count = audit["ranking"]["test"]["num_architectures"]
     found = [

@@ -1,6 +1,6 @@
 // Requests to the service, with the token that the user gave for this tab.
 
-export class Problem extends Error {
+class Problem extends Error {
   constructor(status, body) {
     const findings = (body.errors ?? []).map((e) => `${e.pointer ?? e.parameter ?? ""}: ${e.detail}`);
     super([body.detail ?? `the service answered ${status}`, ...findings.filter((f) => !(body.detail ?? "").includes(f))].join("\n"));
@@ -40,8 +40,11 @@ export async function send(method, path, body, headers = {}, signal = undefined)
 }
 
 export const get = async (path) => (await send("GET", path)).json();
-export const getText = async (path) => (await send("GET", path)).text();
+const getText = async (path) => (await send("GET", path)).text();
 export const post = async (path, body, headers) => (await send("POST", path, body, headers)).json();
+
+// For what may be asked for again, and is to be made once.
+export const newKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("-");
 
 // Server-sent events, read by fetch, as EventSource could not carry the token. A broken stream is taken up after the
 // last event; returns at the event `end`, or when `signal` stops it.

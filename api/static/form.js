@@ -1,5 +1,5 @@
 // A new search: the form is made from the service's own JSON schema, so it knows every option there is.
-import { get, post } from "./api.js";
+import { get, newKey, post } from "./api.js";
 import { attempt, el, notify, rough } from "./ui.js";
 
 const FIRST = ["data", "search"]; // come first and are open at once; the rest behind a click
@@ -80,7 +80,7 @@ export async function formPage(main) {
   const keys = new Map();
   const keyOf = (values) => {
     const text = JSON.stringify(values);
-    if (!keys.has(text)) keys.set(text, Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("-"));
+    if (!keys.has(text)) keys.set(text, newKey());
     return keys.get(text);
   };
   const submit = () => checked(async (values) => {

@@ -1,12 +1,12 @@
 // Jobs that follow a search: what they do, how far they are, their files and pictures.
-import { download, get, post, send } from "./api.js";
-import { PHASES, attempt, chip, duration, el, notify, swap, table, when } from "./ui.js";
+import { download, get, newKey, post, send } from "./api.js";
+import { PHASES, attempt, chip, el, notify, swap, table, timeLeft, when } from "./ui.js";
 
 export const under = (state) => !["SUCCEEDED", "CANCELLED", "FAILED"].includes(state);
 
 // One click starts one job: the button waits for the answer, and a repeated request carries the same key.
 export async function start(button, path, body, done) {
-  const key = Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("-");
+  const key = newKey();
   button.disabled = true;
   try {
     const job = await post(path, body, { "Idempotency-Key": key });
@@ -37,7 +37,7 @@ function rows(jobs, id, live) {
 function progress(job) {
   const now = job.progress[job.phase];
   if (!now) return null;
-  const left = job.expected_end_at ? `, about ${duration(Math.max(0, (new Date(job.expected_end_at) - new Date()) / 1000))} left` : "";
+  const left = job.expected_end_at ? `, about ${timeLeft(job.expected_end_at)} left` : "";
   const text = `${PHASES[job.phase] ?? job.phase}: ${now.done} / ${now.total} ${now.unit}${left}`;
   return [el("progress", { max: now.total || 1, value: now.done, ariaLabel: text }), el("div", { className: "soft" }, text)];
 }

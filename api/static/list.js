@@ -1,6 +1,6 @@
 // All searches, newest first.
 import { get, query } from "./api.js";
-import { PHASES, chip, duration, el, select, table, when } from "./ui.js";
+import { PHASES, chip, el, select, table, timeLeft, when } from "./ui.js";
 
 const STATES = ["", "QUEUED", "STARTING", "RUNNING", "PAUSED", "CANCELLING", "SUCCEEDED", "CANCELLED", "FAILED"];
 
@@ -37,7 +37,7 @@ function rows(searches) {
       el("td", {}, chip(s.state)),
       el("td", {}, s.phase ? PHASES[s.phase] ?? s.phase : "–"),
       el("td", {}, now ? [el("progress", { max: now.total || 1, value: now.done, ariaLabel: `${now.done} of ${now.total} ${now.unit}` }), el("span", { className: "soft" }, `${now.done} / ${now.total} ${now.unit}`)] : null),
-      el("td", {}, s.expected_end_at ? duration(Math.max(0, (new Date(s.expected_end_at) - new Date()) / 1000)) : null),
+      el("td", {}, s.expected_end_at ? timeLeft(s.expected_end_at) : null),
       el("td", {}, Object.entries(s.labels).map(([k, v]) => `${k}=${v}`).join(", ")),
       el("td", {}, when(s.created_at)));
   }), { className: "stacks" });

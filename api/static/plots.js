@@ -79,10 +79,9 @@ export function slicing(node, front) {
   if (!front.length) return blank(node, "No slicing has been completed yet.");
   const rows = front.map((t) => t.architecture.split("|").flatMap((stage) => stage.split(":")[1].split(",")));
   const choices = [...new Set(rows.flat())].sort();
-  const blocks = rows[0]?.length ?? 0;
+  const blocks = rows[0].length;
   const share = choices.map((choice) => Array.from({ length: blocks }, (_, i) => rows.filter((row) => row[i] === choice).length / rows.length));
-  const best = rows[0] ?? [];
-  const frames = best.map((choice, i) => ({ type: "rect", x0: i + 0.5, x1: i + 1.5, y0: choices.indexOf(choice) - 0.5, y1: choices.indexOf(choice) + 0.5, line: { color: COLOURS.front, width: 2 } }));
+  const frames = rows[0].map((choice, i) => ({ type: "rect", x0: i + 0.5, x1: i + 1.5, y0: choices.indexOf(choice) - 0.5, y1: choices.indexOf(choice) + 0.5, line: { color: COLOURS.front, width: 2 } }));
   const data = [{
     type: "heatmap", z: share, x: Array.from({ length: blocks }, (_, i) => i + 1), y: choices.map((_, i) => i), zmin: 0, zmax: 1, xgap: 1, ygap: 1,
     colorscale: [[0, css("--paper")], [1, css("--accent")]], colorbar: { title: { text: "share" }, thickness: 10 }, hovertemplate: "block %{x}: %{z:.0%}<extra></extra>",

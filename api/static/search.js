@@ -3,9 +3,8 @@ import { download, get, openPage, post, query, send } from "./api.js";
 import { showJobs, start, under } from "./jobs.js";
 import { logBox } from "./log.js";
 import * as plots from "./plots.js";
-import { PHASES, ask, attempt, chip, clockTime, duration, el, number, notify, rough, select, swap, table, when } from "./ui.js";
+import { PHASES, ask, attempt, chip, clockTime, duration, el, number, notify, rough, select, swap, table, timeLeft, when } from "./ui.js";
 
-const ENDED = ["SUCCEEDED", "CANCELLED", "FAILED"];
 const UNDER_WAY = ["QUEUED", "STARTING", "RUNNING"];
 
 export function searchPage(main, live, id) {
@@ -47,7 +46,7 @@ export function searchPage(main, live, id) {
     const [found] = await Promise.all([figures(search, front), trialTable(search, front)]);
     parts.tiles.replaceChildren(tiles(search, front, found.trials, view.estimate));
     swap(parts.comparison, [front.trials[0], found.random, found.trials.search.length], () => comparison(front, found));
-    if (ENDED.includes(search.state) && !jobs.some((job) => under(job.state))) live.slow();
+    if (!under(search.state) && !jobs.some((job) => under(job.state))) live.slow();
     else live.quick();
   }
 
@@ -123,7 +122,7 @@ export function searchPage(main, live, id) {
 function head(search, url, live) {
   const act = (what, body) => () => attempt(async () => { await post(`${url}/${what}`, body); live.now(); });
   const button = (text, onclick, className = "") => el("button", { type: "button", onclick, className }, text);
-  const ended = ENDED.includes(search.state);
+  const ended = !under(search.state);
   const extend = async () => {
     const before = search.spec.search.num_trials;
     const total = await ask({ title: "Extend the search", text: `It has ${before} trials. How many in all?`, ok: "Extend", input: String(before * 2) });
@@ -176,7 +175,7 @@ function tiles(search, front, trials, estimate) {
 // The best of the search beside what it must beat: the best fixed slicing, and the best of random search.
 function comparison(front, { trials, random }) {
   const [first] = front.objectives;
-  const order = (t) => (first.direction === "maximize" ? -1 : 1) * (t.metrics[first.name] ?? Infinity);
+  const order = (t) => (first.direction === "maximize" ? -1 : 1) * t.metrics[first.name];
   const fixed = trials.search.filter((t) => t.origin === "fixed").sort((a, b) => order(a) - order(b))[0];
   const rows = [["best of the search", front.trials[0]], ["best fixed slicing", fixed], ["best of random search", random]].filter(([, t]) => t);
   if (rows.length < 2) return [];
@@ -187,8 +186,7 @@ function comparison(front, { trials, random }) {
 
 function remaining(search) {
   if (!search.expected_end_at) return null;
-  const end = new Date(search.expected_end_at);
-  return { text: `left, until about ${clockTime(end)}`, value: duration(Math.max(0, (end - new Date()) / 1000)) };
+  return { text: `left, until about ${clockTime(new Date(search.expected_end_at))}`, value: timeLeft(search.expected_end_at) };
 }
 
 function history(search) {

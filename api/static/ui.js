@@ -73,6 +73,9 @@ export function duration(seconds) {
   return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
 }
 
+// To a moment as the service writes it.
+export const timeLeft = (text) => duration(Math.max(0, (new Date(text) - new Date()) / 1000));
+
 // Today's by the clock alone.
 export const clockTime = (moment) => moment.toDateString() === new Date().toDateString()
   ? moment.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : moment.toLocaleString([], { dateStyle: "short", timeStyle: "short" });

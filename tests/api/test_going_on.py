@@ -69,7 +69,7 @@ def test_job_is_stopped_though_somebody_was_faster_than_the_reconciler(
     bench.round()
     assert bench.jobs.stopped == [search_id]
     assert bench.state(search_id) == state
-    assert search_id not in [row.id for row in bench.parts.service.active()]
+    assert search_id not in [search.id for search in bench.parts.service.active()]
 
 
 @pytest.mark.parametrize(("what", "state"), [("pause", "PAUSED"), ("cancel", "CANCELLED")])

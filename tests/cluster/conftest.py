@@ -1,12 +1,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from moto.server import ThreadedMotoServer
 
 from cluster import storage, store_lease
+from cluster.connect import ENVIRONMENT
 from cluster.run_folder import STUDY_VARIABLE
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+
+@pytest.fixture
+def small_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A Ray cluster of one CPU, which nodes may be added to."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    running = Cluster(initialize_head=True, connect=False, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    ray.init(address=running.address, log_to_driver=False, logging_level="ERROR")
+    yield running
+    ray.shutdown()
+    running.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -6,20 +6,18 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import ray
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from cluster import ray_tune
 from cluster.config import SearchJob, parse_job
-from cluster.connect import ENVIRONMENT
 from cluster.run_folder import RunFolder
 from nas.search import SearchSession
 from nas.searchers import make_searcher
@@ -52,18 +50,6 @@ class GatedTrial(ray_tune.SlicingTrial):
         return {"pruned": False, "metrics": {"dice": self.config["number"] / 100}, "work": {}, "seconds": 0.1}
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A head with room for one candidate."""
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    running = Cluster(initialize_head=True, connect=False, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    ray.init(address=running.address, log_to_driver=False, logging_level="ERROR")
-    yield running
-    ray.shutdown()
-    running.shutdown()
-
-
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _WAIT_SECONDS
     while not condition():
@@ -73,7 +59,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.timeout(600)
 def test_candidates_follow_the_nodes_and_none_is_lost(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import this module
     monkeypatch.setattr(ray_tune, "SlicingTrial", GatedTrial)
@@ -98,7 +84,7 @@ def test_candidates_follow_the_nodes_and_none_is_lost(
         try:
             wait_for(lambda: len(notes()) == 1)
             [(first, at_home)] = notes()
-            node = cluster.add_node(num_cpus=2)
+            node = small_cluster.add_node(num_cpus=2)
             wait_for(lambda: len(notes()) == 3)  # three at the same time, as none can end yet
             joined = notes() - {(first, at_home)}
             assert numbers(notes()) == [0, 1, 2]
@@ -106,7 +92,7 @@ def test_candidates_follow_the_nodes_and_none_is_lost(
             os.kill(victim, signal.SIGKILL)
             wait_for(lambda: len(notes()) == 4)
             assert numbers(notes() - joined) == sorted([first, twice])
-            cluster.remove_node(node, allow_graceful=False)
+            small_cluster.remove_node(node, allow_graceful=False)
             wait_for(lambda: not any(psutil.pid_exists(pid) for _, pid in notes() if pid != at_home))
         finally:
             (run.path / "gate").touch()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster import audit, entrypoint, follow_up_run
+from cluster import audit, entrypoint, follow_up_run, room, watch
+from cluster.config import parse_job
 from cluster.follow_up import AuditJob, ExportJob, FiguresJob, job_folder, parse_follow_up, run_of
 from cluster.follow_up_run import run_follow_up
 from cluster.run_folder import Progress, RunFolder, RunStatus
@@ -68,6 +70,23 @@ def test_export_of_another_network_than_was_asked_for_fails(run: RunFolder) -> N
     assert status is not None
     assert status.state == "FAILED"
     assert "another slicing" in (status.error or "")
+
+
+@pytest.mark.parametrize("kind", ["figures", "audit"])
+def test_refused_where_there_is_no_room_for_its_workers(
+    run: RunFolder, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would let it wait for ever, without a word."""
+    search = parse_job({"resources": {"search": {"gpus": 1}}})
+    run.write_json("config.json", search.model_dump(mode="json"))
+    monkeypatch.setattr(watch, "ray_cluster", lambda _: nullcontext(True))
+    monkeypatch.setattr(room, "live_nodes", lambda: [room.Node("here", 2, 0)])
+    monkeypatch.setattr(audit, "finished_search", lambda _: search)
+    monkeypatch.setattr(audit, "digest_splits", lambda *_: ({}, []))
+    job = FiguresJob(architecture=str(SLICING)) if kind == "figures" else AuditJob()
+    with pytest.raises(InputError, match="this machine has too little") as caught:
+        run_follow_up(job, job_folder(run, "j-1"))
+    assert caught.value.details[0].startswith("resources.search takes a worker with 1 CPUs and 1 GPUs")
 
 
 def test_formats_are_what_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:

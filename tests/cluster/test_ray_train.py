@@ -101,7 +101,7 @@ def test_death_that_ray_train_gives_up_for_is_tried_again(tmp_path: Path) -> Non
         ),
         (
             WorkerGroupError("", {0: UserExceptionWithTraceback(OSError(28, "No space left"), "Traceback")}),
-            "is full; free space and run again, the run continues from here",
+            "is full; free space and run again; the run continues from here",
         ),
     ],
 )

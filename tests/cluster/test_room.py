@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from ray.cluster_utils import Cluster
 
 from cluster import driver, room
 from cluster.config import parse_job
-from cluster.connect import ENVIRONMENT
 from cluster.room import Need, Node, live_nodes, needs_of, num_fitting, wait_for_room
 from cluster.run_folder import RunFolder
 from slicemamba.errors import InputError
@@ -75,17 +73,6 @@ def test_too_little_on_ones_own_machine_is_told_at_once(monkeypatch: pytest.Monk
         "resources.train needs a worker with 1 CPUs and 1 GPUs; there is room for 0, on here with 2 CPUs and 0 GPUs"
     ]
     wait_for_room(needs(train={"num_workers": 2}), 0, True, pytest.fail)
-
-
-@pytest.fixture
-def small_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    running = Cluster(initialize_head=True, connect=False, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    ray.init(address=running.address, log_to_driver=False, logging_level="ERROR")
-    yield running
-    ray.shutdown()
-    running.shutdown()
 
 
 @pytest.mark.ray

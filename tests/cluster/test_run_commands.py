@@ -55,6 +55,12 @@ def test_a_job_of_another_kind_is_refused_in_one_sentence(app: typer.Typer, argu
         CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
+def test_seed_that_no_generator_takes_is_refused_in_one_sentence(app: typer.Typer, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["audit", str(tmp_path), "--seed", "-1"])
+    assert done.exit_code == 2
+    assert "--seed" in done.stderr
+
+
 def test_progress_outside_of_a_terminal_is_told_in_order_and_once() -> None:
     def status(phase: str, **done: int) -> RunStatus:
         progress = {name: Progress(done=count, total=4, unit="trials", metrics={}) for name, count in done.items()}

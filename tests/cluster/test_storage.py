@@ -97,6 +97,32 @@ def test_what_was_removed_here_is_removed_there(tmp_path: Path) -> None:
     assert "scores/search/00001.npz" in names
 
 
+def test_extended_search_has_no_result_in_the_store_whenever_its_upload_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the new configuration the result would count as that of the search with more trials."""
+    run = begun(tmp_path / "run")
+    run.write_json("result.json", {"trials": 8})
+    mirror = Mirror(run, open_store(URL, "run"))
+    mirror.claim()
+    mirror.upload()
+    run.set_aside_result()
+    run.write_json("config.json", {"name": "extended"})
+    write = Store.write
+
+    def die(store: Store, name: str, content: bytes) -> None:
+        if name == "result-1.json":
+            raise OSError("the node dies")
+        write(store, name, content)
+
+    monkeypatch.setattr(Store, "write", die)
+    with pytest.raises(OSError, match="the node dies"):
+        mirror.upload()
+    store = open_store(URL, "run")
+    assert json.loads(store.read("config.json") or b"") == {"name": "extended"}
+    assert store.read("result.json") is None
+
+
 @pytest.mark.parametrize("what", ["gone", "made anew", "unreadable"])
 def test_nothing_is_removed_there_because_the_disk_here_is_away(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
