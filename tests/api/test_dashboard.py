@@ -131,8 +131,8 @@ def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Be
         "[...document.querySelectorAll('.field')].every((f) => [...f.children].every("
         "(c) => c.getBoundingClientRect().right <= f.getBoundingClientRect().right + 1))"
     )
-    page.get_by_text("architectures to evaluate, the fixed slicings included").wait_for()
-    page.get_by_text("what people call it").wait_for()
+    page.get_by_text("architectures to evaluate, including the fixed slicings").wait_for()
+    page.get_by_text("a name for people").wait_for()
     page.get_by_label("num_trials").fill("0")
     page.get_by_role("button", name="Submit").click()
     page.get_by_text("greater than 0; got 0").wait_for()
