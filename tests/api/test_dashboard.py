@@ -155,7 +155,7 @@ def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Be
     fill_study(bench, search_id, "random", 90, seed=1)
 
     page.locator(".chip.RUNNING").first.wait_for()
-    tile = page.locator(".tile", has_text="left, to about")
+    tile = page.locator(".tile", has_text="left, until about")
     tile.wait_for()
     assert tile.inner_text().startswith("1 h "), "thirty trials of two minutes, the retraining and the test"
     page.get_by_text("Trials (90)").wait_for()
