@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.deps import AppParts, Parts
@@ -18,14 +19,17 @@ _bearer = HTTPBearer(auto_error=False, description="A token created with `slicem
 _NEEDED = {"GET": Scope.READ, "HEAD": Scope.READ, "POST": Scope.SUBMIT, "DELETE": Scope.ADMIN}
 
 
-def authorize(
+async def authorize(
     request: Request, parts: AppParts, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> None:
     """Raises ProblemError: 401 without a valid token where one is needed, 403 when its scope does not suffice, 429 for
-    more changes than one client may make."""
+    more changes than one client may make.
+
+    Not a plain function, as FastAPI would hand that to a thread for each request, also where no token is needed.
+    """
     client = request.client.host if request.client else "?"
     if parts.settings.tokens_required:
-        token = _check_token(request, parts, given)
+        token = await run_in_threadpool(_check_token, request, parts, given)
         request.state.token_id = client = token.id
     if _NEEDED[request.method] is not Scope.READ:
         _limit(parts, client)

@@ -17,7 +17,7 @@ MAX_SEARCHES = 20
 
 def ended_searches(service: SearchService) -> Iterator[tuple[str, SearchJob, dict[str, Progress]]]:
     """The newest searches that have SUCCEEDED: id, job and progress by phase."""
-    found, _ = service.page(Filter(states=[SearchState.SUCCEEDED]), MAX_SEARCHES)
+    found, _ = service.page(Filter(states=[SearchState.SUCCEEDED]), MAX_SEARCHES, with_specs=True)
     for row in found:
         try:
             job = parse_job(row.spec)

@@ -17,7 +17,7 @@ from typing import Any
 
 from api.earlier import ended_searches, read_progress
 from api.estimate import TRAININGS, Work, alike, seconds_per_pass, work_told, workers_of, workers_told
-from api.models import Search, utc_now
+from api.models import SEARCH, Search, utc_now
 from api.service import SearchService
 from api.states import SearchState
 from cluster.config import RetrainJob, SearchJob, TrainWorkers, parse_job
@@ -243,9 +243,9 @@ class Etas:
         return found
 
     def _look_up(self, row: Search) -> tuple[SearchJob | RetrainJob, Before] | None:
-        if row.kind not in ("search", "retrain"):
+        if row.kind not in (SEARCH, "retrain"):
             return None
-        job = parse_job(row.spec)
+        job = parse_job(row.spec if row.kind != SEARCH else self._service.spec_of(row.id))
         if not isinstance(job, SearchJob):
             assert isinstance(job, RetrainJob)
             return job, NOTHING

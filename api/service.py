@@ -25,7 +25,7 @@ from typing import Any, cast
 
 from sqlalchemy import Table, bindparam, delete, func, or_, select, text, tuple_, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, raiseload
+from sqlalchemy.orm import Session, defer, raiseload, undefer
 
 from api.db import Sessions
 from api.models import SEARCH, Label, Search, StateChange, utc_now
@@ -203,8 +203,24 @@ class SearchService:
         """Raises ProblemError (404) for an unknown id."""
         found = self.find(search_id)
         if found is None or found.kind != SEARCH:
-            raise not_found(f"there is no search {search_id!r}; GET /v1/searches lists all")
+            raise _unknown(search_id)
         return found
+
+    def spec_of(self, search_id: str) -> dict[str, Any]:
+        """What a search does, without all else that is known of it. Raises ProblemError (404) for an unknown id."""
+        query = select(Search.spec).where(Search.id == search_id, Search.kind == SEARCH)
+        with self._sessions() as session:
+            spec: dict[str, Any] | None = session.scalar(query) if SAFE_ID.fullmatch(search_id) else None
+        if spec is None:
+            raise _unknown(search_id)
+        return spec
+
+    def check_exists(self, search_id: str) -> None:
+        """``get`` for those who need no more than its error: a third of its time."""
+        query = select(Search.kind).where(Search.id == search_id)
+        with self._sessions() as session:
+            if not SAFE_ID.fullmatch(search_id) or session.scalar(query) != SEARCH:
+                raise _unknown(search_id)
 
     def get_job(self, job_id: str) -> Search:
         """Raises ProblemError (404) for what is no follow-up job."""
@@ -225,11 +241,12 @@ class SearchService:
         with self._sessions() as session:
             return list(session.scalars(query))
 
-    def page(self, wanted: Filter, size: int) -> tuple[list[Search], bool]:
-        """The newest searches that pass the filter, and whether there are more."""
+    def page(self, wanted: Filter, size: int, *, with_specs: bool = False) -> tuple[list[Search], bool]:
+        """The newest searches that pass the filter, and whether there are more; by default without ``spec``."""
         order = (Search.created_at, Search.id)
         query = select(Search).where(Search.kind == SEARCH).order_by(*(column.desc() for column in order))
         query = query.limit(size + 1)
+        query = query.options(undefer(Search.spec) if with_specs else defer(Search.spec, raiseload=True))
         if wanted.states:
             query = query.where(Search.state.in_([state.value for state in wanted.states]))
         if wanted.after:
@@ -457,6 +474,10 @@ class SearchService:
             now = {"updated_at": utc_now()}
             with self._sessions.begin() as session:
                 session.connection().execute(_UPDATE_AS_SEEN, [row | now for row in fresh])
+
+
+def _unknown(search_id: str) -> ProblemError:
+    return not_found(f"there is no search {search_id!r}; GET /v1/searches lists all")
 
 
 def etag(search: Search) -> str:

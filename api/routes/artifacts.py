@@ -41,7 +41,7 @@ def get_result(search_id: str, parts: AppParts) -> dict[str, Any]:
 @router.get("/audit")
 def get_audit(search_id: str, parts: AppParts) -> dict[str, Any]:
     """How far to trust the result, after an audit by `POST …/audit`."""
-    parts.service.get(search_id)
+    parts.service.check_exists(search_id)
     found = parts.service.run_folder(search_id).read_json("audit.json")
     if found is None:
         raise not_found(f"search {search_id} has not been audited; POST /v1/searches/{search_id}/audit starts an audit")
@@ -52,7 +52,7 @@ def get_audit(search_id: str, parts: AppParts) -> dict[str, Any]:
 @router.get("/artifacts")
 def list_artifacts(search_id: str, parts: AppParts) -> schemas.ArtifactList:
     """All files of the run."""
-    parts.service.get(search_id)
+    parts.service.check_exists(search_id)
     root = parts.service.run_folder(search_id).path
     found = (_describe(root, name) for name in _names(root))
     return schemas.ArtifactList(artifacts=sorted(filter(None, found), key=lambda one: one.path))
@@ -61,7 +61,7 @@ def list_artifacts(search_id: str, parts: AppParts) -> schemas.ArtifactList:
 @router.get("/artifacts/{path:path}", response_class=FileResponse)
 def get_artifact(search_id: str, path: str, parts: AppParts) -> Response:
     """One file, or part of it with a `Range` header."""
-    parts.service.get(search_id)
+    parts.service.check_exists(search_id)
     found = _resolve(parts.service.run_folder(search_id).path, path)
     if found is None:
         raise not_found(f"search {search_id} has no artifact {path!r}; GET …/artifacts lists all")

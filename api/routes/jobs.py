@@ -129,7 +129,7 @@ def audit(
 @router.get("/searches/{search_id}/jobs", responses=UNKNOWN)
 def list_jobs(search_id: str, parts: AppParts) -> schemas.JobList:
     """Follow-up jobs of this search, newest first."""
-    parts.service.get(search_id)
+    parts.service.check_exists(search_id)
     found = parts.service.jobs_of(search_id)
     return schemas.JobList(jobs=[_summary(parts, row) for row in found])
 

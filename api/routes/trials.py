@@ -42,12 +42,13 @@ class _CsvResponse(StreamingResponse):
 
 
 def _objectives(parts: Parts, search_id: str, text: str | None) -> tuple[str, ...]:
-    own: list[str] = parts.service.get(search_id).spec["search"]["objectives"]
-    return tuple(own if text is None else map(str.strip, text.split(",")))
+    if text is not None:
+        return tuple(map(str.strip, text.split(",")))
+    return tuple(parts.service.spec_of(search_id)["search"]["objectives"])
 
 
 def _view(parts: Parts, search_id: str, study: str) -> studies.StudyView:
-    parts.service.get(search_id)
+    parts.service.check_exists(search_id)
     return parts.studies.view(search_id, parts.service.run_folder(search_id), study)
 
 
