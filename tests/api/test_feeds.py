@@ -167,7 +167,7 @@ def test_source_that_is_away_for_a_while_is_told_once(caplog: pytest.LogCaptureF
         return await task
 
     assert asyncio.run(follow()) == ["0 ", "1 2 ", "end"]
-    assert caplog.text.count("cannot be read; trying again") == 1
+    assert caplog.text.count("cannot read the source of a stream; retrying") == 1
 
 
 # Over HTTP
