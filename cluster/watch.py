@@ -85,7 +85,10 @@ class _Look:
                 f"Ray's head at {self._head} does not answer; Ray ends this driver about a minute after its head. "
                 "Restart the head, then the run: it continues from here"
             )
-        nodes = live_nodes()
+        try:
+            nodes = live_nodes()
+        except Exception:  # the head has gone since, or the client's connection: the next look says so
+            return None
         missing = [sentence for need in self._needs if (sentence := need.shortage(nodes)) is not None]
         return f"nodes have left, and the run waits for new ones: {'; '.join(missing)}" if missing else None
 
