@@ -23,6 +23,8 @@ RENEW_SECONDS = 5.0
 SETTLE_SECONDS = 1.0
 """Longer than a write takes, so that of two drivers that begin at once the first sees the second."""
 _POLL_SECONDS = 0.5
+_LENGTH = 1024
+"""Of ``driver.json``, always: a reader asks for the length first, and would miss the end of one that grows then."""
 
 
 class ReplacedError(Exception):
@@ -68,7 +70,8 @@ class StoreLease:
             self.check()
         self._beats += 1
         who = {"owner": self.owner, "content": self.content, "host": socket.gethostname(), "pid": os.getpid()}
-        self._store.write(DRIVER, json.dumps({**who, "beat": self._beats, "released": released}).encode())
+        content = json.dumps({**who, "beat": self._beats, "released": released})
+        self._store.write(DRIVER, content.ljust(_LENGTH).encode())
         self._beaten_at = time.monotonic()
 
     def beat_if_due(self) -> None:

@@ -84,9 +84,9 @@ def test_refused_where_there_is_no_room_for_its_workers(
     monkeypatch.setattr(audit, "finished_search", lambda _: search)
     monkeypatch.setattr(audit, "digest_splits", lambda *_: ({}, []))
     job = FiguresJob(architecture=str(SLICING)) if kind == "figures" else AuditJob()
-    with pytest.raises(InputError, match="this machine has too little") as caught:
+    with pytest.raises(InputError, match="this machine has too few CPUs or GPUs") as caught:
         run_follow_up(job, job_folder(run, "j-1"))
-    assert caught.value.details[0].startswith("resources.search takes a worker with 1 CPUs and 1 GPUs")
+    assert caught.value.details[0].startswith("resources.search needs a worker with 1 CPUs and 1 GPUs")
 
 
 def test_formats_are_what_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
