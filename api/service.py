@@ -216,7 +216,7 @@ class SearchService:
         return spec
 
     def check_exists(self, search_id: str) -> None:
-        """``get`` for those who need no more than its error: a third of its time."""
+        """``get`` for those who need no more than its error. Raises ProblemError (404)."""
         query = select(Search.kind).where(Search.id == search_id)
         with self._sessions() as session:
             if not SAFE_ID.fullmatch(search_id) or session.scalar(query) != SEARCH:

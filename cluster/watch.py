@@ -63,7 +63,10 @@ def watched(needs: Sequence[Need], tell: Callable[[str], None]) -> Iterator[None
 def _watch(look: Callable[[], str | None], tell: Callable[[str], None], stop: threading.Event) -> None:
     told, last, times = None, None, 0
     while not stop.wait(_LOOK_SECONDS):
-        seen = look()
+        try:
+            seen = look()
+        except Exception:  # the head has gone in the middle of it, or the client's connection: nothing was seen
+            continue
         times = times + 1 if seen == last else 1
         last = seen
         if times >= _LOOKS and seen != told:
@@ -85,10 +88,7 @@ class _Look:
                 f"Ray's head at {self._head} does not answer; Ray ends this driver about a minute after its head. "
                 "Restart the head, then the run: it continues from here"
             )
-        try:
-            nodes = live_nodes()
-        except Exception:  # the head has gone since, or the client's connection: the next look says so
-            return None
+        nodes = live_nodes()
         missing = [sentence for need in self._needs if (sentence := need.shortage(nodes)) is not None]
         return f"nodes have left, and the run waits for new ones: {'; '.join(missing)}" if missing else None
 

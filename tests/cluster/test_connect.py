@@ -161,3 +161,12 @@ def test_environment_gives_the_address_and_the_argument_overrules_it(
         pass
     with pytest.raises(InputError, match="got 'nonsense'"), ray_cluster("nonsense"):
         pass
+
+
+def test_fault_of_a_cluster_that_runs_already_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002 – as Ray does
+
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(Exception, match=r"^The current node"), ray_cluster("auto"):
+        pass

@@ -72,6 +72,23 @@ def test_what_cannot_be_told_stops_nothing(error: Exception, monkeypatch: pytest
     assert follow(["a"] * 4, monkeypatch, tell) == []
 
 
+def test_look_that_fails_ends_no_watch_and_is_not_taken_for_a_complete_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_LOOK_SECONDS", 0.0)
+    stop, told = threading.Event(), []
+    looks = ["a", "a", ConnectionError(), ConnectionError(), "a", "b", "b"]
+
+    def look() -> str:
+        seen = looks.pop(0)
+        if not looks:
+            stop.set()
+        if isinstance(seen, Exception):
+            raise seen
+        return seen
+
+    watch._watch(look, told.append, stop)
+    assert told == ["a", "b"]
+
+
 def test_warning_stands_in_the_events_and_in_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunFolder(tmp_path)
     run.warn("the cluster is too small", "search")
