@@ -28,9 +28,9 @@ from api.tokens import Tokens
 class Parts:
     """The parts of one app.
 
-    ``writes`` limits changes, by token or else by address; ``log_readers`` how many threads may wait for Ray's logs, so
-    that others are left when it hangs. ``closing`` is set when the server is about to stop, to end streams that would
-    go on.
+    ``writes`` limits changes, by token or else by address. ``log_readers`` limits how many threads may wait for Ray's
+    logs, so that others are left when it hangs, and ``data_checkers`` how many may check data sets. ``closing`` is set
+    when the server is about to stop, to end streams that would go on.
     """
 
     settings: Settings
@@ -46,6 +46,7 @@ class Parts:
     log_feeds: Feeds
     writes: RateLimit
     log_readers: CapacityLimiter
+    data_checkers: CapacityLimiter
     closing: Event
 
 

@@ -38,6 +38,7 @@ EVENTS_SECONDS = 0.5
 LOGS_SECONDS = 2.0
 """Between two looks for what is new; Ray gives a log as a whole only."""
 LOG_READERS = 10
+DATA_CHECKERS = 8
 DESCRIPTION = (
     "Submit a search over REST and get a Pareto frontier of slicings for your data set. "
     "Errors are problem+json (RFC 9457)."
@@ -103,6 +104,7 @@ def _assemble(settings: Settings, jobs: Jobs) -> Parts:
         log_feeds=Feeds(LOGS_SECONDS, closing),
         writes=RateLimit(settings.writes_per_minute),
         log_readers=CapacityLimiter(LOG_READERS),
+        data_checkers=CapacityLimiter(DATA_CHECKERS),
         closing=closing,
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 
 from api import schemas
@@ -29,7 +31,6 @@ CHANGES: dict[int | str, dict[str, Any]] = {
 }
 
 BUSY_STUDY = "Too many requests wait for a large study that is being read for the first time"
-BUSY: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Too many data sets are being checked"}}
 
 BodyOfJob = Annotated[JobBody, Body(openapi_examples={"small": {"summary": "A small search", "value": EXAMPLE}})]
 IfMatch = Annotated[str | None, Header(description="the ETag that you know; 412 if it has changed")]
@@ -53,8 +54,8 @@ def _answer(response: Response, parts: Parts, search: Search) -> schemas.Search:
     return to_answer(parts, search)
 
 
-@router.post("", status_code=HTTPStatus.ACCEPTED, responses={409: {"model": Problem}, **BUSY})
-def submit(
+@router.post("", status_code=HTTPStatus.ACCEPTED, responses={409: {"model": Problem}})
+async def submit(
     request: Request,
     response: Response,
     parts: AppParts,
@@ -65,16 +66,24 @@ def submit(
 
     The same `Idempotency-Key` and body return the search created before; a different body gives 409.
     """
-    search, new = parts.service.submit(body, idempotency_key)
-    response.headers["Location"] = str(request.app.url_path_for("get_search", search_id=search.id))
-    if not new:
-        response.headers["Idempotent-Replayed"] = "true"
-    return _answer(response, parts, search)
+
+    def take_in() -> schemas.Search:
+        search, new = parts.service.submit(body, idempotency_key)
+        response.headers["Location"] = str(request.app.url_path_for("get_search", search_id=search.id))
+        if not new:
+            response.headers["Idempotent-Replayed"] = "true"
+        return _answer(response, parts, search)
+
+    return await to_thread.run_sync(take_in, limiter=parts.data_checkers)
 
 
-@router.post("/validate", responses=BUSY)
-def validate(parts: AppParts, body: BodyOfJob) -> schemas.Validation:
+@router.post("/validate")
+async def validate(parts: AppParts, body: BodyOfJob) -> schemas.Validation:
     """Performs all checks of a submission and estimates the cost of the search, without starting it."""
+    return await to_thread.run_sync(_validate, parts, body, limiter=parts.data_checkers)
+
+
+def _validate(parts: Parts, body: Mapping[str, Any]) -> schemas.Validation:
     job, report = parts.service.check(body)
     evaluations = num_evaluations(job)
     epochs = job.supernet.epochs + (job.retrain.epochs if job.retrain else 0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier, Event
+from threading import Event
 from typing import Any
 
 import anyio
@@ -11,21 +10,21 @@ import httpx
 import pytest
 from service_helpers import BODY, Bench
 
-from api import service, specs
+from api import specs
 from slicemamba.data.checks import check_dataset
 
 MANY = 60  # more than the threads that requests have
+
+
+def client_of(bench: Bench) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(bench.app), base_url="http://127.0.0.1", timeout=None)
 
 
 def during(bench: Bench, path: str, released: Event, ask: str) -> int:
     """Status of ``ask`` while MANY requests of ``path`` wait for the event."""
 
     async def run() -> int:
-        transport = httpx.ASGITransport(bench.app)
-        async with (
-            httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=None) as http,
-            anyio.create_task_group() as group,
-        ):
+        async with client_of(bench) as http, anyio.create_task_group() as group:
             for _ in range(MANY):
                 group.start_soon(http.get, path)
             await anyio.sleep(0.5)
@@ -55,23 +54,35 @@ def test_process_is_alive_while_its_database_hangs(bench: Bench, monkeypatch: py
     assert during(bench, "/v1/searches", released, "/healthz") == 200
 
 
-def test_only_some_data_sets_are_checked_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, released = Barrier(2), Event()
+def test_data_set_that_takes_long_to_check_keeps_only_submissions_waiting(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, checked = Event(), Event()
 
     def slow(*arguments: Any, **options: Any) -> Any:
-        begun.wait(60)
-        released.wait(60)
+        checked.set()
+        assert released.wait(60)
         return check_dataset(*arguments, **options)
 
-    monkeypatch.setattr(service, "MAX_DATA_CHECKS", 1)
     monkeypatch.setattr(specs, "check_dataset", slow)
-    busy = bench.restart()
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(busy.http.post, "/v1/searches/validate", json=BODY)
-        begun.wait(60)
-        refused = busy.http.post("/v1/searches", json=BODY)
-        released.set()
-        assert first.result().status_code == 200
-    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
-    monkeypatch.undo()
-    assert busy.http.post("/v1/searches", json=BODY).status_code == 202
+
+    async def run() -> tuple[httpx.Response, list[httpx.Response]]:
+        made: list[httpx.Response] = []
+        async with client_of(bench) as http, anyio.create_task_group() as group:
+
+            async def submit(number: int) -> None:
+                made.append(await http.post("/v1/searches", json=BODY | {"name": f"{number}"}))
+
+            for number in range(MANY):
+                group.start_soon(submit, number)
+            try:
+                with anyio.fail_after(60):
+                    await anyio.to_thread.run_sync(checked.wait)
+                    listed = await http.get("/v1/searches")
+            finally:
+                released.set()
+        return listed, made
+
+    listed, made = anyio.run(run)
+    assert listed.json()["searches"] == []
+    assert [answer.status_code for answer in made] == [202] * MANY
