@@ -215,10 +215,8 @@ def _explain_refusal(error: ApiError) -> str:
         return f"{what}; `slicemamba list` lists all"
     if what.startswith("there is no job"):
         return f"{what}; `slicemamba job list ID` lists those of a search"
-    if what.endswith("is not trained yet"):
+    if what.startswith("trial") and what.endswith("is not trained yet"):
         return f"{what}; `slicemamba trial retrain ID N` trains it"
-    if what.endswith("has not been audited"):
-        return f"{what}; `slicemamba job audit ID` audits it"
     return said
 
 

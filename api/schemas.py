@@ -273,6 +273,7 @@ class Pareto(_Answer):
     objectives: list[Objective]
     measured: list[str] = Field(description="objectives that may be requested")
     num_completed: int
+    worker_seconds: float = Field(description="spent on all trials of this study that have ended")
     trials: list[Trial]
 
 

@@ -131,6 +131,7 @@ class StudyView:
         self._orders: OrderedDict[tuple[frozenset[TrialState], str], list[Trial]] = OrderedDict()
         self.trials: list[Trial] = []
         self.num_completed = 0
+        self.worker_seconds = 0.0  # of all that have ended
 
     def refresh(self) -> StudyView:
         """Reads what has been added. Raises ProblemError (503) where too many wait for the first reading already."""
@@ -178,6 +179,7 @@ class StudyView:
             self._counted.remove(self._floor)
             self._floor += 1
         for trial in new:
+            self.worker_seconds += trial.seconds or 0.0
             if trial.state is TrialState.COMPLETED:
                 self.num_completed += 1
                 row = trial.metrics

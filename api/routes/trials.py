@@ -176,5 +176,6 @@ def get_pareto(
         objectives=[schemas.Objective.model_validate(OBJECTIVES[name]) for name in names],
         measured=view.measured(),
         num_completed=view.num_completed,
+        worker_seconds=view.worker_seconds,
         trials=[schemas.Trial.model_validate(trial) for trial in front],
     )

@@ -5,8 +5,9 @@ import { attempt, el, notify, rough } from "./ui.js";
 const FIRST = ["data", "search"]; // come first and are open at once; the rest behind a click
 const HIDDEN = ["kind", "root"];
 
-export async function formPage(main) {
+export async function formPage(main, live) {
   const [document_, { datasets }] = await Promise.all([get("/openapi.json"), get("/v1/datasets")]);
+  if (live.left.aborted) return; // another page is shown by now
   const schemas = document_.components.schemas;
   const resolve = (schema) => {
     if (schema.$ref) return { ...resolve(schemas[schema.$ref.split("/").at(-1)]), ...withoutRef(schema) };
@@ -128,6 +129,7 @@ export async function formPage(main) {
     }
     preview();
   };
+  main.ariaBusy = false;
   main.replaceChildren(
     el("div", { className: "row" }, el("h1", { className: "grow" }, "New search"), el("button", { type: "button", onclick: fillIn }, "Fill in a small search")),
     el("p", { className: "soft" }, "Every option shows its default: the published network and search, which are meant for GPUs. Lists are written as JSON: [\"dice\", \"hd95\"]."), form);

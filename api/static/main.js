@@ -67,12 +67,12 @@ async function show() {
   main.replaceChildren();
   main.ariaBusy = true; // “Loading …” until the first answer
   try {
-    if (page === "new") await formPage(main).then(() => { main.ariaBusy = false; });
+    if (page === "new") await formPage(main, live);
     else if (page === "s" && kind === "t") trialPage(main, live, id, n);
     else if (page === "s") searchPage(main, live, id);
     else listPage(main, live);
   } catch (error) {
-    wrong(main, error);
+    if (!live.left.aborted) wrong(main, error);
   }
   main.focus({ preventScroll: true });
 }

@@ -44,7 +44,7 @@ export function searchPage(main, live, id) {
     }
     const jobs = await followUps(search); // the audit's intervals are drawn with the figures
     const [found] = await Promise.all([figures(search, front), trialTable(search, front)]);
-    parts.tiles.replaceChildren(tiles(search, front, found.trials, view.estimate));
+    parts.tiles.replaceChildren(tiles(search, front, found.worked, view.estimate));
     swap(parts.comparison, [front.trials[0], found.random, found.trials.search.length], () => comparison(front, found));
     if (!under(search.state) && !jobs.some((job) => under(job.state))) live.slow();
     else live.quick();
@@ -58,13 +58,13 @@ export function searchPage(main, live, id) {
     const [y, x] = view.axes.map((name) => known[name]);
     const names = [...new Set(view.axes)].join(",");
     const some = (study) => get(`${url}/trials${query({ study, state: "COMPLETED", page_size: 1000 })}`).then((page) => page.trials);
-    const [trials, random, chosen, curve, baseline, { trials: [bestRandom] }] = await Promise.all([
+    const [trials, random, chosen, curve, baseline, { trials: [bestRandom], worker_seconds }] = await Promise.all([
       some("search"), some("random"), get(`${url}/pareto${query({ objectives: names })}`), get(`${url}/hypervolume`), get(`${url}/hypervolume?study=random`),
-      get(`${url}/pareto${query({ study: "random", objectives: front.objectives.map((o) => o.name).join(",") })}`).catch(() => ({ trials: [] }))]);
+      get(`${url}/pareto${query({ study: "random", objectives: front.objectives.map((o) => o.name).join(",") })}`).catch(() => ({ trials: [], worker_seconds: 0 }))]);
     plots.pareto(plot.pareto, { x, y, trials, front: chosen.trials, random, intervals: view.intervals }, (n) => { location.hash = `#/s/${id}/t/${n}`; });
     plots.hypervolume(plot.hypervolume, [{ name: "search", points: curve.points }, { name: "random", points: baseline.points }].filter((c) => c.points.length));
     plots.slicing(plot.slicing, front.trials);
-    return { trials: { search: trials, random }, random: bestRandom };
+    return { trials: { search: trials, random }, random: bestRandom, worked: front.worker_seconds + worker_seconds };
   }
 
   async function followUps(search) {
@@ -156,13 +156,12 @@ function phases(search) {
   }));
 }
 
-function tiles(search, front, trials, estimate) {
+function tiles(search, front, evaluating, estimate) {
   const best = front.trials[0];
   const tile = (text, value) => el("div", { className: "tile" }, el("b", {}, value), el("span", {}, text));
   const spent = search.started_at ? ((search.ended_at ? new Date(search.ended_at) : new Date()) - new Date(search.started_at)) / 1000 : NaN;
   const workers = search.spec.resources.train.num_workers;
-  const worked = [...trials.search, ...trials.random].reduce((sum, t) => sum + (t.seconds ?? 0), 0)
-    + ["supernet", "retrain"].reduce((sum, phase) => sum + workers * (search.progress[phase]?.seconds ?? 0), search.progress.evaluate?.seconds ?? 0);
+  const worked = evaluating + ["supernet", "retrain"].reduce((sum, phase) => sum + workers * (search.progress[phase]?.seconds ?? 0), search.progress.evaluate?.seconds ?? 0);
   const left = remaining(search);
   return el("div", { className: "tiles" },
     front.objectives.map((o) => tile(`best trial: ${plots.title(o)}`, best ? number(best.metrics[o.name]) : "–")),

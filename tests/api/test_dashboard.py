@@ -222,6 +222,24 @@ def test_a_service_that_went_away_is_told_for_as_long_as_it_is(page: Page, place
     page.locator("#lost").wait_for(state="hidden")
 
 
+def test_form_that_was_left_while_it_loads_does_not_replace_the_next_page(page: Page, place: tuple[str, Bench]) -> None:
+    url, _ = place
+    held: list[Any] = []
+    page.route("**/v1/datasets", lambda route: held.append(route))
+    page.goto(f"{url}/#/new")
+    while not held:
+        page.wait_for_timeout(10)
+    page.get_by_role("link", name="Searches").click()
+    page.get_by_role("heading", name="Searches").wait_for()
+    with page.expect_response("**/v1/datasets"):
+        held.pop().continue_()
+    page.wait_for_timeout(200)  # for what should not happen
+    page.unroute("**/v1/datasets")
+    assert page.get_by_role("heading", name="Searches").is_visible()
+    page.get_by_role("navigation").get_by_role("link", name="New search").click()
+    page.get_by_role("heading", name="New search").wait_for()
+
+
 def end_job(bench: Bench, job_id: str, search_id: str) -> None:
     """The cluster takes a job up and ends it well, with a picture and its list."""
     bench.jobs.states[job_id] = JobState.RUNNING

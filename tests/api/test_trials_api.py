@@ -264,6 +264,8 @@ def test_front_and_curve_kept_up_are_those_made_anew(bench: Bench) -> None:
             number = open_ones.pop(int(rng.integers(len(open_ones))))
             if rng.random() < 0.1:
                 study.fail(number, "out of memory", ended_as=num_ended)
+            elif rng.random() < 0.1:
+                study.prune(number, ended_as=num_ended, seconds=0.05, work={})
             else:
                 metrics = {"dice": float(rng.integers(20)) / 20, "hd95": float(rng.integers(1, 20))}
                 study.complete(number, metrics, ended_as=num_ended, seconds=0.1)
@@ -273,6 +275,7 @@ def test_front_and_curve_kept_up_are_those_made_anew(bench: Bench) -> None:
             trials = study.trials()
             assert view.front(names).trials() == pareto_front(trials, names)
             assert view.num_completed == sum(trial.state is TrialState.COMPLETED for trial in trials)
+            assert view.worker_seconds == pytest.approx(sum(trial.seconds or 0.0 for trial in trials))
             reference = view.reference(names)
             assert reference == reference_point(trials, names)
             if reference is not None:
