@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.config import RetrainJob, parse_job
-from cluster.connect import ray_cluster
+from cluster.room import needs_of
 from cluster.run_folder import RunFolder
+from cluster.watch import cluster_with_room
 from slicemamba.data.cache import default_cache_dir
 from slicemamba.errors import InputError, RunFailedError
 
@@ -78,7 +79,8 @@ def conclude(job: RetrainJob, folds: int, run: RunFolder, address: str | None = 
     held_out = ImageScores.join([ImageScores.load(folder.scores_path("val")) for folder in runs], "folds")
     held_out.save(run.scores_path("folds"))
     job = job.model_copy(update={"data": resolve_root(job.data)})
-    with ray_cluster(address):
+    needs = needs_of(job.resources, trains=True, searches=False)  # the ensemble is scored where its folds were
+    with cluster_with_room(address, needs, job.resources.wait_seconds, run.warn):
         ensemble = results.scores_of(
             _make_ensemble(job, runs, run), job, run, default_cache_dir(), job.retrain.batch_size, ["test"]
         )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi.testclient import TestClient
 
 from api.deps import Parts
@@ -70,6 +74,16 @@ class FakeJobs:
         return self.logs.get(submission_id)
 
 
+@cache
+def _event_loop() -> BlockingPortal:
+    """One for all requests, as in a server: ``TestClient`` would make one for each, and those would not wait for each
+    other as they should.
+    """
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(start_blocking_portal())
+
+
 class Bench:
     """An app with a fake cluster. Its reconciler has no thread here: tests call ``round``, so nothing waits."""
 
@@ -78,6 +92,7 @@ class Bench:
         self.jobs = jobs or FakeJobs()
         self.app = create_app(self.settings, self.jobs)
         self.http = TestClient(self.app, "http://127.0.0.1", raise_server_exceptions=False)
+        self.http.portal = _event_loop()
         self.parts: Parts = self.app.state.parts
 
     def restart(self) -> Bench:
