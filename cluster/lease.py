@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -201,15 +202,17 @@ def hearing_interrupts() -> Iterator[None]:
 
 
 def _free(file: Path, run_path: Path) -> bool:
-    """Waits until a lease is known to be free (True), to have changed hands (False) or to be held (InputError)."""
+    """Waits until a lease is known to be free (True), to have changed hands (False) or to be held (InputError).
+
+    Looks are counted, not seconds: where both drivers stand still, as on a suspended machine, none is silent.
+    """
     if file.name.startswith(_RELEASED):
         return True
-    waited_since = time.monotonic()
     try:
         holder, touched = _holder(file), file.stat().st_mtime_ns
         if holder is None or not holder.surely_dead():
             print(f"looking for up to {EXPIRE_SECONDS:g} s whether {holder} still runs {run_path}", file=sys.stderr)
-        while time.monotonic() - waited_since < EXPIRE_SECONDS:
+        for _ in range(math.ceil(EXPIRE_SECONDS / _POLL_SECONDS)):
             if holder is not None and holder.surely_dead():
                 return True
             time.sleep(_POLL_SECONDS)

@@ -89,18 +89,20 @@ class StoreLease:
         return found
 
     def _await_free(self) -> str | None:
-        found, since = self._read(), time.monotonic()
-        while found and not found["released"] and time.monotonic() - since <= EXPIRE_SECONDS:
+        """Looks are counted, not seconds: where both drivers stand still, as on a suspended machine, none is silent."""
+        found, looks = self._read(), 0
+        while found and not found["released"] and looks * _POLL_SECONDS < EXPIRE_SECONDS:
             time.sleep(_POLL_SECONDS)
             now = self._read()
             if now == found:
+                looks += 1
                 continue
             if not now["released"] and now["content"] == now["owner"]:
                 raise InputError(
                     f"{self._store.path} in the store has a running driver (process {now['pid']} on {now['host']}); "
                     "wait for it or stop it first"
                 )
-            found, since = now, time.monotonic()
+            found, looks = now, 0
         return found.get("content")
 
     def _read(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -114,6 +115,23 @@ def test_silent_driver_of_another_machine_is_followed_when_its_time_is_up(tmp_pa
         assert time.monotonic() - began >= EXPIRE_SECONDS
         assert not file.exists()
         lease.check()
+
+
+def test_time_in_which_all_stood_still_is_no_silence(
+    tmp_path: Path, elsewhere: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a suspended laptop: only afterwards can the other driver renew again."""
+    file, sleep, pauses = leave(tmp_path, elsewhere), time.sleep, itertools.count()
+
+    def stand_still(seconds: float) -> None:
+        number = next(pauses)
+        sleep(EXPIRE_SECONDS if number == 0 else seconds)
+        if number:
+            os.utime(file)
+
+    monkeypatch.setattr(time, "sleep", stand_still)
+    with pytest.raises(InputError, match="node-7"):
+        acquire(tmp_path)
 
 
 def test_driver_of_another_machine_is_left_alone_whatever_its_clock_says(tmp_path: Path, elsewhere: Holder) -> None:

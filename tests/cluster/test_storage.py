@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from cluster import object_store
+from cluster import object_store, store_lease
 from cluster.object_store import Store, open_store
 from cluster.run_folder import STUDY_VARIABLE, RunFolder
 from cluster.storage import Mirror, mirrored
@@ -257,6 +259,23 @@ def test_second_driver_is_refused_while_the_first_lives_and_follows_when_it_is_d
     assert (tmp_path / "b" / "run" / "config.json").exists()
     with pytest.raises(ReplacedError):
         dead.upload()
+
+
+def test_time_in_which_all_stood_still_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a suspended laptop: only afterwards can the other driver renew again."""
+    first = Mirror(begun(tmp_path / "a" / "run"), open_store(URL, "run"))
+    first.claim()
+    sleep, pauses = time.sleep, itertools.count()
+
+    def stand_still(seconds: float) -> None:
+        number = next(pauses)
+        sleep(seconds if number else store_lease.EXPIRE_SECONDS)
+        if number:
+            first._lease.beat()
+
+    monkeypatch.setattr(time, "sleep", stand_still)
+    with pytest.raises(InputError, match="has a running driver"):
+        Mirror(RunFolder(tmp_path / "b" / "run"), open_store(URL, "run")).claim()
 
 
 def test_driver_whose_store_was_taken_over_stops(tmp_path: Path) -> None:
