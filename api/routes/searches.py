@@ -11,7 +11,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 
 from api import schemas
-from api.deps import AppParts, Parts, bad_token, page_token, read_page_token
+from api.deps import AppParts, Parts, bad_token, page_token, read_page_token, written_in_its_thread
 from api.earlier import earlier_searches
 from api.estimate import estimate, num_evaluations
 from api.models import Search
@@ -99,6 +99,7 @@ def _validate(parts: Parts, body: Mapping[str, Any]) -> schemas.Validation:
 
 
 @router.get("")
+@written_in_its_thread
 def list_searches(
     parts: AppParts,
     page_size: PageSize = 50,
@@ -139,6 +140,7 @@ def _read_label(text: str) -> tuple[str, str]:
 
 
 @router.get("/{search_id}", responses=UNKNOWN, name="get_search")
+@written_in_its_thread
 def get(search_id: str, parts: AppParts, response: Response) -> schemas.Search:
     """One search, with its job and its changes of state. Its ETag changes with its state."""
     return _answer(response, parts, parts.service.get(search_id))

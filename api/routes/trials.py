@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
 
 from api import schemas, studies
-from api.deps import AppParts, Parts, bad_token, page_token, read_page_token
+from api.deps import AppParts, Parts, bad_token, page_token, read_page_token, written_in_its_thread
 from api.problems import not_found
 from api.routes.searches import BUSY_STUDY, UNKNOWN, PageSize, PageToken
 from api.schemas import Problem
@@ -53,6 +53,7 @@ def _view(parts: Parts, search_id: str, study: str) -> studies.StudyView:
 
 
 @router.get("/trials")
+@written_in_its_thread
 def list_trials(
     search_id: str,
     parts: AppParts,
@@ -139,6 +140,7 @@ def get_trial_images(
 
 
 @router.get("/hypervolume")
+@written_in_its_thread
 def get_hypervolume(
     search_id: str, parts: AppParts, objectives: Objectives = None, study: Study = "search"
 ) -> schemas.Hypervolume:
@@ -161,6 +163,7 @@ def get_hypervolume(
 
 
 @router.get("/pareto")
+@written_in_its_thread
 def get_pareto(
     search_id: str,
     parts: AppParts,
