@@ -17,9 +17,9 @@ from slicemamba.errors import InputError, RunFailedError
 _CONNECT_SECONDS = 5.0
 _START_ATTEMPTS = 3
 # For Ray's processes and ours: no usage reports; training reports taken at once, and training shown in the dashboard;
-# no log files a trial, as the study holds it all; no colours in logs; OpenMP threads that sleep while they wait,
-# without which two processes on the same cores slow each other down several times over; time for a node to start on a
-# busy machine, where 30 s do not do.
+# no log files a trial, as the study holds it all; all workers of a search started at once, not one after the other; no
+# colours in logs; OpenMP threads that sleep while they wait, without which two processes on the same cores slow each
+# other down several times over; time for a node to start on a busy machine, where 30 s do not do.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     "RAY_COLOR_PREFIX": "0",
     "RAY_raylet_start_wait_time_s": "60",
     "OMP_WAIT_POLICY": "PASSIVE",

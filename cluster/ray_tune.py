@@ -7,6 +7,7 @@ under its number, and as many are evaluated at the same time as the cluster has 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import sys
@@ -23,6 +24,7 @@ import numpy.typing as npt
 import torch
 from ray import tune
 from ray.tune import Callback, CheckpointConfig, RunConfig, Stopper, TuneConfig, Tuner
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher as TuneSearcher
 
 from cluster.config import SearchJob, parse_job
@@ -47,6 +49,7 @@ T = TypeVar("T")
 _MAX_ATTEMPTS = 4
 """A candidate whose worker dies this often is taken for what kills it."""
 _ROOM_SECONDS = 1.0
+_MOST_WORKERS = 1_000_000  # of any cluster
 
 
 class SlicingTrial(tune.Trainable):  # type: ignore[misc]
@@ -227,6 +230,25 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
         """Nothing to restore."""
 
 
+class _KeepWorkers(FIFOScheduler):  # type: ignore[misc]
+    """Has Tune start all workers at once and keep each until the search is over.
+
+    By itself Tune gives a waiting candidate the next worker that is free and ends the one that was being started for
+    it, so that starts which take longer than evaluations never come to an end; keeps one idle worker of all that wait
+    for a generation's last; and looks through all candidates ever evaluated whenever it turns its loop.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """None in particular: Tune starts those that wait in their order, on a free worker or a new one."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Raises the number of idle workers to keep, for which there is no public way."""
+        with contextlib.suppress(AttributeError):
+            cache = tune_controller._tune_controller._actor_cache
+            if cache.total_max_objects < _MOST_WORKERS:
+                cache.increase_max(trial.placement_group_factory, _MOST_WORKERS)
+
+
 class _StopWhenBroken(Stopper):  # type: ignore[misc]
     def __init__(self, searcher: _SessionSearcher) -> None:
         self._searcher = searcher
@@ -304,6 +326,7 @@ def search(
         tune_config=TuneConfig(
             search_alg=searcher,
             num_samples=-1,
+            scheduler=_KeepWorkers(),
             max_concurrent_trials=sys.maxsize,  # the searcher keeps count itself
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.config.get('number', 0):05d}",

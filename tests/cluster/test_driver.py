@@ -68,10 +68,11 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
     config: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
+    longer = ["--set", "data.synthetic.num_search=60"]  # so that the kill comes before the end
     undisturbed, disturbed = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
-    subprocess.run(command(config, undisturbed.path), env=environment, check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(command(config, undisturbed.path, *longer), env=environment, check=True, stdin=subprocess.DEVNULL)
 
-    first = subprocess.Popen(command(config, disturbed.path), env=environment, stdin=subprocess.DEVNULL)
+    first = subprocess.Popen(command(config, disturbed.path, *longer), env=environment, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while not any(event["event"] == "trial" and event["number"] >= 6 for _, event in disturbed.events()):
         assert first.poll() is None, "it ended before it could be killed"
@@ -84,7 +85,7 @@ def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
     assert 7 <= len(ended_before) < NUM_TRIALS
     assert disturbed.read_json("result.json") is None
 
-    subprocess.run(command(config, disturbed.path), env=environment, check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(command(config, disturbed.path, *longer), env=environment, check=True, stdin=subprocess.DEVNULL)
     trials = find_trials(open_storage(disturbed.study_location), "search")
     assert {t.number: t for t in trials}.items() >= {t.number: t for t in ended_before}.items()
     assert [t.state for t in trials] == [TrialState.COMPLETED] * NUM_TRIALS
@@ -96,10 +97,13 @@ def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
 
     # A finished run is not done again, and its folder takes no other configuration.
     num_events = len(list(disturbed.events()))
-    subprocess.run(command(config, disturbed.path), env=environment, check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(command(config, disturbed.path, *longer), env=environment, check=True, stdin=subprocess.DEVNULL)
     assert len(list(disturbed.events())) == num_events
     other = subprocess.run(
-        command(config, disturbed.path, "--set", "search.seed=1"), env=environment, capture_output=True, text=True
+        command(config, disturbed.path, *longer, "--set", "search.seed=1"),
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert other.returncode == 2
     assert "search.seed: 0 before, 1 now" in other.stderr
