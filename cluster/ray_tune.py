@@ -326,7 +326,7 @@ def search(
         tune_config=TuneConfig(
             search_alg=searcher,
             num_samples=-1,
-            scheduler=_KeepWorkers(),
+            scheduler=_KeepWorkers(),  # type: ignore[no-untyped-call]
             max_concurrent_trials=sys.maxsize,  # the searcher keeps count itself
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.config.get('number', 0):05d}",

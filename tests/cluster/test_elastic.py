@@ -58,11 +58,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_candidates_follow_the_nodes_and_none_is_lost(
-    small_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_candidates_follow_the_nodes_and_none_is_lost(small_cluster: Cluster, tmp_path: Path) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import this module
-    monkeypatch.setattr(ray_tune, "SlicingTrial", GatedTrial)
     job = parse_job(JOB)
     assert isinstance(job, SearchJob)
     run = RunFolder(tmp_path / "run")
@@ -80,7 +77,7 @@ def test_candidates_follow_the_nodes_and_none_is_lost(
     arguments = (job, session, tmp_path / "supernet", run, tmp_path)
     # The cluster is changed from the main thread, as Ray starts nodes from there alone.
     with ThreadPoolExecutor(1) as pool:
-        searching = pool.submit(ray_tune.search, *arguments, name="search", on_trial=told.append)
+        searching = pool.submit(ray_tune.search, *arguments, name="search", on_trial=told.append, worker=GatedTrial)
         try:
             wait_for(lambda: len(notes()) == 1)
             [(first, at_home)] = notes()
