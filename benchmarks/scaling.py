@@ -52,10 +52,12 @@ class Result:
     """One run: see the module for ``efficiency`` and ``possible``.
 
     Attributes:
-        start: seconds until the last worker had begun. gap: median milliseconds between two candidates of a worker.
+        worked: workers that evaluated anything. start: seconds until the last worker had begun.
+        gap: median milliseconds between two candidates of a worker.
         driver: processor milliseconds of the driver's whole process a candidate; ours: those of them in our own code.
     """
 
+    worked: int
     efficiency: float
     possible: float
     start: float
@@ -223,7 +225,12 @@ def _result(spans: list[Span], started: float, possible: list[Span], used: float
     for worker, began, _ in spans:
         first[worker] = min(began, first.get(worker, began))
     return Result(
-        efficiency(spans), efficiency(possible), max(first.values()) - started, gap(spans), used / len(spans) * 1e3
+        len(first),
+        efficiency(spans),
+        efficiency(possible),
+        max(first.values()) - started,
+        gap(spans),
+        used / len(spans) * 1e3,
     )
 
 
@@ -249,15 +256,16 @@ def main() -> None:
             f"{options.nodes} nodes × {gpus} logical GPUs on {os.cpu_count()} cores, load {load:.1f} before; "
             f"{options.seconds:g} s ± 30 % a candidate, {options.each} candidates a worker\n"
         )
-        print("| way | workers | efficiency | possible | gap ms | driver CPU ms | … of it ours | start s | load |")
-        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+        print("| way | workers | worked | efficiency | possible | gap ms | driver CPU ms | ours ms | start s | load |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for workers in options.workers:
             count = max(options.each * workers, 2 * options.each)
             for way in ("plain Ray", "nsga2", "evolution"):
                 result = one(way, count, workers, options.seconds)
                 print(
-                    f"| {way} | {workers} | {result.efficiency:.3f} | {result.possible:.3f} | {result.gap:.0f} "
-                    f"| {result.driver:.1f} | {result.ours:.1f} | {result.start:.1f} | {os.getloadavg()[0]:.1f} |",
+                    f"| {way} | {workers} | {result.worked} | {result.efficiency:.3f} | {result.possible:.3f} "
+                    f"| {result.gap:.0f} | {result.driver:.1f} | {result.ours:.1f} | {result.start:.1f} "
+                    f"| {os.getloadavg()[0]:.1f} |",
                     flush=True,
                 )
         print(f"\nThe driver at the end: {psutil.Process().memory_info().rss / 2**20:.0f} MiB resident.")
