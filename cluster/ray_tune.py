@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from ray import tune
 from ray.tune import Callback, CheckpointConfig, RunConfig, Stopper, TuneConfig, Tuner
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher as TuneSearcher
 
@@ -49,6 +50,7 @@ T = TypeVar("T")
 _MAX_ATTEMPTS = 4
 """A candidate whose worker dies this often is taken for what kills it."""
 _ROOM_SECONDS = 1.0
+_START_SECONDS = 120.0
 _MOST_WORKERS = 1_000_000  # of any cluster
 
 
@@ -238,11 +240,24 @@ class _KeepWorkers(FIFOScheduler):  # type: ignore[misc]
     for a generation's last; and looks through all candidates ever evaluated whenever it turns its loop.
     """
 
-    def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """None in particular: Tune starts those that wait in their order, on a free worker or a new one."""
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._waiting: deque[tuple[float, Any]] = deque()  # since when, and who
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Who has waited for longer than starts take, as where others use the cluster too: the next free worker is his.
+
+        None in particular otherwise: then Tune starts all that wait, in their order, on a free worker or a new one.
+        """
+        while self._waiting and self._waiting[0][1].status != TuneTrial.PENDING:
+            self._waiting.popleft()
+        if self._waiting and time.monotonic() - self._waiting[0][0] > _START_SECONDS:
+            return self._waiting[0][1]
+        return None
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Raises the number of idle workers to keep, for which there is no public way."""
+        self._waiting.append((time.monotonic(), trial))
         with contextlib.suppress(AttributeError):
             cache = tune_controller._tune_controller._actor_cache
             if cache.total_max_objects < _MOST_WORKERS:
@@ -326,7 +341,7 @@ def search(
         tune_config=TuneConfig(
             search_alg=searcher,
             num_samples=-1,
-            scheduler=_KeepWorkers(),  # type: ignore[no-untyped-call]
+            scheduler=_KeepWorkers(),
             max_concurrent_trials=sys.maxsize,  # the searcher keeps count itself
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.config.get('number', 0):05d}",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
+from ray import cloudpickle
 
 from benchmarks.sleeper import Sleeper
 from cluster import ray_tune
@@ -17,7 +20,7 @@ from cluster.connect import ENVIRONMENT
 from cluster.run_folder import RunFolder
 from nas.search import SearchSession
 from nas.searchers import make_searcher
-from nas.study import Study
+from nas.study import Study, Trial
 from slicemamba.models.checkpoints import save_network
 from slicemamba.models.supernet import Supernet
 
@@ -29,28 +32,27 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def _ray() -> Iterator[None]:
-    import ray
-
     with pytest.MonkeyPatch.context() as patch:
         root = str(Path(__file__).parents[2])  # workers import the one that sleeps
         for name, value in (ENVIRONMENT | {"PYTHONPATH": root}).items():
             patch.setenv(name, value)
-        ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # which Ray's workers cannot import
         yield
         ray.shutdown()
 
 
-@pytest.mark.usefixtures("_ray")
-@pytest.mark.parametrize("searcher", ["nsga2", "evolution"])
-def test_each_worker_is_started_once_and_used(searcher: str, tmp_path: Path) -> None:
-    """A start takes longer than an evaluation, and the evolution waits for the last of each generation of six."""
+class SlowlyStarted(Sleeper):
+    """A start takes longer than an evaluation."""
 
-    class SlowlyStarted(Sleeper):
-        seconds = 0.3
+    seconds = 0.3
 
-        def setup(self, config: dict[str, Any], **shared: Any) -> None:
-            time.sleep(1.0)
+    def setup(self, config: dict[str, Any], **shared: Any) -> None:
+        time.sleep(1.0)
 
+
+def search(searcher: str, folder: Path) -> list[Trial]:
+    """The trials of a search, of which the evolution waits for the last of each generation of six."""
     job = SearchJob.model_validate(
         {
             "model": {"embed_dim": 8, "encoder_depths": [1, 1], "decoder_depths": [1, 1]},
@@ -66,20 +68,48 @@ def test_each_worker_is_started_once_and_used(searcher: str, tmp_path: Path) -> 
         }
     )
     torch.manual_seed(0)
-    save_network(tmp_path / "supernet", Supernet(job.model, 1, job.space.choices))
-    run = RunFolder(tmp_path / "run")
+    save_network(folder / "supernet", Supernet(job.model, 1, job.space.choices))
+    run = RunFolder(folder / "run")
     study = Study(run.study_location, "search", job.search_space, job.search.objectives, searcher)
     session = SearchSession(study, make_searcher(job.search, job.search_space), origin=searcher, num_trials=CANDIDATES)
     ray_tune.search(
         job,
         session,
-        tmp_path / "supernet",
+        folder / "supernet",
         run,
-        tmp_path / "cache",
+        folder / "cache",
         name="search",
         on_trial=lambda trial: None,
         worker=SlowlyStarted,
     )
-    trials = study.trials()
+    return study.trials()
+
+
+@pytest.mark.usefixtures("_ray")
+@pytest.mark.parametrize("searcher", ["nsga2", "evolution"])
+def test_each_worker_is_started_once_and_used(searcher: str, tmp_path: Path) -> None:
+    trials = search(searcher, tmp_path)
     assert len(trials) == CANDIDATES
     assert len({trial.work["worker"] for trial in trials}) == WORKERS
+
+
+@pytest.mark.usefixtures("_ray")
+def test_candidate_without_a_place_is_not_overtaken_by_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user holds one of the places, so one of the first candidates waits for it in vain."""
+
+    @ray.remote(num_cpus=1)
+    class Guest:
+        def ready(self) -> None:
+            pass
+
+    monkeypatch.setattr(ray_tune, "_START_SECONDS", 2.0)
+    guest = Guest.remote()  # type: ignore[attr-defined]
+    try:
+        ray.get(guest.ready.remote())
+        trials = search("nsga2", tmp_path)
+    finally:
+        ray.kill(guest)
+    assert len({trial.work["worker"] for trial in trials}) == WORKERS - 1
+    assert max(trial.ended_as or 0 for trial in trials[:WORKERS]) < CANDIDATES - WORKERS
