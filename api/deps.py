@@ -85,7 +85,7 @@ def written_in_its_thread(endpoint: Callable[..., Answer]) -> Callable[..., Answ
     """For an endpoint that is asked often: writes its answer as JSON in the thread that has made it.
 
     FastAPI would hand the answer to a second thread to check it, and write it in the event loop, where all other
-    requests wait meanwhile. Headers that the endpoint sets on its ``response`` are kept.
+    requests wait meanwhile. Headers that the endpoint sets on its ``response`` are kept; the status is always 200.
     """
 
     @wraps(endpoint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 import anyio
@@ -11,6 +11,7 @@ import pytest
 from service_helpers import BODY, Bench
 
 from api import specs
+from api.main import DATA_CHECKERS
 from slicemamba.data.checks import check_dataset
 
 MANY = 60  # more than the threads that requests have
@@ -57,12 +58,16 @@ def test_process_is_alive_while_its_database_hangs(bench: Bench, monkeypatch: py
 def test_data_set_that_takes_long_to_check_keeps_only_submissions_waiting(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    released, checked = Event(), Event()
+    released, checked, alone = Event(), Event(), Lock()
 
     def slow(*arguments: Any, **options: Any) -> Any:
-        checked.set()
-        assert released.wait(60)
-        return check_dataset(*arguments, **options)
+        assert alone.acquire(blocking=False), "one data set is checked twice at the same time"
+        try:
+            checked.set()
+            assert released.wait(60)
+            return check_dataset(*arguments, **options)
+        finally:
+            alone.release()
 
     monkeypatch.setattr(specs, "check_dataset", slow)
 
@@ -78,6 +83,9 @@ def test_data_set_that_takes_long_to_check_keeps_only_submissions_waiting(
             try:
                 with anyio.fail_after(60):
                     await anyio.to_thread.run_sync(checked.wait)
+                    while bench.parts.data_checkers.statistics().tasks_waiting < MANY - DATA_CHECKERS:
+                        await anyio.sleep(0.01)
+                    assert bench.parts.data_checkers.borrowed_tokens == DATA_CHECKERS
                     listed = await http.get("/v1/searches")
             finally:
                 released.set()

@@ -589,16 +589,18 @@ def test_refusal_is_answered_with_the_command_that_helps(
 ) -> None:
     """The service's own words, as the hints are found by them."""
     ended, waiting, rooted = bench.succeeded(), bench.submit(), tmp_path / "rooted.json"
+    gone = "s-00000000000000000000000000"
     for search_id in (ended, waiting):
         write_study(bench.folder(search_id), [{"dice": 0.9, "hd95": 1.0}])
     rooted.write_text(json.dumps(BODY | {"data": {"name": "synthetic", "root": "/data"}}))
-    for words, hint in {
-        ("submit", str(rooted)): "data.root=null",
-        ("status", "s-none-of-that-id"): "`slicemamba list` lists all",
-        ("job", "show", "j-none"): "`slicemamba job list ID`",
-        ("trial", "export", ended, "0"): "`slicemamba trial retrain ID N`",
+    for words, (said, hint) in {
+        ("submit", str(rooted)): ("must not contain its folder", "data.root=null"),
+        ("status", gone): (f"there is no search {gone!r}", "`slicemamba list` lists all"),
+        ("job", "show", "j-none"): ("there is no job 'j-none'", "`slicemamba job list ID`"),
+        ("trial", "export", ended, "0"): (f"search {ended} is not trained yet", "`slicemamba trial retrain ID N`"),
     }.items():
         text = advice(command(*words).exception)
+        assert said in text
         assert hint in text
         assert "GET /" not in text
         assert "POST /" not in text
