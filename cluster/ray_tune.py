@@ -50,7 +50,6 @@ T = TypeVar("T")
 _MAX_ATTEMPTS = 4
 """A candidate whose worker dies this often is taken for what kills it."""
 _ROOM_SECONDS = 1.0
-_START_SECONDS = 120.0
 _MOST_WORKERS = 1_000_000  # of any cluster
 
 
@@ -233,35 +232,57 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
 
 
 class _KeepWorkers(FIFOScheduler):  # type: ignore[misc]
-    """Has Tune start all workers at once and keep each until the search is over.
+    """Has Tune start all workers at once, keep each until the search is over, and give the next free one to whoever has
+    waited longest.
 
-    By itself Tune gives a waiting candidate the next worker that is free and ends the one that was being started for
-    it, so that starts which take longer than evaluations never come to an end; keeps one idle worker of all that wait
-    for a generation's last; and looks through all candidates ever evaluated whenever it turns its loop.
+    By itself Tune ends the worker that is being started for a candidate as soon as it gives the candidate another, so
+    that starts which take longer than evaluations never come to an end; keeps one idle worker of all that wait for a
+    generation's last; and looks through all candidates ever evaluated whenever it turns its loop. The first two cannot
+    be changed in a public way: with a Ray whose controller is built unlike that of 2.60, Tune goes its own way.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._waiting: deque[tuple[float, Any]] = deque()  # since when, and who
+        self._waiting: deque[Any] = deque()
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Who has waited for longer than starts take, as where others use the cluster too: the next free worker is his.
-
-        None in particular otherwise: then Tune starts all that wait, in their order, on a free worker or a new one.
-        """
-        while self._waiting and self._waiting[0][1].status != TuneTrial.PENDING:
+        """None in particular: what waits after this Tune starts in its order, on a free worker or a new one."""
+        while self._waiting and self._waiting[0].status != TuneTrial.PENDING:
             self._waiting.popleft()
-        if self._waiting and time.monotonic() - self._waiting[0][0] > _START_SECONDS:
-            return self._waiting[0][1]
+        with contextlib.suppress(AttributeError):
+            self._give_idle_workers(tune_controller._tune_controller)
         return None
 
+    def _give_idle_workers(self, controller: Any) -> None:
+        for trial in self._waiting:
+            if not controller._actor_cache.num_cached_objects:
+                break
+            if trial in controller._staged_trials and trial not in controller._resetting_trials:
+                _let_start_go_on(controller, trial)
+                controller._maybe_reuse_cached_actor(trial)
+
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Raises the number of idle workers to keep, for which there is no public way."""
-        self._waiting.append((time.monotonic(), trial))
+        """Raises the number of idle workers to keep."""
+        self._waiting.append(trial)
         with contextlib.suppress(AttributeError):
             cache = tune_controller._tune_controller._actor_cache
             if cache.total_max_objects < _MOST_WORKERS:
                 cache.increase_max(trial.placement_group_factory, _MOST_WORKERS)
+
+
+def _let_start_go_on(controller: Any, trial: Any) -> None:
+    """Makes the worker that is being started for a candidate an idle one of Tune's, for whoever is next by then."""
+    worker = controller._trial_to_actor.get(trial)
+    if worker is None or not controller._actor_manager.is_actor_started(worker):  # not even placed yet
+        return
+
+    def keep(worker: Any) -> None:
+        controller._started_actors.add(worker)
+        controller._actor_cache.cache_object(trial.placement_group_factory, worker)
+
+    del controller._trial_to_actor[trial], controller._actor_to_trial[worker]
+    worker.set_on_start(keep)
+    worker.set_on_error(None)
 
 
 class _StopWhenBroken(Stopper):  # type: ignore[misc]
