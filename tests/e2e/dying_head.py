@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -31,15 +32,21 @@ class DyingHead:
     """
 
     def __init__(self, folder: Path, temporary: Path) -> None:
-        ports = HeadPorts.free()
+        self._ports = HeadPorts.free()
         self._log = folder / "ray.log"
         self._mark = uuid.uuid4().hex
-        self._command = ports.start_command(num_cpus=4, num_gpus=0, folder=str(temporary))
-        self.ray = ports.head
+        self._command = self._ports.start_command(num_cpus=4, num_gpus=0, folder=str(temporary))
+        self.ray = self._ports.head
 
     def start(self) -> None:
-        """Tries until Ray starts: it refuses to while anything of the head before is left."""
+        """Tries until Ray starts: it refuses to while anything of the head before is left, but for its dashboard.
+
+        That one lives for a while after its head and keeps its port, so that the new head would be without.
+        """
         deadline = time.monotonic() + _START_SECONDS
+        while not self._dashboard_is_gone():
+            assert time.monotonic() < deadline, f"an old dashboard at {self.ray.dashboard} does not end"
+            time.sleep(0.5)
         environment = self.ray.environment | {_MARK: self._mark}
         while True:
             with self._log.open("ab") as log:
@@ -50,6 +57,10 @@ class DyingHead:
                 return
             assert time.monotonic() < deadline, tail(self._log)
             time.sleep(2)
+
+    def _dashboard_is_gone(self) -> bool:
+        with socket.socket() as tried:
+            return tried.connect_ex(("127.0.0.1", self._ports.dashboard)) != 0
 
     def _answers(self, deadline: float) -> bool:
         while time.monotonic() < deadline:
