@@ -51,24 +51,26 @@ class SlowlyStarted(Sleeper):
     """
 
     seconds = 0.3
+    places = WORKERS
 
-    def setup(self, config: dict[str, Any], *, run_path: str, job: dict[str, Any], **shared: Any) -> None:
+    def setup(self, config: dict[str, Any], *, run_path: str, **shared: Any) -> None:
         self._run = Path(run_path)
-        self._needed = job["resources"]["search"]["num_workers"]
         (self._run / f"{os.getpid()}.started").touch()
         time.sleep(2.0 * (len(list(self._run.glob("*.started"))) - 1))
         (self._run / f"{os.getpid()}.ready").touch()
 
     def step(self) -> dict[str, Any]:
         deadline = time.monotonic() + 100
-        while self.config["number"] > FIRST and len(list(self._run.glob("*.ready"))) < self._needed:
+        while self.config["number"] > FIRST and len(list(self._run.glob("*.ready"))) < self.places:
             assert time.monotonic() < deadline, "a worker whose start was given up never gets ready"
             time.sleep(0.05)
         return super().step()
 
 
-class Quick(Sleeper):
-    seconds = 0.3
+class WithoutOne(SlowlyStarted):
+    """Where one worker fewer has a place."""
+
+    places = WORKERS - 1
 
 
 def search(searcher: str, folder: Path, worker: type[Sleeper] = SlowlyStarted) -> list[Trial]:
@@ -127,7 +129,8 @@ def test_candidate_without_a_place_is_not_overtaken_by_others(tmp_path: Path) ->
     guest = Guest.remote()  # type: ignore[attr-defined]
     try:
         ray.get(guest.ready.remote())
-        trials = search("nsga2", tmp_path, Quick)
+        trials = search("nsga2", tmp_path, WithoutOne)
     finally:
         ray.kill(guest)
+    assert len({trial.work["worker"] for trial in trials}) == WORKERS - 1
     assert max(trial.ended_as or 0 for trial in trials[:WORKERS]) <= 2 * WORKERS
