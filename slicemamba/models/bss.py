@@ -18,6 +18,7 @@ from slicemamba.architecture import SKIP, Block, format_block
 from slicemamba.errors import InputError
 from slicemamba.models.layers import DropPath
 from slicemamba.ops import gated_norm, slice_scan
+from slicemamba.ops.convolution import depthwise_silu
 
 NUM_DIRECTIONS = 4
 
@@ -47,12 +48,9 @@ class BSS(nn.Module):
 
     def forward(self, x: Tensor, block: Block) -> Tensor:
         w = self.weights(block)
-        d_inner = len(w["out_norm.weight"])
         x, z = F.linear(x, w["in_proj.weight"]).chunk(2, dim=-1)
-        x = x.permute(0, 3, 1, 2)
-        x = F.conv2d(x, w["conv2d.weight"], w["conv2d.bias"], padding=self.conv2d.padding, groups=d_inner)  # type: ignore[arg-type]
         y = slice_scan(
-            F.silu(x).permute(0, 2, 3, 1),
+            depthwise_silu(x, w["conv2d.weight"], w["conv2d.bias"]),
             w["x_proj_weight"],
             w["dt_projs_weight"],
             w["dt_projs_bias"],
