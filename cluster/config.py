@@ -136,7 +136,7 @@ class _Job(_AnyJob):
 
     @property
     def search_space(self) -> SearchSpace:
-        return SearchSpace(self.space.choices, self.model.depths)
+        return SearchSpace(self.space.choices, self.model.depths, self.model.has_widths)
 
 
 class SupernetJob(_Job):

@@ -37,11 +37,14 @@ class PathSampler:
         """The architecture of a step, counted from 0."""
         if self._sampling == "uniform":
             return self._space.sample(generator_for(self._seed, "path", step))
-        num_choices = len(self._space.choices)
-        turn, place = divmod(step, num_choices)
-        orders = np.tile(np.arange(num_choices), (self._space.num_blocks, 1))
-        orders = generator_for(self._seed, "path", turn).permuted(orders, axis=1)
-        return self._space.decode(orders[:, place].tolist())
+        genes = np.zeros(self._space.num_blocks, dtype=np.int64)
+        options = self._space.options
+        for choices in set(options):  # blocks and, in the convolutional skeleton, widths: each kind in turns of its own
+            places = [place for place, of in enumerate(options) if of == choices]
+            turn, now = divmod(step, len(choices))
+            orders = np.tile(np.array(choices), (len(places), 1))
+            genes[places] = generator_for(self._seed, "path", turn).permuted(orders, axis=1)[:, now]
+        return self._space.decode(genes.tolist())
 
     def update_counts(self, num_steps: int) -> npt.NDArray[np.int64]:
         """How often each choice was trained in the first ``num_steps`` steps: (blocks, choices)."""

@@ -171,8 +171,8 @@ class Study:
         self._writer: str | None = None
         self._storage = self._patience(lambda: open_storage(location))
         self._distributions = {
-            f"block_{i:02d}": CategoricalDistribution([format_block(size) for size in space.choices])
-            for i in range(1, space.num_blocks + 1)
+            f"block_{i:02d}": CategoricalDistribution([format_block(space.choices[gene]) for gene in options])
+            for i, options in enumerate(space.options, 1)
         }
         meta: dict[str, Any] = {
             "objectives": list(objectives),

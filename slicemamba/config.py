@@ -193,21 +193,42 @@ class ModelConfig(Config):
     """The network. Defaults are the published ones, 35.80 M parameters at ``embed_dim`` 96.
 
     Attributes:
-        embed_dim: C, channels after patch embedding; stage i of the encoder has C·2^i.
-        encoder_depths, decoder_depths: S³ blocks per stage. The decoder has as many stages as the encoder.
+        skeleton: what the searched blocks stand in: ``published``, the U-shape of the paper, or ``conv``, a U-Net with
+            the blocks behind its convolutions; with all blocks left out it is a plain U-Net.
+        embed_dim: C, channels after patch embedding (``published``) or at full resolution (``conv``); doubled at each
+            downsampling.
+        in_channels: channels of an image.
+        encoder_depths, decoder_depths: S³ blocks per stage of the published skeleton. The decoder has as many stages as
+            the encoder.
+        levels: resolutions of the ``conv`` skeleton, each half of the one before: five end at a sixteenth.
+        block_levels: levels of the ``conv`` skeleton with searched blocks; 0 is full resolution.
+        blocks_per_stage: searched blocks of such a level, in the encoder and again in the decoder (not at the last
+            level, which has one stage).
+        deep_supervision: in training, the ``conv`` skeleton also predicts from maps of a half and a quarter of the
+            resolution.
         d_state: N, states of the selective scan.
         expand: d_inner = expand · channels.
-        d_conv: width of the depthwise convolution's kernel, in pixels of the map; odd.
+        d_conv: width of the depthwise convolution's kernel before a scan, in pixels of the map; odd.
         drop_path_rate: largest stochastic depth rate, linear over the encoder and reversed over the decoder.
+        linear_init: initial linear layers of blocks: ``published``, a standard deviation of 0.02 at any width, or
+            ``width``, torch's own, by the number of inputs; null for the one with which the skeleton was measured:
+            ``width`` for ``conv``.
     """
 
+    skeleton: Literal["published", "conv"] = "published"
     embed_dim: PositiveInt = 96
+    in_channels: Annotated[int, Field(ge=1, le=16)] = 3
     encoder_depths: Depths = (2, 2, 9, 2)
     decoder_depths: Depths = (2, 2, 2, 1)
+    levels: Annotated[int, Field(ge=2, le=8)] = 5
+    block_levels: Annotated[tuple[Annotated[int, Field(ge=0, le=7)], ...], Field(max_length=8)] = (2, 3, 4)
+    blocks_per_stage: Annotated[int, Field(ge=1, le=16)] = 1
+    deep_supervision: bool = False
     d_state: PositiveInt = 16
     expand: PositiveInt = 2
     d_conv: PositiveInt = 3
     drop_path_rate: Fraction = 0.2
+    linear_init: Literal["published", "width"] | None = None
 
     @model_validator(mode="after")
     def _mirror(self) -> ModelConfig:
@@ -217,15 +238,67 @@ class ModelConfig(Config):
                 f"got {len(self.encoder_depths)} and {len(self.decoder_depths)}"
             )
         if self.embed_dim % 4:
-            raise ValueError(f"embed_dim must be a multiple of 4, as the head divides it by 4; got {self.embed_dim}")
+            raise ValueError(
+                f"embed_dim must be a multiple of 4, as the network divides it by up to 4; got {self.embed_dim}"
+            )
         if self.d_conv % 2 == 0:
             raise ValueError(f"d_conv must be odd, so that the map keeps its size; got {self.d_conv}")
         return self
 
+    @model_validator(mode="after")
+    def _levels_with_blocks(self) -> ModelConfig:
+        if not self.block_levels:
+            raise ValueError(
+                "block_levels names no level, so that there is nothing to search; give one, such as [2, 3]"
+            )
+        if tuple(sorted(set(self.block_levels))) != self.block_levels:
+            raise ValueError(f"block_levels must rise, none twice; got {list(self.block_levels)}")
+        if self.skeleton == "conv" and self.block_levels[-1] >= self.levels:
+            raise ValueError(
+                f"block_levels must be 0 to {self.levels - 1} with {self.levels} levels; got {list(self.block_levels)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fields_of_this_skeleton(self) -> ModelConfig:
+        of_other = {
+            "published": ("levels", "block_levels", "blocks_per_stage", "deep_supervision"),
+            "conv": ("encoder_depths", "decoder_depths"),
+        }
+        for skeleton, names in of_other.items():
+            for name in names if skeleton == self.skeleton else ():
+                if getattr(self, name) != ModelConfig.model_fields[name].default:
+                    other = "conv" if skeleton == "published" else "published"
+                    raise ValueError(f"{name} is of skeleton {other}, not of {skeleton}; leave it out")
+        return self
+
+    @property
+    def has_widths(self) -> bool:
+        """Whether the first place of each stage is the inner width of its convolutions, not a block."""
+        return self.skeleton == "conv"
+
+    @property
+    def stage_levels(self) -> tuple[int, ...]:
+        """The level of each stage, encoder first."""
+        if self.skeleton == "conv":
+            return (*range(self.levels), *reversed(range(self.levels - 1)))
+        stages = range(len(self.encoder_depths))
+        return (*stages, *reversed(stages))
+
     @property
     def depths(self) -> tuple[int, ...]:
-        """Blocks of all stages, encoder first."""
+        """Places of all stages, encoder first: the blocks; in the ``conv`` skeleton, the width before them."""
+        if self.skeleton == "conv":
+            return tuple(1 + self.blocks_per_stage * (level in self.block_levels) for level in self.stage_levels)
         return self.encoder_depths + self.decoder_depths
+
+    @property
+    def stride(self) -> int:
+        """Height and width are padded to a multiple of it inside the network.
+
+        In the ``conv`` skeleton the smallest map is then 2×2: instance norm needs more than one value.
+        """
+        return int(2**self.levels) if self.skeleton == "conv" else int(4 * 2 ** (len(self.encoder_depths) - 1))
 
 
 class TrainConfig(Config):

@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slicemamba.architecture import SKIP, Architecture, Block, format_block, parse_block
+from slicemamba.architecture import FULL, HALF, SKIP, Architecture, Block, format_block, parse_block
 from slicemamba.errors import InputError
 
 numbers = st.integers(1, 2000)
-sizes = st.builds(Block, numbers, numbers, st.integers(0, 64), st.integers(0, 4)) | st.just(SKIP)
+scans = st.tuples(numbers, numbers, st.integers(0, 64), st.integers(0, 4)).map(lambda four: Block(*four))
+convolutions = st.tuples(st.integers(0, 4), st.integers(0, 5)).map(lambda two: Block(0, 0, 0, two[0], 2 * two[1] + 1))
+sizes = scans | convolutions | st.sampled_from([SKIP, FULL, HALF])
 architectures = st.lists(st.lists(sizes, min_size=1, max_size=5).map(tuple), min_size=1, max_size=8).map(
     lambda stages: Architecture(tuple(stages))
 )

@@ -50,15 +50,15 @@ def draw_fresh(draw: Callable[[], Architecture], known: Collection[Architecture]
 
 def first_unknown(start: Architecture, known: Collection[Architecture], space: SearchSpace) -> Architecture:
     """The next architecture outside ``known`` when counting up from ``start``: ends even when hardly any is left."""
-    base = len(space.choices)
     genes = space.encode(start)
     for _ in range(len(known) + 1):
         architecture = space.decode(genes)
         if architecture not in known:
             return architecture
-        for i in range(len(genes)):
-            genes[i] = (genes[i] + 1) % base
-            if genes[i]:
+        for i, options in enumerate(space.options):
+            place = (options.index(genes[i]) + 1) % len(options)
+            genes[i] = options[place]
+            if place:
                 break
     raise ValueError(f"all {space.size} architectures of the space are known")
 

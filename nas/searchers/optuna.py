@@ -35,7 +35,7 @@ class OptunaSearcher:
             sampler=_make_sampler(config), directions=["minimize"] * len(config.objectives)
         )
         self._distributions = {
-            f"block_{i:02d}": CategoricalDistribution(list(range(len(space.choices)))) for i in range(space.num_blocks)
+            f"block_{i:02d}": CategoricalDistribution(list(options)) for i, options in enumerate(space.options)
         }
         self._rng = np.random.default_rng(config.seed)
         self._running: dict[Architecture, Trial] = {}

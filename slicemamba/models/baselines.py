@@ -54,12 +54,12 @@ class ConvUNet(nn.Module):
         self.num_classes = num_classes
         widths = [round(config.embed_dim * 2 / 3) * 2**level for level in range(_LEVELS)]
         self.body: nn.Module = (
-            BasicUNet(2, 3, num_classes, features=(*widths, widths[0]))
+            BasicUNet(2, config.in_channels, num_classes, features=(*widths, widths[0]))
             if kind == "unet"
-            else AttentionUnet(2, 3, num_classes, channels=widths, strides=[2] * (_LEVELS - 1))
+            else AttentionUnet(2, config.in_channels, num_classes, channels=widths, strides=[2] * (_LEVELS - 1))
         )
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1 or 3, H, W), any H and W → logits (B, num_classes, H, W)."""
-        logits: Tensor = self.body(fit_image(image, self.stride))
+        logits: Tensor = self.body(fit_image(image, self.stride, self.config.in_channels))
         return logits[..., : image.shape[2], : image.shape[3]].contiguous()

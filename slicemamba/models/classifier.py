@@ -39,16 +39,16 @@ class SliceClassifier(nn.Module):
         self.num_classes = num_classes
         self.architecture = architecture
         dims = stage_dims(config)
-        self.patch_embed = PatchEmbed(dims[0])
+        self.patch_embed = PatchEmbed(dims[0], config.in_channels)
         blocks = architecture.blocks()
-        self.layers = encoder_stages(config, lambda dim, drop_path: make_block(config, dim, drop_path, next(blocks)))
+        self.layers = encoder_stages(config, lambda dim, drop_path: make_block(config, dim, drop_path, [next(blocks)]))
         self.norm = nn.LayerNorm(dims[-1])
         self.head = nn.Linear(dims[-1], num_classes)
         self.apply(init_linear)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1 or 3, H, W) → logits (B, num_classes)."""
-        x = self.patch_embed(fit_image(image, int(4 * 2 ** (len(self.layers) - 1))))
+        x = self.patch_embed(fit_image(image, self.config.stride, self.config.in_channels))
         for stage, blocks in zip(self.layers, self.architecture.stages, strict=False):  # the decoder's are left
             x = stage(x, blocks)
         logits: Tensor = self.head(self.norm(x).mean(dim=(1, 2)))

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 import slicemamba.ops  # noqa: F401  (registers torch.ops.slicemamba)
-from slicemamba.architecture import SKIP, Architecture, Block
+from slicemamba.architecture import Architecture, Block
 from slicemamba.config import ModelConfig
 from slicemamba.models.unet import SliceMambaUNet
 
@@ -28,7 +28,7 @@ def cost(
     config: ModelConfig, num_classes: int, architecture: Architecture, image_size: tuple[int, int]
 ) -> dict[str, float]:
     """``params`` and ``flops`` of one image of (height, width) pixels, of the network with this architecture."""
-    sizes = tuple(block if block == SKIP else block._replace(rows=1, columns=1) for block in architecture.blocks())
+    sizes = tuple(block._replace(rows=1, columns=1) if block.scans else block for block in architecture.blocks())
     return dict(_cost(config, num_classes, sizes, image_size))
 
 
@@ -68,11 +68,11 @@ def count_flops(network: nn.Module, image_size: tuple[int, int]) -> int:
     Counted are convolutions, matrix products and the scan; norms, activations and sums are not, as is usual.
 
     Args:
-        network: takes an image (1, 3, H, W) alone; stays as it is.
+        network: takes an image (1, in_channels, H, W) alone; stays as it is.
         image_size: (height, width) in pixels.
     """
     twin = copy.deepcopy(network).to("meta").eval()
-    image = torch.empty(1, 3, *image_size, device="meta")
+    image = torch.empty(1, twin.config.in_channels, *image_size, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         twin(image)
     return int(counter.get_total_flops())

@@ -13,16 +13,20 @@ from torch.nn import functional as F
 from slicemamba.errors import InputError
 
 
-def fit_image(image: Tensor, stride: int) -> Tensor:
-    """(B, 1 or 3, H, W) → (B, 3, H', W'): grey repeated, edges repeated at the bottom and right up to the stride.
+def fit_image(image: Tensor, stride: int, channels: int = 3) -> Tensor:
+    """(B, 1 or channels, H, W) → (B, channels, H', W'): grey repeated, edges repeated at the bottom and right.
+
+    Args:
+        stride: H' and W' are multiples of it.
 
     Raises:
         InputError: the image has another shape.
     """
-    if image.ndim != 4 or image.shape[1] not in (1, 3):
-        raise InputError(f"image must be (B, 1 or 3, H, W); got shape {tuple(image.shape)}")
-    if image.shape[1] == 1:
-        image = image.expand(-1, 3, -1, -1)
+    if image.ndim != 4 or image.shape[1] not in (1, channels):
+        wanted = " or ".join(map(str, sorted({1, channels})))
+        raise InputError(f"image must be (B, {wanted}, H, W); got shape {tuple(image.shape)}")
+    if image.shape[1] != channels:
+        image = image.expand(-1, channels, -1, -1)
     bottom, right = -image.shape[2] % stride, -image.shape[3] % stride
     return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
 

@@ -5,6 +5,7 @@ Only the blocks of the given architecture run, so a step costs what one network 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -14,6 +15,7 @@ from slicemamba.architecture import SKIP, Architecture, Block, SliceSize, as_blo
 from slicemamba.config import ModelConfig
 from slicemamba.errors import InputError
 from slicemamba.models.bss import S3Block, SkippedBlock
+from slicemamba.models.conv_skeleton import ConvPair
 from slicemamba.models.unet import SliceMambaUNet, SliceUNet, make_block
 
 WeightSharing = Literal["separate", "shared"]
@@ -52,7 +54,7 @@ class Supernet(SliceUNet):
         config, num_classes: as of the network.
         choices: what each block may take; slice sizes, and smaller or no blocks (see ``slicemamba.architecture``).
         weight_sharing: ``separate`` – every choice has weights of its own (published); ``shared`` – all choices of a
-            block use the same weights, and any slice size is accepted.
+            block use the same weights, and any slice size is accepted. The widths of convolutions always share theirs.
     """
 
     def __init__(
@@ -66,10 +68,11 @@ class Supernet(SliceUNet):
 
         def make_choices(dim: int, drop_path: float) -> nn.Module:
             if weight_sharing == "shared":
-                return make_block(config, dim, drop_path)
-            return ChoiceBlock(blocks, [make_block(config, dim, drop_path, block) for block in blocks])
+                return make_block(config, dim, drop_path, [_whole(block) for block in blocks])
+            of_blocks = [block for block in blocks if not block.divisor]
+            return ChoiceBlock(of_blocks, [make_block(config, dim, drop_path, [block]) for block in of_blocks])
 
-        super().__init__(config, num_classes, make_choices)
+        super().__init__(config, num_classes, make_choices, ConvPair)
         self.choices = blocks
         self.weight_sharing = weight_sharing
 
@@ -84,9 +87,15 @@ class Supernet(SliceUNet):
             InputError: the architecture is not one of this supernet.
         """
         network = SliceMambaUNet(self.config, self.num_classes, architecture)
-        outside = {key: value for key, value in self.state_dict().items() if ".blocks." not in key}
+        inside = re.compile(r"(\.blocks\.|conv\.stages\.)")
+        outside = {key: value for key, value in self.state_dict().items() if not inside.search(key)}
         network.load_state_dict(outside, strict=False)
         for module, copy, block in zip(self.blocks(), network.blocks(), architecture.blocks(), strict=True):
-            assert isinstance(module, (S3Block, ChoiceBlock))
+            assert isinstance(module, (S3Block, ChoiceBlock, ConvPair, SkippedBlock))
             copy.load_state_dict({} if block == SKIP else module.weights(block))
         return network.train(self.training).to(next(self.parameters()).device)
+
+
+def _whole(block: Block) -> Block:
+    """The block with the sizes that the network gives to those that name none: shared weights hold all of them."""
+    return block._replace(d_state=0, expand=0)
