@@ -202,6 +202,7 @@ class Validation(_Answer):
     space_size: int = Field(description="architectures in the search space")
     images_trained: int = Field(description="forward and backward passes of one image: supernet and retraining")
     images_evaluated: int = Field(description="forward passes of one image in the search, without any savings")
+    advice: list[str] = Field(description="what may not be meant: settings that are valid and seldom wanted")
     estimate: Estimate
     data: dict[str, Any] = Field(description="content of the data set")
     spec: dict[str, Any] = Field(description="the job with all defaults filled in")

@@ -88,13 +88,15 @@ def validation(checked: schemas.Validation) -> Table:
         ["cost", _hours(checked.estimate)],
         ["memory", f"{checked.estimate.memory_mb:,.0f} MiB per training worker"],
         ["basis", checked.estimate.basis],
+        *(["advice", sentence] for sentence in checked.advice),
     ]
     return _table(["", ""], rows, caption="It can run. Nothing was started.", header=False)
 
 
 def cost(checked: schemas.Validation) -> str:
-    """What a search will take, in a line."""
-    return f"{checked.estimate.num_evaluations:,} evaluations, {_hours(checked.estimate)} ({checked.estimate.basis})"
+    """What a search will take, in a line, and what to think over before, in a line each."""
+    took = f"{checked.estimate.num_evaluations:,} evaluations, {_hours(checked.estimate)} ({checked.estimate.basis})"
+    return "\n".join([took, *(f"note: {sentence}" for sentence in checked.advice)])
 
 
 def _hours(estimate: schemas.Estimate) -> str:

@@ -24,6 +24,7 @@ from cluster.run_folder import JOURNAL, RunFolder, RunStatus
 from cluster.status import StatusWriter
 from cluster.storage import mirrored
 from cluster.watch import cluster_with_room
+from nas.advice import advice
 from nas.config import SearchConfig, WarmStart
 from nas.objectives import Constraints
 from nas.patience import Patience
@@ -254,6 +255,8 @@ def _search(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path, nam
     from cluster import ray_tune
 
     run.emit("phase", phase=name)
+    for sentence in advice(config):
+        run.warn(sentence, name)
     space = job.search_space
     study = open_study(run, name, space, config.objectives, config.searcher, config.constraints)
     warm_start = config.warm_start

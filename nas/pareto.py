@@ -1,16 +1,17 @@
-"""Pareto fronts and hypervolumes as array functions. All take losses: smaller is better in every column (see
-``objectives.losses``).
+"""Pareto fronts and hypervolumes as array functions, by moocore. All take losses: smaller is better in every column
+(see ``objectives.losses``).
+
+Losses are finite in all functions: NaN and infinities have no place on a front, no distance and no volume, so each
+function refuses them with the same ValueError.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
+import moocore
 import numpy as np
 import numpy.typing as npt
 
 Losses = npt.NDArray[np.float64]
-_INF = float("inf")
 
 
 def pareto_mask(losses: Losses) -> npt.NDArray[np.bool_]:
@@ -20,26 +21,15 @@ def pareto_mask(losses: Losses) -> npt.NDArray[np.bool_]:
     each other, so ties are all kept.
 
     Args:
-        losses: (n, objectives), without NaN.
+        losses: (n, objectives), finite.
 
     Returns:
         (n,) mask.
     """
-    if np.isnan(losses).any():
-        raise ValueError("losses must not hold NaN; leave failed and infeasible trials out")
-    mask = np.ones(len(losses), dtype=bool)
-    front = np.empty_like(losses)
-    size = 0
-    # In lexicographic order no row is dominated by a later one, so each row is compared with the front so far only.
-    for i in np.lexsort(losses.T[::-1]):
-        row = losses[i]
-        no_worse = (front[:size] <= row).all(axis=1)
-        if no_worse.any() and (front[:size][no_worse] < row).any():
-            mask[i] = False
-        else:
-            front[size] = row
-            size += 1
-    return mask
+    _check_finite(losses)
+    if not len(losses):
+        return np.ones(0, dtype=bool)
+    return np.asarray(moocore.is_nondominated(losses, keep_weakly=True), dtype=bool)
 
 
 def nondominated_ranks(losses: Losses, violations: Losses | None = None) -> npt.NDArray[np.int64]:
@@ -49,34 +39,39 @@ def nondominated_ranks(losses: Losses, violations: Losses | None = None) -> npt.
     the smaller one dominates, so that every feasible row comes before all others.
 
     Args:
-        losses: (n, objectives), without NaN; n is a population's, as all pairs are compared.
+        losses: (n, objectives), finite.
         violations: (n,) 0 where every constraint is met.
 
     Returns:
         (n,) ranks.
     """
-    no_worse, better = losses[:, None] <= losses[None], losses[:, None] < losses[None]
-    dominates = np.asarray(no_worse.all(axis=2) & better.any(axis=2))
-    if violations is not None:
-        less, equal = violations[:, None] < violations[None], violations[:, None] == violations[None]
-        dominates = less | (equal & dominates)
-    ranks = np.full(len(losses), -1)
-    rank = 0
-    while len(left := np.flatnonzero(ranks < 0)):
-        ranks[left[~dominates[np.ix_(left, left)].any(axis=0)]] = rank
-        rank += 1
+    _check_finite(losses)
+    classes = np.zeros(len(losses)) if violations is None else violations
+    _check_finite(classes)
+    ranks = np.empty(len(losses), dtype=np.int64)
+    first = 0
+    for violation in np.unique(classes):
+        alike = classes == violation
+        ranks[alike] = first + np.asarray(moocore.pareto_rank(losses[alike]))
+        first = int(ranks[alike].max()) + 1
     return ranks
+
+
+def _check_finite(values: Losses) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError("losses must be finite, not NaN or infinite; leave failed and infeasible trials out")
 
 
 def crowding_distance(losses: Losses) -> npt.NDArray[np.float64]:
     """Crowding distance of each row within one front (Deb et al. 2002, NSGA-II, section III-B).
 
     Args:
-        losses: (n, objectives).
+        losses: (n, objectives), finite.
 
     Returns:
         (n,) distances; infinite at the ends of each objective.
     """
+    _check_finite(losses)
     count, num_objectives = losses.shape
     distance = np.zeros(count)
     for column in range(num_objectives):
@@ -108,83 +103,21 @@ def crowded_order(losses: Losses, violations: Losses | None = None) -> npt.NDArr
 def hypervolume(losses: Losses, reference: npt.ArrayLike) -> float:
     """Volume of what the rows dominate, up to the reference point; exact for any number of objectives.
 
-    Two and three objectives are swept in O(n log n); more are taken apart as in WFG (While et al. 2012).
-
     Args:
         losses: (n, objectives), finite; rows need not be of one front. Those not better than the reference in every
             column add nothing.
-        reference: (objectives,).
+        reference: (objectives,), finite.
     """
     upper = np.asarray(reference, dtype=np.float64)
     if losses.ndim != 2 or upper.shape != losses.shape[1:]:
         raise ValueError(f"losses (n, k) need a reference (k,); got {losses.shape} and {upper.shape}")
-    if not np.isfinite(losses).all() or not np.isfinite(upper).all():
-        raise ValueError("hypervolume is of finite losses and a finite reference; leave failed trials out")
+    _check_finite(losses)
+    _check_finite(upper)
     return _volume(losses[(losses < upper).all(axis=1)], upper)
 
 
 def _volume(points: Losses, upper: Losses) -> float:
-    num_objectives = len(upper)
-    if not len(points):
-        return 0.0
-    if num_objectives == 1:
-        return float(upper[0] - points.min())
-    if num_objectives == 2:
-        return _area(points, upper)
-    if num_objectives == 3:
-        return _swept(points, upper)
-    points = np.unique(points, axis=0)
-    points = points[pareto_mask(points)]
-    # Worst in the last column first: limited to a row, all later rows lie in its slice of that column.
-    points = points[np.argsort(-points[:, -1], kind="stable")]
-    volume = 0.0
-    for i, row in enumerate(points):
-        own = float(np.prod(upper[:-1] - row[:-1]))
-        shared = _volume(np.maximum(points[i + 1 :, :-1], row[:-1]), upper[:-1])
-        volume += float(upper[-1] - row[-1]) * (own - shared)
-    return volume
-
-
-def _area(points: Losses, upper: Losses) -> float:
-    order = np.lexsort((points[:, 1], points[:, 0]))
-    x, y = points[order, 0], np.minimum.accumulate(points[order, 1])
-    widths = np.append(x[1:], upper[0]) - x
-    return float((widths * (upper[1] - y)).sum())
-
-
-def _swept(points: Losses, upper: Losses) -> float:
-    """Sweeps the third column; the area that the rows passed so far dominate grows with each."""
-    stairs = _Staircase(float(upper[0]), float(upper[1]))
-    volume, last = 0.0, 0.0
-    for x, y, z in points[np.argsort(points[:, 2], kind="stable")].tolist():
-        volume += stairs.area * (z - last)
-        last = z
-        stairs.add(x, y)
-    return volume + stairs.area * (float(upper[2]) - last)
-
-
-class _Staircase:
-    """The two-dimensional front, x rising and y falling, and the area that it dominates up to the reference."""
-
-    def __init__(self, x: float, y: float) -> None:
-        self._xs = [-_INF, x]
-        self._ys = [y, -_INF]
-        self.area = 0.0
-
-    def add(self, x: float, y: float) -> None:
-        place = bisect_left(self._xs, x)
-        if (self._xs[place] == x and self._ys[place] <= y) or self._ys[place - 1] <= y:
-            return
-        left, height = x, self._ys[place - 1]
-        end = place
-        # Steps that the new point dominates are replaced; what they left uncovered is what it adds.
-        while self._ys[end] >= y:
-            self.area += (self._xs[end] - left) * (height - y)
-            left, height = self._xs[end], self._ys[end]
-            end += 1
-        self.area += (self._xs[end] - left) * (height - y)
-        self._xs[place:end] = [x]
-        self._ys[place:end] = [y]
+    return float(moocore.hypervolume(points, ref=upper)) if len(points) else 0.0
 
 
 class ParetoFront:
@@ -212,8 +145,7 @@ class ParetoFront:
     def add(self, row: npt.ArrayLike) -> bool:
         """Takes a row in unless one dominates it; equal rows are all kept. Returns whether it did."""
         added = np.asarray(row, dtype=np.float64)
-        if np.isnan(added).any():
-            raise ValueError("losses must not hold NaN; leave failed and infeasible trials out")
+        _check_finite(added)
         front = self._rows[: self._size]
         no_worse, no_better = (front <= added).all(axis=1), (front >= added).all(axis=1)
         if (no_worse & ~no_better).any():

@@ -72,6 +72,10 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for scores, scores per image, and pictures.")] = None,
     batch_size: BatchSize = 16,
     device: Device = None,
+    boundary_tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, help="Also report surface Dice within this many pixels, lesions found, and MONAI's HD95."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a trained network on a split, with 95 % intervals; also whole volumes, if the data set has any.
@@ -86,6 +90,8 @@ def evaluate(
     values = {"metrics_version": METRICS_VERSION, "data": config.name, "split": split, "images": len(images)}
     values |= {"metrics": scored.metrics, "intervals": scored.intervals()}
     values |= {} if volumes is None else {"volumes": volumes.as_dict()}
+    boundaries = {} if boundary_tolerance is None else _boundaries(images, scored, boundary_tolerance)
+    values |= {"boundaries": boundaries} if boundaries else {}
     if out is not None:
         _write_evaluation(out, values, images, scored)
     if as_json:
@@ -96,6 +102,8 @@ def evaluate(
     for name, value in scored.metrics.items():
         interval = f"{intervals[name].low:.4f} … {intervals[name].high:.4f}" if name in intervals else ""
         table.add_row(name, f"{value:.4f}", interval)
+    for name, value in boundaries.items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value), "")
     Console().print(table)
     if volumes is not None:
         Console().print(_volume_table(volumes))
@@ -293,6 +301,12 @@ def _open(folder: Path, split: str, data: Path | None, batch_size: int, device: 
     else:
         images = load_folders(config, plain, split, cache_dir)
     return _OnSplit(Segmenter(model, config, on, InferenceOptions(batch_size=batch_size)), images)
+
+
+def _boundaries(images: SegmentationData, scored: Evaluation, tolerance: float) -> dict[str, float | int]:
+    from slicemamba.evaluation.boundaries import boundary_scores
+
+    return boundary_scores(scored.labels, images.masks, images.num_classes, tolerance)
 
 
 def _write_evaluation(out: Path, values: dict[str, Any], images: SegmentationData, scored: Evaluation) -> None:

@@ -61,6 +61,16 @@ def test_evaluate_prints_scores_with_intervals_and_writes_those_of_each_image(
     assert json.loads(as_json.stdout) == stored
 
 
+def test_evaluate_reports_what_other_tools_report_where_it_is_asked_to(app: typer.Typer, network: Path) -> None:
+    command = ["evaluate", str(network), "--boundary-tolerance", "2"]
+    shown = CliRunner().invoke(app, command, catch_exceptions=False).stdout
+    assert "surface_dice" in shown
+    stored = json.loads(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout)
+    assert stored["boundaries"]["surface_dice_tolerance"] == 2
+    assert stored["boundaries"]["hd95_directed_max"] >= 0.9 * stored["metrics"]["hd95"]
+    assert isinstance(stored["boundaries"]["lesions_found"], int)
+
+
 def test_figures(app: typer.Typer, network: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(
         app, ["figures", str(network), "--out", str(tmp_path / "f"), "--limit", "2"], catch_exceptions=False

@@ -20,6 +20,7 @@ from api.schemas import Problem
 from api.service import SAFE_ID, Filter, etag
 from api.specs import EXAMPLE, JobBody, public_spec
 from api.states import SearchState
+from nas.advice import advice
 
 router = APIRouter(prefix="/v1/searches", tags=["searches"], responses={422: {"model": Problem}})
 
@@ -92,6 +93,7 @@ def _validate(parts: Parts, body: Mapping[str, Any]) -> schemas.Validation:
         space_size=job.search_space.size,
         images_trained=epochs * report.num_images["train"],
         images_evaluated=evaluations * report.num_images["search"],
+        advice=advice(job.search),
         estimate=estimate(job, report.num_images, earlier_searches(parts.service, job)),
         data=report.model_dump(mode="json"),
         spec=public_spec(job.model_dump(mode="json")),

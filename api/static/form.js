@@ -92,22 +92,22 @@ export async function formPage(main, live) {
   const check = () => checked(async (values) => {
     const found = await post("/v1/searches/validate", values);
     const images = Object.entries(found.data.num_images ?? {}).map(([split, n]) => `${n} ${split}`).join(", ");
-    tell(found.estimate);
+    tell(found);
     report.replaceChildren(el("p", {}, `This can run: ${n(found.evaluations)} evaluations of ${n(found.space_size)} slicings; images: ${images}. `
       + `Training processes ${n(found.images_trained)} images in total, evaluation ${n(found.images_evaluated)}.`));
   });
 
   // What it will take, told while the options are chosen; faults are told when it is checked or submitted.
   let asked = 0, timer = null;
-  const tell = (estimate) => {
-    cost.replaceChildren(el("b", {}, `About ${rough(estimate.device_hours)} of worker time`), ` (${rough(estimate.device_hours_low)} … ${rough(estimate.device_hours_high)}), `
+  const tell = ({ estimate, advice }) => {
+    cost.replaceChildren(...advice.map((sentence) => el("span", { className: "bad" }, `${sentence}. `)), el("b", {}, `About ${rough(estimate.device_hours)} of worker time`), ` (${rough(estimate.device_hours_low)} … ${rough(estimate.device_hours_high)}), `
       + `${n(estimate.num_evaluations)} evaluations, ${n(Math.ceil(estimate.memory_mb))} MiB of memory per training worker. `, el("span", { className: "soft" }, estimate.basis));
   };
   const preview = async () => {
     const mine = ++asked;
     const found = await post("/v1/searches/validate", job()).catch(() => null);
     if (mine !== asked) return;
-    if (found) tell(found.estimate);
+    if (found) tell(found);
     else cost.replaceChildren(el("span", { className: "soft" }, "The estimate appears once all options are valid."));
   };
   form.addEventListener("change", () => { clearTimeout(timer); timer = setTimeout(preview, 400); });

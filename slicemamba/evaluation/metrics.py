@@ -162,16 +162,28 @@ def hd95(prediction: NDArray[Any], target: NDArray[Any], spacing: Sequence[float
         prediction, target: (H, W), or (D, H, W) for volumes; everything but 0 is foreground.
         spacing: size of a pixel along each axis, for example in mm; the result has the same unit.
     """
+    predicted, actual = checked_masks(prediction, target, spacing)
+    if not predicted.any() or not actual.any():
+        return 0.0 if predicted.any() == actual.any() else diagonal(predicted.shape, spacing)
+    box = _bounding_box(predicted | actual)
+    return float(medpy_hd95(predicted[box], actual[box], voxelspacing=tuple(spacing)))
+
+
+def checked_masks(
+    prediction: NDArray[Any], target: NDArray[Any], spacing: Sequence[float]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Both as bool. Raises ValueError unless they have one shape, and the spacing as many axes."""
     predicted, actual = np.asarray(prediction) != 0, np.asarray(target) != 0
     if predicted.shape != actual.shape or len(spacing) != predicted.ndim:
         raise ValueError(
             f"prediction, target and spacing must fit together; got {predicted.shape}, {actual.shape}, {spacing}"
         )
-    if not predicted.any() or not actual.any():
-        diagonal = np.linalg.norm(np.multiply(predicted.shape, spacing))
-        return 0.0 if predicted.any() == actual.any() else float(diagonal)
-    box = _bounding_box(predicted | actual)
-    return float(medpy_hd95(predicted[box], actual[box], voxelspacing=tuple(spacing)))
+    return predicted, actual
+
+
+def diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
+    """Of an image or volume, in the unit of the spacing: the distance to an outline that is not there."""
+    return float(np.linalg.norm(np.multiply(shape, spacing)))
 
 
 def _bounding_box(marked: NDArray[np.bool_]) -> tuple[slice, ...]:
@@ -200,16 +212,17 @@ def image_hd95(
     if len(predictions) == 0 or len(predictions) != len(targets):
         raise ValueError(f"as many predictions as targets, at least one; got {len(predictions)} and {len(targets)}")
     distances = [
-        [hd95(predicted, actual, spacing) for predicted, actual in _foregrounds(prediction, target, num_classes)]
+        [hd95(predicted, actual, spacing) for predicted, actual in foregrounds(prediction, target, num_classes)]
         for prediction, target in zip(predictions, targets, strict=True)
     ]
     means: NDArray[np.float64] = np.array(distances, dtype=np.float64).mean(axis=1)
     return means
 
 
-def _foregrounds(
+def foregrounds(
     prediction: NDArray[Any], target: NDArray[Any], num_classes: int
 ) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """The masks of each foreground class: of the prediction and of the target."""
     if num_classes == 1:
         return [(prediction != 0, target != 0)]
     return [(prediction == label, target == label) for label in range(1, num_classes)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, ValidationError, model_validator
@@ -164,18 +164,24 @@ def load_network(folder: Path) -> SegmentationNetwork | Supernet:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
+    """``read_tensors`` without ``smunet.``, under which the published scripts keep SliceMamba, in the names."""
+    return {key.removeprefix(_PUBLISHED): value for key, value in read_tensors(path).items()}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """The state of a ``.safetensors`` file, or of a ``.pth`` file as the published scripts write them.
 
-    A wrapping dictionary (``model``, ``state_dict``, …) is opened; ``module.`` of DataParallel and ``smunet.``, under
-    which the published scripts keep SliceMamba, are removed from the names.
+    A wrapping dictionary (``model``, ``state_dict``, …) is opened; ``module.`` of DataParallel is removed from
+    the names.
 
     Raises:
         InputError: the file is absent, broken, or holds something else than tensors.
     """
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"weights {path} do not exist; give the path of a .safetensors or .pth file") from None
     except pickle.UnpicklingError:
@@ -191,12 +197,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = state[wrapper]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"weights {path} must hold a dictionary of tensors")
-    return {str(key).removeprefix("module.").removeprefix(_PUBLISHED): value for key, value in state.items()}
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
 def save_published(path: Path, network: nn.Module) -> None:
-    """Writes the state under the published network's names, as a plain dictionary; its scripts add ``smunet.``."""
-    torch.save(network.state_dict(), path)
+    """Writes the state under the names that the published scripts read, ``smunet.`` before each."""
+    torch.save({_PUBLISHED + key: value for key, value in network.state_dict().items()}, path)
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:

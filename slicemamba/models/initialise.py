@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from torch import Tensor, nn
 
 from slicemamba.architecture import Architecture, format_block
 from slicemamba.errors import InputError, name_some
-from slicemamba.models.checkpoints import WEIGHTS, NetworkCard, load_state, read_card, read_state
+from slicemamba.models.checkpoints import CARD, WEIGHTS, NetworkCard, load_state, read_card, read_state, read_tensors
 from slicemamba.models.classifier import read_encoder_card
-from slicemamba.models.published import is_four_way, our_layout, our_name
+from slicemamba.models.published import PUBLISHED_CHOICES, check_variant, is_four_way, our_layout, our_names
 from slicemamba.models.supernet import Supernet
 
 Found = dict[str, tuple[str, Tensor]]  # this project's name → (name in the file, value)
+
+LEAST_SHARE = 0.5
+"""Of the network's weights, the share that a source must have: with less, it is that of another network."""
 
 _HEAD = "final_conv."
 _BLOCK = re.compile(r"(layers|layers_up)\.(\d+)\.blocks\.(\d+)\.(.*)")
@@ -69,8 +73,8 @@ def initialise(network: nn.Module, source: Path, architecture: Architecture | No
         architecture: of the network, None of one that slices nothing; its choices are taken out of a supernet.
 
     Raises:
-        InputError: the source is absent or broken, no weight of it is in the network, or one has another shape there
-            and is not the head's; the network is as before.
+        InputError: the source is absent or broken, it has less than ``LEAST_SHARE`` of the network's weights, or one of
+            another shape that is not the head's; the network is as before.
     """
     kind, found = _read(source, architecture)
     own = network.state_dict()
@@ -83,14 +87,20 @@ def initialise(network: nn.Module, source: Path, architecture: Architecture | No
         if value.shape != own[name].shape
     }
     refused = [text for name, text in other.items() if not name.startswith(_HEAD)]
-    if refused or len(shared) == len(other):
+    if refused:
         raise InputError(
-            f"{source} ({kind}) does not fit the network; "
-            + ("check embed_dim, d_state, expand and d_conv" if refused else "it has none of its weights"),
+            f"{source} ({kind}) does not fit the network; check embed_dim, d_state, expand and d_conv",
             pointer="/init",
             details=refused,
         )
     taken = {name: key for name, (key, _) in shared.items() if name not in other}
+    if len(taken) < LEAST_SHARE * len(own):
+        raise InputError(
+            f"{source} ({kind}) does not fit the network: it has {len(taken)} of its {len(own)} weights, fewer than "
+            f"{LEAST_SHARE:.0%}; give weights of this kind of network",
+            pointer="/init",
+            details=[f"in the file: {name_some(sorted(found), 3)}", f"in the network: {name_some(sorted(own), 3)}"],
+        )
     network.load_state_dict({name: shared[name][1] for name in taken}, strict=False)
     used = {key for key, _ in shared.values()}
     return InitReport(
@@ -105,8 +115,10 @@ def initialise(network: nn.Module, source: Path, architecture: Architecture | No
 
 def _read(source: Path, architecture: Architecture | None) -> tuple[str, Found]:
     """What the source holds, in words, and all its weights."""
+    if source.name == WEIGHTS and (source.parent / CARD).is_file():
+        source = source.parent
     if source.is_file():
-        return _published(read_state(source))
+        return _published(read_tensors(source), architecture)
     if not source.exists():
         raise InputError(
             f"init {source} does not exist; give the folder of a trained network, a supernet or a pretrained encoder, "
@@ -121,7 +133,7 @@ def _read(source: Path, architecture: Architecture | None) -> tuple[str, Found]:
     if card.weight_sharing == "shared":  # a smaller block has the first of the states and channels of its weights
         subnet = _subnet_state(card, state, architecture, source)
         return "supernet", {key: (key, subnet.get(key, value)) for key, value in state.items()}
-    return "supernet", {_subnet_name(key, card, architecture): (key, value) for key, value in state.items()}
+    return "supernet", _choices_of(state, card.choices, architecture)
 
 
 def _subnet_state(
@@ -136,32 +148,60 @@ def _subnet_state(
         raise InputError(f"{source} does not contain the architecture: {error.message}", pointer="/init") from None
 
 
-def _published(state: Mapping[str, Tensor]) -> tuple[str, Found]:
-    if not is_four_way(state):
-        return "published SliceMamba", {key: (key, value) for key, value in state.items()}
-    kind = "published four-way scan, directions reordered"
-    return kind, {our_name(key): (key, our_layout(key, value)) for key, value in state.items()}
+def _published(state: Mapping[str, Tensor], architecture: Architecture | None) -> tuple[str, Found]:
+    if is_four_way(state):
+        check_variant(state)
+        names = our_names(state)
+        found = {name: (key, our_layout(name, state[key])) for key, name in names.items()}
+        return "published four-way scan, directions reordered", found
+    keys = {name: key for key, name in our_names(state).items()}
+    plain = {name: state[key] for name, key in keys.items()}
+    if architecture is None or not any(_choice_number(name) for name in plain):
+        return "published SliceMamba", {name: (keys[name], value) for name, value in plain.items()}
+    chosen = _choices_of(plain, PUBLISHED_CHOICES, architecture)
+    return "published supernet", {name: (keys[key], value) for name, (key, value) in chosen.items()}
 
 
-def _subnet_name(key: str, card: NetworkCard, architecture: Architecture) -> str:
+def _choices_of(state: Mapping[str, Tensor], choices: Sequence[str], architecture: Architecture) -> Found:
+    """Weights of a supernet with weights of its own for each choice: those of the architecture get a subnet's names.
+
+    Raises:
+        InputError: the supernet has other depths or choices.
+    """
+    depths = _depths(state)
+    if depths != architecture.depths:
+        raise InputError(
+            f"the supernet has stages of depths {depths}, the architecture {architecture.depths}", pointer="/init"
+        )
+    return {_subnet_name(name, choices, architecture): (name, value) for name, value in state.items()}
+
+
+def _depths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Blocks of each stage, the encoder's first."""
+    places = {(match[1], int(match[2]), int(match[3])) for match in map(_BLOCK.fullmatch, state) if match}
+    stages = Counter((part, stage) for part, stage, _ in places)
+    return tuple(stages[stage] for stage in sorted(stages))
+
+
+def _choice_number(name: str) -> str:
+    """The number of the choice that a supernet's weight belongs to; "" of every other weight."""
+    match = _BLOCK.fullmatch(name)
+    number = match[4].partition(".")[0] if match else ""
+    return number if number.isdecimal() else ""
+
+
+def _subnet_name(name: str, choices: Sequence[str], architecture: Architecture) -> str:
     """The name that a supernet's weight has in a subnet of it; its own when the subnet does not have that weight."""
-    match = _BLOCK.fullmatch(key)
-    if match is None or card.choices is None:
-        return key
+    match = _BLOCK.fullmatch(name)
+    if match is None:
+        return name
     part, stage, block, rest = match.groups()
-    offset = 0 if part == "layers" else len(card.model.encoder_depths)
-    if card.model.depths != architecture.depths:
-        raise InputError(
-            f"the supernet has stages of depths {card.model.depths}, the architecture {architecture.depths}",
-            pointer="/init",
-        )
+    offset = 0 if part == "layers" else len(architecture.stages) // 2
     size = format_block(architecture.stages[offset + int(stage)][int(block)])
-    if size not in card.choices:
-        raise InputError(
-            f"slice size {size} is not among the supernet's choices {', '.join(card.choices)}", pointer="/init"
-        )
-    choice, _, name = rest.partition(".")
-    return f"{part}.{stage}.blocks.{block}.{name}" if card.choices[int(choice)] == size else key
+    if size not in choices:
+        raise InputError(f"slice size {size} is not among the supernet's choices {', '.join(choices)}", pointer="/init")
+    number, _, inside = rest.partition(".")
+    return f"{part}.{stage}.blocks.{block}.{inside}" if int(number) == choices.index(size) else name
 
 
 def _mirrored(own: Mapping[str, Tensor], found: Found, num_stages: int) -> Found:

@@ -2,6 +2,7 @@
 
 from slicemamba.ops.backends import available_backends, choose_backend
 from slicemamba.ops.gating import gated_norm
+from slicemamba.ops.mamba_interface import selective_scan_fn
 from slicemamba.ops.selective_scan import selective_scan, slice_scan
 from slicemamba.ops.slicing import slice_order, slice_order_inverse
 
@@ -10,6 +11,7 @@ __all__ = [
     "choose_backend",
     "gated_norm",
     "selective_scan",
+    "selective_scan_fn",
     "slice_order",
     "slice_order_inverse",
     "slice_scan",

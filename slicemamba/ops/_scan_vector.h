@@ -40,7 +40,7 @@ static inline Vec exp2(Vec x) {
     const Vec shifted = x + fill(393216.f);
     const Vec s = shifted - fill(393216.f), r = x - s;
     const Vec power = _mm512_permutex2var_ps(load(kPowers), _mm512_castps_si512(shifted), load(kPowers + 16));
-    const Vec p = fma(fill(0.2402267605066299f), r, fill(0.6931573152542114f));
+    const Vec p = fma(fma(fill(0.05550410866f), r, fill(0.2402265070f)), r, fill(0.6931471806f));
     return _mm512_scalef_ps(fma(p * r, power, power), s);
 }
 

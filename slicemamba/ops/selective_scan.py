@@ -12,10 +12,12 @@ from torch.nn import functional
 
 from slicemamba.ops import (
     mamba,
+    portable,
     reference,
     registration,  # noqa: F401  (registers torch.ops.slicemamba)
 )
 from slicemamba.ops.backends import choose_backend
+from slicemamba.ops.limits import refuse_complex_and_forward_mode
 
 
 def slice_scan(
@@ -49,17 +51,24 @@ def slice_scan(
         ValueError: a shape that does not fit the others.
         InputError: SLICEMAMBA_SCAN names a backend that cannot run here.
     """
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+        _make_static(x.shape[1], x.shape[2])
+    refuse_complex_and_forward_mode(
+        x=x, x_proj_weight=x_proj_weight, dt_proj_weight=dt_proj_weight, dt_proj_bias=dt_proj_bias, A_log=A_log, D=D
+    )
     _check_slice_scan(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D, slice_size)
     rows, columns = slice_size
-    dtype = _compute_dtype(x)
+    dtype = compute_dtype(x)
     backend = choose_backend(x.device)
     parameters = (x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
     tensors = [x if backend == "triton" else x.to(dtype), *(t.to(dtype) for t in parameters)]  # Triton reads half maps
+    wide, x_weight, dt_weight, dt_bias, a_log, skip = tensors
     if backend == "reference" or (backend == "mamba_ssm" and _mamba_takes(dtype)):
-        wide, x_weight, dt_weight, dt_bias, a_log, skip = tensors
         run = reference.slice_scan if backend == "reference" else mamba.slice_scan
         with torch.autocast(x.device.type, enabled=False):  # its matrix products are to keep float32 too
             y = run(wide, x_weight, dt_weight, dt_bias, a_log, skip, (rows, columns))
+    elif torch.onnx.is_in_onnx_export():
+        y, _ = portable.slice_scan(wide, x_weight, dt_weight, dt_bias, a_log, skip, rows, columns)
     else:
         y, _ = torch.ops.slicemamba.slice_scan(*tensors, rows, columns, _needs_gradient(*tensors))
     return y.to(x.dtype)
@@ -95,8 +104,9 @@ def selective_scan(
         ValueError: a shape that does not fit the others.
         InputError: SLICEMAMBA_SCAN names a backend that cannot run here.
     """
+    refuse_complex_and_forward_mode(u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias)
     _check_selective_scan(u, delta, A, B, C, D, delta_bias)
-    dtype = _compute_dtype(u)
+    dtype = compute_dtype(u)
     wide, delta, A, B, C = (tensor.to(dtype) for tensor in (u, delta, A, B, C))
     D, delta_bias = (None if tensor is None else tensor.to(dtype) for tensor in (D, delta_bias))
     backend = choose_backend(u.device)
@@ -116,7 +126,17 @@ def selective_scan(
     return (scanned if D is None else scanned + D[:, None] * wide).to(u.dtype)
 
 
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _make_static(*sizes: int) -> int:
+    """Has ``torch.compile`` compile anew for each size of the map, as its constants are part of what it guards.
+
+    For sizes left free, Inductor (torch 2.13) fails in layouts of the convolutions around the scan on a CPU.
+    """
+    return len(sizes)
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """Of state, step sizes and exponentials, for an input."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 

@@ -565,6 +565,7 @@ def test_submission_tells_its_cost_first(bench: Bench, command: Callable[..., An
     assert bench.http.get("/v1/searches").json()["searches"] == []
     done = command("submit", str(config))
     assert "8 evaluations, about" in done.stderr
+    assert "note: searcher evolution ranks by dice alone" in done.stderr
     assert bench.get(done.stdout.strip())["name"] == "small"
 
 

@@ -139,6 +139,13 @@ def test_search_whose_record_does_not_tell_is_passed_over(missing: str) -> None:
     assert measured_rates(job(), {name: one for name, one in progress.items() if name != missing}) is None
 
 
+def test_validation_advises_a_searcher_for_several_objectives(bench: Bench) -> None:
+    response = bench.http.post("/v1/searches/validate", json=BODY)
+    assert "search.searcher to local or nsga2" in response.json()["advice"][0]
+    other = {**BODY, "search": {**BODY["search"], "searcher": "nsga2"}}
+    assert bench.http.post("/v1/searches/validate", json=other).json()["advice"] == []
+
+
 def test_data_set_is_told_with_its_last_check(tmp_path: Path) -> None:
     from slicemamba.config import DataConfig, SyntheticConfig
     from slicemamba.data.synthetic import write_isic_folder

@@ -89,9 +89,10 @@ def test_published_file_is_read_whatever_wraps_it(
     assert same(read_state(tmp_path / "best.pth"), network.state_dict())
 
 
-def test_published_file_is_written_as_plain_state(network: SliceMambaUNet, tmp_path: Path) -> None:
+def test_published_file_is_written_as_its_scripts_read_it(network: SliceMambaUNet, tmp_path: Path) -> None:
     save_published(tmp_path / "best.pth", network)
-    assert same(torch.load(tmp_path / "best.pth", weights_only=True), network.state_dict())
+    written = torch.load(tmp_path / "best.pth", weights_only=True)
+    assert same(written, {f"smunet.{key}": value for key, value in network.state_dict().items()})
     assert same(read_state(tmp_path / "best.pth"), network.state_dict())
 
 

@@ -166,8 +166,9 @@ def test_source_that_is_absent_or_of_another_network_is_refused(network: SliceMa
     with pytest.raises(InputError, match="does not exist; give the folder of a trained network"):
         initialise(network, tmp_path / "none", SLICING)
     torch.save({"conv.weight": torch.ones(3)}, tmp_path / "resnet.pth")
-    with pytest.raises(InputError, match="it has none of its weights"):
+    with pytest.raises(InputError, match=r"it has 0 of its \d+ weights, fewer than 50%") as caught:
         initialise(network, tmp_path / "resnet.pth", SLICING)
+    assert "in the file: conv.weight" in caught.value.details
     with pytest.raises(InputError, match="is not a saved network"):
         initialise(network, tmp_path, SLICING)
 
@@ -182,26 +183,42 @@ def first_vmamba(model: ModelConfig) -> dict[str, Tensor]:
     return randomised({key: value for key, value in state.items() if not key.startswith("norm.")})
 
 
+LATER = {
+    "patch_embed.proj.": "patch_embed.0.",
+    "patch_embed.norm.": "patch_embed.2.",
+    ".ln_1.": ".norm.",
+    ".self_attention.": ".op.",
+    "head.": "classifier.head.",
+}
+
+
 def later_vmamba(model: ModelConfig) -> dict[str, Tensor]:
-    """Names since the second release, with the MLPs and convolutional downsampling that our blocks lack."""
-    names = {
-        "patch_embed.proj.": "patch_embed.0.",
-        "patch_embed.norm.": "patch_embed.2.",
-        ".ln_1.": ".norm.",
-        ".self_attention.": ".op.",
-    }
+    """Names since the second release, with the convolutional downsampling that our encoder lacks."""
     state = {}
     for key, value in first_vmamba(model).items():
         if ".downsample." in key:
             continue
-        for ours, theirs in names.items():
+        for ours, theirs in LATER.items():
             key = key.replace(ours, theirs)
-        state[key.replace("head.", "classifier.head.")] = value
+        state[key] = value
     dim = model.embed_dim
-    extra = {"layers.0.blocks.0.norm2.weight": (dim,), "layers.0.blocks.0.mlp.fc1.weight": (4 * dim, dim)}
-    extra |= {"layers.0.downsample.1.weight": (2 * dim, dim, 2, 2), "layers.0.downsample.3.weight": (2 * dim,)}
+    extra = {"layers.0.downsample.1.weight": (2 * dim, dim, 2, 2), "layers.0.downsample.3.weight": (2 * dim,)}
     extra |= {"classifier.norm.weight": (2 * dim,)}
     return state | {key: torch.randn(shape) for key, shape in extra.items()}
+
+
+def present_vmamba(model: ModelConfig) -> dict[str, Tensor]:
+    """Names of the present code: projections of all directions in one linear layer, merging without names."""
+    state = {}
+    for key, value in first_vmamba(model).items():
+        for ours, theirs in LATER.items():
+            key = key.replace(ours, theirs)
+        key = key.replace("downsample.norm", "downsample.1").replace("downsample.reduction", "downsample.2")
+        for name in ("x_proj", "dt_projs"):
+            if key.endswith(f".{name}_weight"):
+                key, value = key.replace(f"{name}_weight", f"{name}.weight"), value.flatten(0, 1)
+        state[key] = value
+    return state
 
 
 @pytest.mark.parametrize("release", [first_vmamba, later_vmamba])
@@ -219,18 +236,83 @@ def test_vmamba_encoder_starts_encoder_and_decoder(
     )
     assert "layers_up.0.blocks.0.ln_1.weight" in report.taken
     assert set(report.taken.values()) | set(report.unused) == set(state), "every weight of the file is accounted for"
-    unused = {"layers.1.blocks.2", "head.weight"} if release is first_vmamba else {"mlp", "downsample.1", "norm2"}
+    unused = {"layers.1.blocks.2", "head.weight"} if release is first_vmamba else {"downsample.1", "classifier.norm"}
     assert all(any(part in key for key in report.unused) for part in unused)
     taken = network.state_dict()["layers.0.blocks.0.self_attention.x_proj_weight"]
     given = state[report.taken["layers.0.blocks.0.self_attention.x_proj_weight"]]
     assert torch.equal(taken, given[[0, 2, 1, 3]])
 
 
-def test_vm_unet_as_trained_is_taken_with_its_decoder(network: SliceMambaUNet, tmp_path: Path) -> None:
+def test_present_names_of_vmamba_give_the_same_as_the_first(network: SliceMambaUNet, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(first_vmamba(network.config), tmp_path / "first.pth")
+    torch.manual_seed(0)
+    torch.save({"model": present_vmamba(network.config)}, tmp_path / "present.pth")
+    first = initialise(network, tmp_path / "first.pth", SLICING)
+    expected = {name: value.clone() for name, value in network.state_dict().items()}
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
+    present = initialise(network, tmp_path / "present.pth", SLICING)
+    assert present.taken.keys() == first.taken.keys()
+    assert "layers.0.downsample.reduction.weight" in present.taken
+    for name in present.taken:
+        assert torch.equal(network.state_dict()[name], expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"layers.0.blocks.0.mlp.fc1.weight": (32, 8)}, "blocks have an MLP"),
+        ({"patch_embed.5.weight": (8, 4, 3, 3)}, "stem of two convolutions"),
+        ({"layers.0.blocks.0.op.in_proj.weight": (16, 8)}, "without a gate"),
+    ],
+)
+def test_other_variants_of_vmamba_are_refused_by_name(
+    network: SliceMambaUNet, tmp_path: Path, change: dict[str, tuple[int, ...]], says: str
+) -> None:
+    state = later_vmamba(network.config) | {key: torch.randn(shape) for key, shape in change.items()}
+    torch.save({"model": state}, tmp_path / "vmamba.pth")
+    with pytest.raises(InputError, match=says) as caught:
+        initialise(network, tmp_path / "vmamba.pth", SLICING)
+    assert next(iter(change)) in caught.value.message
+
+
+def test_decoder_without_a_prefix_is_asked_for_one_unless_a_card_stands_beside_it(
+    network: SliceMambaUNet, tmp_path: Path
+) -> None:
+    """VM-UNet's own module saves the names of SliceMamba, with the directions in another order."""
+    torch.save(network.state_dict(), tmp_path / "best.pth")
+    with pytest.raises(InputError, match=r"by the prefix, vmunet\. or smunet\.") as caught:
+        initialise(network, tmp_path / "best.pth", SLICING)
+    assert caught.value.pointer == "/init"
+    save_network(tmp_path / "retrained", network)
+    report = initialise(network, tmp_path / "retrained" / "weights.safetensors", SLICING)
+    assert len(report.taken) == len(network.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["", "smunet."])
+def test_published_supernet_gives_the_choices_of_the_architecture(
+    network: SliceMambaUNet, tmp_path: Path, prefix: str
+) -> None:
+    supernet = Supernet(network.config, 1, [(2, 2), (2, 4), (4, 2), (4, 4)]).eval()
+    torch.save({prefix + key: value for key, value in supernet.state_dict().items()}, tmp_path / "supernet.pth")
+    report = initialise(network, tmp_path / "supernet.pth", SLICING)
+    image = torch.rand(2, 3, 16, 24)
+    with torch.no_grad():
+        assert torch.equal(network(image), supernet(image, SLICING))
+    assert (report.kind, report.fresh, report.head) == ("published supernet", [], [])
+    assert set(report.taken.values()) | set(report.unused) == {prefix + key for key in supernet.state_dict()}
+    other = Architecture.uniform((3, 5), network.config.depths)
+    with pytest.raises(InputError, match="slice size 3x5 is not among the supernet's choices 2x2, 2x4, 4x2, 4x4"):
+        initialise(SliceMambaUNet(network.config, 1, other), tmp_path / "supernet.pth", other)
+
+
+def test_vm_unet_as_trained_is_taken_with_its_decoder_and_head(network: SliceMambaUNet, tmp_path: Path) -> None:
     state = randomised(network.state_dict())
     torch.save({"module.vmunet." + key: value for key, value in state.items()}, tmp_path / "best.pth")
     report = initialise(network, tmp_path / "best.pth", SLICING)
-    assert report.unused == report.fresh == []
+    assert report.unused == report.fresh == report.head == []
+    assert torch.equal(network.final_conv.weight, state["final_conv.weight"])
     key = "layers_up.0.blocks.1.self_attention.Ds"
     assert report.taken[key] == f"vmunet.{key}"
     assert torch.equal(network.state_dict()[key], state[key].view(4, -1)[[0, 2, 1, 3]].flatten())
@@ -246,11 +328,10 @@ def test_file_that_holds_objects_is_not_unpickled_but_tells_the_mend(network: Sl
     assert initialise(network, file, SLICING).taken
 
 
-@pytest.mark.parametrize("prefix", ["", "smunet."])
-def test_published_slicemamba_keeps_its_directions(network: SliceMambaUNet, tmp_path: Path, prefix: str) -> None:
+def test_published_slicemamba_keeps_its_directions(network: SliceMambaUNet, tmp_path: Path) -> None:
     other = SliceMambaUNet(network.config, 1, SLICING)
     other.load_state_dict(randomised(other.state_dict()))
-    torch.save({prefix + key: value for key, value in other.state_dict().items()}, tmp_path / "slicemamba.pth")
+    torch.save({"smunet." + key: value for key, value in other.state_dict().items()}, tmp_path / "slicemamba.pth")
     report = initialise(network, tmp_path / "slicemamba.pth", SLICING)
     assert report.kind == "published SliceMamba"
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in other.state_dict().items())

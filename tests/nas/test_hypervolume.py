@@ -54,9 +54,9 @@ def test_hypervolume_by_hand() -> None:
 @pytest.mark.parametrize(
     ("losses", "reference", "said"),
     [
-        ([[0.0, math.nan]], [1, 1], "leave failed trials out"),
-        ([[0.0, -math.inf]], [1, 1], "leave failed trials out"),
-        ([[0.0, 0.0]], [1, math.inf], "leave failed trials out"),
+        ([[0.0, math.nan]], [1, 1], "leave failed and infeasible trials out"),
+        ([[0.0, -math.inf]], [1, 1], "leave failed and infeasible trials out"),
+        ([[0.0, 0.0]], [1, math.inf], "leave failed and infeasible trials out"),
         ([[0.0, 0.0]], [1], r"need a reference \(k,\); got \(1, 2\) and \(1,\)"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import optuna
 import pytest
@@ -10,11 +12,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from nas.pareto import ParetoFront, crowding_distance, pareto_mask
+from nas.pareto import (
+    ParetoFront,
+    crowded_order,
+    crowding_distance,
+    hypervolume,
+    nondominated_ranks,
+    pareto_mask,
+)
 
 # Few values, so that rows and columns tie often.
 matrices = st.tuples(st.integers(0, 25), st.integers(1, 4)).flatmap(
-    lambda shape: arrays(np.float64, shape, elements=st.sampled_from([-2.0, -0.5, -0.0, 0.0, 1.0, 1e300, np.inf]))
+    lambda shape: arrays(np.float64, shape, elements=st.sampled_from([-2.0, -0.5, -0.0, 0.0, 1.0, 1e300, -1e300]))
 )
 
 
@@ -68,9 +77,23 @@ def test_one_objective_keeps_the_least() -> None:
     assert pareto_mask(np.array([[3.0], [1.0], [1.0], [2.0]])).tolist() == [False, True, True, False]
 
 
-def test_nan_is_refused() -> None:
-    with pytest.raises(ValueError, match="must not hold NaN; leave failed and infeasible trials out"):
-        pareto_mask(np.array([[1.0, np.nan]]))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "function",
+    [
+        pareto_mask,
+        nondominated_ranks,
+        crowding_distance,
+        crowded_order,
+        lambda losses: hypervolume(losses, (9, 9)),
+        lambda losses: hypervolume(np.zeros((1, 2)), losses[0]),
+        lambda losses: ParetoFront(2).add(losses[0]),
+        lambda losses: nondominated_ranks(np.zeros((1, 2)), losses[0, 1:]),
+    ],
+)
+def test_what_is_not_finite_is_refused_everywhere(function: Callable[..., object], value: float) -> None:
+    with pytest.raises(ValueError, match="must be finite, not NaN or infinite; leave failed and infeasible trials out"):
+        function(np.array([[1.0, value]]))
 
 
 def test_crowding_distance_equals_a_count_by_hand() -> None:

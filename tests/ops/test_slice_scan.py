@@ -1,6 +1,7 @@
 """One parity suite: every backend and instruction set against the sequential truth in float64, with all gradients."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -84,6 +85,32 @@ def test_large_steps_and_long_memory_stay_finite(backend):
         inputs[3] = torch.full_like(inputs[3], bias)
         grad_y = gradient_of_y(inputs)
         check(inputs, grad_y, *truth(inputs, (2, 4), grad_y), (2, 4))
+
+
+def memory_inputs(slowest, height=32, width=68, channels=16, states=16):
+    """2,176 places with the network's own start (steps 0.001 to 0.1, A = -1 … -N), decays ``slowest`` times as fast."""
+    random = torch.Generator().manual_seed(5)
+    inputs = slice_scan_inputs(1, height, width, channels, states, 1)
+    steps = torch.exp(torch.empty(4, channels).uniform_(-6.9, -2.3, generator=random))
+    inputs[2] = inputs[2] * 0.1
+    inputs[3] = torch.log(torch.expm1(steps))
+    inputs[4] = torch.log(torch.arange(1.0, states + 1)).repeat(4 * channels, 1) + math.log(slowest)
+    inputs[5] = torch.ones(4 * channels)
+    return inputs
+
+
+@functools.cache
+def memory_case(slowest):
+    inputs = memory_inputs(slowest)
+    grad_y = gradient_of_y(inputs) + 1  # a mean, so that the errors of all steps add up
+    return inputs, grad_y, *truth(inputs, (2, 4), grad_y)
+
+
+@pytest.mark.parametrize("slowest", [1.0, 1e-2, 1e-4])
+def test_long_sequences_with_slow_decays_keep_float32(operator_backend, slowest):
+    """The figures of docs/scan.md, Accuracy; ``torch`` multiplies the decays of 16 steps, which rounds them further."""
+    tolerances = (1e-5, 1e-5) if operator_backend == "torch" else (1.5e-6, 3e-6)
+    check(*memory_case(slowest), (2, 4), tolerances)
 
 
 def test_nan_in_comes_out(backend):

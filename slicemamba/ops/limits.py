@@ -1,0 +1,32 @@
+"""What the operators of this package cannot do, said by name before it could pass for a result."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def refuse_complex_and_forward_mode(**tensors: Tensor | None) -> None:
+    """Checks the tensors of an operator, by the names of its arguments.
+
+    Raises:
+        ValueError: one is complex, and would lose its imaginary part.
+        NotImplementedError: one carries a tangent of forward-mode differentiation, which would end as zeros.
+    """
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if tensor.is_complex():
+            raise ValueError(
+                f"{name} expects real numbers, got {tensor.dtype}; complex state spaces have no kernel here."
+            )
+        if not torch.compiler.is_compiling() and _has_tangent(tensor):
+            raise NotImplementedError(
+                f"{name} carries a forward-mode tangent (torch.func.jvp, forward_ad), which this operator has no rule "
+                "for; use reverse mode, for example torch.autograd.functional.jvp or torch.autograd.grad."
+            )
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
