@@ -40,7 +40,8 @@ class Fault(Enum):
         "mask that is not binary",
         "threshold it and save it as PNG with the values 0 and 255 (JPEG and smooth scaling add values between; "
         "`slicemamba data prepare` fixes that), or, if these are class labels, set data.num_classes (3 for labels 0, 1 "
-        "and 2) and, unless they are 0, 1, 2, …, data.label_map; `data prepare` keeps labels with --labels",
+        "and 2) and, unless they are 0, 1, 2, …, data.label_map; `data prepare` keeps labels with --labels, "
+        "and marks whatever is not 0 with --marked",
     )
     LABELS = (
         "mask with labels out of range",
@@ -52,7 +53,7 @@ class Fault(Enum):
     SHARED = ("image that is in two splits", "keep it in one split, or scores will be too good")
     SHARED_PATIENT = (
         "patient (or volume, or video) that is in two splits",
-        "keep all images of one in one split, or correct patient_pattern",
+        "keep all images of one in one split, or correct patient_pattern or the groups of dataset.yaml",
     )
 
 
