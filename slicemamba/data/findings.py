@@ -24,6 +24,25 @@ class Fault(Enum):
     TWO_MASKS = ("image with several masks", "keep one mask per image")
     TWO_IMAGES = ("several images with the same name", "rename or remove all but one, as masks are matched by name")
     BROKEN = ("file that cannot be read as a picture", "replace it with an intact file")
+    HEADER = ("NIfTI file with a damaged header", "write the file anew with a valid unit and affine")
+    FORM = (
+        "file in a form that is not read",
+        "it may well be intact: save it as PNG, or as TIFF or NIfTI of one page with one or three channels",
+    )
+    LARGE = ("picture that is too large to be decoded safely", "cut it into tiles, or shrink it")
+    DEPTH = (
+        "PNG in colour with 16 bits a channel, of which half would be lost",
+        "save it as TIFF, which is read in full, or stretch its values to 8 bits",
+    )
+    ALPHA = (
+        "image whose alpha channel is not the same everywhere and would be lost",
+        "remove the channel if it only tells transparency (mogrify -alpha off); networks take three channels, so one "
+        "that shows something has to take the place of another",
+    )
+    ALPHA_MASK = (
+        "mask that is drawn in its alpha channel, over a single colour",
+        "save the alpha channel as the mask (mogrify -alpha extract)",
+    )
     DEAD_LINK = ("link to a file that does not exist", "mount or copy its target, or remove the link")
     NO_VOLUME = (
         "file that does not hold a volume",
