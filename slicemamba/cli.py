@@ -150,18 +150,20 @@ def predict(
 ) -> None:
     """Write a mask for each image or volume. Broken files stop nothing and are listed at the end (exit code 3)."""
     from slicemamba.evaluation.inference import InferenceOptions, Segmenter
-    from slicemamba.evaluation.predict import Outputs, find_inputs, predict_files
+    from slicemamba.evaluation.inputs import find_inputs, tell_aside
+    from slicemamba.evaluation.predict import Outputs, predict_files
     from slicemamba.progress import bar
 
-    outputs = Outputs(out, probabilities, overlay, _parse_window(window))
-    files = find_inputs(inputs)
+    roots = tuple(path for path in inputs if path.is_dir())
+    outputs = Outputs(out, probabilities, overlay, _parse_window(window), roots)
+    files, aside = find_inputs(inputs, out)
     model, card, on = _load(network, device)
     assert card.data is not None
     options = InferenceOptions(mode.value, overlap, flips, batch_size)
     with bar("Predict", "images and slices") as on_progress:
         done = predict_files(Segmenter(model, card.data, on, options), files, outputs, on_progress=on_progress)
     console = Console(stderr=True)
-    console.print(f"{len(done.masks)} masks written to {out}")
+    console.print(f"{len(done.masks)} masks written to {out}{tell_aside(aside)}", highlight=False, soft_wrap=True)
     if done.failed:
         console.print(f"[red]{len(done.failed)} files gave no mask:[/]")
         for reason in done.failed.values():
