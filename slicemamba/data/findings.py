@@ -49,7 +49,10 @@ class Fault(Enum):
         "give NIfTI (.nii, .nii.gz) of three dimensions, or HDF5 (.h5) with the data set 'image' of (Z, H, W)",
     )
     NO_SLICE = ("file that does not hold a slice", "give the two arrays 'image' and 'label' of (H, W)")
-    SIZE = ("mask of a different size than its image", "export both at the same size")
+    SIZE = (
+        "mask of a different size than its image",
+        "export both at the same size, after `mogrify -auto-orient` where an image has an EXIF orientation",
+    )
     ORIENTATION = (
         "mask with a different orientation than its image",
         "convert both to the same orientation (nibabel.as_closest_canonical), or correct the wrong header",

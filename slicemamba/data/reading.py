@@ -123,7 +123,12 @@ def read_mask_values(path: Path) -> NDArray[Any]:
 def as_classes(
     values: NDArray[Any], where: str, num_classes: int, label_map: Mapping[int, int] | None = None
 ) -> Pixels:
-    """Stored mask values (H, W) as classes, as ``read_mask`` does; ``where`` names the file in errors."""
+    """Stored mask values (H, W) as classes, as ``read_mask`` does; ``where`` names the file in errors.
+
+    Floating-point labels within a thousandth of a whole number are that number, as rescaling a volume leaves them.
+    """
+    if values.dtype.kind == "f" and np.isfinite(values).all() and np.abs(values - np.rint(values)).max() < 1e-3:
+        values = np.rint(values)
     if label_map is not None:
         return _mapped(values, where, label_map)
     return _as_binary(values, where) if num_classes == 1 else _as_labels(values, where, num_classes)
@@ -151,7 +156,13 @@ def check_fit(pair: Pair, image: NDArray[Any], mask: NDArray[Any]) -> None:
     """Raises BadFileError naming both files when image and mask differ in size (width×height) or orientation."""
     if image.shape[:2] != mask.shape:
         sizes = [f"{array.shape[1]}×{array.shape[0]}" for array in (image, mask)]
-        raise BadFileError(Fault.SIZE, f"{short_path(pair.image)} is {sizes[0]}, {pair.mask.name} is {sizes[1]}")
+        turned = image.shape[:2] == mask.shape[::-1] and not pair.is_slice and is_turned(pair.image)
+        why = (
+            ": the image's EXIF orientation turns it in viewers, where the mask was drawn; turn its pixels"
+            if turned
+            else ""
+        )
+        raise BadFileError(Fault.SIZE, f"{short_path(pair.image)} is {sizes[0]}, {pair.mask.name} is {sizes[1]}{why}")
     if not pair.is_slice:
         check_orientation(pair.image, pair.mask)
 

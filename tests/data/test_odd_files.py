@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import SimpleITK
 import tifffile
-from PIL import Image
+from PIL import ExifTags, Image
 
 from slicemamba.config import DataConfig
 from slicemamba.data.checks import check_dataset
 from slicemamba.data.findings import BadFileError
-from slicemamba.data.isic import match_folders
+from slicemamba.data.isic import Pair, match_folders
 from slicemamba.data.prepare import SplitPlan
 from slicemamba.data.prepare_pictures import prepare_pictures
-from slicemamba.data.reading import read_image, read_mask, read_mask_values
+from slicemamba.data.reading import read_image, read_mask, read_mask_values, read_pair
 from slicemamba.data.synthetic import draw_lesion
 from slicemamba.data.volumes import read_volume
 
@@ -133,3 +133,22 @@ def test_damaged_header_of_a_volume_is_told(tmp_path: Path) -> None:
     for name in ("unit.nii", "affine.nii"):
         with pytest.raises(BadFileError, match=name):
             read_volume(tmp_path / name)
+
+
+def test_labels_that_are_nearly_whole(tmp_path: Path) -> None:
+    stored = (MARKS // 255 * np.float32(1.0000001)).astype(np.float32) + np.float32(1e-7)
+    nib.save(nib.Nifti1Image(stored.T[..., None], np.eye(4)), tmp_path / "a.nii")
+    assert (read_mask(tmp_path / "a.nii", 1) == MARKS // 255).all()
+    assert (read_mask(tmp_path / "a.nii", 3, {0: 0, 1: 2}) == MARKS // 255 * 2).all()
+    nib.save(nib.Nifti1Image(stored.T[..., None] / 2, np.eye(4)), tmp_path / "half.nii")
+    with pytest.raises(BadFileError, match="not binary"):
+        read_mask(tmp_path / "half.nii", 1)
+
+
+def test_mask_drawn_on_a_turned_image_is_told_so(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(COLOURS).save(tmp_path / "a.jpg", exif=exif)
+    Image.fromarray(MARKS.T.copy()).save(tmp_path / "a.png")
+    with pytest.raises(BadFileError, match=r"EXIF orientation turns it in viewers.*mogrify -auto-orient"):
+        read_pair(Pair("a", tmp_path / "a.jpg", tmp_path / "a.png"), DataConfig(name="set", root=tmp_path))
