@@ -70,7 +70,7 @@ def write_description(folder: Path, description: Description) -> None:
 def describe(config: DataConfig) -> DataConfig:
     """The configuration with what its folder says of classes, where it leaves these options at their defaults."""
     found = read_description(config.root)
-    if config.num_classes == 1 and config.label_map is None and found.num_classes != 1:
+    if config.num_classes == 1 and config.label_map is None:
         config = config.model_copy(update={"num_classes": found.num_classes, "label_map": found.label_map})
     as_described = (config.num_classes, config.label_map) == (found.num_classes, found.label_map)
     if config.class_names is None and as_described:

@@ -15,6 +15,7 @@ from slicemamba.data.catalog import MAX_CLASSES
 from slicemamba.data.description import Description, write_description
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import ACCEPTED, MASK_SUFFIXES, Pair, dead_links, match_files, picture_files
+from slicemamba.data.nnunet import read_labels
 from slicemamba.data.parallel import Progress, run_parallel
 from slicemamba.data.prepare import (
     SUMMARY_FILE,
@@ -92,12 +93,17 @@ def prepare_pictures(
         folders: names of the folders of images and masks below ``source``; None is the usual one.
         threshold: make masks binary.
         any_value: mark all that is not 0 in place of the cut, as masks that number objects need.
-        class_names: names of the classes, background first, for ``dataset.yaml``.
+        class_names: names of the classes, background first, for ``dataset.yaml``. An nnU-Net raw data set tells names
+            and labels itself, unless ``threshold`` or ``any_value`` say otherwise.
         on_progress: called as (done, total) in images.
 
     Raises:
         InputError: no images, names that do not match, broken files (all told together), or a destination in use.
     """
+    told_labels = None
+    if kind == "folder" and threshold and not any_value and source.is_dir() and not _is_one(source, folders):
+        told_labels = read_labels(_folders(kind, source, folders)[0])
+        threshold = told_labels is None or (told_labels.num_classes, told_labels.label_map) == (1, None)
     pairs = _find(kind, source, folders)
     with building(destination) as workplace:
         converted = _convert_all(pairs, workplace, threshold, any_value, source, on_progress)
@@ -119,13 +125,12 @@ def prepare_pictures(
             mask_values=sorted(set().union(*(one.values for one in converted))),
         )
         assert summary.mask_values is not None
-        num_classes, label_map = (1, None) if threshold else label_options(summary.mask_values)
-        description = {
-            "num_classes": num_classes,
-            "label_map": label_map,
-            "class_names": class_names,
-            "groups": stored_groups(names, told, groups),
-        }
+        description = {} if told_labels is None else told_labels.model_dump(exclude={"groups"})
+        if not threshold and told_labels is None:
+            description["num_classes"], description["label_map"] = label_options(summary.mask_values)
+        if class_names is not None:
+            description["class_names"] = class_names
+        description["groups"] = stored_groups(names, told, groups)
         write_description(workplace, validate(Description, description, source="--classes"))
         (workplace / SUMMARY_FILE).write_text(summary.model_dump_json(indent=2))
     return summary
@@ -133,7 +138,7 @@ def prepare_pictures(
 
 def _find(kind: Kind, source: Path, folders: tuple[str | None, str | None]) -> list[Pair]:
     """Pairs of the download; raises InputError when there are none or names do not match."""
-    if None not in folders and (source / str(folders[0])).resolve() == (source / str(folders[1])).resolve():
+    if _is_one(source, folders):
         return _find_in_one(source / str(folders[0]))
     if not source.is_dir():
         raise InputError(f"{source} is not a folder; give the folder of the unpacked download")
@@ -151,6 +156,10 @@ def _find(kind: Kind, source: Path, folders: tuple[str | None, str | None]) -> l
     pairs, findings = match_files(images, masks, str(source))
     raise_findings(findings + dead, subject=f"{kind} download in {source}")
     return pairs
+
+
+def _is_one(source: Path, folders: tuple[str | None, str | None]) -> bool:
+    return None not in folders and (source / str(folders[0])).resolve() == (source / str(folders[1])).resolve()
 
 
 def _find_in_one(folder: Path) -> list[Pair]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -146,3 +147,60 @@ def test_faults_of_the_file_are_told_with_its_path(tmp_path: Path, text: str, ex
         resolve_root(DataConfig(name="set", root=tmp_path))
     assert expected in str(caught.value)
     assert FILE in str(caught.value)
+
+
+def nnunet(raw: Path, labels: dict[str, object], values: list[int]) -> Path:
+    """The pictures as an nnU-Net raw data set whose masks hold stripes of ``values``."""
+    (raw / "images").rename(raw / "imagesTr")
+    (raw / "masks").rename(raw / "labelsTr")
+    for index in range(COUNT):
+        (raw / f"imagesTr/{index:02d}.png").rename(raw / f"imagesTr/case_{index:02d}_0000.png")
+        (raw / f"labelsTr/{index:02d}.png").unlink()
+        stripes = np.array(values, np.uint8)[np.arange(48) // 5 % len(values)][None].repeat(40, axis=0)
+        Image.fromarray(stripes).save(raw / f"labelsTr/case_{index:02d}.png")
+    (raw / "dataset.json").write_text(json.dumps({"channel_names": {"0": "R"}, "labels": labels}))
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("labels", "values", "label_map"),
+    [
+        ({"background": 0, "disc": 1, "cup": 2}, [0, 1, 2], None),
+        ({"cup": 9, "background": 0, "disc": 4}, [0, 4, 9], {0: 0, 4: 1, 9: 2}),
+        ({"0": "background", "1": "disc", "2": "cup"}, [0, 1, 2], None),
+        ({"background": 0, "disc": 1}, [0, 1], None),
+        ({"background": 0, "disc": 3}, [0, 3], {0: 0, 3: 1}),
+    ],
+)
+def test_nnunet_set_tells_its_labels(
+    raw: Path, tmp_path: Path, labels: dict[str, object], values: list[int], label_map: dict[int, int] | None
+) -> None:
+    prepare_pictures(
+        "folder", nnunet(raw, labels, values), tmp_path / "set", SplitPlan(patient_pattern=r"_\d(\d)_0000")
+    )
+    config = resolve_root(DataConfig(name="set", root=tmp_path / "set"))
+    assert config.class_names == ("background", "disc", "cup")[: len(values)]
+    assert (config.num_classes, config.label_map) == (1 if len(values) == 2 else 3, label_map)
+    report = check_dataset(config)
+    assert all(share > 0.2 for share in report.class_share["train"])
+    assert sum(report.num_patients.values()) == 10
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"background": 0, "disc": 1, "ignore": 2}, "'ignore' label"),
+        ({"background": 0, "whole": [1, 2]}, "a value of its own"),
+        ({"disc": 1, "cup": 2}, "0 the background"),
+    ],
+)
+def test_labels_that_are_not_supported(raw: Path, tmp_path: Path, labels: dict[str, object], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        prepare_pictures("folder", nnunet(raw, labels, [0, 1]), tmp_path / "set", SplitPlan())
+
+
+def test_second_channel_is_no_image_without_a_mask(raw: Path, tmp_path: Path) -> None:
+    source = nnunet(raw, {"background": 0, "disc": 1}, [0, 1])
+    (source / "imagesTr/case_00_0001.png").write_bytes((source / "imagesTr/case_00_0000.png").read_bytes())
+    with pytest.raises(InputError, match=r"several channels of a case.*case_00_0001"):
+        prepare_pictures("folder", source, tmp_path / "set", SplitPlan())
