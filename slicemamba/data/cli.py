@@ -96,6 +96,7 @@ def prepare(
     ] = False,
 ) -> None:
     """Create split folders from a raw download, keeping each patient in one split."""
+    from slicemamba.data.description import read_description
     from slicemamba.data.prepare import SplitPlan, read_groups
     from slicemamba.data.prepare_pictures import prepare_pictures
     from slicemamba.data.prepare_synapse import prepare_synapse
@@ -130,7 +131,9 @@ def prepare(
                 class_names=None if classes is None else tuple(name.strip() for name in classes.split(",")),
                 on_progress=on_progress,
             )
-    _print_prepared(Console(), made, destination, labels=labels)
+    described = read_description(destination)
+    kept = labels or marked or (described.num_classes, described.label_map) != (1, None)
+    _print_prepared(Console(), made, destination, labels=labels, asks=not kept)
 
 
 def _kind(text: str) -> Kind:
@@ -189,7 +192,7 @@ def _data_config(target: Path, overrides: list[str]) -> DataConfig:
     return resolve_root(config)
 
 
-def _print_prepared(console: Console, made: Prepared, destination: Path, *, labels: bool) -> None:
+def _print_prepared(console: Console, made: Prepared, destination: Path, *, labels: bool, asks: bool) -> None:
     from slicemamba.data.prepare_pictures import is_void
 
     table = Table("split", "images", "groups", title=str(destination))
@@ -204,7 +207,7 @@ def _print_prepared(console: Console, made: Prepared, destination: Path, *, labe
             highlight=False,
         )
     values = made.mask_values or []
-    if not labels and 2 < len(values) <= _FEW_VALUES:
+    if asks and 2 < len(values) <= _FEW_VALUES:
         console.print(
             f"[yellow]the masks contain only the values {', '.join(f'{value:g}' for value in values)}; if these are "
             "class labels, prepare them again with --labels[/]",

@@ -159,7 +159,8 @@ def test_labels_are_told_from_masks_that_are_not_quite_binary(  # type: ignore[n
         with pytest.raises(InputError, match="would erase 50% of what they mark"):
             run("prepare", "folder", folder.root / "train", "binary")
         assert not Path("binary").exists()
-        run("prepare", "folder", folder.root / "train", "binary", "--marked", "--classes", "skin,lesion")
+        output = run("prepare", "folder", folder.root / "train", "binary", "--marked", "--classes", "skin,lesion")
+        assert "if these are class labels" not in output
         report = json.loads(run("check", "binary", "--json"))
         assert report["class_share"]["train"][1] == pytest.approx(2 / 3, abs=0.01)
         assert report["class_names"] == ["skin", "lesion"]
