@@ -103,6 +103,8 @@ def prepare(
     from slicemamba.progress import bar
 
     chosen = _kind(kind)
+    if groups and patient_pattern:
+        raise InputError("--groups and --patient-pattern both tell the patients; give one of them")
     if labels and marked:
         raise InputError("--labels keeps the values of masks and --marked does not; give one of them")
     plan = SplitPlan(_shares(fractions), seed, _pattern(patient_pattern), read_groups(groups) if groups else None)

@@ -101,6 +101,9 @@ def test_prepare_of_pictures(run, folder: DataConfig) -> None:  # type: ignore[n
         (["kvasir", "raw", "set", "--published-test"], "--published-test has no effect for kvasir"),
         (["synapse", "raw", "set", "--patient-pattern", "(x)"], "--patient-pattern has no effect for synapse"),
         (["folder", "raw", "set", "--groups", "none.csv"], "cannot be read"),
+        (["folder", "raw", "set", "--groups", "none.csv", "--patient-pattern", "(x)"], "both tell the patients"),
+        (["folder", "raw", "set", "--labels", "--marked"], "give one of them"),
+        (["synapse", "raw", "set", "--marked"], "--marked has no effect for synapse"),
     ],
 )
 def test_arguments_that_do_not_fit(run, arguments: list[str], expected: str) -> None:  # type: ignore[no-untyped-def]
