@@ -18,6 +18,7 @@ from nas.study import Trial
 from slicemamba.architecture import Architecture
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
+from slicemamba.data.catalog import resolve_root
 from slicemamba.data.patients import groups_of
 from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.evaluation.scores import save_arrays
@@ -40,7 +41,7 @@ def front_scores(
     primary = primary_metric(job.search.objectives)
     shown = list(dict.fromkeys([primary, *counted(job.search.objectives)]))
     found = [_by_name(run.counts_path("search", trial.number)) for trial in front]
-    counts, patients = [one for one, _ in found], groups_of(found[0][1], job.data.patient_pattern)
+    counts, patients = [one for one, _ in found], groups_of(found[0][1], resolve_root(job.data))
     rows = front_intervals(counts, shown, primary, seed, patients=patients)
     members = [
         {"number": trial.number, "architecture": trial.architecture, "metrics": trial.metrics, **row}

@@ -30,6 +30,7 @@ from slicemamba.evaluation.evaluate import evaluate, trivial_baselines
 from slicemamba.evaluation.figures import save_predictions
 from slicemamba.evaluation.inference import InferenceOptions, Segmenter
 from slicemamba.evaluation.metrics import METRICS_VERSION
+from slicemamba.evaluation.per_image import class_scores
 from slicemamba.evaluation.scores import ImageScores
 from slicemamba.evaluation.volumes import evaluate_volumes
 from slicemamba.models.checkpoints import load_network, read_card, title_of
@@ -201,7 +202,7 @@ def _evaluate_network(
     run = RunFolder(run_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_network(folder).to(device)
-    result: dict[str, Any] = {"scores": {}, "intervals": {}, "trivial": {}}
+    result: dict[str, Any] = {"scores": {}, "intervals": {}, "trivial": {}, "classes": {}}
     loaded = {split: load_split(config, split, cache_dir) for split in splits}  # mapped, not read
 
     def tell(before: int, done: int) -> None:
@@ -222,6 +223,7 @@ def _evaluate_network(
         result["intervals"][split] = scored.intervals()
         result["trivial"][split] = trivial_baselines(data)
         if scored.is_finite:
+            result["classes"][split] = class_scores(scored.counts, config.class_names)
             ImageScores.of(data, scored, config.name).save(run.scores_path(split))
         if split == "test":
             save_predictions(run.path / "predictions", data, scored)

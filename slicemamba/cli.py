@@ -83,12 +83,14 @@ def evaluate(
     OUT receives evaluation.json, per_image.csv, predictions/ (pictures) and, for volumes, volumes/*.nii.gz.
     """
     from slicemamba.evaluation.metrics import METRICS_VERSION
+    from slicemamba.evaluation.per_image import class_scores
 
     on_split = _open(network, split, data, batch_size, device)
     scored, volumes = on_split.score(), on_split.score_volumes(out)
     config, images = on_split.segmenter.config, on_split.images
     values = {"metrics_version": METRICS_VERSION, "data": config.name, "split": split, "images": len(images)}
     values |= {"metrics": scored.metrics, "intervals": scored.intervals()}
+    values |= {"classes": class_scores(scored.counts, config.class_names) if scored.is_finite else {}}
     values |= {} if volumes is None else {"volumes": volumes.as_dict()}
     boundaries = {} if boundary_tolerance is None else _boundaries(images, scored, boundary_tolerance)
     values |= {"boundaries": boundaries} if boundaries else {}
@@ -105,6 +107,8 @@ def evaluate(
     for name, value in boundaries.items():
         table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value), "")
     Console().print(table)
+    if config.num_classes > 1:
+        Console().print(_class_table(values["classes"]))
     if volumes is not None:
         Console().print(_volume_table(volumes))
 
@@ -154,18 +158,20 @@ def predict(
 ) -> None:
     """Write a mask for each image or volume. Broken files stop nothing and are listed at the end (exit code 3)."""
     from slicemamba.evaluation.inference import InferenceOptions, Segmenter
-    from slicemamba.evaluation.predict import Outputs, find_inputs, predict_files
+    from slicemamba.evaluation.inputs import find_inputs, tell_aside
+    from slicemamba.evaluation.predict import Outputs, predict_files
     from slicemamba.progress import bar
 
-    outputs = Outputs(out, probabilities, overlay, _parse_window(window))
-    files = find_inputs(inputs)
+    roots = tuple(path for path in inputs if path.is_dir())
+    outputs = Outputs(out, probabilities, overlay, _parse_window(window), roots)
+    files, aside = find_inputs(inputs, out)
     model, card, on = _load(network, device)
     assert card.data is not None
     options = InferenceOptions(mode.value, overlap, flips, batch_size)
     with bar("Predict", "images and slices") as on_progress:
         done = predict_files(Segmenter(model, card.data, on, options), files, outputs, on_progress=on_progress)
     console = Console(stderr=True)
-    console.print(f"{len(done.masks)} masks written to {out}")
+    console.print(f"{len(done.masks)} masks written to {out}{tell_aside(aside)}", highlight=False, soft_wrap=True)
     if done.failed:
         console.print(f"[red]{len(done.failed)} files gave no mask:[/]")
         for reason in done.failed.values():
@@ -277,7 +283,7 @@ def _open(folder: Path, split: str, data: Path | None, batch_size: int, device: 
     """A network, and a checked split of its data or of the set in ``data``; all of that where it has no splits."""
     from slicemamba.data.base import load_folders, load_split
     from slicemamba.data.cache import default_cache_dir
-    from slicemamba.data.catalog import DATA_ROOT_VARIABLE, list_datasets
+    from slicemamba.data.catalog import DATA_ROOT_VARIABLE, list_datasets, resolve_root
     from slicemamba.data.checks import check_dataset
     from slicemamba.data.isic import plain_folders
     from slicemamba.data.splits import check_split_name
@@ -291,6 +297,12 @@ def _open(folder: Path, split: str, data: Path | None, batch_size: int, device: 
         raise InputError(
             f"{folder} was trained on {config.name!r}, whose folder is not known here; give it with --data, "
             f"or set {DATA_ROOT_VARIABLE} to the folder that holds it"
+        )
+    config = resolve_root(config)
+    if config.num_classes != card.data.num_classes:
+        raise InputError(
+            f"{folder} tells {card.data.num_classes} classes apart, but dataset.yaml in {config.root} has "
+            f"{config.num_classes}; give masks of the network's classes"
         )
     check_split_name(split)
     cache_dir = default_cache_dir()
@@ -317,6 +329,14 @@ def _write_evaluation(out: Path, values: dict[str, Any], images: SegmentationDat
     (out / "evaluation.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     write_csv(out / "per_image.csv", image_rows(images.names, scored))
     save_predictions(out / "predictions", images, scored)
+
+
+def _class_table(classes: Any) -> Table:
+    """Scores of each class: their mean would hide one that was never found."""
+    table = Table("class", "images with it", "Dice", "IoU", "sensitivity", title="by class, pooled over all images")
+    for name, row in classes.items():
+        table.add_row(name, str(row["images"]), *(f"{row[score]:.4f}" for score in ("dice", "iou", "sensitivity")))
+    return table
 
 
 def _volume_table(scores: VolumeScores) -> Table:

@@ -102,6 +102,14 @@ class SyntheticConfig(Config):
     seed: int = 0
 
 
+def check_label_map(label_map: dict[int, int] | None, num_classes: int) -> None:
+    """Raises ValueError where a map gives classes that there are not."""
+    classes = max(2, num_classes)
+    beyond = sorted({label for label in (label_map or {}).values() if label >= classes})
+    if beyond:
+        raise ValueError(f"label_map must give classes 0 to {classes - 1} with num_classes {num_classes}; got {beyond}")
+
+
 class DataConfig(Config):
     """A data set.
 
@@ -120,11 +128,13 @@ class DataConfig(Config):
         test_set: polyp layout: the folder below ``TestDataset`` to test on; required if there are several.
         label_map: stored mask value → class, for masks whose values are not the classes; a value that is not in the map
             is an error.
+        class_names: names of the classes for tables and reports, background first; null numbers them.
         window: NIfTI and Synapse images: values (low, high) that become 0 and 1, such as (-125, 275) for CT in
             Hounsfield units; null uses Synapse slices unchanged and stretches each NIfTI image from its own extremes.
         patient_pattern: regular expression whose one group is the patient (or video, or volume) in an image's name. A
             patient is never held out in part, and a patient in two splits is a fault. Null: images are independent,
-            except that ``case0005_slice012`` belongs to ``case0005``.
+            except that ``case0005_slice012`` belongs to ``case0005``. Groups in the folder's ``dataset.yaml`` come
+            first.
         folds, fold: cross-validation: train and val are pooled and divided into this many folds, whole patients by
             split_seed; ``fold`` (1 … folds) becomes val, all others train. Search and test stay unchanged.
         synthetic: sizes and seed of the synthetic set; only used with ``name: synthetic``.
@@ -140,6 +150,9 @@ class DataConfig(Config):
     split_seed: int = 0
     test_set: str | None = None
     label_map: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    class_names: (
+        Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=256)] | None
+    ) = None
     window: tuple[float, float] | None = None
     patient_pattern: Annotated[str, Field(max_length=200)] | None = None
     folds: Annotated[int, Field(ge=2)] | None = None
@@ -166,11 +179,17 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _map_fits_the_classes(self) -> DataConfig:
+        check_label_map(self.label_map, self.num_classes)
+        return self
+
+    @model_validator(mode="after")
+    def _a_name_for_each_class(self) -> DataConfig:
         classes = max(2, self.num_classes)
-        beyond = sorted({label for label in (self.label_map or {}).values() if label >= classes})
-        if beyond:
+        names = self.class_names
+        if names is not None and (len(names) != classes or len(set(names)) != classes):
             raise ValueError(
-                f"label_map must give classes 0 to {classes - 1} with num_classes {self.num_classes}; got {beyond}"
+                f"class_names must be {classes} different names, background first, with num_classes "
+                f"{self.num_classes}; got {list(names)}"
             )
         return self
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from slicemamba import cli
 from slicemamba.architecture import Architecture
 from slicemamba.config import DataConfig, ModelConfig, SyntheticConfig
+from slicemamba.data.description import Description, write_description
 from slicemamba.data.synthetic import write_isic_folder
 from slicemamba.errors import InputError
 from slicemamba.models.checkpoints import save_network
@@ -152,6 +153,13 @@ def test_images_of_another_place_are_scored_without_splits(app: typer.Typer, net
     assert (found["data"], found["images"]) == ("train", DATA.synthetic.num_train)
     next((hospital / "masks").iterdir()).unlink()
     with pytest.raises(InputError, match="image without a mask"):
+        CliRunner().invoke(app, ["evaluate", str(network), "--data", str(hospital)], catch_exceptions=False)
+
+
+def test_classes_of_another_place_must_be_those_of_the_network(app: typer.Typer, network: Path, tmp_path: Path) -> None:
+    hospital = write_isic_folder(DATA, tmp_path / "set")
+    write_description(hospital, Description(num_classes=3))
+    with pytest.raises(InputError, match="tells 1 classes apart"):
         CliRunner().invoke(app, ["evaluate", str(network), "--data", str(hospital)], catch_exceptions=False)
 
 

@@ -89,7 +89,7 @@ def _load(
     config: DataConfig, source: Source, split: str, cache_dir: Path, on_progress: Progress | None
 ) -> SegmentationData:
     images, masks = cached_arrays(cache_dir, source, config.image_size, on_progress)
-    patients = tuple(groups_of(source.names, config.patient_pattern))
+    patients = tuple(groups_of(source.names, config))
     return SegmentationData(images, masks, source.names, split, config.num_classes, config.intensity, patients)
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from slicemamba.config import DATA_NAME, DataConfig
+from slicemamba.data.description import describe
 from slicemamba.data.isic import has_split
 from slicemamba.data.polyp import is_polyp
 from slicemamba.data.synapse import is_synapse
@@ -44,18 +45,23 @@ def _is_a_set(folder: Path) -> bool:
 def resolve_root(config: DataConfig, data_root: Path | None = None) -> DataConfig:
     """The config with an absolute ``root``, which holds on other processes too; synthetic data needs none.
 
+    What the folder's ``dataset.yaml`` says of the classes stands in for options left at their defaults.
+
     Args:
         config: as given by the user.
         data_root: folder in which a name without ``root`` is looked up; SLICEMAMBA_DATA when None.
 
     Raises:
-        InputError: the name is unknown (the known ones are listed), or the options do not fit together.
+        InputError: the name is unknown (the known ones are listed), the options do not fit together, or
+            ``dataset.yaml`` is wrong.
     """
     _check_options(config)
     if config.name == SYNTHETIC:
         return config
     root = config.root or _look_up(config.name, data_root or data_root_from_environment())
-    return config.model_copy(update={"root": root.expanduser().resolve()})
+    resolved = describe(config.model_copy(update={"root": root.expanduser().resolve()}))
+    _check_options(resolved)
+    return resolved
 
 
 def _look_up(name: str, data_root: Path | None) -> Path:

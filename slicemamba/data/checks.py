@@ -16,11 +16,13 @@ import numpy as np
 
 from slicemamba.config import DataConfig
 from slicemamba.data.catalog import SYNTHETIC, list_datasets, resolve_root
+from slicemamba.data.description import FILE as DESCRIPTION_FILE
+from slicemamba.data.description import read_description
 from slicemamba.data.facts import Facts, examine
 from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import Pair, find_pairs, fingerprint_files
 from slicemamba.data.parallel import Progress, run_parallel
-from slicemamba.data.patients import patients_of
+from slicemamba.data.patients import groups_of, patients_of
 from slicemamba.data.reports import DatasetReport, recall, remember
 from slicemamba.data.splits import SPLITS, match_splits
 from slicemamba.data.synthetic import GENERATOR_VERSION, draw_mask, split_size
@@ -28,8 +30,16 @@ from slicemamba.errors import name_some
 
 __all__ = ["DatasetReport", "Pair", "check_dataset", "find_pairs", "list_datasets", "resolve_root"]
 
-CHECKS_VERSION = 3
+CHECKS_VERSION = 4
 """Raised when the checks change, so that remembered reports of older ones are not used."""
+
+_FEW = 10
+_MEANING = {
+    "val": "the epoch that it selects is a matter of chance",
+    "search": "its scores hardly tell architectures apart",
+    "test": "its scores say little about other images; compare their intervals, or cross-validate",
+}
+"""Fewer than ``_FEW`` independent images in a split, and what that means for its scores."""
 
 # Some masks of a large synthetic split, and small ones of large pictures, tell the share as well: a request to the
 # service may ask for any number and size, and its sender waits.
@@ -113,7 +123,7 @@ def _shared(splits: dict[str, list[Pair]], facts: dict[str, list[Facts]]) -> lis
 
 def _patients(config: DataConfig, pairs: list[Pair]) -> set[str]:
     """Patients that the names of a split's images tell."""
-    told = patients_of((pair.name for pair in pairs), config.patient_pattern)
+    told = patients_of((pair.name for pair in pairs), config)
     return {patient for patient in told if patient is not None}
 
 
@@ -134,16 +144,16 @@ def _report(
     config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[Facts]], fingerprint: str
 ) -> DatasetReport:
     sizes = [one.size for found in facts.values() for one in found]
-    heights, widths = zip(*sizes, strict=True)
     return DatasetReport(
         name=config.name,
         num_images={split: len(splits[split]) for split in SPLITS},
-        smallest_size=(min(heights), min(widths)),
-        largest_size=(max(heights), max(widths)),
+        smallest_size=min(sizes, key=lambda size: (size[0] * size[1], size)),
+        largest_size=max(sizes, key=lambda size: (size[0] * size[1], size)),
         foreground_share={split: float(np.mean([one.foreground for one in facts[split]])) for split in SPLITS},
         class_share={split: _mean_shares(facts[split]) for split in SPLITS},
         num_patients={split: count for split in SPLITS if (count := len(_patients(config, splits[split])))},
         value_range=_value_range(facts),
+        class_names=config.class_names,
         warnings=tuple(_warnings(config, splits, facts)),
         fingerprint=fingerprint,
     )
@@ -189,7 +199,20 @@ def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str
     unseen = _unseen_classes(config, facts["train"])
     if unseen:
         found.append(f"no train mask holds class {name_some(unseen)}; the network cannot learn it")
-    return found + _option_warnings(config, splits, facts)
+    return _small_splits(config, splits) + found + _option_warnings(config, splits, facts)
+
+
+def _small_splits(config: DataConfig, splits: dict[str, list[Pair]]) -> list[str]:
+    """Splits whose scores decide nothing, said first."""
+    found = []
+    for split in SPLITS[1:]:
+        pairs = splits[split]
+        units = len(set(groups_of((pair.name for pair in pairs), config)))
+        if units < _FEW:
+            alone = units == len(pairs)
+            what = f"{units} image" if alone else f"{len(pairs)} images of {units} patient"
+            found.append(f"{split} has {what}{'s' if units > 1 else ''}: {_MEANING[split]}")
+    return found
 
 
 def _option_warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[Facts]]) -> list[str]:
@@ -202,16 +225,23 @@ def _option_warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: d
             "unchanged; set window (for CT in Hounsfield units [-125, 275]) or another intensity"
         )
     names = [pair.name for split in SPLITS for pair in splits[split]]
-    told = patients_of(names, config.patient_pattern)
+    told = patients_of(names, config)
     untold = [name for name, patient in zip(names, told, strict=True) if patient is None]
-    if config.patient_pattern is not None and untold:
+    stored = read_description(config.root).groups
+    if stored and untold:
+        found.append(
+            f"{DESCRIPTION_FILE} names no group for {len(untold)} of {len(names)} images, which stand alone: "
+            f"{name_some(untold)}"
+        )
+    elif config.patient_pattern is not None and untold:
         found.append(f"patient_pattern finds no patient in {len(untold)} of {len(names)} names: {name_some(untold)}")
     return found
 
 
 def _unseen_classes(config: DataConfig, train: list[Facts]) -> list[str]:
     shares = _mean_shares(train)
-    return [str(label) for label in range(1, config.num_classes) if shares[label] == 0]
+    names = config.class_names or tuple(map(str, range(config.num_classes)))
+    return [names[label] for label in range(1, config.num_classes) if shares[label] == 0]
 
 
 def _synthetic_report(config: DataConfig) -> DatasetReport:
@@ -240,6 +270,7 @@ def _mask_share(seed: int, split: str, count: int, size: tuple[int, int]) -> flo
 def _fingerprint(config: DataConfig, splits: dict[str, list[Pair]]) -> str:
     files = [path for pairs in splits.values() for pair in pairs for path in (pair.image, pair.mask)]
     options = config.model_dump(mode="json", exclude={"image_size", "synthetic"})
+    options["groups"] = read_description(config.root).groups
     return _digest({"version": CHECKS_VERSION, "files": fingerprint_files(files), "options": options})
 
 

@@ -85,19 +85,36 @@ def prepare(
     images: Annotated[str | None, typer.Option(help="Folder of the images below SOURCE, if not the usual one.")] = None,
     masks: Annotated[str | None, typer.Option(help="Folder of the masks below SOURCE, if not the usual one.")] = None,
     labels: Annotated[bool, typer.Option("--labels", help="Masks hold class labels: keep them as they are.")] = False,
+    marked: Annotated[
+        bool, typer.Option("--marked", help="Whatever is not 0 in a mask is marked, as where masks number objects.")
+    ] = False,
+    classes: Annotated[
+        str | None, typer.Option(help="Names of the classes for tables and reports: background,polyp.")
+    ] = None,
     published_test: Annotated[
         bool, typer.Option("--published-test", help="Synapse: test on the 12 published cases.")
     ] = False,
 ) -> None:
     """Create split folders from a raw download, keeping each patient in one split."""
+    from slicemamba.data.description import read_description
     from slicemamba.data.prepare import SplitPlan, read_groups
     from slicemamba.data.prepare_pictures import prepare_pictures
     from slicemamba.data.prepare_synapse import prepare_synapse
     from slicemamba.progress import bar
 
     chosen = _kind(kind)
+    if groups and patient_pattern:
+        raise InputError("--groups and --patient-pattern both tell the patients; give one of them")
+    if labels and marked:
+        raise InputError("--labels keeps the values of masks and --marked does not; give one of them")
     plan = SplitPlan(_shares(fractions), seed, _pattern(patient_pattern), read_groups(groups) if groups else None)
-    given = {"--images": images, "--masks": masks, "--patient-pattern": patient_pattern}
+    given: dict[str, object] = {
+        "--images": images,
+        "--masks": masks,
+        "--patient-pattern": patient_pattern,
+        "--classes": classes,
+        "--marked": marked,
+    }
     _refuse_unused(chosen, given | {"--published-test": published_test})
     with bar("Prepare", "volumes" if chosen == "synapse" else "images") as on_progress:
         if chosen == "synapse":
@@ -112,10 +129,13 @@ def prepare(
                 plan,
                 folders=(images, masks),
                 threshold=not labels,
+                any_value=marked,
+                class_names=None if classes is None else tuple(name.strip() for name in classes.split(",")),
                 on_progress=on_progress,
             )
-    options = ["--set", f"data.patient_pattern={patient_pattern}"] if patient_pattern else []
-    _print_prepared(Console(), made, destination, options, labels=labels)
+    described = read_description(destination)
+    kept = labels or marked or (described.num_classes, described.label_map) != (1, None)
+    _print_prepared(Console(), made, destination, labels=labels, asks=not kept)
 
 
 def _kind(text: str) -> Kind:
@@ -130,7 +150,11 @@ def _kind(text: str) -> Kind:
 
 def _refuse_unused(kind: Kind, given: dict[str, object]) -> None:
     """An option that would do nothing is told, not passed over."""
-    fits = {"--published-test"} if kind == "synapse" else {"--images", "--masks", "--patient-pattern"}
+    fits = (
+        {"--published-test"}
+        if kind == "synapse"
+        else {"--images", "--masks", "--patient-pattern", "--classes", "--marked"}
+    )
     for option, value in given.items():
         if value and option not in fits:
             raise InputError(f"{option} has no effect for {kind}; leave it out")
@@ -155,6 +179,7 @@ def _pattern(text: str | None) -> str | None:
 def _data_config(target: Path, overrides: list[str]) -> DataConfig:
     """The ``data`` of a job file, or one made for a folder; Synapse folders have nine classes unless told otherwise."""
     from slicemamba.config import DataConfig, override, read_yaml, validate
+    from slicemamba.data.catalog import resolve_root
     from slicemamba.data.synapse import is_synapse
 
     if target.is_dir():
@@ -166,10 +191,12 @@ def _data_config(target: Path, overrides: list[str]) -> DataConfig:
         values = read_yaml(target)
     values = override(values, overrides)
     config: DataConfig = validate(DataConfig, values.get("data", {}), source=f"data of {target}")
-    return config
+    return resolve_root(config)
 
 
-def _print_prepared(console: Console, made: Prepared, destination: Path, options: list[str], *, labels: bool) -> None:
+def _print_prepared(console: Console, made: Prepared, destination: Path, *, labels: bool, asks: bool) -> None:
+    from slicemamba.data.prepare_pictures import is_void
+
     table = Table("split", "images", "groups", title=str(destination))
     for split, count in made.num_images.items():
         table.add_row(split, str(count), str(made.num_groups[split]))
@@ -182,33 +209,33 @@ def _print_prepared(console: Console, made: Prepared, destination: Path, options
             highlight=False,
         )
     values = made.mask_values or []
-    if not labels and 2 < len(values) <= _FEW_VALUES:
+    if asks and 2 < len(values) <= _FEW_VALUES:
         console.print(
             f"[yellow]the masks contain only the values {', '.join(f'{value:g}' for value in values)}; if these are "
             "class labels, prepare them again with --labels[/]",
             highlight=False,
         )
+    if labels and is_void(values):
+        console.print(
+            "[yellow]255 is taken for pixels without a label, as in VOC, and counts as background; if it is a class, "
+            "give it a number of its own in label_map and num_classes of dataset.yaml[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
     if made.num_left_out:
         console.print(f"{made.num_left_out} volumes have no labels and were left out")
-    options = options + (_label_options(values) if labels else [])
-    _print_next(["data", "check", str(destination), *options])
-
-
-def _label_options(values: list[float]) -> list[str]:
-    """What a configuration must say of masks with these labels; nothing where they are those of a binary task."""
-    classes = [int(value) for value in values]
-    if len(classes) < 3 and set(classes) <= {0, 1, 255}:
-        return []
-    options = ["--set", f"data.num_classes={max(3, len({0, *classes}))}"]
-    if classes != list(range(len(classes))):
-        mapped = ", ".join(f"{value}: {label}" for label, value in enumerate(sorted({0, *classes})))
-        options += ["--set", f"data.label_map={{{mapped}}}"]
-    return options
+    _print_next(["data", "check", str(destination)])
 
 
 def _print_next(arguments: list[str]) -> None:
     """The command to go on with, to be copied whole."""
     typer.echo(f"next: {command_line(*arguments)}")
+
+
+def _class_name(report: DatasetReport, label: int, classes: int) -> str:
+    if report.class_names is not None:
+        return report.class_names[label]
+    return "marked" if classes == 2 else f"class {label}"
 
 
 def _print_report(console: Console, report: DatasetReport) -> None:
@@ -220,7 +247,7 @@ def _print_report(console: Console, report: DatasetReport) -> None:
     classes = len(report.class_share["train"])
     for label in range(1, classes):
         shares = (f"{report.class_share[split][label]:.2%}" for split in splits)
-        table.add_row("marked" if classes == 2 else f"class {label}", *shares)
+        table.add_row(_class_name(report, label, classes), *shares)
     console.print(table)
     sizes = ["×".join(map(str, size)) for size in (report.smallest_size, report.largest_size)]
     console.print(f"height×width: {sizes[0]}" + (f" to {sizes[1]}" if sizes[0] != sizes[1] else ""))

@@ -24,13 +24,35 @@ class Fault(Enum):
     TWO_MASKS = ("image with several masks", "keep one mask per image")
     TWO_IMAGES = ("several images with the same name", "rename or remove all but one, as masks are matched by name")
     BROKEN = ("file that cannot be read as a picture", "replace it with an intact file")
+    HEADER = ("NIfTI file with a damaged header", "write the file anew with a valid unit and affine")
+    FORM = (
+        "file in a form that is not read",
+        "it may well be intact: save it as PNG, or as TIFF or NIfTI of one page with one or three channels",
+    )
+    LARGE = ("picture that is too large to be decoded safely", "cut it into tiles, or shrink it")
+    DEPTH = (
+        "PNG in colour with 16 bits a channel, of which half would be lost",
+        "save it as TIFF, which is read in full, or stretch its values to 8 bits",
+    )
+    ALPHA = (
+        "image whose alpha channel is not the same everywhere and would be lost",
+        "remove the channel if it only tells transparency (mogrify -alpha off); networks take three channels, so one "
+        "that shows something has to take the place of another",
+    )
+    ALPHA_MASK = (
+        "mask that is drawn in its alpha channel, over a single colour",
+        "save the alpha channel as the mask (mogrify -alpha extract)",
+    )
     DEAD_LINK = ("link to a file that does not exist", "mount or copy its target, or remove the link")
     NO_VOLUME = (
         "file that does not hold a volume",
         "give NIfTI (.nii, .nii.gz) of three dimensions, or HDF5 (.h5) with the data set 'image' of (Z, H, W)",
     )
     NO_SLICE = ("file that does not hold a slice", "give the two arrays 'image' and 'label' of (H, W)")
-    SIZE = ("mask of a different size than its image", "export both at the same size")
+    SIZE = (
+        "mask of a different size than its image",
+        "export both at the same size, after `mogrify -auto-orient` where an image has an EXIF orientation",
+    )
     ORIENTATION = (
         "mask with a different orientation than its image",
         "convert both to the same orientation (nibabel.as_closest_canonical), or correct the wrong header",
@@ -40,7 +62,8 @@ class Fault(Enum):
         "mask that is not binary",
         "threshold it and save it as PNG with the values 0 and 255 (JPEG and smooth scaling add values between; "
         "`slicemamba data prepare` fixes that), or, if these are class labels, set data.num_classes (3 for labels 0, 1 "
-        "and 2) and, unless they are 0, 1, 2, …, data.label_map; `data prepare` keeps labels with --labels",
+        "and 2) and, unless they are 0, 1, 2, …, data.label_map; `data prepare` keeps labels with --labels, "
+        "and marks whatever is not 0 with --marked",
     )
     LABELS = (
         "mask with labels out of range",
@@ -52,7 +75,7 @@ class Fault(Enum):
     SHARED = ("image that is in two splits", "keep it in one split, or scores will be too good")
     SHARED_PATIENT = (
         "patient (or volume, or video) that is in two splits",
-        "keep all images of one in one split, or correct patient_pattern",
+        "keep all images of one in one split, or correct patient_pattern or the groups of dataset.yaml",
     )
 
 

@@ -51,7 +51,7 @@ def part_anew(
     if config.folds is None or config.fold is None:
         return list(train), list(val)
     pool = sorted([*train, *val], key=name_of)
-    groups = groups_of(map(name_of, pool), config.patient_pattern)
+    groups = groups_of(map(name_of, pool), config)
     folds = assign_folds(groups, config.folds, config.split_seed)
     parts: tuple[list[T], list[T]] = ([], [])
     for item, fold in zip(pool, folds, strict=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -144,6 +145,11 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def is_picture_name(name: str) -> bool:
+    """A picture by its extension; hidden ones are none: file managers leave some behind, such as ``._a.jpg``."""
+    return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+
+
 def picture_files(folder: Path) -> list[Path]:
     """Picture files in a folder, hidden ones left out (file managers leave some behind)."""
     if not folder.is_dir():
@@ -164,11 +170,16 @@ def dead_links(*folders: Path) -> list[Finding]:
     return [Finding(Fault.DEAD_LINK, short_path(path)) for path in sorted(names) if not path.exists()]
 
 
+def normal_name(path: Path) -> str:
+    """The file name without extension in Unicode's composed form: macOS decomposes an ö that others write as one."""
+    return unicodedata.normalize("NFC", base_name(path))
+
+
 def _images_by_name(files: list[Path]) -> tuple[dict[str, Path], list[Finding]]:
     images: dict[str, Path] = {}
     findings = []
     for path in files:
-        name = base_name(path)
+        name = normal_name(path)
         if name in images:
             findings.append(Finding(Fault.TWO_IMAGES, f"{short_path(path)} and {images[name].name}"))
         images.setdefault(name, path)
@@ -180,7 +191,7 @@ def _masks_by_image(files: list[Path], images: dict[str, Path]) -> tuple[dict[st
     masks: dict[str, list[Path]] = defaultdict(list)
     orphans = []
     for path in files:
-        name = _image_name(base_name(path), images)
+        name = _image_name(normal_name(path), images)
         if name is None:
             orphans.append(path)
         else:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable
 from functools import lru_cache
 
+from slicemamba.config import DataConfig
+from slicemamba.data.description import read_description
 from slicemamba.errors import InputError
 
 VOLUME_PATTERN = r"^(case\d+)_slice\d+$"
@@ -25,7 +27,34 @@ json.dump([match and match[1] for match in found], sys.stdout)
 """
 
 
-def patients_of(names: Iterable[str], pattern: str | None) -> list[str | None]:
+ALONE = "image "
+"""Start of the group of an image whose patient nobody told; equal images share one."""
+
+
+def patients_of(names: Iterable[str], config: DataConfig) -> list[str | None]:
+    """The patient of each image; None where it is not told.
+
+    The groups of the folder's ``dataset.yaml`` come first, by the image's name or its volume's, then the names
+    themselves, by ``patient_pattern``.
+
+    Raises:
+        InputError: the pattern takes too long, or ``dataset.yaml`` is wrong.
+    """
+    return [None if group.startswith(ALONE) else group for group in groups_of(names, config)]
+
+
+def groups_of(names: Iterable[str], config: DataConfig) -> list[str]:
+    """One group for each name: its patient, or one of its own where none is told. Raises as ``patients_of``."""
+    names = list(names)
+    told, stored = patients_in_names(names, config.patient_pattern), read_description(config.root).groups
+    volumes = patients_in_names(names, None) if stored else names
+    return [
+        stored.get(name) or stored.get(volume or name) or (ALONE + name if patient is None else patient)
+        for name, volume, patient in zip(names, volumes, told, strict=True)
+    ]
+
+
+def patients_in_names(names: Iterable[str], pattern: str | None) -> list[str | None]:
     """The patient in each image's name, by a regular expression with one group; None where it does not match.
 
     Raises:
@@ -58,10 +87,3 @@ def _search_apart(pattern: str, names: tuple[str, ...]) -> tuple[str | None, ...
         ) from None
     found: list[str | None] = json.loads(done.stdout)
     return tuple(found)
-
-
-def groups_of(names: Iterable[str], pattern: str | None) -> list[str]:
-    """One group for each name: its patient, or the name itself where none is told. Raises as ``patients_of``."""
-    names = list(names)
-    told = zip(names, patients_of(names, pattern), strict=True)
-    return [f"image {name}" if patient is None else patient for name, patient in told]

@@ -17,7 +17,7 @@ from PIL import Image
 from slicemamba.config import PicturesConfig
 from slicemamba.data.catalog import DATA_ROOT_VARIABLE, data_root_from_environment
 from slicemamba.data.findings import BadFileError, Fault, short_path
-from slicemamba.data.isic import IMAGE_EXTENSIONS
+from slicemamba.data.isic import IMAGE_EXTENSIONS, is_picture_name
 from slicemamba.data.reading import as_rgb
 from slicemamba.errors import InputError, name_some
 
@@ -82,7 +82,7 @@ def find_pictures(config: PicturesConfig) -> tuple[Pictures, Pictures]:
 def _classes(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise InputError(f"data folder {folder} does not exist; {_EXPECTED}", pointer="/data/root")
-    return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+    return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."))
 
 
 def _split(folder: Path, classes: tuple[str, ...]) -> Pictures:
@@ -90,7 +90,7 @@ def _split(folder: Path, classes: tuple[str, ...]) -> Pictures:
     labels: list[int] = []
     empty = []
     for label, name in enumerate(classes):
-        found = sorted(e.name for e in os.scandir(folder / name) if e.name.lower().endswith(IMAGE_EXTENSIONS))
+        found = sorted(e.name for e in os.scandir(folder / name) if is_picture_name(e.name))
         files += [folder / name / file for file in found]
         labels += [label] * len(found)
         if not found:

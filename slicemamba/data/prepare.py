@@ -19,8 +19,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from slicemamba.config import Config
-from slicemamba.data.patients import groups_of
+from slicemamba.config import Config, DataConfig
+from slicemamba.data.patients import ALONE, groups_of
 from slicemamba.data.splits import SPLITS
 from slicemamba.data.volumes import base_name
 from slicemamba.errors import InputError, name_some
@@ -57,7 +57,7 @@ class SplitPlan:
     def groups_of(self, names: Sequence[str]) -> list[str]:
         """Each image's group; raises InputError when ``groups`` does not name an image."""
         if self.groups is None:
-            return groups_of(names, self.patient_pattern)
+            return groups_of(names, DataConfig(patient_pattern=self.patient_pattern))
         missing = [name for name in names if name not in self.groups]
         if missing:
             raise InputError(f"groups must name every image; {len(missing)} are missing: {name_some(missing)}")
@@ -139,6 +139,23 @@ def join_twins(groups: Sequence[str], digests: Sequence[str]) -> list[str]:
     links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(nodes), len(nodes)))
     _, labels = connected_components(links, directed=False)
     return [str(labels[row]) for row in rows]
+
+
+def stored_groups(names: Sequence[str], groups: Sequence[str], joined: Sequence[str]) -> dict[str, str]:
+    """Image name → group as ``dataset.yaml`` keeps it: the first name of those joined; images alone are left out.
+
+    Args:
+        names: of the images. groups: as ``SplitPlan.groups_of`` gives them. joined: the same after ``join_twins``.
+    """
+    first: dict[str, str] = {}
+    for group, label in sorted(zip(groups, joined, strict=True), key=lambda pair: pair[0].startswith(ALONE)):
+        first.setdefault(label, group)
+    sizes = Counter(joined)
+    return {
+        name: first[label]
+        for name, label in zip(names, joined, strict=True)
+        if sizes[label] > 1 or not first[label].startswith(ALONE)
+    }
 
 
 @contextmanager

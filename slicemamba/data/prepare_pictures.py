@@ -10,8 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from slicemamba.config import validate
+from slicemamba.data.catalog import MAX_CLASSES
+from slicemamba.data.description import Description, write_description
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
-from slicemamba.data.isic import ACCEPTED, Pair, dead_links, match_files, picture_files
+from slicemamba.data.isic import ACCEPTED, MASK_SUFFIXES, Pair, dead_links, match_files, picture_files
+from slicemamba.data.nnunet import read_labels
 from slicemamba.data.parallel import Progress, run_parallel
 from slicemamba.data.prepare import (
     SUMMARY_FILE,
@@ -23,9 +27,17 @@ from slicemamba.data.prepare import (
     count_by_split,
     count_groups,
     join_twins,
+    stored_groups,
 )
 from slicemamba.data.reading import check_fit, content_digest, distinct, read_image, read_mask_values
+from slicemamba.data.volumes import base_name
 from slicemamba.errors import InputError, name_some
+
+VOID = 255
+_MOST_ERASED = 0.2
+"""Of the marked pixels; soft borders of small lesions lose less."""
+_NOISE, _FEW_VALUES = 32, 8
+"""Highest value that compression leaves on black, and how many different values a mask without noise holds."""
 
 Names = tuple[str, str]
 FOLDERS: dict[Kind, list[Names]] = {
@@ -39,7 +51,11 @@ FOLDERS: dict[Kind, list[Names]] = {
 
 @dataclass(frozen=True)
 class _Converted:
-    """A pair brought into its final form: its files, and what its pixels told."""
+    """A pair brought into its final form: its files, and what its pixels told.
+
+    Attributes:
+        marked, erased: mask pixels that became 255, and those that became 0 though they hold more than noise.
+    """
 
     image: Path
     mask: Path
@@ -47,6 +63,8 @@ class _Converted:
     intermediate: int
     share: float
     values: list[float]
+    marked: int = 0
+    erased: int = 0
 
 
 def prepare_pictures(
@@ -57,6 +75,8 @@ def prepare_pictures(
     *,
     folders: tuple[str | None, str | None] = (None, None),
     threshold: bool = True,
+    any_value: bool = False,
+    class_names: tuple[str, ...] | None = None,
     on_progress: Progress | None = None,
 ) -> Prepared:
     """Deals the images and masks of a download out to split folders.
@@ -72,15 +92,24 @@ def prepare_pictures(
         plan: how images are dealt out.
         folders: names of the folders of images and masks below ``source``; None is the usual one.
         threshold: make masks binary.
+        any_value: mark all that is not 0 in place of the cut, as masks that number objects need.
+        class_names: names of the classes, background first, for ``dataset.yaml``. An nnU-Net raw data set tells names
+            and labels itself, unless ``threshold`` or ``any_value`` say otherwise.
         on_progress: called as (done, total) in images.
 
     Raises:
         InputError: no images, names that do not match, broken files (all told together), or a destination in use.
     """
+    told_labels = None
+    if kind == "folder" and threshold and not any_value and source.is_dir() and not _is_one(source, folders):
+        told_labels = read_labels(_folders(kind, source, folders)[0])
+        threshold = told_labels is None or (told_labels.num_classes, told_labels.label_map) == (1, None)
     pairs = _find(kind, source, folders)
     with building(destination) as workplace:
-        converted = _convert_all(pairs, workplace, threshold, source, on_progress)
-        groups = join_twins(plan.groups_of([pair.name for pair in pairs]), [one.digest for one in converted])
+        converted = _convert_all(pairs, workplace, threshold, any_value, source, on_progress)
+        names = [pair.name for pair in pairs]
+        told = plan.groups_of(names)
+        groups = join_twins(told, [one.digest for one in converted])
         splits = assign_splits(groups, plan.fractions, plan.seed)
         _deal_out(workplace, converted, splits)
         worst = max(range(len(pairs)), key=lambda index: converted[index].share)
@@ -95,12 +124,22 @@ def prepare_pictures(
             most_intermediate=(pairs[worst].mask.name, converted[worst].share) if converted[worst].share else None,
             mask_values=sorted(set().union(*(one.values for one in converted))),
         )
+        assert summary.mask_values is not None
+        description = {} if told_labels is None else told_labels.model_dump(exclude={"groups"})
+        if not threshold and told_labels is None:
+            description["num_classes"], description["label_map"] = label_options(summary.mask_values)
+        if class_names is not None:
+            description["class_names"] = class_names
+        description["groups"] = stored_groups(names, told, groups)
+        write_description(workplace, validate(Description, description, source="--classes"))
         (workplace / SUMMARY_FILE).write_text(summary.model_dump_json(indent=2))
     return summary
 
 
 def _find(kind: Kind, source: Path, folders: tuple[str | None, str | None]) -> list[Pair]:
     """Pairs of the download; raises InputError when there are none or names do not match."""
+    if _is_one(source, folders):
+        return _find_in_one(source / str(folders[0]))
     if not source.is_dir():
         raise InputError(f"{source} is not a folder; give the folder of the unpacked download")
     dead: list[Finding] = []
@@ -117,6 +156,51 @@ def _find(kind: Kind, source: Path, folders: tuple[str | None, str | None]) -> l
     pairs, findings = match_files(images, masks, str(source))
     raise_findings(findings + dead, subject=f"{kind} download in {source}")
     return pairs
+
+
+def _is_one(source: Path, folders: tuple[str | None, str | None]) -> bool:
+    return None not in folders and (source / str(folders[0])).resolve() == (source / str(folders[1])).resolve()
+
+
+def _find_in_one(folder: Path) -> list[Pair]:
+    """Pairs of images and masks that lie in one folder, where masks bear one of the known endings."""
+    files = picture_files(folder)
+    names = {base_name(path) for path in files}
+    masks = [path for path in files if any(base_name(path).lower().endswith(suffix) for suffix in MASK_SUFFIXES)]
+    masks = [path for path in masks if names & _without_suffix(base_name(path))]
+    if not masks:
+        raise InputError(
+            f"images and masks are both looked for in {folder}, but no file there is named like another with one of "
+            f"the endings of masks ({', '.join(MASK_SUFFIXES)}); rename the masks, or put them into their own folder"
+        )
+    pairs, findings = match_files([path for path in files if path not in set(masks)], masks, str(folder))
+    raise_findings(findings + dead_links(folder), subject=f"download in {folder}")
+    return pairs
+
+
+def _without_suffix(stem: str) -> set[str]:
+    return {stem[: -len(suffix)] for suffix in MASK_SUFFIXES if stem.lower().endswith(suffix)}
+
+
+def is_void(values: list[float]) -> bool:
+    """Whether 255 stands apart from the labels 0, 1, 2, …, as VOC writes pixels that bear no label."""
+    return len(values) > 3 and values == [*range(len(values) - 1), VOID]
+
+
+def label_options(values: list[float]) -> tuple[int, dict[int, int] | None]:
+    """num_classes and label_map of masks with these labels; those of a binary task where they are such."""
+    classes = [int(value) for value in values]
+    if len(classes) < 3 and set(classes) <= {0, 1, 255}:
+        return 1, None
+    found = sorted({0, *classes})
+    if is_void(values):
+        return len(found) - 1, {value: value % VOID for value in found}
+    if len(found) > MAX_CLASSES:
+        raise InputError(
+            f"the masks hold {len(found)} different values, more than the {MAX_CLASSES} classes there can be: these "
+            "number objects and are no classes; use --marked in place of --labels, which marks whatever is not 0"
+        )
+    return max(3, len(found)), None if found == list(range(len(found))) else {v: i for i, v in enumerate(found)}
 
 
 def _folders(kind: Kind, source: Path, given: tuple[str | None, str | None]) -> tuple[Path, Path]:
@@ -158,7 +242,7 @@ def _below(parent: Path, name: str) -> Path | None:
 
 
 def _convert_all(
-    pairs: list[Pair], workplace: Path, threshold: bool, source: Path, on_progress: Progress | None
+    pairs: list[Pair], workplace: Path, threshold: bool, any_value: bool, source: Path, on_progress: Progress | None
 ) -> list[_Converted]:
     """Puts all images and masks into ``workplace/all``; raises InputError for all faulty files together."""
     for part in ("images", "masks"):
@@ -166,30 +250,66 @@ def _convert_all(
 
     def work(index: int) -> _Converted | list[Finding]:
         try:
-            return _convert(pairs[index], workplace / "all", threshold)
+            return _convert(pairs[index], workplace / "all", threshold, any_value)
         except BadFileError as error:
             return [error.finding]
 
     results = run_parallel(work, len(pairs), on_progress)
     findings = [finding for result in results if isinstance(result, list) for finding in result]
     raise_findings(findings, subject=f"download in {source}")
-    return [result for result in results if isinstance(result, _Converted)]
+    converted = [result for result in results if isinstance(result, _Converted)]
+    _refuse_erasure(converted, source)
+    return converted
 
 
-def _convert(pair: Pair, folder: Path, threshold: bool) -> _Converted:
+def _refuse_erasure(converted: list[_Converted], source: Path) -> None:
+    """Raises InputError where the cut at half of the scale erases a large part of what the masks mark."""
+    erased, marked = (sum(getattr(one, name) for one in converted) for name in ("erased", "marked"))
+    if erased <= _MOST_ERASED * (erased + marked):
+        return
+    values = sorted(set().union(*(one.values for one in converted)))
+    shown = ", ".join(f"{value:g}" for value in values[:6]) + (f" … {values[-1]:g}" if len(values) > 6 else "")
+    raise InputError(
+        f"masks in {source} hold the values {shown}, and the cut at half of their scale would erase "
+        f"{erased / (erased + marked):.0%} of what they mark. If the values are classes, keep them with --labels; if "
+        "they number objects or all of them mean marked, use --marked"
+    )
+
+
+def _convert(pair: Pair, folder: Path, threshold: bool, any_value: bool) -> _Converted:
     image, values = read_image(pair.image), read_mask_values(pair.mask)
     check_fit(pair, image, values)
     new_image, new_mask = folder / "images" / pair.image.name, folder / "masks" / pair.mask.name
     shutil.copyfile(pair.image, new_image)
-    intermediate = 0
+    intermediate = erased = kept = 0
     if threshold:
-        marked, intermediate = binarise(values, pair.mask)
+        marked, intermediate = (_mark(values), 0) if any_value else binarise(values, pair.mask)
+        kept, erased = int((marked > 0).sum()), int(((marked == 0) & _is_meant(values)).sum())
         new_mask = new_mask.with_name(f"{pair.name}.png")
         Image.fromarray(marked).save(new_mask)
     else:
         shutil.copyfile(pair.mask, new_mask)
     return _Converted(
-        new_image, new_mask, content_digest(image), intermediate, intermediate / values.size, distinct(values)
+        new_image,
+        new_mask,
+        content_digest(image),
+        intermediate,
+        intermediate / values.size,
+        distinct(values),
+        kept,
+        erased,
+    )
+
+
+def _mark(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    marked: NDArray[np.uint8] = (values != 0).astype(np.uint8) * np.uint8(255)
+    return marked
+
+
+def _is_meant(values: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Above the noise that JPEG leaves beside edges, on a scale of 255; of masks of 16 bits above 0."""
+    return values.astype(np.float64) > (
+        _NOISE if 1 < values.max() <= 255 and len(distinct(values)) > _FEW_VALUES else 0
     )
 
 

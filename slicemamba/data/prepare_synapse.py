@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from slicemamba.data.description import Description, write_description
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.data.parallel import Progress
 from slicemamba.data.prepare import SUMMARY_FILE, Prepared, SplitPlan, assign_splits, building, count_by_split
@@ -25,7 +26,18 @@ ORGANS = {8: 1, 4: 2, 3: 3, 2: 4, 6: 5, 11: 6, 1: 7, 7: 8}
 
 The five organs that the download marks beside these become background, as in the published files.
 """
-NUM_CLASSES = 9
+CLASSES = (
+    "background",
+    "aorta",
+    "gallbladder",
+    "left kidney",
+    "right kidney",
+    "liver",
+    "pancreas",
+    "spleen",
+    "stomach",
+)
+NUM_CLASSES = len(CLASSES)
 PUBLISHED_TEST_CASES = frozenset(f"case{number:04d}" for number in (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38))
 """The twelve volumes on which TransUNet, VM-UNet and SliceMamba report."""
 
@@ -82,6 +94,9 @@ def prepare_synapse(
             num_images={split: count for split, count in counts.items() if count},
             num_groups=count_by_split(splits),
             num_left_out=left_out,
+        )
+        write_description(
+            workplace, Description(num_classes=NUM_CLASSES, class_names=CLASSES, groups=dict(plan.groups or {}))
         )
         (workplace / SUMMARY_FILE).write_text(summary.model_dump_json(indent=2))
     return summary

@@ -21,11 +21,15 @@ from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.data.isic import Pair
 from slicemamba.data.slices import read_slice, resize_slice, resize_slice_labels
+from slicemamba.data.tiff import DEEP, read_unusual
+from slicemamba.data.tiff import EXTENSIONS as TIFF_EXTENSIONS
 from slicemamba.data.volumes import check_orientation, is_nifti, read_nifti
 
 Pixels = NDArray[np.uint8]
 WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """Pillow modes of one channel with more than 8 bits."""
+
+ALPHA_MODES = ("RGBA", "LA", "PA")
 
 BINARY_WHITES = (1, 255, 65535)
 
@@ -33,17 +37,24 @@ BINARY_WHITES = (1, 255, 65535)
 def read_image(path: Path, window: tuple[float, float] | None = None) -> Pixels:
     """Decodes an image as RGB, (H, W, 3) uint8.
 
-    Grey and palette pictures become RGB and an alpha channel is dropped. Pictures of 16 or 32 bits are stretched from
+    Grey and palette pictures become RGB; an alpha channel that is the same everywhere is dropped.
+    Pictures of 16 or 32 bits are stretched from
     their own lowest and highest value to 0…255, as the network's input is stretched so anyway; so are NIfTI slices,
     unless ``window`` gives the values (low, high) that become 0 and 255.
 
     Raises:
-        BadFileError: the file is missing, broken or no picture of a known format.
+        BadFileError: the file is missing, broken or no picture of a known format, or has an alpha channel that varies.
     """
     if is_nifti(path):
         values = _nifti_slice(path)
         return _as_rgb(_stretch(values if window is None else np.clip(values, *window), path, window))
-    return np.asarray(as_rgb(_decode(path), path), dtype=np.uint8)
+    unusual = read_unusual(path)
+    if unusual is not None:
+        return _eight_bits(unusual, path)
+    picture = _decode(path)
+    if picture.mode in ALPHA_MODES and _varies(picture.getchannel("A")):
+        raise BadFileError(Fault.ALPHA, short_path(path))
+    return np.asarray(as_rgb(picture, path), dtype=np.uint8)
 
 
 def as_rgb(picture: Image.Image, path: Path) -> Image.Image:
@@ -62,7 +73,7 @@ def is_turned(path: Path) -> bool:
 
     Only the header is read, of a picture that ``read_image`` takes.
     """
-    if is_nifti(path):
+    if is_nifti(path) or path.suffix.lower() in TIFF_EXTENSIONS:
         return False
     with Image.open(path) as picture:
         if picture.format == "TIFF":  # Pillow turns these itself
@@ -85,6 +96,8 @@ def read_mask(path: Path, num_classes: int, label_map: Mapping[int, int] | None 
     """
     if is_nifti(path):
         values = _nifti_slice(path)
+    elif (unusual := read_unusual(path)) is not None:
+        values = _one_channel(unusual, path)
     else:
         values = _mask_values(_decode(path), path, binary=num_classes == 1 and label_map is None)
     return as_classes(values, short_path(path), num_classes, label_map)
@@ -98,6 +111,9 @@ def read_mask_values(path: Path) -> NDArray[Any]:
     """
     if is_nifti(path):
         return _nifti_slice(path)
+    unusual = read_unusual(path)
+    if unusual is not None:
+        return _one_channel(unusual, path)
     picture = _decode(path)
     if picture.format == "JPEG":
         return np.asarray(picture.convert("L"))
@@ -107,7 +123,12 @@ def read_mask_values(path: Path) -> NDArray[Any]:
 def as_classes(
     values: NDArray[Any], where: str, num_classes: int, label_map: Mapping[int, int] | None = None
 ) -> Pixels:
-    """Stored mask values (H, W) as classes, as ``read_mask`` does; ``where`` names the file in errors."""
+    """Stored mask values (H, W) as classes, as ``read_mask`` does; ``where`` names the file in errors.
+
+    Floating-point labels within a thousandth of a whole number are that number, as rescaling a volume leaves them.
+    """
+    if values.dtype.kind == "f" and np.isfinite(values).all() and np.abs(values - np.rint(values)).max() < 1e-3:
+        values = np.rint(values)
     if label_map is not None:
         return _mapped(values, where, label_map)
     return _as_binary(values, where) if num_classes == 1 else _as_labels(values, where, num_classes)
@@ -135,7 +156,13 @@ def check_fit(pair: Pair, image: NDArray[Any], mask: NDArray[Any]) -> None:
     """Raises BadFileError naming both files when image and mask differ in size (width×height) or orientation."""
     if image.shape[:2] != mask.shape:
         sizes = [f"{array.shape[1]}×{array.shape[0]}" for array in (image, mask)]
-        raise BadFileError(Fault.SIZE, f"{short_path(pair.image)} is {sizes[0]}, {pair.mask.name} is {sizes[1]}")
+        turned = image.shape[:2] == mask.shape[::-1] and not pair.is_slice and is_turned(pair.image)
+        why = (
+            ": the image's EXIF orientation turns it in viewers, where the mask was drawn; turn its pixels"
+            if turned
+            else ""
+        )
+        raise BadFileError(Fault.SIZE, f"{short_path(pair.image)} is {sizes[0]}, {pair.mask.name} is {sizes[1]}{why}")
     if not pair.is_slice:
         check_orientation(pair.image, pair.mask)
 
@@ -182,12 +209,17 @@ def _decode(path: Path) -> Image.Image:
     try:
         with Image.open(path) as picture:  # closes the file; the pixels stay
             frames = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
+            stored = "".join(str(tile.args) for tile in picture.tile)
             picture.load()
+    except Image.DecompressionBombError as error:
+        raise BadFileError(Fault.LARGE, f"{short_path(path)} ({str(error).split(',')[0]})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
         reason = str(error).replace(str(path), path.name).splitlines() or [type(error).__name__]
         raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({reason[0]})") from error
     if frames > 1:
-        raise BadFileError(Fault.BROKEN, f"{short_path(path)} (holds {frames} pages; one is expected)")
+        raise BadFileError(Fault.FORM, f"{short_path(path)} (holds {frames} pages; one is expected)")
+    if DEEP in stored and picture.mode in ("RGB", *ALPHA_MODES):
+        raise BadFileError(Fault.DEPTH, short_path(path))
     return picture
 
 
@@ -196,7 +228,7 @@ def _nifti_slice(path: Path) -> NDArray[Any]:
     volume, _ = read_nifti(path)
     if len(volume) != 1:
         raise BadFileError(
-            Fault.BROKEN, f"{short_path(path)} (holds {len(volume)} slices; one is expected: save each slice as a file)"
+            Fault.FORM, f"{short_path(path)} (holds {len(volume)} slices; one is expected: save each slice as a file)"
         )
     one: NDArray[Any] = volume[0]
     return one
@@ -219,17 +251,37 @@ def _stretch(values: NDArray[Any], path: Path, bounds: tuple[float, float] | Non
 
 def _mask_values(picture: Image.Image, path: Path, *, binary: bool) -> NDArray[Any]:
     """One value a pixel as stored, (H, W)."""
+    if picture.mode in ALPHA_MODES and _varies(picture.getchannel("A")) and not _varies(picture.convert("RGB")):
+        raise BadFileError(Fault.ALPHA_MASK, short_path(path))
     if picture.mode == "P":
         return _palette_values(picture) if binary else np.asarray(picture)
     if picture.mode in ("1", "L", *WIDE_MODES):
         return np.asarray(picture)
     channels = np.asarray(picture.convert("L") if picture.mode == "LA" else picture.convert("RGB"))
+    return _one_channel(channels, path)
+
+
+def _one_channel(channels: NDArray[Any], path: Path) -> NDArray[Any]:
+    """(H, W) of values (H, W) or of (H, W, 3) whose channels are equal. Raises BadFileError for colours."""
     if channels.ndim == 2:
         return channels
     if (channels != channels[..., :1]).any():
         raise BadFileError(Fault.COLOUR_MASK, short_path(path))
     grey: NDArray[Any] = channels[..., 0]
     return grey
+
+
+def _eight_bits(values: NDArray[Any], path: Path) -> Pixels:
+    """RGB of values (H, W) or (H, W, 3): 8 bits as they are, others stretched over all channels alike."""
+    if values.dtype.kind not in "buif":
+        raise BadFileError(Fault.FORM, f"{short_path(path)} (values of type {values.dtype})")
+    pixels = values if values.dtype == np.uint8 else _stretch(values, path)
+    return pixels if pixels.ndim == 3 else _as_rgb(pixels)
+
+
+def _varies(picture: Image.Image) -> bool:
+    extrema = picture.getextrema()
+    return any(low != high for low, high in (extrema if isinstance(extrema[0], tuple) else [extrema]))
 
 
 def _palette_values(picture: Image.Image) -> NDArray[Any]:

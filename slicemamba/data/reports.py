@@ -22,11 +22,12 @@ class DatasetReport(Config):
     Attributes:
         name: as in DataConfig.
         num_images: images in each split; search counts those held out of train when there is no search folder.
-        smallest_size, largest_size: (height, width) in pixels, each side on its own, over all splits.
+        smallest_size, largest_size: (height, width) in pixels of the images with the fewest and the most of them.
         foreground_share: share of marked pixels, 0…1, the mean over the images of each split.
         class_share: share of the pixels of each class, background first, the mean over the images of each split.
-        num_patients: patients (or volumes, videos) in each split, where the images' names tell them.
+        num_patients: patients (or volumes, videos) in each split, where ``dataset.yaml`` or names tell them.
         value_range: lowest and highest value of CT slices; None for pictures.
+        class_names: as in DataConfig or the folder's ``dataset.yaml``.
         warnings: what is legal but worth a look.
         fingerprint: changes when any file or an option that matters to the checks changes.
     """
@@ -39,6 +40,7 @@ class DatasetReport(Config):
     class_share: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     num_patients: dict[str, int] = Field(default_factory=dict)
     value_range: tuple[float, float] | None = None
+    class_names: tuple[str, ...] | None = None
     warnings: tuple[str, ...] = ()
     fingerprint: str
 

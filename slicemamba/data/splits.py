@@ -114,12 +114,13 @@ def match_splits(root: Path, config: DataConfig) -> tuple[dict[str, list[Pair]],
         InputError: the folder is missing or in no known layout, or train is too small to hold out a split.
     """
     pairs, findings = _match(root, config)
+    config = config.model_copy(update={"root": root})  # whose dataset.yaml tells the patients
     for split, fraction in (("val", config.val_fraction), ("search", config.search_fraction)):
         if split in pairs:
             continue
         pairs[split] = []
         if not findings:
-            groups = groups_of((pair.name for pair in pairs["train"]), config.patient_pattern)
+            groups = groups_of((pair.name for pair in pairs["train"]), config)
             kept, held = hold_out(groups, fraction, config.split_seed, split=split)
             pairs["train"], pairs[split] = ([pairs["train"][index] for index in part] for part in (kept, held))
     if not findings:

@@ -63,7 +63,7 @@ def match_synapse(root: Path) -> tuple[dict[str, list[Pair]], list[Finding]]:
 
 def _slices(folder: Path, names: list[str] | None) -> tuple[list[Pair], list[str]]:
     """Pairs of a folder of ``.npz``, and the names that are listed but not there."""
-    files = {path.stem: path for path in folder.glob("*.npz")} if folder.is_dir() else {}
+    files = {path.stem: path for path in folder.glob("[!.]*.npz")} if folder.is_dir() else {}
     wanted = sorted(files if names is None else set(names))
     return [Pair(name, files[name], files[name]) for name in wanted if name in files], [
         f"{folder.name}/{name}.npz" for name in wanted if name not in files
@@ -88,7 +88,7 @@ def test_volumes(root: Path) -> list[Path]:
     Raises:
         InputError: a listed volume is missing.
     """
-    files = {base_name(path): path for path in sorted((root / "test_vol_h5").glob("*.h5"))}
+    files = {base_name(path): path for path in sorted((root / "test_vol_h5").glob("[!.]*.h5"))}
     names = read_list(root, "test_vol")
     if names is None:
         return list(files.values())

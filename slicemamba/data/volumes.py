@@ -184,14 +184,21 @@ def _axes(path: Path) -> str | None:
     image: Any = nib.load(path)
     if not (image.header["sform_code"] or image.header["qform_code"]):
         return None
+    if not np.isfinite(image.affine).all():
+        raise BadFileError(Fault.HEADER, f"{short_path(path)} (affine holds values that are not finite)")
     codes: tuple[str | None, ...] = nib.aff2axcodes(image.affine)  # type: ignore[no-untyped-call]
     return "".join(code or "?" for code in codes)
 
 
 def _read_nifti(path: Path) -> Volume:
     array, image = read_nifti(path)
-    unit = MILLIMETRES[image.header.get_xyzt_units()[0]]
+    try:
+        unit = MILLIMETRES[image.header.get_xyzt_units()[0]]
+    except KeyError as error:
+        raise BadFileError(Fault.HEADER, f"{short_path(path)} (unit of length {error})") from error
     affine = np.asarray(image.affine, dtype=np.float64).copy()
+    if not np.isfinite(affine).all():
+        raise BadFileError(Fault.HEADER, f"{short_path(path)} (affine holds values that are not finite)")
     affine[:3] *= unit
     zooms = [float(zoom) * unit for zoom in image.header.get_zooms()[:3]]
     z, y, x = (*reversed(zooms),) if len(zooms) == 3 else (1.0, *reversed(zooms))

@@ -15,6 +15,7 @@ from slicemamba.data.base import load_split
 from slicemamba.errors import InputError, name_some
 from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.evaluation.metrics import METRICS_VERSION
+from slicemamba.evaluation.per_image import class_scores
 from slicemamba.evaluation.published import SOURCE, published_scores
 from slicemamba.evaluation.scores import ImageScores, refuse_other_images
 from slicemamba.evaluation.statistics import PairedDifference, paired_difference
@@ -34,7 +35,7 @@ class Entrant:
 
     Attributes:
         name: folder of its run, or its own. title: its family.
-        parameters, flops: FLOPs of one image of the size it was scored at.
+        parameters, flops: FLOPs of one image of the size it was scored at. class_names: as in DataConfig.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Entrant:
     scores: ImageScores
     parameters: int
     flops: int
+    class_names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +95,8 @@ def enter(
             done = evaluate(network.to(device), data, batch_size=16, device=device, on_progress=on_progress)
         scores = ImageScores.of(data, done, card.data.name)
     flops = count_flops(network, scores.image_size)
-    return Entrant(run.resolve().name, title_of(card), scores, num_parameters(network), flops)
+    names = card.data.class_names
+    return Entrant(run.resolve().name, title_of(card), scores, num_parameters(network), flops, names)
 
 
 def check_comparable(entrants: Sequence[Entrant]) -> None:
@@ -127,6 +130,8 @@ def comparison_tables(entrants: Sequence[Entrant]) -> list[TextTable]:
     """The scores, and where there are several networks the differences against the first."""
     check_comparable(entrants)
     tables = [_score_table(entrants)]
+    if entrants[0].scores.counts.shape[1] > 1:
+        tables.append(_class_table(entrants))
     return tables if len(entrants) == 1 else [*tables, _difference_table(entrants)]
 
 
@@ -145,6 +150,16 @@ def _score_table(entrants: Sequence[Entrant]) -> TextTable:
         note=f"In brackets: 95 % bootstrap intervals over images or patients (metrics contract {METRICS_VERSION})."
         + (f" Published: {SOURCE}." if published else ""),
     )
+
+
+def _class_table(entrants: Sequence[Entrant]) -> TextTable:
+    """Dice of each class: the mean over classes hides one that is never found."""
+    found = [class_scores(entrant.scores.counts, entrants[0].class_names) for entrant in entrants]
+    rows = [
+        (entrant.name, entrant.title, *(f"{100 * row['dice']:.2f}" for row in classes.values()))
+        for entrant, classes in zip(entrants, found, strict=True)
+    ]
+    return TextTable("Dice % of each class, pooled over all images", ("run", "network", *found[0]), tuple(rows))
 
 
 def _score_cells(scores: ImageScores) -> list[str]:

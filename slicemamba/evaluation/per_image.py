@@ -36,6 +36,29 @@ def image_rows(names: Sequence[str], scored: Evaluation) -> list[Row]:
     return rows
 
 
+def class_scores(counts: NDArray[np.int64], class_names: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+    """Scores of each foreground class, pooled over all images, by its name.
+
+    Args:
+        counts: (N, K, 4) of a split. class_names: background first; classes are numbered when None.
+
+    Returns:
+        For each class ``dice``, ``iou``, ``sensitivity`` and ``images``, in how many images the truth has it.
+    """
+    foreground = counts if counts.shape[1] == 1 else counts[:, 1:]
+    names = class_names or [f"class {label}" for label in range(foreground.shape[1] + 1)]
+    scores = {}
+    for name, of_class in zip(names[1:], foreground.transpose(1, 0, 2), strict=True):
+        tp, fp, fn, _ = map(float, of_class.sum(axis=0))
+        scores[name] = {
+            "dice": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0,
+            "iou": tp / (tp + fp + fn) if tp + fp + fn else 1.0,
+            "sensitivity": tp / (tp + fn) if tp + fn else 1.0,
+            "images": int((of_class[:, 0] + of_class[:, 2] > 0).sum()),
+        }
+    return scores
+
+
 def foreground_dice(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """(N, K, 4) counts → (N,) Dice over the pixels of all foreground classes together, by which images are ranked.
 

@@ -1,5 +1,7 @@
 """Prediction on files: pictures and volumes in, masks of the same size out.
 
+<name> is that of the input, with its sub-folder when a folder was given:
+
 <out>/<name>.png | .nii.gz                              masks
 <out>/probabilities/<name>.png | .npz | .nii.gz         with ``probabilities``
 <out>/overlays/<name>.png                               with ``overlays``
@@ -7,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from slicemamba.data.findings import BadFileError
-from slicemamba.data.isic import IMAGE_EXTENSIONS
 from slicemamba.data.reading import as_picture, read_image
 from slicemamba.data.volumes import (
-    HDF5_EXTENSIONS,
-    NIFTI_EXTENSIONS,
     Volume,
     base_name,
     is_volume,
@@ -48,12 +48,14 @@ class Outputs:
             (K, H, W) in .npz; float32 NIfTI of volumes.
         overlays: write outlines on the image; of a volume, on up to 12 of its slices.
         window: values (low, high) of volumes that become 0 and 1; the network's own when None.
+        roots: folders of inputs, whose sub-folders are kept.
     """
 
     folder: Path
     probabilities: bool = False
     overlays: bool = False
     window: tuple[float, float] | None = None
+    roots: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -62,29 +64,6 @@ class Predicted:
 
     masks: list[Path] = field(default_factory=list)
     failed: dict[Path, str] = field(default_factory=dict)
-
-
-def find_inputs(paths: Sequence[Path]) -> list[Path]:
-    """Files as given, folders by the images and volumes in them (not below), sorted.
-
-    Raises:
-        InputError: a path does not exist, or there is nothing to predict on at all.
-    """
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        raise InputError(f"no such file or folder: {name_some(missing)}")
-    found: list[Path] = []
-    for path in paths:
-        found += sorted(p for p in path.iterdir() if _is_input(p)) if path.is_dir() else [path]
-    if not found:
-        known = ", ".join(sorted((*IMAGE_EXTENSIONS, *NIFTI_EXTENSIONS, *HDF5_EXTENSIONS)))
-        raise InputError(f"no image or volume ({known}) in {name_some(list(paths))}")
-    return found
-
-
-def _is_input(path: Path) -> bool:
-    hidden = path.name.startswith(".")  # such as the ._ files that macOS leaves
-    return not hidden and path.is_file() and (path.suffix.lower() in IMAGE_EXTENSIONS or is_volume(path))
 
 
 def predict_files(
@@ -101,24 +80,26 @@ def predict_files(
 
     Args:
         segmenter: the network.
-        inputs: files, all of different names; see ``find_inputs``.
+        inputs: files; see ``inputs.find_inputs`` and ``name_masks``.
         outputs: what is written where.
         on_progress: called as (images and slices done, those known of in all).
 
     Raises:
         InputError: two inputs have one name, or a mask would overwrite an input; then nothing has been computed.
     """
-    _check_names(inputs, outputs.folder)
-    _make_folders(outputs)
+    places = name_masks(inputs, outputs)
+    _make_folders(outputs, {place.parent for place in places.values()})
     result = Predicted()
     pictures = [path for path in inputs if not is_volume(path)]
     done = _Count(len(inputs), on_progress)
     batch_size = segmenter.options.batch_size
     for start in range(0, len(pictures), batch_size):
-        _predict_pictures(segmenter, pictures[start : start + batch_size], outputs, result, done)
+        _predict_pictures(
+            segmenter, {path: places[path] for path in pictures[start : start + batch_size]}, outputs, result, done
+        )
     for path in inputs:
         if is_volume(path):
-            _predict_volume(segmenter, path, outputs, result, done)
+            _predict_volume(segmenter, path, places[path], outputs, result, done)
     return result
 
 
@@ -136,27 +117,47 @@ class _Count:
         self._tell(self._done, self._total)
 
 
-def _check_names(inputs: Sequence[Path], folder: Path) -> None:
-    names = [base_name(path) for path in inputs]
-    twins = sorted({name for name in names if names.count(name) > 1})
+def name_masks(inputs: Sequence[Path], outputs: Outputs) -> dict[Path, Path]:
+    """Where the mask of each input goes below the output folder, without ending: sub-folders are kept.
+
+    Inputs whose names differ in their extension alone keep it, as ``a.jpg`` and ``a.png`` in one folder.
+
+    Raises:
+        InputError: two masks would go to one place, or one would overwrite an input.
+    """
+    folders = {path: _place(path, outputs.roots) for path in inputs}
+    stems = Counter(folders[path] / base_name(path) for path in inputs)
+    places = {}
+    for path in inputs:
+        stem = folders[path] / base_name(path)
+        places[path] = stem if stems[stem] == 1 else folders[path] / path.name
+    twins = sorted(str(place) for place, count in Counter(places.values()).items() if count > 1)
     if twins:
         raise InputError(f"images need different names, as their masks go into one folder; twice: {name_some(twins)}")
     here = {path.resolve() for path in inputs}
-    lost = [path for path in inputs if (folder / _mask_name(path)).resolve() in here]
+    lost = [path for path in inputs if _with_ending(outputs.folder / places[path], path).resolve() in here]
     if lost:
         raise InputError(f"masks would overwrite their own images: {name_some(lost)}; give another folder as --out")
+    return places
 
 
-def _mask_name(path: Path) -> str:
-    return base_name(path) + (".nii.gz" if is_volume(path) else ".png")
+def _place(path: Path, roots: Sequence[Path]) -> Path:
+    """The folder of a file, relative to the one it was found in."""
+    return next((path.parent.relative_to(root) for root in roots if path.is_relative_to(root)), Path())
 
 
-def _make_folders(outputs: Outputs) -> None:
+def _with_ending(place: Path, path: Path) -> Path:
+    """The place of what is made of the input ``path``; of a volume it is NIfTI."""
+    return place.with_name(place.name + (".nii.gz" if is_volume(path) else ".png"))
+
+
+def _make_folders(outputs: Outputs, below: Collection[Path]) -> None:
     wanted = {"": True, "probabilities": outputs.probabilities, "overlays": outputs.overlays}
     try:
         for name, needed in wanted.items():
             if needed:
-                (outputs.folder / name).mkdir(parents=True, exist_ok=True)
+                for place in below:
+                    (outputs.folder / name / place).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
             f"{outputs.folder} cannot be created: {error.strerror}; give another folder as --out"
@@ -164,10 +165,10 @@ def _make_folders(outputs: Outputs) -> None:
 
 
 def _predict_pictures(
-    segmenter: Segmenter, paths: Sequence[Path], outputs: Outputs, result: Predicted, done: _Count
+    segmenter: Segmenter, places: Mapping[Path, Path], outputs: Outputs, result: Predicted, done: _Count
 ) -> None:
     images: dict[Path, Pixels] = {}
-    for path in paths:
+    for path in places:
         try:
             images[path] = read_image(path)
         except BadFileError as error:
@@ -177,16 +178,16 @@ def _predict_pictures(
         return
     for (path, image), probabilities in zip(images.items(), segmenter.pictures(list(images.values())), strict=True):
         if torch.isfinite(probabilities).all():
-            result.masks.append(_save_picture(segmenter, path, image, probabilities, outputs))
+            result.masks.append(_save_picture(segmenter, places[path], image, probabilities, outputs))
         else:
             result.failed[path] = f"{path.name} ({_NOT_FINITE})"
         done.step()
 
 
-def _save_picture(segmenter: Segmenter, path: Path, image: Pixels, probabilities: Tensor, outputs: Outputs) -> Path:
+def _save_picture(segmenter: Segmenter, place: Path, image: Pixels, probabilities: Tensor, outputs: Outputs) -> Path:
     binary = segmenter.config.num_classes == 1
-    labels, name = segmenter.labels(probabilities), base_name(path)
-    mask = outputs.folder / _mask_name(path)
+    labels, name = segmenter.labels(probabilities), str(place)
+    mask = outputs.folder / f"{name}.png"
     Image.fromarray(labels * np.uint8(255) if binary else labels).save(mask)
     if outputs.probabilities and binary:
         grey = np.rint(probabilities[0].numpy() * 65535).astype(np.uint16)
@@ -200,7 +201,9 @@ def _save_picture(segmenter: Segmenter, path: Path, image: Pixels, probabilities
     return mask
 
 
-def _predict_volume(segmenter: Segmenter, path: Path, outputs: Outputs, result: Predicted, done: _Count) -> None:
+def _predict_volume(
+    segmenter: Segmenter, path: Path, place: Path, outputs: Outputs, result: Predicted, done: _Count
+) -> None:
     try:
         volume = open_volume(path, segmenter, outputs.window)
         done.expect(len(volume.image) - 1)
@@ -211,13 +214,13 @@ def _predict_volume(segmenter: Segmenter, path: Path, outputs: Outputs, result: 
         result.failed[path] = str(error)
         done.step()
         return
-    mask = outputs.folder / _mask_name(path)
+    mask = _with_ending(outputs.folder / place, path)
     write_labels(mask, labels, volume)
     if probabilities is not None:
-        write_probabilities(outputs.folder / "probabilities" / mask.name, probabilities, volume)
+        write_probabilities(outputs.folder / "probabilities" / place.parent / mask.name, probabilities, volume)
     if outputs.overlays:
         sheet = contact_sheet(volume.image, labels, binary=segmenter.config.num_classes == 1)
-        Image.fromarray(sheet).save(outputs.folder / "overlays" / f"{volume.name}.png")
+        Image.fromarray(sheet).save(outputs.folder / "overlays" / f"{place}.png")
     result.masks.append(mask)
 
 

@@ -36,6 +36,7 @@ from nas.searchers import make_searcher
 from nas.searchers.listed import ListedSearcher
 from nas.study import Study, Trial, find_trials, open_storage, pareto_front
 from slicemamba.architecture import Architecture
+from slicemamba.data.description import Description, write_description
 from slicemamba.errors import InputError
 from slicemamba.evaluation.scores import save_arrays
 
@@ -234,7 +235,7 @@ def test_images_of_two_members_are_paired_by_name(finished: RunFolder) -> None:
     assert set(second["intervals"]) == {"dice", "miou"}
 
 
-def test_front_is_compared_by_the_patients_that_names_tell(finished: RunFolder) -> None:
+def test_front_is_compared_by_the_patients_that_are_told(finished: RunFolder, tmp_path: Path) -> None:
     front = find_trials(open_storage(finished.study_location), "search")[:2]
     # Three patients of ten images: one candidate is better on two of them, far worse on the third.
     names = np.array([f"p{i % 3}_{i:02d}" for i in range(30)])
@@ -252,6 +253,11 @@ def test_front_is_compared_by_the_patients_that_names_tell(finished: RunFolder) 
         return second
 
     by_image, by_patient = member(None), member(r"^(p\d)_")
+    write_description(tmp_path, Description(groups={name: name[:2] for name in names.tolist()}))
+    spec = parse_job(JOB | {"data": {"name": "set", "root": str(tmp_path)}})
+    assert isinstance(spec, SearchJob)
+    by_table = front_scores(spec, finished, RunFolder(finished.path / "audit"), front, 0, finished.path)
+    assert by_table["members"][1]["difference_to_best"] == by_patient
     assert by_image["value"] == by_patient["value"]
     assert by_patient["high"] - by_patient["low"] > 1.5 * (by_image["high"] - by_image["low"])
 

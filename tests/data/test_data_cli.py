@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import slicemamba.cli
 from slicemamba.config import DataConfig
+from slicemamba.data.description import read_description
 from slicemamba.data.sheet import write_contact_sheet
 from slicemamba.errors import InputError
 
@@ -100,6 +101,9 @@ def test_prepare_of_pictures(run, folder: DataConfig) -> None:  # type: ignore[n
         (["kvasir", "raw", "set", "--published-test"], "--published-test has no effect for kvasir"),
         (["synapse", "raw", "set", "--patient-pattern", "(x)"], "--patient-pattern has no effect for synapse"),
         (["folder", "raw", "set", "--groups", "none.csv"], "cannot be read"),
+        (["folder", "raw", "set", "--groups", "none.csv", "--patient-pattern", "(x)"], "both tell the patients"),
+        (["folder", "raw", "set", "--labels", "--marked"], "give one of them"),
+        (["synapse", "raw", "set", "--marked"], "--marked has no effect for synapse"),
     ],
 )
 def test_arguments_that_do_not_fit(run, arguments: list[str], expected: str) -> None:  # type: ignore[no-untyped-def]
@@ -118,7 +122,7 @@ def test_each_command_tells_the_next(run, folder: DataConfig) -> None:  # type: 
     assert folder.root is not None
     pattern = r"_0000(\d)$"
     output = run("prepare", "folder", folder.root / "train", "my set", "--patient-pattern", pattern)
-    assert output.splitlines()[-1] == rf"next: slicemamba data check 'my set' --set 'data.patient_pattern={pattern}'"
+    assert output.splitlines()[-1] == "next: slicemamba data check 'my set'"
     output = run("check", "my set", "--set", "data.num_classes=1")
     assert output.splitlines()[-1] == (
         "next: slicemamba search laptop --set data.name=my-set --set 'data.root=my set' --set data.num_classes=1"
@@ -128,18 +132,19 @@ def test_each_command_tells_the_next(run, folder: DataConfig) -> None:  # type: 
 
 
 @pytest.mark.parametrize(
-    ("values", "options"),
+    ("values", "num_classes", "label_map"),
     [
-        ([0, 255], []),
-        ([0, 1, 2], ["data.num_classes=3"]),
-        ([0, 127, 254], ["data.num_classes=3", "data.label_map={0: 0, 127: 1, 254: 2}"]),
-        ([0, 2], ["data.num_classes=3", "data.label_map={0: 0, 2: 1}"]),
+        ([0, 255], 1, None),
+        ([0, 1, 2], 3, None),
+        ([0, 127, 254], 3, {0: 0, 127: 1, 254: 2}),
+        ([0, 2], 3, {0: 0, 2: 1}),
+        ([0, 1, 2, 255], 3, {0: 0, 1: 1, 2: 2, 255: 0}),
     ],
 )
 def test_labels_are_told_from_masks_that_are_not_quite_binary(  # type: ignore[no-untyped-def]
-    run, folder: DataConfig, values: list[int], options: list[str]
+    run, folder: DataConfig, values: list[int], num_classes: int, label_map: dict[int, int] | None
 ) -> None:
-    """Cut at half of their scale, masks of three classes look like any others; so it is asked."""
+    """With --labels the folder says from then on what its masks hold; without, nothing is erased by the cut."""
     assert folder.root is not None
     for image, mask in zip(
         *(sorted((folder.root / "train" / part).iterdir()) for part in ("images", "masks")), strict=True
@@ -149,11 +154,16 @@ def test_labels_are_told_from_masks_that_are_not_quite_binary(  # type: ignore[n
         labels = np.arange(height * width).reshape(height, width) // 5 % len(values)
         Image.fromarray(np.array(values, np.uint8)[labels]).save(mask)
     output = run("prepare", "folder", folder.root / "train", "labels", "--labels")
-    for option in options:
-        assert option in output
-    assert ("--set" in output) == bool(options)
-    if max(values) > 127:
-        asked = "if these are class labels, prepare them again with --labels" in " ".join(
-            run("prepare", "folder", folder.root / "train", "binary").split()
-        )
-        assert asked == (len(values) > 2)
+    assert ("255 is taken for pixels without a label" in output) == (len(values) == 4)
+    described = read_description(Path("labels"))
+    assert (described.num_classes, described.label_map) == (num_classes, label_map)
+    assert len(json.loads(run("check", "labels", "--json"))["class_share"]["train"]) == max(2, num_classes)
+    if values[1:] == [127, 254]:
+        with pytest.raises(InputError, match="would erase 50% of what they mark"):
+            run("prepare", "folder", folder.root / "train", "binary")
+        assert not Path("binary").exists()
+        output = run("prepare", "folder", folder.root / "train", "binary", "--marked", "--classes", "skin,lesion")
+        assert "if these are class labels" not in output
+        report = json.loads(run("check", "binary", "--json"))
+        assert report["class_share"]["train"][1] == pytest.approx(2 / 3, abs=0.01)
+        assert report["class_names"] == ["skin", "lesion"]

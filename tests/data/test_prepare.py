@@ -203,6 +203,30 @@ def test_no_search_folder_at_fraction_zero(tmp_path: Path) -> None:
     assert len(names(tmp_path / "set")["search"]) == 1  # held out of train when the set is used
 
 
+def test_masks_beside_their_images_are_told_by_their_endings(tmp_path: Path) -> None:
+    write_download(tmp_path / "raw", tmp_path / "raw", "{:02d}.png", "{:02d}_mask.png")
+    made = prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan(), folders=(".", "."))
+    assert sum(made.num_images.values()) == COUNT
+    assert made.mask_values == [0, 255]
+    for path in (tmp_path / "raw").glob("*_mask.png"):
+        path.unlink()
+    with pytest.raises(InputError, match="no file there is named like another"):
+        prepare_pictures("folder", tmp_path / "raw", tmp_path / "b", SplitPlan(), folders=(".", "images/.."))
+
+
+def test_objects_that_are_numbered_are_not_erased(tmp_path: Path) -> None:
+    write_download(tmp_path / "raw/images", tmp_path / "raw/masks", "{:02d}.png", "{:02d}.png")
+    for number, path in enumerate(sorted((tmp_path / "raw/masks").iterdir())):
+        ids = np.asarray(Image.open(path)) // 255 * np.uint8(10 * number + 10)
+        Image.fromarray(np.where(np.arange(48) % 2, ids, ids // 4)).save(path)
+    with pytest.raises(InputError, match="marks whatever is not 0 with --marked"):
+        prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan())
+    prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan(), any_value=True)
+    for path in (tmp_path / "set").glob("*/masks/*"):
+        marked = np.asarray(Image.open(path))
+        assert ((np.asarray(Image.open(tmp_path / "raw/masks" / path.name)) > 0) == (marked == 255)).all()
+
+
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=4, max_size=40),
     seed=st.integers(0, 2**32),

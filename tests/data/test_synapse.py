@@ -58,6 +58,7 @@ def test_prepared_files(synapse: DataConfig) -> None:
         "test_vol_h5",
         "lists",
         "prepared.json",
+        "dataset.yaml",
     }
     summary = Prepared.model_validate_json((root / "prepared.json").read_bytes())
     assert sum(summary.num_groups.values()) == 6

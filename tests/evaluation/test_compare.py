@@ -7,6 +7,7 @@ import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -192,3 +193,15 @@ def test_scores_of_another_contract_are_refused(runs: dict[str, Path], tmp_path:
     ).save(runs["fixed"] / "scores" / "test.npz")
     with pytest.raises(InputError, match="scores of fixed are not of metrics contract 1"):
         comparison_tables(entrants(runs, tmp_path, "fixed"))
+
+
+def test_each_class_has_a_score_under_its_name() -> None:
+    """The second network never finds the liver."""
+    tables = []
+    for liver in (90, 0):
+        counts = np.array([[[800, 10, 10, 180], [90, 10, 10, 890], [liver, 0, 100 - liver, 900]]])
+        scores = ImageScores(("a",), counts, np.zeros(1), ("a",), "ct", "test", (32, 32))
+        tables += comparison_tables([Entrant("run", "SliceMamba", scores, 1, 1, ("none", "aorta", "liver"))])
+    classes = [table for table in tables if table.title.startswith("Dice % of each class")]
+    assert [table.header for table in classes] == [("run", "network", "aorta", "liver")] * 2
+    assert [table.rows[0][2:] for table in classes] == [("90.00", "94.74"), ("90.00", "0.00")]

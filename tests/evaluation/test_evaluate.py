@@ -16,6 +16,7 @@ from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import to_input
 from slicemamba.evaluation.evaluate import batches, evaluate, trivial_baselines
 from slicemamba.evaluation.metrics import mean_hd95
+from slicemamba.evaluation.per_image import class_scores
 from slicemamba.models.unet import SliceMambaUNet
 
 CPU = torch.device("cpu")
@@ -160,3 +161,14 @@ def darknesses(image: Tensor) -> Tensor:
     """``darkness`` for three classes."""
     dark = darkness(image)
     return torch.cat([-dark, dark, dark - 1], dim=1)
+
+
+def test_class_that_is_never_found_is_seen(labelled: SegmentationData) -> None:
+    """Of two classes one is perfect and one missed, which their mean would hide."""
+    logits = oracle(labelled)
+    logits[:, 2] = -1
+    counts = evaluate(replay(logits), labelled, batch_size=2, device=CPU).counts
+    found = class_scores(counts, ("skin", "left", "right"))
+    assert found["left"] == {"dice": 1.0, "iou": 1.0, "sensitivity": 1.0, "images": len(labelled)}
+    assert found["right"] == {"dice": 0.0, "iou": 0.0, "sensitivity": 0.0, "images": len(labelled)}
+    assert list(class_scores(counts)) == ["class 1", "class 2"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +14,8 @@ from segmenter_cases import AFFINE, Brightness, NotFinite, save_hdf5, save_nifti
 from slicemamba.config import DataConfig
 from slicemamba.errors import InputError
 from slicemamba.evaluation.drawing import PREDICTION_COLOUR
-from slicemamba.evaluation.predict import Outputs, find_inputs, predict_files
+from slicemamba.evaluation.inputs import find_inputs, tell_aside
+from slicemamba.evaluation.predict import Outputs, predict_files
 
 
 def save_picture(path: Path, height: int = 50, width: int = 70) -> Path:
@@ -41,12 +43,30 @@ def test_inputs_are_files_and_what_lies_in_folders(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "c.nii.gz", "d.npy.h5", "notes.txt", "._a.jpg", "e.nii"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    names = [path.name for path in find_inputs([tmp_path, tmp_path / "notes.txt"])]
-    assert names == ["a.JPG", "b.png", "c.nii.gz", "d.npy.h5", "e.nii", "notes.txt"]
+    for name in ("sub/f.png", "sub/scan.dcm", "out/g.png", "out/probabilities/g.png", ".cache/h.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    found, aside = find_inputs([tmp_path, tmp_path / "notes.txt"], tmp_path / "out")
+    names = [path.name for path in found]
+    assert tell_aside(aside) == "; 2 files of kinds that are not read were left aside: .txt 1, .dcm 1"
+    assert names == ["a.JPG", "b.png", "c.nii.gz", "d.npy.h5", "e.nii", "f.png", "notes.txt"]
     with pytest.raises(InputError, match=r"no such file or folder: .*absent"):
         find_inputs([tmp_path, tmp_path / "absent"])
     with pytest.raises(InputError, match=r"no image or volume \(.*\.nii\.gz"):
         find_inputs([tmp_path / "folder.png"])
+    assert tell_aside(Counter()) == ""
+
+
+def test_subfolders_and_endings_keep_masks_apart(tmp_path: Path) -> None:
+    files = [save_picture(tmp_path / "in" / name) for name in ("a.png", "a.jpg", "x/a.png", "y/a.png", "y/b.png")]
+    outputs = Outputs(tmp_path / "out", probabilities=True, overlays=True, roots=(tmp_path / "in",))
+    done = predict_files(segmenter(Brightness()), find_inputs([tmp_path / "in"])[0], outputs)
+    expected = {"a.png.png", "a.jpg.png", "x/a.png", "y/a.png", "y/b.png"}
+    assert len(done.masks) == len(files)
+    for folder in ("", "probabilities", "overlays"):
+        here = tmp_path / "out" / folder
+        written = {path.relative_to(here).as_posix() for path in here.rglob("*.png")}
+        assert {name for name in written if not name.startswith(("probabilities", "overlays"))} == expected
 
 
 def test_binary_masks_have_0_and_255_and_the_size_of_the_image(tmp_path: Path) -> None:
@@ -168,7 +188,7 @@ def test_images_on_which_the_network_fails_are_told(tmp_path: Path) -> None:
     good = save_picture(tmp_path / "bright.png")
     Image.fromarray(np.eye(40, 50, k=30, dtype=np.uint8) * 255).save(tmp_path / "dark.png")
     save_nifti(tmp_path / "volume.nii", np.eye(40, 50, k=30, dtype=np.float32)[..., None].repeat(3, axis=2))
-    done = predict_files(segmenter(NotFinite()), find_inputs([tmp_path]), Outputs(tmp_path / "out"))
+    done = predict_files(segmenter(NotFinite()), find_inputs([tmp_path])[0], Outputs(tmp_path / "out"))
     assert [path.stem for path in done.masks] == [good.stem]
     assert {path.name for path in done.failed} == {"dark.png", "volume.nii"}
     assert all("not finite" in reason for reason in done.failed.values())
@@ -177,8 +197,8 @@ def test_images_on_which_the_network_fails_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "out", "said"),
     [
-        (["x/a.png", "y/a.jpg"], "out", "need different names.*twice: a"),
-        (["x/a.nii", "y/a.png"], "out", "twice: a"),
+        (["x/a.png", "y/a.png"], "out", "need different names.*twice: a.png"),
+        (["x/a.nii", "y/a.nii"], "out", "twice: a.nii"),
         (["x/a.png", "x/b.png"], "x", "would overwrite their own images: .*a.png"),
     ],
 )

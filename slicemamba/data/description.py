@@ -1,0 +1,78 @@
+"""``dataset.yaml``, the description beside a data set: what its masks hold and which images belong together.
+
+`slicemamba data prepare` writes it and every command reads it, so that what was told once need not be told again.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, PositiveInt, model_validator
+
+from slicemamba.config import Config, DataConfig, check_label_map, read_yaml, validate
+
+FILE = "dataset.yaml"
+_HEAD = "# Written by `slicemamba data prepare`; every command reads it and it may be edited: docs/data.md.\n"
+
+
+class Description(Config):
+    """What a folder says of itself.
+
+    Attributes:
+        num_classes, label_map, class_names: as in DataConfig; they hold where a configuration leaves its defaults.
+        groups: image name without extension (or name of a volume) → patient, video or what else stays together.
+    """
+
+    num_classes: PositiveInt = 1
+    label_map: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    class_names: tuple[str, ...] | None = None
+    groups: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _as_a_configuration(self) -> Description:
+        check_label_map(self.label_map, self.num_classes)
+        DataConfig(num_classes=self.num_classes, class_names=self.class_names)
+        return self
+
+
+def read_description(root: Path | None) -> Description:
+    """What the folder says; an empty description where it says nothing.
+
+    Raises:
+        InputError: ``dataset.yaml`` cannot be read or is wrong, with the option.
+    """
+    path = None if root is None else root / FILE
+    if path is None or not path.is_file():
+        return Description()
+    status = path.stat()
+    return _read(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, changed: int, size: int) -> Description:
+    """Once for each state of the file: groups of a large set take a second."""
+    described: Description = validate(Description, read_yaml(path), source=str(path))
+    return described
+
+
+def write_description(folder: Path, description: Description) -> None:
+    """Writes ``dataset.yaml``, without what is at its default."""
+    values: dict[str, Any] = description.model_dump(mode="json", exclude_defaults=True)
+    if description.label_map is not None:
+        values["label_map"] = dict(description.label_map)  # numbers, which JSON would make text
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else "{}\n"
+    (folder / FILE).write_text(_HEAD + text, encoding="utf-8")
+
+
+def describe(config: DataConfig) -> DataConfig:
+    """The configuration with what its folder says of classes, where it leaves these options at their defaults."""
+    found = read_description(config.root)
+    if config.num_classes == 1 and config.label_map is None:
+        config = config.model_copy(update={"num_classes": found.num_classes, "label_map": found.label_map})
+    as_described = (config.num_classes, config.label_map) == (found.num_classes, found.label_map)
+    if config.class_names is None and as_described:
+        config = config.model_copy(update={"class_names": found.class_names})
+    return config
