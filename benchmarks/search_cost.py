@@ -54,8 +54,8 @@ from slicemamba.data.catalog import resolve_root
 from slicemamba.data.reading import resize_image, resize_mask
 from slicemamba.data.splits import split_pairs
 from slicemamba.data.transforms import to_input
+from slicemamba.models.conv_skeleton import Features
 from slicemamba.models.supernet import Supernet
-from slicemamba.models.unet import Features
 from slicemamba.training.trainer import fit
 
 Counts = npt.NDArray[np.uint32]

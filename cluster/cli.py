@@ -236,12 +236,12 @@ def _retrain_values(
 
 def _with_architecture(values: dict[str, Any], config: Path, architecture: str | None) -> dict[str, Any]:
     """The job with the architecture, where one is given; a slice size alone stands for the same in every block."""
-    from slicemamba.architecture import Architecture, parse_block
+    from slicemamba.architecture import parse_block
     from slicemamba.config import ModelConfig, validate
 
     if architecture is not None and ":" not in architecture:
         model: ModelConfig = validate(ModelConfig, values.get("model", {}), source=f"{config}: model")
-        architecture = str(Architecture.uniform(parse_block(architecture), model.depths))
+        architecture = str(model.uniform(parse_block(architecture)))
     return values if architecture is None else values | {"architecture": architecture}
 
 

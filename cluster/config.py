@@ -127,11 +127,26 @@ class _Job(_AnyJob):
     @model_validator(mode="after")
     def _choices_fit(self) -> _Job:
         for block in self.space.choices:
+            if block.divisor and not self.model.has_widths:
+                raise ValueError(
+                    f"space.choices: {format_block(block)} is the width of a stage's convolutions, which the skeleton "
+                    f"{self.model.skeleton} does not have; leave it out, or set model.skeleton to conv"
+                )
             if block.d_state > self.model.d_state or block.expand > self.model.expand:
                 raise ValueError(
                     f"space.choices: {format_block(block)} exceeds model.d_state ({self.model.d_state}) or "
                     f"model.expand ({self.model.expand}); a choice may be smaller than the model, not larger"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _image_fits(self) -> _Job:
+        smallest = min(self.data.image_size)
+        if self.model.skeleton == "conv" and smallest < self.model.stride:
+            raise ValueError(
+                f"model.levels {self.model.levels} needs images of {self.model.stride} pixels or more, so that the "
+                f"smallest map is 2×2; data.image_size has {smallest}: lower model.levels or enlarge the images"
+            )
         return self
 
     @property
@@ -210,6 +225,8 @@ class RetrainJob(_Job):
                 if self.architecture is None
                 else f"network {self.network} takes no architecture; remove it, or use network slicemamba"
             )
+        if self.network == "vm_unet" and self.model.skeleton != "published":
+            raise ValueError("network vm_unet is of the published skeleton; set model.skeleton to published")
         if self.slicing is not None and self.slicing.depths != self.model.depths:
             raise ValueError(f"architecture has stages of depths {self.slicing.depths}, model has {self.model.depths}")
         return self
@@ -237,6 +254,11 @@ class PretrainJob(_AnyJob):
     @model_validator(mode="after")
     def _of_this_network(self) -> PretrainJob:
         self._check_training("pretrain", self.pretrain)
+        if self.model.skeleton != "published":
+            raise ValueError(
+                "pretraining as a classifier is for the published skeleton; a network with skeleton conv can start "
+                "from one trained on another set instead (init)"
+            )
         if self.slicing.depths != self.model.depths:
             raise ValueError(f"architecture has stages of depths {self.slicing.depths}, model has {self.model.depths}")
         return self

@@ -16,7 +16,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from slicemamba.architecture import SKIP, Architecture, format_block
+from nas.space import SearchSpace
+from slicemamba.architecture import Architecture, format_block
 from slicemamba.models.supernet import Supernet
 
 T = TypeVar("T")
@@ -76,13 +77,14 @@ def measure_latencies(supernet: Supernet, images: Tensor, repeats: int, precisio
         precision: the context in which the network runs.
     """
     device = images.device
-    first = next(choice for choice in supernet.choices if choice != SKIP)
-    uniform = Architecture.uniform(first, supernet.config.depths)
+    config = supernet.config
+    space = SearchSpace(supernet.choices, config.depths, config.has_widths)
+    uniform = space.fixed()[0]
     blocks: list[dict[str, float]] = []
     with precision():
         total, _ = shortest_ms(lambda: supernet(images, uniform), device, repeats)
         features = supernet.embed(images)
-        for place in range(uniform.num_blocks):
+        for place, first in enumerate(uniform.blocks()):
             blocks.append(
                 {
                     format_block(choice): shortest_ms(
@@ -90,7 +92,7 @@ def measure_latencies(supernet: Supernet, images: Tensor, repeats: int, precisio
                         device,
                         repeats,
                     )[0]
-                    for choice in supernet.choices
+                    for choice in (space.choices[gene] for gene in space.options[place])
                 }
             )
             features = supernet.advance(features, place, first)
@@ -98,7 +100,7 @@ def measure_latencies(supernet: Supernet, images: Tensor, repeats: int, precisio
         device=device_name(device),
         batch_size=len(images),
         image_size=(images.shape[2], images.shape[3]),
-        rest_ms=total - sum(times[format_block(first)] for times in blocks),
+        rest_ms=total - sum(times[format_block(first)] for times, first in zip(blocks, uniform.blocks(), strict=True)),
         blocks_ms=tuple(blocks),
     )
 

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from slicemamba.architecture import Block
-from slicemamba.models.unet import Features
+from slicemamba.models.conv_skeleton import Features
 
 Prefix = tuple[Block, ...]
 

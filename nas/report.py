@@ -114,7 +114,7 @@ def plot_slicing(path: Path, front: Sequence[Trial], space: SearchSpace) -> None
     edges = np.cumsum(space.depths)
     for edge in edges[:-1]:
         axes.axvline(edge - 0.5, c="black", lw=0.8)
-    num_stages = len(space.depths) // 2
+    num_stages = (len(space.depths) + 1) // 2  # the convolutional skeleton's last level has one stage
     for i, (end, depth) in enumerate(zip(edges, space.depths, strict=True)):
         name = f"enc {i + 1}" if i < num_stages else f"dec {i + 1 - num_stages}"
         axes.text(end - depth / 2 - 0.5, -0.62, name, ha="center", va="bottom", fontsize=8)

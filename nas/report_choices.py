@@ -36,7 +36,7 @@ _MAX_LINES = 300
 
 def stage_names(space: SearchSpace) -> list[str]:
     """``enc 1`` … and ``dec 1`` …, one a stage."""
-    half = len(space.depths) // 2
+    half = (len(space.depths) + 1) // 2  # the convolutional skeleton's last level has one stage
     return [f"enc {i + 1}" if i < half else f"dec {i + 1 - half}" for i in range(len(space.depths))]
 
 

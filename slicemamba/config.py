@@ -31,6 +31,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from slicemamba.architecture import FULL, Architecture, Block
 from slicemamba.docstrings import add_descriptions
 from slicemamba.errors import InputError
 from slicemamba.presets import advise_on, find_config
@@ -295,6 +296,10 @@ class ModelConfig(Config):
     def has_widths(self) -> bool:
         """Whether the first place of each stage is the inner width of its convolutions, not a block."""
         return self.skeleton == "conv"
+
+    def uniform(self, block: Block) -> Architecture:
+        """The same in every block, behind convolutions of full width where the skeleton has any."""
+        return Architecture.uniform(block, self.depths, FULL if self.has_widths else None)
 
     @property
     def stage_levels(self) -> tuple[int, ...]:

@@ -34,15 +34,17 @@ class NetworkCost:
 
 def network_cost(model: ModelConfig, num_classes: int, image_size: tuple[int, int]) -> NetworkCost:
     """The cost of a network on images of (height, width) pixels."""
+    height, width = (math.ceil(side / model.stride) * model.stride for side in image_size)
+    if model.skeleton == "conv":
+        return _conv_cost(model, num_classes, height * width)
     stages = len(model.encoder_depths)
-    stride = 4 * 2 ** (stages - 1)
-    height, width = (math.ceil(side / stride) * stride for side in image_size)
     dim = model.embed_dim
     tokens = height // 4 * (width // 4)
     # Embedding: 4×4 convolution and LayerNorm. Head: Linear to 4·dim, LayerNorm of dim/4, 1×1 convolution.
-    flops = 2 * tokens * 48 * dim + 2 * tokens * dim * 4 * dim + 2 * height * width * (dim // 4) * num_classes
-    params = (48 * dim + 3 * dim) + (4 * dim * dim + 2 * (dim // 4)) + (dim // 4 * num_classes + num_classes)
-    saved = 3 * height * width + tokens * (2 * dim + 2 * dim) + 2 * height * width * (dim // 4)
+    patch = 16 * model.in_channels
+    flops = 2 * tokens * patch * dim + 2 * tokens * dim * 4 * dim + 2 * height * width * (dim // 4) * num_classes
+    params = (patch * dim + 3 * dim) + (4 * dim * dim + 2 * (dim // 4)) + (dim // 4 * num_classes + num_classes)
+    saved = model.in_channels * height * width + tokens * (2 * dim + 2 * dim) + 2 * height * width * (dim // 4)
     for stage in range(stages - 1):
         c, places = dim * 2**stage, tokens // 4**stage
         # Merging: LayerNorm of 4c, Linear 4c → 2c on a quarter of the map. Expanding: Linear 2c → 4c, LayerNorm of c.
@@ -55,6 +57,29 @@ def network_cost(model: ModelConfig, num_classes: int, image_size: tuple[int, in
         flops += depth * places * _block_flops(model, c)
         blocks += depth * _block_params(model, c)
         saved += depth * places * _block_saved(model, c)
+    return NetworkCost(flops=flops, params=params + blocks, block_params=blocks, saved_bytes=_FLOAT * saved)
+
+
+def _conv_cost(model: ModelConfig, num_classes: int, pixels: int) -> NetworkCost:
+    """Of the convolutional skeleton, its convolutions at full width."""
+    dims = [model.embed_dim * 2**level for level in range(model.levels)]
+    flops, params = 2 * pixels * dims[0] * num_classes, (dims[0] + 1) * num_classes
+    blocks, saved = 0, model.in_channels * pixels
+    for stage, (level, depth) in enumerate(zip(model.stage_levels, model.depths, strict=True)):
+        c, places = dims[level], pixels // 4**level
+        expanding = stage >= model.levels
+        before = 2 * c if expanding else (model.in_channels if stage == 0 else dims[level - 1])
+        convolutions = 9 * before * c + 9 * c * c + (before * c if before != c else 0)
+        flops += 2 * places * convolutions + (depth - 1) * places * _block_flops(model, c)
+        params += convolutions + 4 * c
+        # Kept: what each convolution and norm gets; before the stage, what is pooled or put together.
+        saved += places * (4 * c + 2 * before) + (depth - 1) * places * _block_saved(model, c)
+        blocks += (depth - 1) * _block_params(model, c)
+        if expanding:  # Linear 2c → 4c on a quarter of the map
+            flops += 2 * (places // 4) * (2 * c) * (4 * c)
+            params += 8 * c * c
+    supervised = [dims[level] for level in (1, 2)[: model.levels - 2]] if model.deep_supervision else []
+    params += sum((dim + 1) * num_classes for dim in supervised)
     return NetworkCost(flops=flops, params=params + blocks, block_params=blocks, saved_bytes=_FLOAT * saved)
 
 

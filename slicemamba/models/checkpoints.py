@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from slicemamba.architecture import Architecture, Block, format_block, parse_block
+from slicemamba.architecture import SKIP, Architecture, Block, format_block, parse_block
 from slicemamba.config import Config, DataConfig, ModelConfig, describe_errors
 from slicemamba.errors import InputError, name_some
 from slicemamba.models.baselines import ConvUNet
@@ -109,7 +109,11 @@ def title_of(card: NetworkCard) -> str:
         return {"unet": "U-Net", "attention_unet": "Attention U-Net"}[card.kind]
     if card.architecture is None:
         return "Supernet"
-    sizes = set(Architecture.parse(card.architecture).blocks())
+    sizes = {block for block in Architecture.parse(card.architecture).blocks() if not block.divisor}
+    if card.model.skeleton == "conv":
+        if sizes == {SKIP}:
+            return "U-Net, conv skeleton"
+        return "U-Net with " + (f"fixed {format_block(next(iter(sizes)))}" if len(sizes) == 1 else "searched blocks")
     if sizes == {Block(1, 1)}:
         return "VM-UNet"
     return f"SliceMamba, fixed {format_block(next(iter(sizes)))}" if len(sizes) == 1 else "SliceMamba"

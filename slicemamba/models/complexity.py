@@ -38,7 +38,10 @@ def _cost(
 ) -> dict[str, float]:
     with torch.device("meta"):
         network = SliceMambaUNet(config, num_classes, Architecture.from_blocks(blocks, config.depths))
-    return {"params": float(num_parameters(network)), "flops": float(count_flops(network, image_size))}
+    return {
+        "params": float(num_parameters(network)),
+        "flops": float(count_flops(network, image_size, config.in_channels)),
+    }
 
 
 @register_flop_formula(torch.ops.slicemamba.slice_scan)  # type: ignore[untyped-decorator]
@@ -62,17 +65,17 @@ def slice_scan_flops(
     return directions * batch * height * width * a_position
 
 
-def count_flops(network: nn.Module, image_size: tuple[int, int]) -> int:
+def count_flops(network: nn.Module, image_size: tuple[int, int], channels: int = 3) -> int:
     """FLOPs of one image's forward pass in eval mode; shapes alone are followed, nothing is computed.
 
     Counted are convolutions, matrix products and the scan; norms, activations and sums are not, as is usual.
 
     Args:
-        network: takes an image (1, in_channels, H, W) alone; stays as it is.
-        image_size: (height, width) in pixels.
+        network: takes an image (1, channels, H, W) alone; stays as it is.
+        image_size: (height, width) in pixels. channels: of the image.
     """
     twin = copy.deepcopy(network).to("meta").eval()
-    image = torch.empty(1, twin.config.in_channels, *image_size, device="meta")
+    image = torch.empty(1, channels, *image_size, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         twin(image)
     return int(counter.get_total_flops())

@@ -23,7 +23,7 @@ Found = dict[str, tuple[str, Tensor]]  # this project's name → (name in the fi
 LEAST_SHARE = 0.5
 """Of the network's weights, the share that a source must have: with less, it is that of another network."""
 
-_HEAD = "final_conv."
+_HEAD = ("final_conv.", "conv.head.", "conv.supervised.")
 _BLOCK = re.compile(r"(layers|layers_up)\.(\d+)\.blocks\.(\d+)\.(.*)")
 
 
@@ -130,6 +130,9 @@ def _read(source: Path, architecture: Architecture | None) -> tuple[str, Found]:
     card, state = read_card(source), read_state(source / WEIGHTS)
     if card.choices is None or architecture is None:
         return f"network {card.architecture or card.kind}", {key: (key, value) for key, value in state.items()}
+    if card.model.skeleton == "conv":  # whose choices may be smaller in either way of sharing
+        subnet = _subnet_state(card, state, architecture, source)
+        return "supernet", {key: (key, value) for key, value in subnet.items()}
     if card.weight_sharing == "shared":  # a smaller block has the first of the states and channels of its weights
         subnet = _subnet_state(card, state, architecture, source)
         return "supernet", {key: (key, subnet.get(key, value)) for key, value in state.items()}

@@ -37,6 +37,16 @@ def ce_dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor
 
 
 def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """The loss for the logits' number of channels: BCE+Dice for 1, CE+Dice for more. A scalar, in float32."""
+    """The loss for the logits' number of channels: BCE+Dice for 1, CE+Dice for more. A scalar, in float32.
+
+    Args:
+        logits: (B, K, H, W); or (heads, B, K, H, W) of deep supervision, of which each head weighs half as much as the
+            one before (nnU-Net, arXiv 1809.10486).
+        target: (B, H, W).
+    """
+    if logits.ndim == 5:
+        weights = [0.5**head for head in range(len(logits))]
+        losses = [weight * segmentation_loss(each, target) for weight, each in zip(weights, logits, strict=True)]
+        return torch.stack(losses).sum() / sum(weights)
     loss = bce_dice_loss if logits.shape[1] == 1 else ce_dice_loss
     return loss(logits.to(torch.float32) if logits.dtype in (torch.float16, torch.bfloat16) else logits, target)

@@ -8,7 +8,7 @@ import torch
 
 from nas.prefix_cache import PrefixCache
 from slicemamba.architecture import SliceSize
-from slicemamba.models.unet import Features
+from slicemamba.models.conv_skeleton import Features
 
 SIZES: list[SliceSize] = [(2, 2), (2, 4), (4, 4)]
 NUM_BLOCKS = 6
