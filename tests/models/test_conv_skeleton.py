@@ -1,4 +1,4 @@
-"""The convolutional skeleton is a U-Net, its blocks start as the identity, and its choices share weights as they say."""
+"""The convolutional skeleton is a U-Net, its blocks start as the identity, and its choices share weights."""
 
 from __future__ import annotations
 
@@ -145,7 +145,8 @@ def test_saved_network_and_supernet_come_back_and_start_others(tmp_path: Path) -
     architecture = SPACE.sample(np.random.default_rng(3))
     network = SliceMambaUNet(MODEL, 1, architecture)
     report = initialise(network, tmp_path / "supernet", architecture)
-    assert not report.fresh and not report.unused
+    assert not report.fresh
+    assert not report.unused
     save_network(tmp_path / "network", network)
     loaded = load_network(tmp_path / "network")
     image = torch.randn(1, 3, 40, 32)
