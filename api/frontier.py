@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from api import schemas
-from nas.objectives import OBJECTIVES
+from nas.objectives import OBJECTIVES, format_value
 from nas.report_figures import front_figure
 from nas.study import Trial, TrialState
 from slicemamba.errors import InputError
@@ -106,10 +106,10 @@ def draw_pareto(
         row = HEIGHT - 1 - _place(up, min(y), max(y), HEIGHT)
         sign = "O" if trial.number in front else "x" if trial.origin == "fixed" else "·"
         rows[row][_place(across, min(x), max(x), width)] = sign
-    ticks = [f"{max(y):.4g}", *[""] * (HEIGHT - 2), f"{min(y):.4g}"]
+    ticks = [format_value(objectives[0], max(y)), *[""] * (HEIGHT - 2), format_value(objectives[0], min(y))]
     margin = max(map(len, ticks))
     body = [f"{tick:>{margin}} │{''.join(row).rstrip()}" for tick, row in zip(ticks, rows, strict=True)]
-    low, high = f"{min(x):.4g}", f"{max(x):.4g}"
+    low, high = (format_value(second or "trial", edge) for edge in (min(x), max(x)))
     under = f"{low}{' ' * max(1, width - len(low) - len(high))}{high}"
     across_title = OBJECTIVES[second].heading if second else "trial"
     lines = [OBJECTIVES[objectives[0]].heading, *body, f"{' ' * margin} └{'─' * width}", f"{' ' * margin}  {under}"]

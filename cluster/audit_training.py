@@ -28,7 +28,7 @@ from nas.audit import (
 )
 from nas.config import AuditConfig
 from nas.study import Trial, TrialState, find_trials, open_storage
-from slicemamba.architecture import Architecture, format_block
+from slicemamba.architecture import Architecture
 from slicemamba.config import DataConfig, TrainConfig
 from slicemamba.data.base import SegmentationData, load_split
 from slicemamba.errors import RunFailedError
@@ -52,7 +52,7 @@ class Training:
 
 def plan_trainings(job: SearchJob, settings: AuditConfig, best: Trial, pool: Sequence[Trial]) -> list[Training]:
     """The best, the fixed slicings and a sample of all others over the supernet's scores, with one seed."""
-    fixed = {str(one): f"fixed {format_block(next(one.blocks()))}" for one in job.search_space.fixed()}
+    fixed = {str(one): f"fixed {one.fixed_name}" for one in job.search_space.fixed()}
     roles: dict[str, tuple[str, ...]] = {best.architecture: ("best",)}
     for architecture, role in fixed.items():
         roles[architecture] = (*roles.get(architecture, ()), role)

@@ -153,7 +153,7 @@ def _supernet_history(job: SupernetJob | SearchJob, run: RunFolder) -> dict[str,
     history = training_history(run, "supernet")
     num_steps = history["epochs"][-1]["step"] if history["epochs"] else 0
     counts = PathSampler(job.search_space, job.supernet.sampling, job.supernet.seed).update_counts(num_steps)
-    names = [format_block(block) for block in job.space.choices]
+    names = [format_block(block) for block in job.search_space.choices]
     return history | {"updates": [dict(zip(names, row, strict=True)) for row in counts.tolist()]}
 
 
@@ -166,7 +166,7 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 
 def _slicing(trial: Trial) -> str:
-    return format_block(next(Architecture.parse(trial.architecture).blocks()))
+    return Architecture.parse(trial.architecture).fixed_name
 
 
 def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir: Path) -> dict[str, Any]:

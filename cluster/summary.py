@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.slicing_text import SlicingText
-from nas.objectives import OBJECTIVES
+from nas.objectives import OBJECTIVES, format_value
 
 
 def print_summary(console: Console, result: Mapping[str, Any]) -> None:
@@ -38,7 +38,7 @@ def _narrow(names: Sequence[str]) -> list[str]:
 
 
 def _cells(metrics: Mapping[str, float], objectives: Sequence[str]) -> list[str]:
-    return [f"{metrics[name]:.4f}" if OBJECTIVES[name].unit == "0…1" else f"{metrics[name]:.4g}" for name in objectives]
+    return [format_value(name, metrics[name]) for name in objectives]
 
 
 def _frontier(front: list[dict[str, Any]], objectives: list[str]) -> Table:

@@ -60,6 +60,23 @@ OBJECTIVES: dict[str, Objective] = {
 assert set(OBJECTIVES) == set(get_args(ObjectiveName))
 
 
+def format_value(name: str, value: float) -> str:
+    """A metric's value for people: shares with four digits, counts as 317 M, the rest with four figures in all."""
+    objective = OBJECTIVES.get(name)
+    if objective is not None and objective.unit == "count":
+        return format_count(value)
+    return f"{value:.4f}" if objective is not None and objective.unit == "0…1" else f"{value:.4g}"
+
+
+def format_count(value: float) -> str:
+    """Three figures with a unit: ``317 M``, ``35.8 M``, ``1.56 G``."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= 0.9995 * size:
+            scaled = value / size
+            return f"{scaled:.{max(0, 2 - len(str(int(abs(scaled)))) + 1)}f} {unit}"
+    return f"{value:.3g}"
+
+
 def losses(metrics: Mapping[str, float], names: Sequence[str]) -> tuple[float, ...]:
     """The objectives' values with maximised ones negated, so that smaller is better in each."""
     return tuple(-metrics[name] if OBJECTIVES[name].direction == "maximize" else metrics[name] for name in names)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from nas.objectives import OBJECTIVES
+from nas.objectives import OBJECTIVES, format_value
 from nas.study import Trial, TrialState, pareto_front
-from slicemamba.architecture import Architecture, format_block
+from slicemamba.architecture import Architecture
 
 Spec = dict[str, Any]
 
@@ -34,7 +34,7 @@ def completed(trials: Sequence[Trial]) -> list[Trial]:
 
 def fixed_label(trial: Trial) -> str:
     """The slice size of a fixed slicing."""
-    return format_block(next(Architecture.parse(trial.architecture).blocks()))
+    return Architecture.parse(trial.architecture).fixed_name
 
 
 def steps_of(count: int, generation: int | None) -> list[int]:
@@ -64,7 +64,7 @@ def layout_of(x: str, y: str, height: int = 420, **more: Any) -> Spec:
 
 def hover_text(trial: Trial, objectives: Sequence[str]) -> str:
     """What is told of a trial under the pointer."""
-    values = "<br>".join(f"{OBJECTIVES[name].title} {trial.metrics[name]:.4g}" for name in objectives)
+    values = "<br>".join(f"{OBJECTIVES[name].title} {format_value(name, trial.metrics[name])}" for name in objectives)
     stages = "<br>".join(trial.architecture.split("|"))
     return f"<b>trial {trial.number}</b> ({trial.origin})<br>{values}<br>{stages}"
 

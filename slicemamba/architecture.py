@@ -155,6 +155,16 @@ class Architecture:
     def num_blocks(self) -> int:
         return sum(self.depths)
 
+    @property
+    def fixed_name(self) -> str:
+        """What a fixed architecture is called: what all its blocks take, and the width of its convolutions if not full.
+
+        Of another architecture, that of the first block.
+        """
+        blocks = [block for block in self.blocks() if not block.divisor]
+        name = format_block(blocks[0]) if blocks else "no blocks"
+        return f"{name} half" if HALF in self.blocks() else name
+
     def __str__(self) -> str:
         return "|".join(
             f"s{i}:{','.join(format_block(block) for block in stage)}" for i, stage in enumerate(self.stages, 1)

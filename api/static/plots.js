@@ -4,6 +4,13 @@ import { el } from "./ui.js";
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 // What is shown here stays here: plotly.js comes with a button that uploads a plot to its maker's servers.
 const CONFIG = { displaylogo: false, responsive: true, plotlyServerURL: "", modeBarButtonsToRemove: ["sendChartToCloud", "lasso2d", "select2d", "autoScale2d"] };
+// What all blocks of a fixed architecture take, and the width of its convolutions if not full.
+export function fixedName(architecture) {
+  const places = architecture.split("|").flatMap((stage) => stage.split(":")[1].split(","));
+  const name = places.find((place) => place !== "full" && place !== "half") ?? "no blocks";
+  return places.includes("half") ? `${name} half` : name;
+}
+
 const COLOURS = { front: "#d55e00", fixed: "#0072b2", random: "#999999" };
 
 function layout(x, y, more = {}) {
@@ -55,7 +62,7 @@ export function pareto(node, { x, y, trials, front, random, intervals }, onClick
   const data = [
     points(usable(random), "random search", { color: COLOURS.random, symbol: "x-thin", size: 7, line: { width: 1, color: COLOURS.random } }, { hoverinfo: "skip" }),
     points(others, "search", { color: css("--accent"), size: 7, opacity: 0.55 }),
-    points(fixed, "fixed slicing", { color: COLOURS.fixed, symbol: "square", size: 10 }, { mode: "markers+text", textposition: "top right", text: fixed.map((t) => t.architecture.split(/[:,|]/)[1]) }),
+    points(fixed, "fixed slicing", { color: COLOURS.fixed, symbol: "square", size: 10 }, { mode: "markers+text", textposition: "top right", text: fixed.map((t) => fixedName(t.architecture)) }),
     points(stairs, "Pareto-optimal", { color: "rgba(0,0,0,0)", size: 11, line: { color: COLOURS.front, width: 2 } }, { mode: "lines+markers", line: { color: COLOURS.front, width: 1, dash: "dot" }, error_x: bars(stairs, x, intervals), error_y: bars(stairs, y, intervals) }),
   ];
   draw(node, data, layout(title(x), title(y)));

@@ -178,7 +178,7 @@ function comparison(front, { trials, random }) {
   const fixed = trials.search.filter((t) => t.origin === "fixed").sort((a, b) => order(a) - order(b))[0];
   const rows = [["best of the search", front.trials[0]], ["best fixed slicing", fixed], ["best of random search", random]].filter(([, t]) => t);
   if (rows.length < 2) return [];
-  const slicing = (t) => (t.origin === "fixed" ? t.architecture.split("|")[0].split(":")[1].split(",")[0] : `trial ${t.number}`);
+  const slicing = (t) => (t.origin === "fixed" ? plots.fixedName(t.architecture) : `trial ${t.number}`);
   return table([{ title: "" }, ...front.objectives.map((o) => ({ title: plots.title(o), num: true })), { title: "Slicing" }],
     rows.map(([name, t]) => el("tr", {}, el("td", {}, name), front.objectives.map((o) => el("td", { className: "num" }, number(t.metrics[o.name]))), el("td", {}, slicing(t)))));
 }

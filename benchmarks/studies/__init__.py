@@ -1,0 +1,1 @@
+"""Studies: many trainings whose results decide what the product recommends. Each goes on where it stopped."""
