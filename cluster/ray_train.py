@@ -41,6 +41,7 @@ from slicemamba.models.checkpoints import save_network
 from slicemamba.models.ensemble import SingleNetwork
 from slicemamba.models.initialise import initialise
 from slicemamba.models.supernet import Supernet
+from slicemamba.training.learning import LearningWatch
 from slicemamba.training.logs import TensorBoardLog
 from slicemamba.training.seeds import generator_for
 from slicemamba.training.trainer import EpochReport, State, fit, steps_per_epoch, trained_weights
@@ -207,6 +208,8 @@ def _worker(config: dict[str, Any]) -> None:
     data = load_split(job.data, "train", Path(config["cache"]))
     val = load_split(job.data, "val", Path(config["cache"]))
     reporter = Reporter(workers_folder(config), config["phase"])
+    if ray.train.get_context().get_world_rank() == 0:
+        reporter.learning = LearningWatch(data, val, job.model, settings, pretrained=config["init"] is not None)
 
     fit(
         network,
@@ -278,6 +281,7 @@ class Reporter:
         self._gauges = TrainingMetrics(run.path.name, phase)
         self._metrics: dict[str, float] = {}
         self._last = 0.0
+        self.learning: LearningWatch | None = None
 
     def on_step(self, done: int, total: int, loss: float) -> None:
         now = time.monotonic()
@@ -293,6 +297,9 @@ class Reporter:
             self._tensorboard.add(report)
             total = report.step if report.stopped_early else report.step // report.epoch * report.epochs
             self._progress(report.step, total, self._metrics)
+            doubt = self.learning.look(report) if self.learning is not None else None
+            if doubt is not None:
+                self._run.warn(doubt, self._phase)
         if not report.validation:
             return
         if not self._is_first:

@@ -1,0 +1,82 @@
+"""Whether a training learns at all: its validation beside what needs no network."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slicemamba.config import ModelConfig, TrainConfig
+from slicemamba.data.base import SegmentationData
+from slicemamba.evaluation.metrics import confusion, summarize
+from slicemamba.training.trainer import EpochReport
+
+
+class LearningWatch:
+    """Says when a training is no better than a guess: at the first validation from a tenth of it on, and at its end.
+
+    These two epochs follow from the settings, so a resumed training says what an uninterrupted one does.
+
+    Args:
+        train, val: the splits. model, settings: what is trained, and how.
+        pretrained: whether it started from weights.
+    """
+
+    def __init__(
+        self,
+        train: SegmentationData,
+        val: SegmentationData,
+        model: ModelConfig,
+        settings: TrainConfig,
+        pretrained: bool,
+    ) -> None:
+        background = torch.zeros(val.masks.shape[1:], dtype=torch.uint8)
+        self._guesses = {
+            "all background": _dice_of(background, val),
+            "the most frequent class of each place": _dice_of(_most_frequent(train), val),
+        }
+        self._causes = _causes(train, model, settings, pretrained)
+        tenth = math.ceil(settings.epochs / 10 / settings.validate_every) * settings.validate_every
+        self._looks = {min(tenth, settings.epochs), settings.epochs}
+
+    def look(self, report: EpochReport) -> str | None:
+        """What a user should know after this epoch, if anything. A diverged training (NaN) is told elsewhere."""
+        dice = report.validation.get("dice")
+        if report.epoch not in self._looks or dice is None or not dice <= max(self._guesses.values()):
+            return None
+        guesses = ", ".join(f"{name} {value:.3f}" for name, value in self._guesses.items())
+        return (
+            f"after {report.epoch} of {report.epochs} epochs the network is no better than a guess: Dice on val "
+            f"{dice:.3f}; {guesses}. To check: {'; '.join(self._causes)}"
+        )
+
+
+def _most_frequent(train: SegmentationData) -> Tensor:
+    """(H, W): the class that each place has most often in train."""
+    masks = np.asarray(train.masks)
+    shares = np.stack([(masks == label).mean(axis=0) for label in range(max(2, train.num_classes))])
+    return torch.from_numpy(shares.argmax(axis=0).astype(np.uint8))
+
+
+def _dice_of(guess: Tensor, val: SegmentationData) -> float:
+    """Dice of predicting the same (H, W) for every image."""
+    masks = torch.from_numpy(np.array(val.masks))
+    return summarize(confusion(guess.expand_as(masks), masks, val.num_classes))["dice"]
+
+
+def _causes(train: SegmentationData, model: ModelConfig, settings: TrainConfig, pretrained: bool) -> list[str]:
+    """What can be the reason here, the likeliest first."""
+    masks = np.asarray(train.masks)
+    absent = [label for label in range(1, max(2, train.num_classes)) if not (masks == label).any()]
+    empty = int((masks.reshape(len(masks), -1).max(axis=1) == 0).sum())
+    causes = [f"no training mask holds class {', '.join(map(str, absent))}"] if absent else []
+    causes += [f"{empty} of {len(masks)} training masks are empty"] if 2 * empty > len(masks) else []
+    if not pretrained and model.skeleton == "published":
+        causes.append("no pretrained weights (init), without which skeleton conv learns sooner than published")
+    if model.drop_path_rate and settings.epochs <= 100:
+        causes.append(f"drop_path_rate {model.drop_path_rate:g}, for which {settings.epochs} epochs are few: try 0")
+    smoothing = "" if settings.clip_grad_norm or settings.warmup_epochs else ", warmup_epochs 1 and clip_grad_norm 1"
+    causes.append(f"learning_rate {settings.learning_rate:g}: try a third of it{smoothing}")
+    return causes

@@ -1,0 +1,67 @@
+"""A training that is no better than a guess says so, when it can be told and again at its end, with what to check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slicemamba.config import ModelConfig, TrainConfig
+from slicemamba.data.base import SegmentationData
+from slicemamba.training.learning import LearningWatch
+from slicemamba.training.trainer import EpochReport
+
+
+def data(masks: Any, num_classes: int = 1) -> SegmentationData:
+    masks = np.asarray(masks, dtype=np.uint8)
+    images = np.zeros((*masks.shape, 3), dtype=np.uint8)
+    names = tuple(map(str, range(len(masks))))
+    return SegmentationData(images, masks, names, "train", num_classes=num_classes, intensity="zscore")
+
+
+def report(epoch: int, dice: float | None, epochs: int = 40) -> EpochReport:
+    validation = {} if dice is None else {"dice": dice}
+    return EpochReport(epoch, epochs, epoch, 1.0, 1e-3, 1.0, validation=validation)
+
+
+HALF = np.zeros((4, 8, 8))
+HALF[:, :, :4] = 1  # the left half is marked in every image: the most frequent class of each place is a perfect guess
+
+
+def watch(masks: Any = HALF, **settings: Any) -> LearningWatch:
+    config = TrainConfig.model_validate({"epochs": 40, "validate_every": 3, **settings})
+    return LearningWatch(data(masks), data(HALF), ModelConfig(), config, pretrained=False)
+
+
+def test_looks_at_a_tenth_and_at_the_end_alone() -> None:
+    seen = watch()
+    assert [epoch for epoch in range(1, 41) if seen.look(report(epoch, 0.9)) is not None] == [6, 40]
+    assert seen.look(report(6, None)) is None
+    assert seen.look(report(6, float("nan"))) is None
+
+
+def test_says_what_the_network_does_not_beat() -> None:
+    message = watch().look(report(40, 0.5))
+    assert message is not None
+    assert "after 40 of 40 epochs the network is no better than a guess: Dice on val 0.500" in message
+    assert "all background 0.000, the most frequent class of each place 1.000" in message
+    assert "no pretrained weights" in message
+    assert "drop_path_rate 0.2, for which 40 epochs are few" in message
+    assert "try a third of it, warmup_epochs 1 and clip_grad_norm 1" in message
+
+
+def test_network_that_marks_nothing_is_told_of_and_one_that_learns_is_not() -> None:
+    nothing_common = np.zeros((4, 8, 8))
+    nothing_common[0] = 1  # in one of four images: nothing is most often marked
+    assert watch(nothing_common).look(report(6, 0.0)) is not None
+    assert watch(nothing_common).look(report(6, 0.01)) is None
+
+
+@pytest.mark.parametrize(("marked", "said"), [(0, "no training mask holds class 1"), (1, "3 of 4 training masks are")])
+def test_masks_that_hold_little_are_named(marked: int, said: str) -> None:
+    masks = np.zeros((4, 8, 8))
+    masks[:marked] = 1
+    message = watch(masks).look(report(6, 0.0))
+    assert message is not None
+    assert said in message
