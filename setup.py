@@ -15,7 +15,10 @@ setup(
             sources=["slicemamba/ops/_scan.cpp"],
             depends=[
                 f"slicemamba/ops/_scan{part}.h"
-                for part in ("", "_vector", "_tile", "_forward", "_backward", "_gemm", "_gated_norm")
+                for part in (
+                    *("", "_vector", "_tile", "_forward", "_backward", "_gemm"),
+                    *("_gated_norm", "_depthwise", "_instance_norm"),
+                )
             ],
             extra_compile_args=["-O3", "-std=c++17", *openmp],
             language="c++",

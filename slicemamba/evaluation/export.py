@@ -33,6 +33,8 @@ TOLERANCE = 1e-4
 OPSET = 20
 _SCAN = torch.ops.slicemamba.slice_scan.default
 _GATED_NORM = torch.ops.slicemamba.gated_norm.default
+_DEPTHWISE = torch.ops.slicemamba.depthwise_silu.default
+_INSTANCE_NORM = torch.ops.slicemamba.instance_norm_act.default
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,12 @@ def _trace(network: nn.Module, batch: Tensor) -> ExportedProgram:
 def _without_custom_operators(program: ExportedProgram) -> ExportedProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch about its own pytree
-        plain = {_SCAN: portable.slice_scan, _GATED_NORM: reference.gated_norm}
+        plain = {
+            _SCAN: portable.slice_scan,
+            _GATED_NORM: reference.gated_norm,
+            _DEPTHWISE: reference.depthwise_silu,
+            _INSTANCE_NORM: reference.instance_norm_act_and_moments,
+        }
         return _nameless(program.run_decompositions(plain))
 
 

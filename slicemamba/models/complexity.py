@@ -6,6 +6,7 @@ Slicing changes the order of the scan alone, so both are the same for every slic
 from __future__ import annotations
 
 import copy
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -63,6 +64,12 @@ def slice_scan_flops(
     d_state = (projected - dt_rank) // 2
     a_position = 2 * d_inner * projected + 2 * dt_rank * d_inner + 9 * d_inner * d_state
     return directions * batch * height * width * a_position
+
+
+@register_flop_formula(torch.ops.slicemamba.depthwise_silu)  # type: ignore[untyped-decorator]
+def depthwise_silu_flops(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
+    """FLOPs of a depthwise convolution, as torch counts its own: a multiply-add for each weight and place."""
+    return 2 * math.prod(x_shape) * math.prod(weight_shape[2:])
 
 
 def count_flops(network: nn.Module, image_size: tuple[int, int], channels: int = 3) -> int:

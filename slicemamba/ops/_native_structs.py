@@ -44,3 +44,35 @@ class GatedNorm(ctypes.Structure):
         ("parts", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("grad_out", "grad_y", "grad_z", "grad_weight", "grad_bias")),
     )
+
+
+class Map(ctypes.Structure):
+    """Where the channels of each place of a map lie: strides in floats."""
+
+    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("image", "row", "place")))
+
+
+class DepthwiseSilu(ctypes.Structure):
+    """Mirror of ``struct DepthwiseSilu`` in _scan.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batches", "height", "width", "channels", "kernel", "threads", "isa")),
+        ("x", Map),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "out")),
+        ("bands", ctypes.c_int64),
+        ("grad_out", Map),
+        *((name, ctypes.c_void_p) for name in ("grad_x", "grad_weight")),
+    )
+
+
+class InstanceNorm(ctypes.Structure):
+    """Mirror of ``struct InstanceNorm`` in _scan.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batches", "places", "channels", "threads", "isa", "chunk")),
+        *((name, ctypes.c_double) for name in ("eps", "slope")),
+        ("x", Map),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "out", "moments", "sums")),
+        ("grad_out", Map),
+        *((name, ctypes.c_void_p) for name in ("grad_x", "grad_affine")),
+    )

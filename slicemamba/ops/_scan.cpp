@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <type_traits>
 #include <vector>
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -27,6 +28,8 @@ namespace baseline {
 #include "_scan_backward.h"
 #include "_scan_gemm.h"
 #include "_scan_gated_norm.h"
+#include "_scan_depthwise.h"
+#include "_scan_instance_norm.h"
 }  // namespace baseline
 #undef SCAN_ISA
 
@@ -46,6 +49,8 @@ namespace avx2 {
 #include "_scan_backward.h"
 #include "_scan_gemm.h"
 #include "_scan_gated_norm.h"
+#include "_scan_depthwise.h"
+#include "_scan_instance_norm.h"
 }  // namespace avx2
 #undef SCAN_ISA
 #if defined(__clang__)
@@ -64,6 +69,8 @@ namespace avx512 {
 #include "_scan_backward.h"
 #include "_scan_gemm.h"
 #include "_scan_gated_norm.h"
+#include "_scan_depthwise.h"
+#include "_scan_instance_norm.h"
 }  // namespace avx512
 #undef SCAN_ISA
 #if defined(__clang__)
@@ -76,6 +83,13 @@ namespace avx512 {
 
 namespace {
 
+// Sums of one chunk of places, what follows from all sums of an image, and the result of one chunk.
+struct InstanceNormSteps {
+    void (*sum)(const InstanceNorm&, int64_t, int64_t);
+    void (*combine)(const InstanceNorm&, int64_t);
+    void (*apply)(const InstanceNorm&, int64_t, int64_t);
+};
+
 struct Variant {
     int64_t lanes;
     int64_t (*scratch_floats)(const Problem&);
@@ -85,11 +99,26 @@ struct Variant {
     void (*transpose_block)(const float*, int64_t, int64_t, int64_t, float*);
     void (*gated_norm_rows)(const GatedNorm&, int64_t, int64_t);
     void (*gated_norm_backward_rows)(const GatedNorm&, int64_t, int64_t, int64_t);
+    void (*depthwise_rows)(const DepthwiseSilu&, int64_t, int64_t, int64_t);
+    int64_t (*depthwise_scratch)(const DepthwiseSilu&);
+    void (*depthwise_backward_band)(const DepthwiseSilu&, float*, int64_t);
+    InstanceNormSteps instance_norm, instance_norm_backward;
 };
 
-#define SCAN_VARIANT(isa)                                                                                      \
-    {isa::kLanes,        isa::scratch_floats,  isa::forward_task,    isa::backward_task,                          \
-     isa::product_block, isa::transpose_block, isa::gated_norm_rows, isa::gated_norm_backward_rows}
+#define SCAN_VARIANT(isa)                                                                                           \
+    {isa::kLanes,                                                                                                   \
+     isa::scratch_floats,                                                                                           \
+     isa::forward_task,                                                                                             \
+     isa::backward_task,                                                                                            \
+     isa::product_block,                                                                                            \
+     isa::transpose_block,                                                                                          \
+     isa::gated_norm_rows,                                                                                          \
+     isa::gated_norm_backward_rows,                                                                                 \
+     isa::depthwise_rows,                                                                                           \
+     isa::depthwise_scratch,                                                                                        \
+     isa::depthwise_backward_band,                                                                                  \
+     {isa::instance_norm_sum, isa::instance_norm_combine, isa::instance_norm_apply},                                \
+     {isa::instance_norm_backward_sum, isa::instance_norm_backward_combine, isa::instance_norm_backward_apply}}
 const Variant kVariants[] = {
     SCAN_VARIANT(baseline),
 #ifdef SCAN_X86
@@ -182,14 +211,39 @@ void project_backward(const Problem& p) {
     sum_parts(p.grad_x_weight, size, p.splits, p.threads);
 }
 
-void run(const Problem& p, int64_t tasks, void (*task)(const Problem&, float*, int64_t)) {
-    const int64_t floats = kVariants[p.isa].scratch_floats(p);
+template <class Description>
+void run(const Description& p, int64_t tasks, int64_t floats, void (*task)(const Description&, float*, int64_t)) {
     share_out(tasks, p.threads, [&](auto next) {
         std::vector<float> memory(floats + 16);
         const uintptr_t address = reinterpret_cast<uintptr_t>(memory.data());
         float* aligned = reinterpret_cast<float*>((address + 63) / 64 * 64);
         for (int64_t i = next(); i < tasks; i = next()) task(p, aligned, i);
     });
+}
+
+// With an image for each thread, all steps of an image one after the other, while it lies in the cache; else chunk by
+// chunk. The numbers are the same.
+void run(const InstanceNorm& g, const InstanceNormSteps& steps) {
+    const int64_t chunks = round_up(g.places, g.chunk) / g.chunk;
+    const auto all_chunks = [&](auto step, int64_t image) {
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) step(g, image, chunk);
+    };
+    const bool by_image = g.batches >= g.threads;
+    const int64_t tasks = by_image ? g.batches : g.batches * chunks;
+    for (int64_t part = 0; part < (by_image ? 1 : 3); ++part)
+        share_out(tasks, g.threads, [&](auto next) {
+            for (int64_t i = next(); i < tasks; i = next()) {
+                if (by_image) {
+                    all_chunks(steps.sum, i);
+                    steps.combine(g, i);
+                    all_chunks(steps.apply, i);
+                } else if (part == 1) {
+                    if (i < g.batches) steps.combine(g, i);
+                } else {
+                    (part == 0 ? steps.sum : steps.apply)(g, i / chunks, i % chunks);
+                }
+            }
+        });
 }
 
 }  // namespace
@@ -210,17 +264,20 @@ int64_t slicemamba_best_isa() {
 }
 
 // Size of what is passed, so that the caller can tell a library of another version.
-int64_t slicemamba_problem_size() { return sizeof(Problem) + sizeof(GatedNorm); }
+int64_t slicemamba_problem_size() {
+    return sizeof(Problem) + sizeof(GatedNorm) + sizeof(DepthwiseSilu) + sizeof(InstanceNorm);
+}
 
 void slicemamba_scan_forward(const Problem* p) {
     const Variant& variant = kVariants[p->isa];
     if (p->x_weight) project(*p);
     const int64_t tiles = round_up(p->channels, variant.lanes) / variant.lanes;
-    run(*p, p->batches * tiles, variant.forward_task);
+    run(*p, p->batches * tiles, variant.scratch_floats(*p), variant.forward_task);
 }
 
 void slicemamba_scan_backward(const Problem* p) {
-    run(*p, p->batches * p->parts, kVariants[p->isa].backward_task);
+    const Variant& variant = kVariants[p->isa];
+    run(*p, p->batches * p->parts, variant.scratch_floats(*p), variant.backward_task);
     sum_parts(p->grad_projected.data, p->grad_projected_size, p->parts, p->threads);
     if (p->x_weight) project_backward(*p);
     const int64_t rows = p->groups * p->channels;
@@ -246,6 +303,31 @@ void slicemamba_gated_norm_backward(const GatedNorm* g) {
     });
     sum_parts(g->grad_weight, g->width, g->parts, g->threads);
     sum_parts(g->grad_bias, g->width, g->parts, g->threads);
+}
+
+void slicemamba_depthwise_silu_forward(const DepthwiseSilu* g) {
+    constexpr int64_t kRows = 8;
+    const int64_t blocks = round_up(g->height, kRows) / kRows, tasks = g->batches * blocks;
+    share_out(tasks, g->threads, [&](auto next) {
+        for (int64_t i = next(); i < tasks; i = next()) {
+            const int64_t row = i % blocks * kRows;
+            kVariants[g->isa].depthwise_rows(*g, i / blocks, row, std::min(g->height, row + kRows));
+        }
+    });
+}
+
+void slicemamba_depthwise_silu_backward(const DepthwiseSilu* g) {
+    const Variant& variant = kVariants[g->isa];
+    const int64_t parts = g->batches * g->bands;
+    run(*g, parts, variant.depthwise_scratch(*g), variant.depthwise_backward_band);
+    sum_parts(g->grad_weight, (g->kernel * g->kernel + 1) * g->channels, parts, g->threads);
+}
+
+void slicemamba_instance_norm_forward(const InstanceNorm* g) { run(*g, kVariants[g->isa].instance_norm); }
+
+void slicemamba_instance_norm_backward(const InstanceNorm* g) {
+    run(*g, kVariants[g->isa].instance_norm_backward);
+    sum_parts(g->grad_affine, 2 * g->channels, g->batches, g->threads);
 }
 
 }  // extern "C"

@@ -51,6 +51,41 @@ struct GatedNorm {
     float *grad_weight, *grad_bias;  // (parts, width); the sum ends in the first
 };
 
+// Where the channels of each place of a map lie: strides in floats.
+struct Map {
+    float* data;
+    int64_t image, row, place;
+};
+
+// SiLU of a depthwise convolution of an odd kernel, zeros outside the map, and its gradients.
+struct DepthwiseSilu {
+    int64_t batches, height, width, channels, kernel, threads, isa;
+    Map x;
+    const float *weight, *bias;  // (kernel · kernel, channels), (channels)
+    float* out;                  // (batches, height, width, channels)
+    // backward
+    int64_t bands;  // cuts of an image's rows; the shape alone decides how many, so the sums never depend on threads
+    Map grad_out;
+    float* grad_x;       // as out
+    float* grad_weight;  // (batches · bands, kernel · kernel + 1, channels), the bias last; the sum ends in the first
+};
+
+// Leaky ReLU of the instance norm over the places of each image, and its gradients; no rows: places lie evenly apart.
+struct InstanceNorm {
+    int64_t batches, places, channels, threads, isa;
+    int64_t chunk;  // places that are summed by themselves; the shape alone decides how many
+    double eps, slope;
+    Map x;
+    const float *weight, *bias;  // (channels)
+    float* out;                  // (batches, places, channels)
+    float* moments;              // (batches, 2, channels): mean, and one over the deviation
+    float* sums;                 // (batches, chunks, 2, channels), to compute with
+    // backward
+    Map grad_out;
+    float* grad_x;       // as out
+    float* grad_affine;  // (batches, 2, channels): of weight and bias; the sum ends in the first
+};
+
 }  // extern "C"
 
 // c = a · b, or c += a · b. Rows of b and c are contiguous; strides are in floats.

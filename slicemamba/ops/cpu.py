@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from slicemamba.errors import InputError
-from slicemamba.ops._native_structs import GatedNorm, Problem, Rows
+from slicemamba.ops._native_structs import DepthwiseSilu, GatedNorm, InstanceNorm, Problem, Rows
 from slicemamba.ops.slicing import scan_orders
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
@@ -38,7 +38,7 @@ def _library() -> ctypes.CDLL | str:
         library = ctypes.CDLL(str(found[-1]))
         size = library.slicemamba_problem_size
         size.restype = ctypes.c_int64
-        if size() != sum(map(ctypes.sizeof, (Problem, GatedNorm))):
+        if size() != sum(map(ctypes.sizeof, (Problem, GatedNorm, DepthwiseSilu, InstanceNorm))):
             return f"{found[-1].name} is from another version of this package; {_BUILD}"
         library.slicemamba_best_isa.restype = ctypes.c_int64
     except (OSError, AttributeError) as error:

@@ -92,3 +92,46 @@ def gated_norm_backward(
         grad * functional.silu(z), y, weight.shape, mean, scale, weight, bias, [True, True, True]
     )
     return grad_y, grad_z, grad_weight, grad_bias
+
+
+def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """SiLU of a depthwise convolution of x (B, H, W, D), in torch's own operators."""
+    y = functional.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+    return functional.silu(y).permute(0, 2, 3, 1)
+
+
+def depthwise_silu_backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`depthwise_silu` for x, weight and bias, where autograd does not look on."""
+    x, pad = x.permute(0, 3, 1, 2), [weight.shape[-1] // 2] * 2
+    y = functional.conv2d(x, weight, bias, padding=pad, groups=weight.shape[0])
+    inner = torch.ops.aten.silu_backward(grad.permute(0, 3, 1, 2), y)
+    grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+        inner, x, weight, bias.shape, [1, 1], pad, [1, 1], False, [0, 0], weight.shape[0], [True, True, True]
+    )
+    return grad_x.permute(0, 2, 3, 1).contiguous(), grad_weight, grad_bias
+
+
+def instance_norm_act(x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
+    """Leaky ReLU of the instance norm of x (B, H, W, D), in torch's own operators."""
+    y = functional.instance_norm(x.permute(0, 3, 1, 2), weight=weight, bias=bias, eps=eps)
+    return functional.leaky_relu(y, slope).permute(0, 2, 3, 1)
+
+
+def instance_norm_act_and_moments(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float
+) -> tuple[Tensor, Tensor]:
+    """:func:`instance_norm_act`, and (B, 2, D): mean, and one over the deviation."""
+    variance, mean = torch.var_mean(x, dim=(1, 2), correction=0)
+    return instance_norm_act(x, weight, bias, eps, slope), torch.stack([mean, torch.rsqrt(variance + eps)], dim=1)
+
+
+def instance_norm_act_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, moments: Tensor, slope: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`instance_norm_act` for x, weight and bias, where autograd does not look on."""
+    mean, scale = (moments[:, i, None, None] for i in (0, 1))
+    normed = (x - mean) * scale
+    inner = torch.where(normed * weight + bias > 0, grad, grad * slope)
+    along = normed * (inner * normed).mean((1, 2), keepdim=True)
+    grad_x = (inner - inner.mean((1, 2), keepdim=True) - along) * scale * weight
+    return grad_x.contiguous(), (inner * normed).sum((0, 1, 2)), inner.sum((0, 1, 2))
