@@ -55,7 +55,12 @@ def test_options_cannot_be_changed() -> None:
         (TrainConfig, {"learning_rate": float("nan")}, "/learning_rate", "got nan"),
         (TrainConfig, {"flip_probability": 1.5}, "/flip_probability", "got 1.5"),
         (TrainConfig, {"seed": -1}, "/seed", "greater than or equal to 0; got -1"),  # no generator takes it
-        (ModelConfig, {"embed_dim": 10}, "", "embed_dim must be a multiple of 4, as the network divides it by up to 4; got 10"),
+        (
+            ModelConfig,
+            {"embed_dim": 10},
+            "",
+            "embed_dim must be a multiple of 4, as the network divides it by up to 4; got 10",
+        ),
         (ModelConfig, {"d_conv": 4}, "", "d_conv must be odd"),
         (ModelConfig, {"encoder_depths": [2, 2]}, "", "same number of stages, at least one; got 2 and 4"),
         (ModelConfig, {"encoder_depths": [], "decoder_depths": []}, "", "at least one"),
