@@ -73,7 +73,7 @@ def format_count(value: float) -> str:
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= 0.9995 * size:
             scaled = value / size
-            return f"{scaled:.{max(0, 2 - len(str(int(abs(scaled)))) + 1)}f} {unit}"
+            return f"{scaled:.{max(0, 3 - len(str(int(abs(scaled)))))}f} {unit}"
     return f"{value:.3g}"
 
 

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 
 from nas.objectives import OBJECTIVES, loss_matrix
 from nas.pareto import pareto_mask
+from nas.report_choices import stage_names
 from nas.space import SearchSpace
 from nas.study import Trial, TrialState, pareto_front
 from slicemamba.architecture import Architecture, format_block
@@ -114,9 +115,7 @@ def plot_slicing(path: Path, front: Sequence[Trial], space: SearchSpace) -> None
     edges = np.cumsum(space.depths)
     for edge in edges[:-1]:
         axes.axvline(edge - 0.5, c="black", lw=0.8)
-    num_stages = (len(space.depths) + 1) // 2  # the convolutional skeleton's last level has one stage
-    for i, (end, depth) in enumerate(zip(edges, space.depths, strict=True)):
-        name = f"enc {i + 1}" if i < num_stages else f"dec {i + 1 - num_stages}"
+    for name, end, depth in zip(stage_names(space), edges, space.depths, strict=True):
         axes.text(end - depth / 2 - 0.5, -0.62, name, ha="center", va="bottom", fontsize=8)
     axes.set_yticks(range(len(space.choices)), [format_block(size) for size in space.choices])
     axes.set_xticks(range(space.num_blocks), [str(i) for i in range(1, space.num_blocks + 1)], fontsize=8)
