@@ -5,7 +5,7 @@ import sys
 from setuptools import Extension, setup
 
 # No flag ties the library to this machine; the instruction set is chosen when it runs. OpenMP is compiled in but not
-# linked: the library uses the runtime that torch has loaded (slicemamba/ops/cpu.py). Other systems: no threads.
+# linked: the library uses the runtime that torch has loaded (slicemamba/ops/cpu.py). Other systems: threads of its own.
 openmp = ["-fopenmp"] if sys.platform == "linux" else []
 
 setup(
@@ -16,7 +16,7 @@ setup(
             depends=[
                 f"slicemamba/ops/_scan{part}.h"
                 for part in (
-                    *("", "_vector", "_tile", "_forward", "_backward", "_gemm"),
+                    *("", "_threads", "_vector", "_tile", "_forward", "_backward", "_gemm"),
                     *("_gated_norm", "_depthwise", "_instance_norm"),
                 )
             ],

@@ -1,6 +1,8 @@
 // Entry points of the native scan: C ABI, raw pointers, no torch. One library serves every torch and every x86 machine:
-// the kernels are compiled for three instruction sets and the best that the machine has is taken when it runs.
+// the kernels are compiled for three instruction sets and the best that the machine has is taken when it runs. On ARM
+// the baseline's vectors are NEON's.
 #include "_scan.h"
+#include "_scan_threads.h"
 
 #include <algorithm>
 #include <atomic>
@@ -127,7 +129,7 @@ const Variant kVariants[] = {
 #endif
 };
 
-// Denormals are far below float32's accuracy here and slow on many machines: flush them, and put the mode back.
+// Denormals are far below float32's accuracy here and slow on x86: flush them, and put the mode back.
 class FlushDenormals {
   public:
 #ifdef SCAN_X86
@@ -143,15 +145,12 @@ class FlushDenormals {
 };
 
 template <class Work>
-void share_out([[maybe_unused]] int64_t tasks, [[maybe_unused]] int64_t threads, const Work& work) {
+void share_out(int64_t tasks, int64_t threads, const Work& work) {
     std::atomic<int64_t> next{0};
-#ifdef _OPENMP
-#pragma omp parallel num_threads(static_cast<int>(std::max<int64_t>(1, std::min(threads, tasks))))
-#endif
-    {
+    on_threads(std::max<int64_t>(1, std::min(threads, tasks)), [&] {
         FlushDenormals flush;
         work([&] { return next.fetch_add(1, std::memory_order_relaxed); });
-    }
+    });
 }
 
 // Sum `parts` buffers into the first, always in the same order.

@@ -1,5 +1,5 @@
 // Vectors of floats for one instruction set; included once for each, inside its namespace and its target.
-// SCAN_ISA is 2 (AVX-512), 1 (AVX2 and FMA) or 0 (whatever the compiler takes as its baseline).
+// SCAN_ISA is 2 (AVX-512), 1 (AVX2 and FMA) or 0 (the baseline: SSE2 on x86, NEON on 64-bit ARM).
 
 #if SCAN_ISA == 2
 
@@ -132,12 +132,16 @@ static inline Vec fill(float v) { return Vec{v, v, v, v}; }
 static inline Vec load_some(const float* p, int64_t n) {
     if (n >= kLanes) return load(p);
     Vec v = fill(0.f);
-    for (int64_t i = 0; i < n; ++i) v[i] = p[i];
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kLanes - 1; ++i)  // not up to n, or GCC would call memcpy for three floats
+        if (i < n) v[i] = p[i];
     return v;
 }
 static inline void store_some(float* p, Vec v, int64_t n) {
     if (n >= kLanes) return store(p, v);
-    for (int64_t i = 0; i < n; ++i) p[i] = v[i];
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kLanes - 1; ++i)
+        if (i < n) p[i] = v[i];
 }
 static inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 static inline Vec pick(Bits yes, Vec a, Vec b) { return (Vec)(((Bits)a & yes) | ((Bits)b & ~yes)); }
