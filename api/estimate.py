@@ -74,6 +74,9 @@ def work_by_phase(job: SearchJob | RetrainJob, num_images: Mapping[str, int]) ->
     if job.retrain is not None:
         scored = [*("search", "test"), *(["val"] if job.data.folds is not None else [])]
         found["retrain"] = _training(job.retrain, 1, num_images)
+        if isinstance(job, SearchJob) and job.baselines:  # each takes as long as the winner
+            trainings = len(job.baselines)
+            found["baselines"] = Work(trainings * found["retrain"].trained, trainings * found["retrain"].evaluated)
         found["evaluate"] = Work(0, sum(num_images[split] for split in scored))
     return found
 

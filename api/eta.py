@@ -23,12 +23,18 @@ from api.states import SearchState
 from cluster.config import RetrainJob, SearchJob, TrainWorkers, parse_job
 from cluster.run_folder import Progress
 
-START_SECONDS = {"supernet": 15.0, "search": 10.0, "random": 10.0, "retrain": 15.0, "evaluate": 5.0}
+START_SECONDS = {"supernet": 15.0, "search": 10.0, "random": 10.0, "retrain": 15.0, "baselines": 15.0, "evaluate": 5.0}
 """Until a phase's workers have started, roughly, where this run has not shown it yet: they import torch and load
 networks and images."""
 END_SECONDS = 10.0
 """For what the evaluation is followed by: pictures, figures and the report."""
-_START_ALIKE = {"supernet": "retrain", "retrain": "supernet", "search": "random", "random": "search"}
+_START_ALIKE = {
+    "supernet": "retrain",
+    "retrain": "supernet",
+    "baselines": "retrain",
+    "search": "random",
+    "random": "search",
+}
 _MAX_KEPT = 256
 
 
@@ -155,7 +161,7 @@ def _predicted(
     if per_pass is None:
         return None
     seconds = work[name].passes * per_pass
-    if name in TRAININGS:
+    if name in (*TRAININGS, "baselines"):
         return seconds
     train = job.resources.train
     if name == "evaluate":  # by one worker

@@ -40,7 +40,7 @@ def front_scores(
         run_on_worker(_count_candidates, job.resources.search, "audit front", *given)
     primary = primary_metric(job.search.objectives)
     shown = list(dict.fromkeys([primary, *counted(job.search.objectives)]))
-    found = [_by_name(run.counts_path("search", trial.number)) for trial in front]
+    found = [counts_by_name(run.counts_path("search", trial.number)) for trial in front]
     counts, patients = [one for one, _ in found], groups_of(found[0][1], resolve_root(job.data))
     rows = front_intervals(counts, shown, primary, seed, patients=patients)
     members = [
@@ -50,7 +50,7 @@ def front_scores(
     return {"num_images": len(patients), "num_patients": len(set(patients)), "members": members}
 
 
-def _by_name(path: Path) -> tuple[Counts, list[str]]:
+def counts_by_name(path: Path) -> tuple[Counts, list[str]]:
     """A trial's counts with the images in the order of their names: a race may have seen them in another; the names."""
     with np.load(path, allow_pickle=False) as arrays:
         names, counts = arrays["names"], arrays["counts"]

@@ -26,6 +26,7 @@ from slicemamba.config import (
     validate,
 )
 from slicemamba.errors import InputError
+from slicemamba.recipes import TRAININGS, RecipeName, with_recipe
 
 
 def _whole_or_shared(gpus: float) -> float:
@@ -119,10 +120,22 @@ class _AnyJob(Config):
 
 
 class _Job(_AnyJob):
-    """What every job that segments has."""
+    """What every job that segments has.
 
+    Attributes:
+        recipe: defaults of all its trainings: ``published``, those of the paper, or ``scratch``, for training on some
+            hundred images without pretrained weights, whatever the network (docs/training.md).
+    """
+
+    recipe: RecipeName = "published"
     data: DataConfig = DataConfig()
     space: SpaceConfig = SpaceConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_recipe(cls, values: Any) -> Any:
+        trainings = tuple(name for name in TRAININGS if name in cls.model_fields)
+        return with_recipe(values, trainings) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
     def _choices_fit(self) -> _Job:
@@ -172,6 +185,8 @@ class SearchJob(_Job):
     Attributes:
         init: weights that the winner starts from: null for none (published); ``supernet`` for those in this run's
             supernet; or a path, as in a retrain job.
+        baselines: networks of MONAI to train beside the winner, from scratch and for as many seconds; both are scored
+            on the same images. An empty list trains none.
     """
 
     kind: Literal["search"] = "search"
@@ -179,6 +194,13 @@ class SearchJob(_Job):
     search: SearchConfig = SearchConfig()
     retrain: TrainConfig | None = TrainConfig()
     init: Annotated[Literal["supernet"] | Path | None, Field(union_mode="left_to_right")] = None
+    baselines: tuple[Literal["unet", "attention_unet"], ...] = ("unet",)
+
+    @model_validator(mode="after")
+    def _baselines_once(self) -> SearchJob:
+        if len(set(self.baselines)) != len(self.baselines):
+            raise ValueError(f"baselines must not name one twice; got {', '.join(self.baselines)}")
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> SearchJob:

@@ -35,7 +35,7 @@ def device_hours(job: SearchJob, run: RunFolder, trials: Iterable[Trial]) -> dic
     """
     workers = job.resources.train.num_workers
     wall = phase_seconds(run)
-    shares = {"supernet": workers, "retrain": workers, "evaluate": 1, "audit_front": 1}
+    shares = {"supernet": workers, "retrain": workers, "baselines": workers, "evaluate": 1, "audit_front": 1}
     hours = {name: wall[name] * share / 3600 for name, share in shares.items() if name in wall}
     return hours | {"candidates": sum(trial.seconds or 0.0 for trial in trials) / 3600}
 

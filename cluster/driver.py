@@ -1,6 +1,6 @@
 """The driver of one run: its phases in order, each skipped when its output is there already.
 
-    supernet → search → random (optional) → retrain (optional) → evaluate
+    supernet → search → random (optional) → retrain (optional) → baselines (optional) → evaluate
 
 Killed at any point and started again on the same folder, a run goes on from the last checkpoint and the last trial.
 """
@@ -163,7 +163,7 @@ def only_driver(run: RunFolder) -> Iterator[None]:
 
 def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
     # Imported here, so that a fault in the input is told without waiting for torch.
-    from cluster import ray_pretrain, ray_train, results
+    from cluster import baselines, ray_pretrain, ray_train, results
 
     if isinstance(job, PretrainJob):
         _once(run, "pretrain", "pretrained", lambda: ray_pretrain.pretrain(job, run))
@@ -188,6 +188,8 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
         winner = Architecture.parse(front[0].architecture)
         _set_aside_other_winner(run, winner)
         network = _once(run, "retrain", "retrained", lambda: ray_train.retrain(job, winner, run, cache_dir))
+        if job.baselines:
+            baselines.train(job, run, winner, cache_dir)
     return results.searched(job, run, network, cache_dir)
 
 

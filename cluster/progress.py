@@ -22,6 +22,7 @@ TITLES = {
     "search": "Search",
     "random": "Random baseline",
     "retrain": "Retrain",
+    "baselines": "Train baselines",
     "evaluate": "Evaluate on test",
     "audit_search": "Random searches",
     "audit_front": "Front's intervals",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, Segmentation
 from cluster.connect import cluster_resources
 from cluster.history import training_history
 from cluster.run_folder import RunFolder
+from cluster.scan_use import scan_use
 from cluster.workers import run_on_worker
-from nas.objectives import loss_matrix
+from nas.objectives import format_count, loss_matrix
 from nas.pareto import hypervolume
 from nas.sampling import PathSampler
 from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front, reference_point
@@ -32,10 +33,14 @@ from slicemamba.evaluation.inference import InferenceOptions, Segmenter
 from slicemamba.evaluation.metrics import METRICS_VERSION
 from slicemamba.evaluation.per_image import class_scores
 from slicemamba.evaluation.scores import ImageScores
+from slicemamba.evaluation.statistics import paired_difference
 from slicemamba.evaluation.volumes import evaluate_volumes
 from slicemamba.models.checkpoints import load_network, read_card, title_of
+from slicemamba.models.complexity import count_flops, num_parameters
 
 SPLITS = ("search", "test")
+COMPARED = ("dice", "miou", "hd95")
+TITLES_OF_BASELINES = {"unet": "U-Net", "attention_unet": "Attention U-Net"}
 _PACKAGES = ("slicemamba-nas", "torch", "ray", "optuna", "numpy", "medpy")
 
 
@@ -76,7 +81,11 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
         random_front = pareto_front(random, objectives)
         rows = [_row(trial) for trial in random_front]  # none where constraints are met by luck, and luck failed
         result["random"] = {"best": rows[0] if rows else None, "pareto": rows}
-    result |= {} if network is None else _scores(job, run, network, cache_dir)
+    if network is not None:
+        result |= _scores(job, run, network, cache_dir)
+        result["baselines"] = {name: _against(name, result["retrained"], run) for name in job.baselines}
+    result["scan_use"] = scan_use(job, run, front[0], trials)
+    result["findings"] = _findings(result)
     _report(job, run, result)
     return result
 
@@ -95,6 +104,12 @@ def _hypervolumes(trials: list[Trial], random: list[Trial], objectives: tuple[st
         "random": volume(random) if random else None,
         "reference": dict(zip(objectives, reference, strict=True)),
     }
+
+
+def _findings(result: Mapping[str, Any]) -> list[str]:
+    """What a reader should know first, in sentences."""
+    about = [*result.get("baselines", {}).values(), result["scan_use"]]
+    return [found["sentence"] for found in about if found is not None]
 
 
 def _report(job: SearchJob, run: RunFolder, result: dict[str, Any]) -> None:
@@ -176,8 +191,64 @@ def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir
     scored = scores_of(folder, job, run, cache_dir, job.retrain.batch_size, splits)
     card = read_card(folder)
     trivial = scored.pop("trivial")
-    about = {"network": title_of(card), "architecture": card.architecture}
-    return {"retrained": about | scored | training_history(run, "retrain"), "trivial": trivial}
+    history = training_history(run, "retrain")
+    about = {"network": title_of(card), "architecture": card.architecture} | costs_of(folder, job, history)
+    return {"retrained": about | scored | history, "trivial": trivial}
+
+
+def costs_of(folder: Path, job: SegmentationJob, history: Mapping[str, Any]) -> dict[str, float]:
+    """Parameters, FLOPs of an image, and wall seconds of all epochs of a saved network, validation included."""
+    network = load_network(folder)
+    flops = count_flops(network, job.data.image_size, job.model.in_channels)
+    seconds = round(sum(row["seconds"] for row in history["epochs"]), 3)
+    return {"params": num_parameters(network), "flops": flops, "seconds": seconds}
+
+
+def place_of_baseline(run: RunFolder, name: str) -> RunFolder:
+    """The folder of a baseline's training and scores."""
+    return RunFolder(run.path / "baselines" / name)
+
+
+def _against(name: str, chosen: Mapping[str, Any], run: RunFolder) -> dict[str, Any]:
+    """A baseline's scores and costs, what the chosen network scores more on the same images, and that as a sentence."""
+    place = place_of_baseline(run, name)
+    found = dict(place.read_json("scores.json") or {})
+    scored = run.scores_path("test"), place.scores_path("test")
+    # A network that diverged has left no scores.
+    found["difference"] = _differences(*map(ImageScores.load, scored)) if all(map(Path.exists, scored)) else None
+    return found | {"sentence": _sentence(TITLES_OF_BASELINES[name], found, chosen)}
+
+
+def _differences(own: ImageScores, other: ImageScores) -> dict[str, Any]:
+    """By metric: own score less the other's, and the ends of its 95 % interval over images or patients."""
+    found = {}
+    for metric in COMPARED:
+        distances = (own.hd95, other.hd95) if metric == "hd95" else None
+        one = paired_difference(own.counts, other.counts, metric, hd95=distances, groups=own.patients)
+        found[metric] = {"value": one.difference, "low": one.interval.low, "high": one.interval.high}
+    return found
+
+
+def _sentence(title: str, baseline: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+    """Which of the two is better on test; dearer or cheaper."""
+    if baseline["difference"] is None:
+        return f"{title} cannot be compared with: one of the two networks diverged."
+    dice = baseline["difference"]["dice"]
+    ends = f"{100 * dice['low']:+.1f} to {100 * dice['high']:+.1f}"
+    if dice["high"] < 0:
+        verdict = f"{title} is better than the chosen network"
+    elif dice["low"] > 0:
+        verdict = f"The chosen network is better than {title}"
+    else:
+        verdict = f"No measurable difference between the chosen network and {title}"
+    own, other = (
+        f"{100 * of['scores']['test']['dice']:.1f} % at {format_count(of['flops'])}FLOPs" for of in (chosen, baseline)
+    )
+    return (
+        f"{verdict}: Dice on test {own}, {title} {other} in the same time of training; difference "
+        f"{100 * dice['value']:+.1f} points (95 % interval over images or patients {ends}). One training of each: "
+        "another seed may differ by more."
+    )
 
 
 def scores_of(

@@ -12,8 +12,10 @@
   pretrained/      the same of the encoder of a pretrain job
   winner.json      the architecture that retrained/ is of, written before it is trained
   retrained/       the same of the retrained winner; retrained-1/, … of winners before the search was extended
+  baselines/       networks to compare the winner with, each with the files of a run of its own (cluster/baselines.py)
   init_report.json what it took of the weights it started from, where there were any
   tensorboard/     scalars of each training, an epoch a step: tensorboard --logdir <run>/tensorboard
+  baselines.json   how long a training step of the winner and of each of them takes
   result.json      Pareto frontier, comparison, test scores; written last
   report.html      all of it as one page that needs nothing else
   scores/          per-image counts: search.npz, test.npz of the retrained network; <study>/<number>.npz of trials
@@ -49,6 +51,7 @@ PHASES = (
     "search",
     "random",
     "retrain",
+    "baselines",
     "evaluate",
     "audit_search",
     "audit_front",

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.slicing_text import SlicingText
-from nas.objectives import OBJECTIVES, format_value
+from nas.objectives import OBJECTIVES, format_count, format_value
 
 
 def print_summary(console: Console, result: Mapping[str, Any]) -> None:
@@ -21,10 +21,14 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
         console: where to. result: what ``result.json`` of a search holds.
     """
     objectives: list[str] = result["objectives"]
+    for sentence in result.get("findings", ()):
+        console.print(f"• {escape(sentence)}", highlight=False)
     console.print(_frontier(result["pareto"], objectives))
     console.print(_comparison(result, objectives))
     if "retrained" in result:
         print_scores(console, result)
+    if result.get("baselines"):
+        console.print(_beside_baselines(result))
 
 
 def print_scores(console: Console, result: Mapping[str, Any]) -> None:
@@ -77,6 +81,20 @@ def _test_scores(result: Mapping[str, Any]) -> Table:
     for name, own, *others in zip(names, *columns, strict=True):
         interval = "–".join(_cells({name: value}, [name])[0] for value in intervals.get(name, ()))
         table.add_row(OBJECTIVES[name].heading, f"[bold]{own}[/]", interval, *others)
+    return table
+
+
+def _beside_baselines(result: Mapping[str, Any]) -> Table:
+    """The chosen network and what everyone knows, trained for as long; a row a network."""
+    names = ["dice", "miou", "hd95"]
+    table = Table("test split", *_narrow(names), "FLOPs", "params", "training (s)", title="Beside other networks")
+    rows = {"chosen network": result["retrained"]}
+    rows |= {name.replace("_", " "): found for name, found in result["baselines"].items()}
+    for name, found in rows.items():
+        scores = found.get("scores", {}).get("test")
+        cells = ["diverged"] * len(names) if scores is None else _cells(scores, names)
+        costs = [format_count(found[cost]) for cost in ("flops", "params")]
+        table.add_row(name, *cells, *costs, f"{found['seconds']:.0f}")
     return table
 
 

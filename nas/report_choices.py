@@ -32,6 +32,7 @@ from slicemamba.architecture import Architecture, format_block
 CHOICES = (TRIALS, FRONT, FIXED, SAMPLED, "#e69f00", "#56b4e9", RANDOM)
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x")
 _MAX_LINES = 300
+_MAX_ROWS = 12
 
 
 def stage_names(space: SearchSpace) -> list[str]:
@@ -72,6 +73,32 @@ def slicing_figure(trials: Sequence[Trial], best: Trial, space: SearchSpace, gen
     for axis in ("xaxis", "yaxis"):
         layout[axis] |= {"type": "category", "showgrid": False, "ticks": ""}
     return {"data": [heat], "layout": layout, "steps": steps}
+
+
+def scan_figure(front: Sequence[Trial], space: SearchSpace) -> Spec:
+    """What each block of the frontier's networks takes: a scan and its slices, a convolution, or nothing."""
+    shown = front[:_MAX_ROWS][::-1]  # the best on top
+    widths = {place for place, options in enumerate(space.options) if space.choices[options[0]].divisor}
+    places = [place for place in range(space.num_blocks) if place not in widths]
+    blocks = [list(Architecture.parse(trial.architecture).blocks()) for trial in shown]
+    kinds = [[2 if row[p].scans else 1 if row[p].kernel else 0 for p in places] for row in blocks]
+    labels = [[format_block(row[p]) for p in places] for row in blocks]
+    stages = np.repeat(np.arange(len(space.depths)), space.depths)[places]
+    names = stage_names(space)
+    columns = [f"{names[stage]}·{number + 1}" for number, stage in enumerate(stages.tolist())]
+    heat = {
+        "type": "heatmap", "x": columns, "y": [f"trial {trial.number}" for trial in shown], "z": kinds, "zmin": 0,
+        "zmax": 2, "xgap": 2, "ygap": 2, "text": labels, "texttemplate": "%{text}",
+        "colorscale": [[0, SURFACE], [0.33, SURFACE], [0.33, "#56b4e9"], [0.67, "#56b4e9"], [0.67, FRONT], [1, FRONT]],
+        "colorbar": {"tickvals": [1 / 3, 1, 5 / 3], "ticktext": ["left out", "convolution", "scan"], "thickness": 10,
+                     "outlinewidth": 0},
+        "hovertemplate": "%{y}, block %{x}: %{text}<extra></extra>",
+    }  # fmt: skip
+    layout = layout_of("block", "", 130 + 30 * len(shown))
+    for axis in ("xaxis", "yaxis"):
+        layout[axis] |= {"type": "category", "showgrid": False, "ticks": ""}
+    layout["margin"]["l"] = 72
+    return {"data": [heat], "layout": layout}
 
 
 def _shape(kind: str, x0: float, x1: float, y0: float, y1: float, colour: str, width: float) -> Spec:

@@ -31,6 +31,7 @@ from slicemamba.architecture import format_block
 
 _TEMPLATE = "report.html.j2"
 _SCORES = ("dice", "miou", "hd95", "sensitivity", "specificity", "accuracy")
+_BASELINES = {"unet": "U-Net", "attention_unet": "Attention U-Net"}
 _GENERATIONS = ("evolution", "nsga2")
 _ENOUGH_RANDOM = 30  # from here on, random candidates alone show the effect of choices
 
@@ -158,6 +159,10 @@ def _tiles(source: ReportInput, front: list[Trial], objectives: Sequence[str]) -
         interval = source.result["retrained"].get("intervals", {}).get("test", {}).get("dice")
         note = "retrained" + (f", 95 % interval {interval[0]:.3f}–{interval[1]:.3f}" if interval else "")
         tiles.append(("Dice on test", _number(test["dice"]), note))
+    for name, other in source.result.get("baselines", {}).items():
+        if "test" in other.get("scores", {}):
+            dice = _number(other["scores"]["test"]["dice"])
+            tiles.append((f"Dice on test, {_BASELINES[name]}", dice, "trained for as long"))
     hours = source.costs.get("device_hours")
     if hours:
         tiles.append(("device hours", f"{sum(hours.values()):.2g}", "training and evaluation"))
@@ -248,6 +253,17 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
     )
     by_chance = len(random) >= _ENOUGH_RANDOM
     shown = random if by_chance else done
+    if len({choice.scans for choice in source.space.choices if not choice.divisor}) == 2:
+        found.append(
+            Figure(
+                "scans",
+                choices.scan_figure(front, source.space),
+                "Where the scan is kept.",
+                "Each row is a network of the frontier, the best on top; each column a block. "
+                + _scan_sentence(source),
+                "Table of blocks: " + "; ".join(f"trial {t.number}: {t.architecture}" for t in front[:3]),
+            )
+        )
     found.append(
         Figure(
             "effects",
@@ -274,6 +290,11 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
         )
     )
     return found
+
+
+def _scan_sentence(source: ReportInput) -> str:
+    found = source.result.get("scan_use")
+    return found["sentence"] if found else ""
 
 
 def hypervolume_of(source: ReportInput, objectives: Sequence[str]) -> dict[str, list[float]]:
@@ -347,6 +368,10 @@ def _test_scores(source: ReportInput) -> dict[str, Any] | None:
     intervals = retrained.get("intervals", {}).get("test", {})
     best = [(retrained["scores"]["test"][name], intervals.get(name)) for name in names]
     rows = [("Best slicing, retrained", best)]
+    for name, found in source.result.get("baselines", {}).items():
+        scores, ends = (found.get(part, {}).get("test", {}) for part in ("scores", "intervals"))
+        title = f"{_BASELINES[name]}, trained for as long"
+        rows.append((title, [(scores.get(metric), ends.get(metric)) for metric in names]))
     for name, scores in source.result.get("trivial", {}).get("test", {}).items():
         rows.append((name, [(scores.get(metric), None) for metric in names]))
     return {"names": [_score_title(name) for name in names], "rows": rows}

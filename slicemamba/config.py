@@ -337,6 +337,7 @@ class TrainConfig(Config):
         weight_decay: weight decay of AdamW.
         decay_vectors: apply weight decay to one-dimensional weights (norms, biases, the scan's skips), too; published.
         t_max: epochs in which the cosine lowers the learning rate to its minimum; then it rises again, as published.
+            Null: until the end, so that the rate never rises.
         min_learning_rate: minimum of the cosine.
         warmup_epochs: epochs over which the learning rate rises linearly, step by step, before the cosine.
         clip_grad_norm: maximum gradient norm; null for no limit.
@@ -362,7 +363,7 @@ class TrainConfig(Config):
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     decay_vectors: bool = True
-    t_max: PositiveInt = 50
+    t_max: PositiveInt | None = 50
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     clip_grad_norm: PositiveFloat | None = None
@@ -426,7 +427,7 @@ class PretrainConfig(TrainConfig):
     batch_size: PositiveInt = 1024
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     decay_vectors: bool = False
-    t_max: PositiveInt = 280
+    t_max: PositiveInt | None = 280
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
     clip_grad_norm: PositiveFloat | None = 5.0
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.9999

@@ -9,7 +9,7 @@ const UNDER_WAY = ["QUEUED", "STARTING", "RUNNING"];
 
 export function searchPage(main, live, id) {
   const url = `/v1/searches/${id}`;
-  const parts = Object.fromEntries(["head", "phases", "tiles", "comparison", "trials", "jobs", "verdict", "history"].map((name) => [name, el("div")]));
+  const parts = Object.fromEntries(["head", "phases", "findings", "tiles", "comparison", "trials", "jobs", "verdict", "history"].map((name) => [name, el("div")]));
   const plot = Object.fromEntries(["pareto", "hypervolume", "slicing"].map((name) => [name, el("div", { className: "plot", role: "img" })]));
   plot.pareto.setAttribute("aria-label", "Trials and Pareto frontier; the table below holds the same figures");
   plot.hypervolume.setAttribute("aria-label", "Hypervolume of the frontier against evaluations");
@@ -19,7 +19,7 @@ export function searchPage(main, live, id) {
   const audit = el("button", { type: "button", hidden: true, onclick: () => attempt(startAudit) }, "Audit");
 
   main.replaceChildren(
-    el("section", { className: "card" }, parts.head, parts.phases), el("section", { className: "card" }, parts.tiles, parts.comparison),
+    el("section", { className: "card" }, parts.head, parts.findings, parts.phases), el("section", { className: "card" }, parts.tiles, parts.comparison),
     el("div", { className: "two" },
       el("section", { className: "card" }, el("div", { className: "row" }, el("h2", { className: "grow" }, "Pareto frontier"), axes), plot.pareto),
       el("section", { className: "card" }, el("h2", {}, "Hypervolume"), plot.hypervolume)),
@@ -41,6 +41,11 @@ export function searchPage(main, live, id) {
     if (view.estimate === undefined) { // a token that may only read gets none
       view.estimate = null;
       post("/v1/searches/validate", search.spec).then((found) => { view.estimate = found.estimate; }).catch(() => {});
+    }
+    if (search.state === "SUCCEEDED" && view.result !== search.ended_at) { // once a run: an extended one has another
+      view.result = search.ended_at;
+      const result = await get(`${url}/result`).catch(() => ({}));
+      parts.findings.replaceChildren(...(result.findings ?? []).map((sentence) => el("p", { className: "finding" }, sentence)));
     }
     const jobs = await followUps(search); // the audit's intervals are drawn with the figures
     const [found] = await Promise.all([figures(search, front), trialTable(search, front)]);
@@ -147,7 +152,8 @@ function head(search, url, live) {
 }
 
 function phases(search) {
-  const wanted = ["supernet", "search", "random", "retrain", "evaluate"].filter((p) => (p !== "random" || search.spec.search.random_baseline) && (!["retrain", "evaluate"].includes(p) || search.spec.retrain));
+  const { retrain, baselines, search: { random_baseline: random } } = search.spec;
+  const wanted = ["supernet", "search", random && "random", ...retrain ? ["retrain", baselines.length && "baselines", "evaluate"] : []].filter(Boolean);
   return el("ol", { className: "phases" }, wanted.map((phase) => {
     const now = search.progress[phase];
     const figures = Object.entries(now?.metrics ?? {}).slice(0, 3).map(([k, v]) => `${k.replace("val_", "")} ${number(v, 3)}`).join(" · ");
@@ -161,7 +167,7 @@ function tiles(search, front, evaluating, estimate) {
   const tile = (text, value) => el("div", { className: "tile" }, el("b", {}, value), el("span", {}, text));
   const spent = search.started_at ? ((search.ended_at ? new Date(search.ended_at) : new Date()) - new Date(search.started_at)) / 1000 : NaN;
   const workers = search.spec.resources.train.num_workers;
-  const worked = evaluating + ["supernet", "retrain"].reduce((sum, phase) => sum + workers * (search.progress[phase]?.seconds ?? 0), search.progress.evaluate?.seconds ?? 0);
+  const worked = evaluating + ["supernet", "retrain", "baselines"].reduce((sum, phase) => sum + workers * (search.progress[phase]?.seconds ?? 0), search.progress.evaluate?.seconds ?? 0);
   const left = remaining(search);
   return el("div", { className: "tiles" },
     front.objectives.map((o) => tile(`best trial: ${plots.title(o)}`, best ? number(best.metrics[o.name]) : "–")),

@@ -31,8 +31,9 @@ class ConvUNet(nn.Module):
     """U-Net or Attention U-Net of MONAI over five resolutions, with the interface of ``SliceMambaUNet``.
 
     Widths are ⅔·C, doubled at each of four downsamplings: the usual 64 … 1024 at C = 96, where U-Net has 31.1 M
-    parameters and Attention U-Net 31.7 M, beside the 35.8 M of SliceMamba. The rest is as MONAI sets it: U-Net with
-    instance norm and leaky ReLU, Attention U-Net with batch norm and ReLU.
+    parameters and Attention U-Net 31.7 M, beside the 35.8 M of SliceMamba. Beside the skeleton ``conv`` they are C, as
+    there. The rest is as MONAI sets it: U-Net with instance norm and leaky ReLU, Attention U-Net with batch norm and
+    ReLU.
 
     Args:
         kind: which of the two.
@@ -52,7 +53,8 @@ class ConvUNet(nn.Module):
         self.kind = kind
         self.config = config
         self.num_classes = num_classes
-        widths = [round(config.embed_dim * 2 / 3) * 2**level for level in range(_LEVELS)]
+        first = config.embed_dim if config.skeleton == "conv" else round(config.embed_dim * 2 / 3)
+        widths = [first * 2**level for level in range(_LEVELS)]
         self.body: nn.Module = (
             BasicUNet(2, config.in_channels, num_classes, features=(*widths, widths[0]))
             if kind == "unet"

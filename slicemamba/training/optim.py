@@ -30,11 +30,13 @@ def learning_rate(config: TrainConfig, position: float) -> float:
 
     Returns:
         In the first ``warmup_epochs`` a line that rises by steps; then a cosine from epoch to epoch between
-        ``learning_rate`` and ``min_learning_rate``, down in ``t_max`` epochs and, as published, up again.
+        ``learning_rate`` and ``min_learning_rate``, down in ``t_max`` epochs and, as published, up again; without
+        ``t_max``, down until the end.
     """
     if position <= config.warmup_epochs:
         return config.learning_rate * position / config.warmup_epochs
-    turn = math.pi * (math.ceil(position) - 1 - config.warmup_epochs) / config.t_max
+    length = config.t_max or max(1, config.epochs - config.warmup_epochs)
+    turn = math.pi * (math.ceil(position) - 1 - config.warmup_epochs) / length
     span = config.learning_rate - config.min_learning_rate
     return config.min_learning_rate + span * (1 + math.cos(turn)) / 2
 

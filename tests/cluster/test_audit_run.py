@@ -59,6 +59,7 @@ JOB: dict[str, Any] = {
         "num_crossovers": 1,
     },
     "retrain": {"epochs": 1, "batch_size": 4},
+    "baselines": [],
 }
 
 

@@ -126,6 +126,24 @@ def test_wrong_field_is_pointed_at(values: dict[str, Any], pointer: str, said: s
     assert said in str(caught.value)
 
 
+def test_a_recipe_fills_what_is_left_out() -> None:
+    job = parse_job({"recipe": "scratch", "supernet": {"epochs": 7, "learning_rate": 1e-4}, "model": {"expand": 1}})
+    assert isinstance(job, SearchJob)
+    assert job.retrain is not None
+    assert (job.supernet.epochs, job.supernet.learning_rate, job.supernet.clip_grad_norm) == (7, 1e-4, 1.0)
+    assert (job.retrain.epochs, job.retrain.batch_size, job.retrain.t_max) == (100, 8, None)
+    assert (job.model.drop_path_rate, job.model.expand, job.model.linear_init) == (0.0, 1, "width")
+    assert parse_job(job.model_dump(mode="json")) == job
+    plain = parse_job({})
+    assert isinstance(plain, SearchJob)
+    assert (plain.recipe, plain.supernet.epochs, plain.model.drop_path_rate) == ("published", 300, 0.2)
+    none = parse_job({"recipe": "scratch", "retrain": None})
+    assert isinstance(none, SearchJob)
+    assert none.retrain is None
+    with pytest.raises(InputError, match="recipe"):
+        parse_job({"recipe": "scrtach"})
+
+
 def test_budget_may_not_exceed_the_space() -> None:
     values = {"model": TINY, "space": {"choices": ["2x2", "2x4"]}}
     assert parse_job({**values, "search": {"num_trials": 16}})

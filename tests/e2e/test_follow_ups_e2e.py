@@ -31,6 +31,7 @@ JOB: dict[str, Any] = {
     "supernet": {"epochs": 1, "batch_size": 8, "t_max": 1, "num_val_architectures": 1},
     "search": {"searcher": "random", "objectives": ["dice", "params"], "num_trials": 6},
     "retrain": {"epochs": 1, "batch_size": 8, "t_max": 1},
+    "baselines": [],
 }
 
 

@@ -128,6 +128,8 @@ def test_search_survives_a_killed_service_and_ends_with_its_results(service: Ser
     assert result["random"]["best"]["metrics"]["dice"] > 0
     assert result["retrained"]["architecture"] == result["best"]["architecture"]
     assert set(result["retrained"]["scores"]) == {"search", "test"}
+    assert set(result["baselines"]["unet"]["scores"]) == {"search", "test"}
+    assert result["baselines"]["unet"]["sentence"] == result["findings"][0]
     for name in ("pareto.png", "slicing.png", "predictions/predictions.png"):
         with Image.open(target / name) as picture:
             assert min(picture.size) > 100

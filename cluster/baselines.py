@@ -1,0 +1,132 @@
+"""Networks that everyone knows, trained beside a search's winner for as many seconds and scored on the same images.
+
+<run>/baselines/<network>/   a run of its own (see run_folder.py): config.json, retrained/, scores/, scores.json
+<run>/baselines.json         seconds of a training step of the winner and of each baseline, measured once
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster import results
+from cluster.config import RetrainJob, SearchJob, refuse_mixing
+from cluster.history import training_history
+from cluster.initial import build_network
+from cluster.ray_train import retrain
+from cluster.run_folder import RunFolder, RunStatus
+from cluster.status import StatusWriter
+from cluster.workers import run_on_worker
+from slicemamba.architecture import Architecture
+from slicemamba.config import TrainConfig
+from slicemamba.data.base import load_split
+from slicemamba.training.trainer import steps_per_epoch
+
+STEPS = "baselines.json"
+_ROUNDS, _MIN_ROUNDS, _SECONDS = 12, 3, 30.0
+
+
+def train(job: SearchJob, run: RunFolder, winner: Architecture, cache_dir: Path) -> None:
+    """Trains and scores each baseline that has not been; the phase of the run that is called ``baselines``."""
+    assert job.retrain is not None
+    run.emit("phase", phase="baselines")
+    seconds = _step_seconds(job, run, winner)
+    jobs = {name: _retrain_job(job, name, _as_long(job.retrain, seconds, name)) for name in job.baselines}
+    a_epoch = steps_per_epoch(len(load_split(job.data, "train", cache_dir)), job.retrain.batch_size)
+    total = sum(one.retrain.epochs for one in jobs.values()) * a_epoch
+    done: dict[str, int] = {}
+    for name, one in jobs.items():
+
+        def tell(status: RunStatus, name: str = name) -> None:
+            step = status.progress.get("retrain")
+            done[name] = step.done if step is not None else 0
+            metrics = step.metrics if step is not None else {}
+            shown = {"done": sum(done.values()), "total": total, "unit": "steps", "metrics": metrics}
+            run.emit("progress", phase="baselines", **shown)
+
+        _train_one(one, results.place_of_baseline(run, name), cache_dir, tell)
+
+
+def _train_one(job: RetrainJob, place: RunFolder, cache_dir: Path, tell: Any) -> None:
+    refuse_mixing(place.read_json("config.json"), job, place.path)
+    place.write_json("config.json", job.model_dump(mode="json"))
+    if place.read_json("scores.json") is not None:  # written last
+        return
+    network = place.path / "retrained"
+    with StatusWriter(place, tell):
+        if not (network / "config.json").exists():
+            place.emit("phase", phase="retrain")
+            retrain(job, None, place, cache_dir)
+        scored = results.scores_of(network, job, place, cache_dir, job.retrain.batch_size, results.SPLITS)
+    scored.pop("trivial")
+    history = training_history(place, "retrain")
+    trained = {"epochs": job.retrain.epochs, "best_epoch": history["best_epoch"]}
+    place.write_json("scores.json", trained | results.costs_of(network, job, history) | scored)
+
+
+def _retrain_job(job: SearchJob, name: Any, settings: TrainConfig) -> RetrainJob:
+    return RetrainJob(
+        name=job.name,
+        data=job.data,
+        model=job.model,
+        space=job.space,
+        resources=job.resources,
+        network=name,
+        retrain=settings,
+    )
+
+
+def _as_long(settings: TrainConfig, seconds: Mapping[str, float], name: str) -> TrainConfig:
+    """The winner's settings with as many epochs as take as long; the learning rate's course keeps its form."""
+    share = seconds["winner"] / seconds[name]
+    times = {"epochs": settings.epochs, "t_max": settings.t_max}
+    changed = {field: max(1, round(value * share)) for field, value in times.items() if value is not None}
+    changed["warmup_epochs"] = min(settings.warmup_epochs, changed["epochs"] - 1)
+    return settings.model_copy(update=changed)
+
+
+def _step_seconds(job: SearchJob, run: RunFolder, winner: Architecture) -> dict[str, float]:
+    """Seconds of a training step of the winner and of each baseline, from the run's folder where they are known."""
+    found = run.read_json(STEPS)
+    if found is not None and found["architecture"] != str(winner):  # an extended search has another winner
+        shutil.rmtree(run.path / "baselines", ignore_errors=True)
+        found = None
+    if found is None:
+        seconds = run_on_worker(_measure_steps, job.resources.train, "time baselines", job, str(winner))
+        found = {"architecture": str(winner), "seconds": seconds}
+        run.write_json(STEPS, found)
+    return dict(found["seconds"])
+
+
+def _measure_steps(job: SearchJob, winner: str) -> dict[str, float]:
+    """On a worker: the shortest of some steps of each network, taken in turns, so that all meet the same machine."""
+    assert job.retrain is not None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks = {"winner": build_network(job, Architecture.parse(winner))}
+    networks |= {name: build_network(_retrain_job(job, name, job.retrain), None) for name in job.baselines}
+    size = job.retrain.batch_size // (job.resources.train.num_workers * job.retrain.accumulate_steps)
+    images = torch.randn(size, job.model.in_channels, *job.data.image_size, device=device)
+    best = dict.fromkeys(networks, float("inf"))
+    for network in networks.values():
+        network.to(device).train()
+    begun = time.monotonic()
+    for round_number in range(_ROUNDS):
+        if round_number >= _MIN_ROUNDS and time.monotonic() - begun > _SECONDS:
+            break
+        for name, network in networks.items():
+            best[name] = min(best[name], _seconds_of_step(network, images))
+    return best
+
+
+def _seconds_of_step(network: torch.nn.Module, images: torch.Tensor) -> float:
+    started = time.perf_counter()
+    network(images).square().mean().backward()
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    network.zero_grad()
+    return time.perf_counter() - started

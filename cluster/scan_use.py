@@ -1,0 +1,72 @@
+"""Where a scan pays: what the search says of blocks that scan, in one sentence with an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.audit_front import counts_by_name
+from cluster.config import SearchJob
+from cluster.run_folder import RunFolder
+from nas.audit import difference, primary_metric
+from nas.objectives import OBJECTIVES, losses
+from nas.study import Trial
+from slicemamba.architecture import Architecture
+from slicemamba.data.patients import groups_of
+from slicemamba.models.complexity import cost
+
+
+def scan_use(job: SearchJob, run: RunFolder, best: Trial, trials: Sequence[Trial]) -> dict[str, Any] | None:
+    """What scanning brings, by the search's own scores (supernet weights, search split).
+
+    Compared is the best with the best network found that differs in just this: that scans nowhere or, where the best
+    itself scans nowhere, that scans somewhere.
+
+    Returns:
+        scans: blocks of the best that scan, of ``blocks``. rival: number and architecture of the other network.
+        difference: the best's score less the rival's, on the same images. flops_ratio: the best's over the rival's.
+        sentence: the same in words. None where the space leaves no such choice, or the counts are not there.
+    """
+    metric = primary_metric(job.search.objectives)
+    scans = num_scans(best.architecture)
+    others = [t for t in trials if t.eligible and bool(num_scans(t.architecture)) != bool(scans)]
+    others = [t for t in others if run.counts_path("search", t.number).exists()]
+    if not others or not run.counts_path("search", best.number).exists():
+        return None
+    rival = min(others, key=lambda t: (losses(t.metrics, [metric]), t.number))
+    (own, names), (other, _) = (counts_by_name(run.counts_path("search", t.number)) for t in (best, rival))
+    found = difference([own], [other], metric, patients=groups_of(names, job.data))
+    ratio = _flops(job, best) / _flops(job, rival)
+    blocks = sum(1 for block in Architecture.parse(best.architecture).blocks() if not block.divisor)
+    return {
+        "scans": scans,
+        "blocks": blocks,
+        "rival": {"number": rival.number, "architecture": rival.architecture},
+        "metric": metric,
+        "difference": found.model_dump(),
+        "flops_ratio": ratio,
+        "sentence": _sentence(scans, blocks, metric, found.value or 0.0, found.low or 0.0, found.high or 0.0, ratio),
+    }
+
+
+def num_scans(architecture: str) -> int:
+    """Blocks that scan."""
+    return sum(block.scans for block in Architecture.parse(architecture).blocks())
+
+
+def _flops(job: SearchJob, trial: Trial) -> float:
+    architecture = Architecture.parse(trial.architecture)
+    return cost(job.model, job.data.num_classes, architecture, job.data.image_size)["flops"]
+
+
+def _sentence(scans: int, blocks: int, metric: str, value: float, low: float, high: float, ratio: float) -> str:
+    title = OBJECTIVES[metric].title
+    by = f"{100 * abs(value):.1f} points of {title} (95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+    words = "more" if value >= 0 else "less"
+    cheaper = f"{ratio:.2f} times the FLOPs" if ratio >= 1 else f"{1 / ratio:.2f} times fewer FLOPs"
+    if scans:
+        first = f"The scan is kept in {scans} of {blocks} blocks. Beside the best network found without any scan it"
+    else:
+        first = f"The chosen network scans in none of its {blocks} blocks. Beside the best one found that scans it"
+    measurable = "" if low > 0 or high < 0 else " – no measurable difference"
+    return f"{first} scores {by} {words} at {cheaper}{measurable} (search split, supernet weights)."
