@@ -72,6 +72,8 @@ class Simulated:
             self.search("random")
         if self.job.retrain is not None:
             self.train("retrain", self.job.retrain, 1)
+            if self.job.baselines:
+                self.train("baselines", self.job.retrain, 1)
             self.evaluate()
         return self
 
@@ -197,10 +199,10 @@ def test_estimate_comes_near_and_nearer(workers: int, racing: bool) -> None:
         one for one in told(Simulated(job(search=search), workers, shares=shares).run()) if one.estimate is not None
     ]
     assert all(one.estimate is not None and one.estimate >= 0 for one in found)
-    assert {one.phase for one in found} == {"supernet", "search", "random", "retrain", "evaluate"}
+    assert {one.phase for one in found} == {"supernet", "search", "random", "retrain", "baselines", "evaluate"}
     for one in found:
         # What candidates share and are spared is not known before the search, and shows while it goes on.
-        limit = {"supernet": 0.8, "search": 0.5, "random": 0.2, "retrain": 0.2, "evaluate": 0.2}[one.phase or ""]
+        limit = {"supernet": 0.8, "search": 0.5}.get(one.phase or "", 0.2)
         assert off(one) <= limit, one
     later = [off(one) for one in found if one.phase == "search"][60:]
     assert max(later) <= 0.3
@@ -288,9 +290,10 @@ def test_extended_search_has_the_new_candidates_and_another_winner_before_it() -
         phases.see(event)
     left = remaining_seconds(extended, "check", phases.progress, run.now)
     assert left is not None
-    one = {name: progress[name].seconds_per_unit or 0.0 for name in ("search", "random", "retrain")}
-    expected = 120 * one["search"] + 120 * one["random"] + progress["retrain"].total * one["retrain"]
-    starts = sum(progress[name].start_seconds or 0.0 for name in ("search", "random", "retrain", "evaluate"))
+    one = {name: progress[name].seconds_per_unit or 0.0 for name in ("search", "random", "retrain", "baselines")}
+    expected = 120 * one["search"] + 120 * one["random"]
+    expected += sum(progress[name].total * one[name] for name in ("retrain", "baselines"))
+    starts = sum(progress[name].start_seconds or 0.0 for name in (*one, "evaluate"))
     assert left == pytest.approx(expected + starts + END_SECONDS, rel=0.1)
     assert remaining_seconds(first.job, "check", progress, first.now) == pytest.approx(END_SECONDS, abs=0.1)
 
