@@ -7,6 +7,7 @@ Killed at any point and started again on the same folder, a run goes on from the
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,11 +37,13 @@ from nas.study import Study, Trial, TrialState, find_settings, mend_journal, ope
 from nas.tally import SearchTally
 from nas.warm_start import best_architectures
 from slicemamba.architecture import Architecture
+from slicemamba.config import TrainConfig
 from slicemamba.data.cache import default_cache_dir
 from slicemamba.data.catalog import resolve_root
 from slicemamba.data.checks import check_dataset
 from slicemamba.data.pictures import find_pictures, resolve_pictures
 from slicemamba.errors import RunFailedError
+from slicemamba.recipes import FEW_STEPS, TRAININGS
 
 SEARCH, RANDOM = "search", "random"
 WINNER = "winner.json"
@@ -131,6 +134,23 @@ def _tell_scale(job: Job, run: RunFolder, num_images: dict[str, int]) -> None:
             figures["workers"] = num_search_workers(job)
         total = sum(num_images.values())
         run.emit("progress", phase="check", done=total, total=total, unit="images", metrics=figures)
+        _warn_of_few_steps(job, run, num_images["train"])
+
+
+def _warn_of_few_steps(job: Job, run: RunFolder, num_train: int) -> None:
+    """Short trainings from scratch tell little; better said before they are paid for."""
+    for name in TRAININGS:
+        settings: TrainConfig | None = getattr(job, name, None)
+        if settings is None or getattr(job, "recipe", None) != "scratch":
+            continue
+        steps = settings.epochs * math.ceil(num_train / min(settings.batch_size, num_train))
+        if steps < FEW_STEPS:
+            epochs = math.ceil(FEW_STEPS * settings.epochs / steps)
+            run.warn(
+                f"{name}: {settings.epochs} epochs of {num_train} images are {steps} steps, few for a network from "
+                f"scratch: seeds will differ by several points of Dice; {FEW_STEPS} steps take {name}.epochs={epochs}",
+                "check",
+            )
 
 
 def _needs(job: Job, run: RunFolder) -> list[Need]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cluster import baselines, results
+from cluster import baselines, driver, results
 from cluster.config import SearchJob, parse_job
 from cluster.run_folder import RunFolder
 from cluster.scan_use import scan_use
@@ -199,3 +199,14 @@ def test_a_winner_that_scans_nowhere_is_set_beside_the_best_that_scans(tmp_path:
 def test_nothing_is_said_of_a_space_in_which_all_blocks_scan(tmp_path: Path) -> None:
     trials = trials_with(RunFolder(tmp_path), scan=0.8)
     assert scan_use(job(), RunFolder(tmp_path), trials[0], trials) is None
+
+
+def test_few_steps_are_warned_of_with_the_number_of_epochs_that_is_enough(tmp_path: Path) -> None:
+    run, made = RunFolder(tmp_path), job(recipe="scratch", supernet={"epochs": 200})
+    driver._warn_of_few_steps(made, run, 64)  # 64 images are 8 steps of batch 8 or 32 of batch 2
+    said = [event["message"] for _, event in run.events()]
+    assert len(said) == 1
+    assert "retrain: 10 epochs of 64 images are 320 steps" in said[0]
+    assert "retrain.epochs=32" in said[0]
+    driver._warn_of_few_steps(job(recipe="published"), run, 64)
+    assert len(list(run.events())) == 1
