@@ -13,6 +13,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from cluster.config import SearchJob, parse_job
 from slicemamba.config import DataConfig
+from slicemamba.data.catalog import fit_model
 from slicemamba.data.checks import DatasetReport, check_dataset, list_datasets, resolve_root
 from slicemamba.docstrings import add_descriptions
 from slicemamba.errors import InputError
@@ -140,7 +141,7 @@ def check_data(job: SearchJob, data_root: Path | None, cache_dir: Path) -> tuple
             _without_folder(text, job.data.name, data_root) for text in (error.message, *error.details)
         )
         raise InputError(message, pointer=pointer, details=details) from None
-    return job.model_copy(update={"data": data}), report
+    return job.model_copy(update={"data": data, "model": fit_model(job.model, data)}), report
 
 
 def _without_folder(text: str, name: str, data_root: Path | None) -> str:

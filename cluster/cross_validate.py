@@ -66,7 +66,7 @@ def conclude(job: RetrainJob, folds: int, run: RunFolder, address: str | None = 
         RunFailedError: the network of a fold diverged.
     """
     from cluster import results
-    from slicemamba.data.catalog import resolve_root
+    from slicemamba.data.catalog import fit_model, resolve_root
     from slicemamba.evaluation.scores import ImageScores
 
     done = run.read_json("result.json")
@@ -78,7 +78,8 @@ def conclude(job: RetrainJob, folds: int, run: RunFolder, address: str | None = 
         raise RunFailedError(f"the networks of {', '.join(broken)} give logits that are not finite")
     held_out = ImageScores.join([ImageScores.load(folder.scores_path("val")) for folder in runs], "folds")
     held_out.save(run.scores_path("folds"))
-    job = job.model_copy(update={"data": resolve_root(job.data)})
+    data = resolve_root(job.data)
+    job = job.model_copy(update={"data": data, "model": fit_model(job.model, data)})
     needs = needs_of(job.resources, trains=True, searches=False)  # the ensemble is scored where its folds were
     with cluster_with_room(address, needs, job.resources.wait_seconds, run.warn):
         ensemble = results.scores_of(

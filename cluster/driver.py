@@ -39,7 +39,7 @@ from nas.warm_start import best_architectures
 from slicemamba.architecture import Architecture
 from slicemamba.config import TrainConfig
 from slicemamba.data.cache import default_cache_dir
-from slicemamba.data.catalog import resolve_root
+from slicemamba.data.catalog import fit_model, resolve_root
 from slicemamba.data.checks import check_dataset
 from slicemamba.data.pictures import find_pictures, resolve_pictures
 from slicemamba.errors import RunFailedError
@@ -112,7 +112,8 @@ def _with_paths(job: Job) -> Job:
     """The job with absolute paths, which hold on other processes too. Raises InputError for unknown data."""
     if isinstance(job, PretrainJob):
         return job.model_copy(update={"data": resolve_pictures(job.data)})
-    return resolve_init(job.model_copy(update={"data": resolve_root(job.data)}))
+    data = resolve_root(job.data)
+    return resolve_init(job.model_copy(update={"data": data, "model": fit_model(job.model, data)}))
 
 
 def _check_input(job: Job) -> dict[str, int]:

@@ -23,7 +23,7 @@ from nas.prefix_cache import PrefixCache
 from nas.racing import Race
 from slicemamba.architecture import Architecture
 from slicemamba.data.base import SegmentationData
-from slicemamba.data.transforms import to_input
+from slicemamba.data.transforms import inputs_of
 from slicemamba.errors import InputError
 from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.evaluation.metrics import confusion, mean_hd95, summarize, to_labels
@@ -89,7 +89,7 @@ class SplitBatches:
 
     def _make(self, batch: int) -> tuple[Tensor, Tensor]:
         chosen = self.indices[batch]
-        images = to_input(self._data.images[chosen], self._data.intensity).to(self._device)
+        images = inputs_of(self._data, chosen).to(self._device)
         masks = torch.from_numpy(np.array(self._data.masks[chosen])).to(self._device)
         axes = [_FLIPPED_AXES[flip] for flip in self._flips]
         return (
@@ -297,7 +297,7 @@ class Evaluator:
     def _timed_images(self) -> Tensor:
         """As many images as are timed at once; a smaller split is repeated."""
         chosen = np.resize(np.arange(len(self.data)), self.config.latency_batch_size)
-        return to_input(self.data.images[chosen], self.data.intensity).to(self.device)
+        return inputs_of(self.data, chosen).to(self.device)
 
 
 def out_of_memory(error: BaseException) -> bool:

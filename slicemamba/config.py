@@ -129,7 +129,12 @@ class DataConfig(Config):
         test_set: polyp layout: the folder below ``TestDataset`` to test on; required if there are several.
         label_map: stored mask value → class, for masks whose values are not the classes; a value that is not in the map
             is an error.
+        ignore_label: stored mask value of pixels to be left out of training and scores, such as 255; null: none.
         class_names: names of the classes for tables and reports, background first; null numbers them.
+        channels: channels of an image: 3 for pictures, whose grey ones are repeated; 1 for grey, 4 for RGBA, or as many
+            as TIFF and slices of several sequences have. The network takes as many (``model.in_channels``).
+        per_channel: scale each channel on its own, as sequences and dyes need, not all together, as colours do; null:
+            on its own unless there are three.
         window: NIfTI and Synapse images: values (low, high) that become 0 and 1, such as (-125, 275) for CT in
             Hounsfield units; null uses Synapse slices unchanged and stretches each NIfTI image from its own extremes.
         patient_pattern: regular expression whose one group is the patient (or video, or volume) in an image's name. A
@@ -151,14 +156,22 @@ class DataConfig(Config):
     split_seed: int = 0
     test_set: str | None = None
     label_map: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    ignore_label: Annotated[int, Field(ge=0, le=65535)] | None = None
     class_names: (
         Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=256)] | None
     ) = None
+    channels: Annotated[int, Field(ge=1, le=16)] = 3
+    per_channel: bool | None = None
     window: tuple[float, float] | None = None
     patient_pattern: Annotated[str, Field(max_length=200)] | None = None
     folds: Annotated[int, Field(ge=2)] | None = None
     fold: PositiveInt | None = None
     synthetic: SyntheticConfig = SyntheticConfig()
+
+    @property
+    def scales_each(self) -> bool:
+        """Whether each channel is scaled on its own."""
+        return self.channels != 3 if self.per_channel is None else self.per_channel
 
     @model_validator(mode="after")
     def _fold_of_folds(self) -> DataConfig:
@@ -181,6 +194,14 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _map_fits_the_classes(self) -> DataConfig:
         check_label_map(self.label_map, self.num_classes)
+        return self
+
+    @model_validator(mode="after")
+    def _ignored_is_no_class(self) -> DataConfig:
+        if self.ignore_label is not None and self.ignore_label in (
+            range(max(2, self.num_classes)) if self.label_map is None else self.label_map
+        ):
+            raise ValueError(f"ignore_label must be no value of a class; got {self.ignore_label}")
         return self
 
     @model_validator(mode="after")
@@ -217,7 +238,7 @@ class ModelConfig(Config):
             the blocks behind its convolutions; with all blocks left out it is a plain U-Net.
         embed_dim: C, channels after patch embedding (``published``) or at full resolution (``conv``); doubled at each
             downsampling.
-        in_channels: channels of an image.
+        in_channels: channels of an image; where it is left at 3, as many as ``data.channels``.
         encoder_depths, decoder_depths: S³ blocks per stage of the published skeleton. The decoder has as many stages as
             the encoder.
         levels: resolutions of the ``conv`` skeleton, each half of the one before: five end at a sixteenth.

@@ -18,11 +18,12 @@ from slicemamba.data.isic import Pair, fingerprint_files, match_folders
 from slicemamba.data.parallel import Progress
 from slicemamba.data.patients import groups_of
 from slicemamba.data.reading import as_picture, read_pair, resize_pair
+from slicemamba.data.slices import read_slice
 from slicemamba.data.splits import SPLITS, check_split_name, split_pairs
 from slicemamba.data.synthetic import GENERATOR_VERSION, draw_lesion, split_size
 
 Pixels = NDArray[np.uint8]
-READING_OPTIONS = {"num_classes", "label_map", "window"}
+READING_OPTIONS = {"num_classes", "label_map", "window", "channels", "per_channel", "ignore_label"}
 """Options that change what is read from a file."""
 
 
@@ -31,12 +32,14 @@ class SegmentationData:
     """One split, decoded and resized.
 
     Attributes:
-        images: (N, H, W, 3) uint8 RGB, or (N, H, W, 1) float32 of about 0…1 (CT slices); memory-mapped for reading.
-        masks: (N, H, W) uint8 class indices; 0 and 1 when ``num_classes`` is 1.
+        images: (N, H, W, C) uint8, RGB unless ``channels`` says otherwise, or float32 (slices of volumes), where C may
+            be 1 for three equal channels; memory-mapped for reading.
+        masks: (N, H, W) uint8 class indices; 0 and 1 when ``num_classes`` is 1, and ``IGNORED`` where nothing counts.
         names: N file names without extension, in the arrays' order.
         split: train, val, search or test.
-        num_classes, intensity: as in DataConfig.
+        num_classes, intensity, channels: as in DataConfig.
         patients: N, each image's patient, or a name of its own where that is not told; None where nobody looked.
+        per_channel: whether each channel is scaled on its own.
     """
 
     images: NDArray[Any]
@@ -46,6 +49,8 @@ class SegmentationData:
     num_classes: int
     intensity: Intensity = "minmax"
     patients: tuple[str, ...] | None = None
+    channels: int = 3
+    per_channel: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -90,7 +95,17 @@ def _load(
 ) -> SegmentationData:
     images, masks = cached_arrays(cache_dir, source, config.image_size, on_progress)
     patients = tuple(groups_of(source.names, config))
-    return SegmentationData(images, masks, source.names, split, config.num_classes, config.intensity, patients)
+    return SegmentationData(
+        images,
+        masks,
+        source.names,
+        split,
+        config.num_classes,
+        config.intensity,
+        patients,
+        config.channels,
+        config.scales_each,
+    )
 
 
 def _synthetic_source(config: DataConfig, split: str) -> Source:
@@ -132,6 +147,12 @@ def _pairs_source(config: DataConfig, pairs: list[Pair], split: str) -> Source:
         identity={"files": fingerprint_files(files), **config.model_dump(mode="json", include=READING_OPTIONS)},
         names=tuple(pair.name for pair in pairs),
         read=read,
-        channels=1 if volumes else 3,
+        channels=_stored_channels(pairs[0]) if volumes else config.channels,
         dtype="float32" if volumes else "uint8",
     )
+
+
+def _stored_channels(pair: Pair) -> int:
+    """Channels of a slice as it is stored: one or more."""
+    image, _ = read_slice(pair.image, pair.slice_index)
+    return 1 if image.ndim == 2 else int(image.shape[2])

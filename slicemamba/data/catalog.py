@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from slicemamba.config import DATA_NAME, DataConfig
+from slicemamba.config import DATA_NAME, DataConfig, ModelConfig
 from slicemamba.data.description import describe
 from slicemamba.data.isic import has_split
 from slicemamba.data.polyp import is_polyp
 from slicemamba.data.synapse import is_synapse
 from slicemamba.errors import InputError
 
-MAX_CLASSES = 256  # masks are kept in 8 bits
+MAX_CLASSES = 255  # masks are kept in 8 bits, of which one value is for ignored pixels
 SYNTHETIC = "synthetic"
 DATA_ROOT_VARIABLE = "SLICEMAMBA_DATA"
 
@@ -64,6 +64,25 @@ def resolve_root(config: DataConfig, data_root: Path | None = None) -> DataConfi
     return resolved
 
 
+def fit_model(model: ModelConfig, data: DataConfig) -> ModelConfig:
+    """The network's configuration for these data: it takes as many channels as their images have.
+
+    Args:
+        model: whose ``in_channels`` is the default, or that number.
+        data: as ``resolve_root`` gives it.
+
+    Raises:
+        InputError: ``in_channels`` is another number.
+    """
+    if model.in_channels not in (ModelConfig().in_channels, data.channels):
+        raise InputError(
+            f"model.in_channels is {model.in_channels}, but the images have {data.channels} channels (data.channels); "
+            "leave model.in_channels out",
+            pointer="/model/in_channels",
+        )
+    return model.model_copy(update={"in_channels": data.channels})
+
+
 def _look_up(name: str, data_root: Path | None) -> Path:
     known = list_datasets(data_root)
     if data_root is not None and name in known:
@@ -88,6 +107,10 @@ def _check_options(config: DataConfig) -> None:
             f"name {SYNTHETIC!r} is the built-in data set and has no root; "
             f"give the data set in {config.root} another data.name, or remove root",
             pointer="/data/name",
+        )
+    if config.channels != 3:
+        raise InputError(
+            f"the synthetic set has images of 3 channels; got channels {config.channels}", pointer="/data/channels"
         )
     if config.num_classes != 1:
         raise InputError(

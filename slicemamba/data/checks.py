@@ -30,7 +30,7 @@ from slicemamba.errors import name_some
 
 __all__ = ["DatasetReport", "Pair", "check_dataset", "find_pairs", "list_datasets", "resolve_root"]
 
-CHECKS_VERSION = 4
+CHECKS_VERSION = 5
 """Raised when the checks change, so that remembered reports of older ones are not used."""
 
 _FEW = 10
@@ -195,6 +195,17 @@ def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str
         found.append(
             f"{len(turned)} images have an EXIF orientation, which viewers apply and this software does not: "
             f"{name_some(turned)}; their masks must fit the pixels as stored"
+        )
+    without_alpha = [
+        short_path(pair.image)
+        for split in SPLITS
+        for pair, one in zip(splits[split], facts[split], strict=True)
+        if one.without_alpha
+    ]
+    if without_alpha:
+        found.append(
+            f"{len(without_alpha)} images have an alpha channel that is the same everywhere and is dropped: "
+            f"{name_some(without_alpha)}"
         )
     unseen = _unseen_classes(config, facts["train"])
     if unseen:

@@ -88,6 +88,16 @@ def prepare(
     marked: Annotated[
         bool, typer.Option("--marked", help="Whatever is not 0 in a mask is marked, as where masks number objects.")
     ] = False,
+    ignore: Annotated[
+        int | None, typer.Option(min=0, help="Value of mask pixels to be left out of training and scores.")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Channels of an image: 4 for RGBA, 1 for grey.")
+    ] = None,
+    per_channel: Annotated[
+        bool | None,
+        typer.Option("--per-channel/--together", help="Scale channels on their own, or all together like colours."),
+    ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Names of the classes for tables and reports: background,polyp.")
     ] = None,
@@ -96,6 +106,7 @@ def prepare(
     ] = False,
 ) -> None:
     """Create split folders from a raw download, keeping each patient in one split."""
+    from slicemamba.data.convert import Reading
     from slicemamba.data.description import read_description
     from slicemamba.data.prepare import SplitPlan, read_groups
     from slicemamba.data.prepare_pictures import prepare_pictures
@@ -114,6 +125,9 @@ def prepare(
         "--patient-pattern": patient_pattern,
         "--classes": classes,
         "--marked": marked,
+        "--ignore": ignore is not None,
+        "--channels": channels,
+        "--per-channel": per_channel is not None,
     }
     _refuse_unused(chosen, given | {"--published-test": published_test})
     with bar("Prepare", "volumes" if chosen == "synapse" else "images") as on_progress:
@@ -128,8 +142,7 @@ def prepare(
                 destination,
                 plan,
                 folders=(images, masks),
-                threshold=not labels,
-                any_value=marked,
+                reading=Reading(not labels, marked, ignore, channels or 3, per_channel),
                 class_names=None if classes is None else tuple(name.strip() for name in classes.split(",")),
                 on_progress=on_progress,
             )
@@ -150,13 +163,8 @@ def _kind(text: str) -> Kind:
 
 def _refuse_unused(kind: Kind, given: dict[str, object]) -> None:
     """An option that would do nothing is told, not passed over."""
-    fits = (
-        {"--published-test"}
-        if kind == "synapse"
-        else {"--images", "--masks", "--patient-pattern", "--classes", "--marked"}
-    )
     for option, value in given.items():
-        if value and option not in fits:
+        if value and (option == "--published-test") != (kind == "synapse"):
             raise InputError(f"{option} has no effect for {kind}; leave it out")
 
 
@@ -195,7 +203,8 @@ def _data_config(target: Path, overrides: list[str]) -> DataConfig:
 
 
 def _print_prepared(console: Console, made: Prepared, destination: Path, *, labels: bool, asks: bool) -> None:
-    from slicemamba.data.prepare_pictures import is_void
+    from slicemamba.data.description import read_description
+    from slicemamba.data.prepare_pictures import VOID, is_void
 
     table = Table("split", "images", "groups", title=str(destination))
     for split, count in made.num_images.items():
@@ -215,10 +224,10 @@ def _print_prepared(console: Console, made: Prepared, destination: Path, *, labe
             "class labels, prepare them again with --labels[/]",
             highlight=False,
         )
-    if labels and is_void(values):
+    if labels and is_void(values) and read_description(destination).ignore_label == VOID:
         console.print(
-            "[yellow]255 is taken for pixels without a label, as in VOC, and counts as background; if it is a class, "
-            "give it a number of its own in label_map and num_classes of dataset.yaml[/]",
+            "[yellow]255 is taken for pixels without a label, as in VOC, which are left out of training and scores; if "
+            "it is a class, give it a number of its own in label_map and num_classes of dataset.yaml[/]",
             highlight=False,
             soft_wrap=True,
         )

@@ -22,19 +22,23 @@ class Description(Config):
     """What a folder says of itself.
 
     Attributes:
-        num_classes, label_map, class_names: as in DataConfig; they hold where a configuration leaves its defaults.
+        num_classes, label_map, ignore_label, class_names, channels, per_channel: as in DataConfig; they hold where a
+            configuration leaves its defaults.
         groups: image name without extension (or name of a volume) → patient, video or what else stays together.
     """
 
     num_classes: PositiveInt = 1
     label_map: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    ignore_label: Annotated[int, Field(ge=0, le=65535)] | None = None
     class_names: tuple[str, ...] | None = None
+    channels: Annotated[int, Field(ge=1, le=16)] = 3
+    per_channel: bool | None = None
     groups: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _as_a_configuration(self) -> Description:
         check_label_map(self.label_map, self.num_classes)
-        DataConfig(num_classes=self.num_classes, class_names=self.class_names)
+        DataConfig(**self.model_dump(exclude={"groups"}))
         return self
 
 
@@ -68,10 +72,15 @@ def write_description(folder: Path, description: Description) -> None:
 
 
 def describe(config: DataConfig) -> DataConfig:
-    """The configuration with what its folder says of classes, where it leaves these options at their defaults."""
+    """The configuration with what its folder says of it, where it leaves these options at their defaults."""
     found = read_description(config.root)
+    if config.channels == 3 and config.per_channel is None:
+        config = config.model_copy(update={"channels": found.channels, "per_channel": found.per_channel})
     if config.num_classes == 1 and config.label_map is None:
-        config = config.model_copy(update={"num_classes": found.num_classes, "label_map": found.label_map})
+        options = found.model_dump(include={"num_classes", "label_map"})
+        if config.ignore_label is None:
+            options["ignore_label"] = found.ignore_label
+        config = config.model_copy(update=options)
     as_described = (config.num_classes, config.label_map) == (found.num_classes, found.label_map)
     if config.class_names is None and as_described:
         config = config.model_copy(update={"class_names": found.class_names})

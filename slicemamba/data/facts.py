@@ -11,7 +11,7 @@ from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError, Finding
 from slicemamba.data.isic import Pair
 from slicemamba.data.parallel import Result
-from slicemamba.data.reading import content_digest, is_turned, read_image, read_mask, read_pair
+from slicemamba.data.reading import content_digest, has_alpha, image_of, is_turned, mask_of, read_pair
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Facts:
         class_shares: share of the pixels of each class, background first.
         value_range: lowest and highest value of a CT slice; None for pictures.
         turned: the picture bears an EXIF orientation, which is not applied.
+        without_alpha: it bears an alpha channel, which is dropped, as it is the same everywhere.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -33,6 +34,7 @@ class Facts:
     class_shares: tuple[float, ...] = ()
     value_range: tuple[float, float] | None = None
     turned: bool = False
+    without_alpha: bool = False
 
     @property
     def foreground(self) -> float:
@@ -46,7 +48,9 @@ def examine(pair: Pair, config: DataConfig) -> Facts:
     if isinstance(both, Finding):
         return Facts(_faults(pair, config) or (both,))
     image, mask = both
-    shares = np.bincount(mask.ravel(), minlength=max(2, config.num_classes)) / mask.size
+    classes = max(2, config.num_classes)
+    counts = np.bincount(mask.ravel(), minlength=classes)[:classes]  # without ignored pixels
+    shares = counts / max(1, counts.sum())
     low, high = float(image.min()), float(image.max())
     return Facts(
         size=(image.shape[0], image.shape[1]),
@@ -54,6 +58,7 @@ def examine(pair: Pair, config: DataConfig) -> Facts:
         class_shares=tuple(shares.tolist()),
         value_range=(low, high) if pair.is_slice else None,
         turned=not pair.is_slice and is_turned(pair.image),
+        without_alpha=not pair.is_slice and config.channels in (1, 3) and has_alpha(pair.image),
     )
 
 
@@ -61,8 +66,8 @@ def _faults(pair: Pair, config: DataConfig) -> tuple[Finding, ...]:
     """What is wrong with the image file and with the mask file, so that two broken ones are both told."""
     if pair.is_slice:
         return ()
-    image = _attempt(lambda: read_image(pair.image, config.window))
-    mask = _attempt(lambda: read_mask(pair.mask, config.num_classes, config.label_map))
+    image = _attempt(lambda: image_of(pair.image, config))
+    mask = _attempt(lambda: mask_of(pair.mask, config))
     return tuple(one for one in (image, mask) if isinstance(one, Finding))
 
 

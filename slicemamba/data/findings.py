@@ -36,8 +36,12 @@ class Fault(Enum):
     )
     ALPHA = (
         "image whose alpha channel is not the same everywhere and would be lost",
-        "remove the channel if it only tells transparency (mogrify -alpha off); networks take three channels, so one "
-        "that shows something has to take the place of another",
+        "remove the channel if it only tells transparency (mogrify -alpha off), or take it as a fourth channel: "
+        "data.channels 4 (`slicemamba data prepare --channels 4`)",
+    )
+    CHANNELS = (
+        "image with another number of channels than data.channels",
+        "set data.channels to that of the images (`slicemamba data prepare --channels N`), which all of them must have",
     )
     ALPHA_MASK = (
         "mask that is drawn in its alpha channel, over a single colour",

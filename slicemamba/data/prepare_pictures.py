@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from typing import Any
 
 from slicemamba.config import validate
 from slicemamba.data.catalog import MAX_CLASSES
+from slicemamba.data.convert import IGNORED_GREY, Converted, Reading, convert_all
 from slicemamba.data.description import Description, write_description
-from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
+from slicemamba.data.findings import Finding, raise_findings
 from slicemamba.data.isic import ACCEPTED, MASK_SUFFIXES, Pair, dead_links, match_files, picture_files
 from slicemamba.data.nnunet import read_labels
-from slicemamba.data.parallel import Progress, run_parallel
+from slicemamba.data.parallel import Progress
 from slicemamba.data.prepare import (
     SUMMARY_FILE,
     Kind,
@@ -29,16 +27,10 @@ from slicemamba.data.prepare import (
     join_twins,
     stored_groups,
 )
-from slicemamba.data.reading import check_fit, content_digest, distinct, read_image, read_mask_values
 from slicemamba.data.volumes import base_name
 from slicemamba.errors import InputError, name_some
 
 VOID = 255
-_MOST_ERASED = 0.2
-"""Of the marked pixels; soft borders of small lesions lose less."""
-_NOISE, _FEW_VALUES = 32, 8
-"""Highest value that compression leaves on black, and how many different values a mask without noise holds."""
-
 Names = tuple[str, str]
 FOLDERS: dict[Kind, list[Names]] = {
     "isic": [("images", "masks")],
@@ -49,24 +41,6 @@ FOLDERS: dict[Kind, list[Names]] = {
 """Names of the folders of images and masks in each download; upper and lower case do not matter. nnU-Net's are last."""
 
 
-@dataclass(frozen=True)
-class _Converted:
-    """A pair brought into its final form: its files, and what its pixels told.
-
-    Attributes:
-        marked, erased: mask pixels that became 255, and those that became 0 though they hold more than noise.
-    """
-
-    image: Path
-    mask: Path
-    digest: str
-    intermediate: int
-    share: float
-    values: list[float]
-    marked: int = 0
-    erased: int = 0
-
-
 def prepare_pictures(
     kind: Kind,
     source: Path,
@@ -74,16 +48,14 @@ def prepare_pictures(
     plan: SplitPlan,
     *,
     folders: tuple[str | None, str | None] = (None, None),
-    threshold: bool = True,
-    any_value: bool = False,
+    reading: Reading = Reading(),
     class_names: tuple[str, ...] | None = None,
     on_progress: Progress | None = None,
 ) -> Prepared:
     """Deals the images and masks of a download out to split folders.
 
     Images are copied as they are. Masks become PNG of 0 and 255, cut at half of their scale, whatever JPEG or smooth
-    scaling made of them; or are copied as they are without ``threshold``, for class labels. Equal images come into one
-    split.
+    scaling made of them; or keep their values, for class labels. Equal images come into one split.
 
     Args:
         kind: which download; ``isic`` takes all images below ``source`` and their ``…_segmentation.png``.
@@ -91,22 +63,28 @@ def prepare_pictures(
         destination: the new folder, which must not exist or be empty.
         plan: how images are dealt out.
         folders: names of the folders of images and masks below ``source``; None is the usual one.
-        threshold: make masks binary.
-        any_value: mark all that is not 0 in place of the cut, as masks that number objects need.
+        reading: how files are understood.
         class_names: names of the classes, background first, for ``dataset.yaml``. An nnU-Net raw data set tells names
-            and labels itself, unless ``threshold`` or ``any_value`` say otherwise.
+            and labels itself, unless ``reading`` says otherwise.
         on_progress: called as (done, total) in images.
 
     Raises:
         InputError: no images, names that do not match, broken files (all told together), or a destination in use.
     """
     told_labels = None
-    if kind == "folder" and threshold and not any_value and source.is_dir() and not _is_one(source, folders):
+    if (
+        kind == "folder"
+        and reading.threshold
+        and not reading.any_value
+        and source.is_dir()
+        and not _is_one(source, folders)
+    ):
         told_labels = read_labels(_folders(kind, source, folders)[0])
-        threshold = told_labels is None or (told_labels.num_classes, told_labels.label_map) == (1, None)
+        binary = told_labels is None or (told_labels.num_classes, told_labels.label_map) == (1, None)
+        reading = replace(reading, threshold=binary)
     pairs = _find(kind, source, folders)
     with building(destination) as workplace:
-        converted = _convert_all(pairs, workplace, threshold, any_value, source, on_progress)
+        converted = convert_all(pairs, workplace / "all", reading, source, on_progress)
         names = [pair.name for pair in pairs]
         told = plan.groups_of(names)
         groups = join_twins(told, [one.digest for one in converted])
@@ -126,8 +104,11 @@ def prepare_pictures(
         )
         assert summary.mask_values is not None
         description = {} if told_labels is None else told_labels.model_dump(exclude={"groups"})
-        if not threshold and told_labels is None:
-            description["num_classes"], description["label_map"] = label_options(summary.mask_values)
+        if not reading.threshold and told_labels is None:
+            description |= label_options(summary.mask_values, reading.ignore_label)
+        elif reading.ignore_label is not None:
+            description["ignore_label"] = IGNORED_GREY if reading.threshold else reading.ignore_label
+        description |= {"channels": reading.channels, "per_channel": reading.per_channel}
         if class_names is not None:
             description["class_names"] = class_names
         description["groups"] = stored_groups(names, told, groups)
@@ -187,20 +168,24 @@ def is_void(values: list[float]) -> bool:
     return len(values) > 3 and values == [*range(len(values) - 1), VOID]
 
 
-def label_options(values: list[float]) -> tuple[int, dict[int, int] | None]:
-    """num_classes and label_map of masks with these labels; those of a binary task where they are such."""
-    classes = [int(value) for value in values]
+def label_options(values: list[float], ignore_label: int | None = None) -> dict[str, Any]:
+    """num_classes, label_map and ignore_label of masks with these values; those of a binary task where they are such.
+
+    255 beside 0, 1, 2, … is left out of scores and training, as VOC means it, unless ``ignore_label`` tells another.
+    """
+    ignored = VOID if ignore_label is None and is_void(values) else ignore_label
+    classes = [int(value) for value in values if value != ignored]
+    told = {} if ignored is None else {"ignore_label": ignored}
     if len(classes) < 3 and set(classes) <= {0, 1, 255}:
-        return 1, None
+        return told
     found = sorted({0, *classes})
-    if is_void(values):
-        return len(found) - 1, {value: value % VOID for value in found}
     if len(found) > MAX_CLASSES:
         raise InputError(
             f"the masks hold {len(found)} different values, more than the {MAX_CLASSES} classes there can be: these "
             "number objects and are no classes; use --marked in place of --labels, which marks whatever is not 0"
         )
-    return max(3, len(found)), None if found == list(range(len(found))) else {v: i for i, v in enumerate(found)}
+    label_map = None if found == list(range(len(found))) else {v: i for i, v in enumerate(found)}
+    return told | {"num_classes": max(3, len(found)), "label_map": label_map}
 
 
 def _folders(kind: Kind, source: Path, given: tuple[str | None, str | None]) -> tuple[Path, Path]:
@@ -241,96 +226,7 @@ def _below(parent: Path, name: str) -> Path | None:
     return next((path for path in parent.iterdir() if path.is_dir() and path.name.lower() == name.lower()), None)
 
 
-def _convert_all(
-    pairs: list[Pair], workplace: Path, threshold: bool, any_value: bool, source: Path, on_progress: Progress | None
-) -> list[_Converted]:
-    """Puts all images and masks into ``workplace/all``; raises InputError for all faulty files together."""
-    for part in ("images", "masks"):
-        (workplace / "all" / part).mkdir(parents=True)
-
-    def work(index: int) -> _Converted | list[Finding]:
-        try:
-            return _convert(pairs[index], workplace / "all", threshold, any_value)
-        except BadFileError as error:
-            return [error.finding]
-
-    results = run_parallel(work, len(pairs), on_progress)
-    findings = [finding for result in results if isinstance(result, list) for finding in result]
-    raise_findings(findings, subject=f"download in {source}")
-    converted = [result for result in results if isinstance(result, _Converted)]
-    _refuse_erasure(converted, source)
-    return converted
-
-
-def _refuse_erasure(converted: list[_Converted], source: Path) -> None:
-    """Raises InputError where the cut at half of the scale erases a large part of what the masks mark."""
-    erased, marked = (sum(getattr(one, name) for one in converted) for name in ("erased", "marked"))
-    if erased <= _MOST_ERASED * (erased + marked):
-        return
-    values = sorted(set().union(*(one.values for one in converted)))
-    shown = ", ".join(f"{value:g}" for value in values[:6]) + (f" … {values[-1]:g}" if len(values) > 6 else "")
-    raise InputError(
-        f"masks in {source} hold the values {shown}, and the cut at half of their scale would erase "
-        f"{erased / (erased + marked):.0%} of what they mark. If the values are classes, keep them with --labels; if "
-        "they number objects or all of them mean marked, use --marked"
-    )
-
-
-def _convert(pair: Pair, folder: Path, threshold: bool, any_value: bool) -> _Converted:
-    image, values = read_image(pair.image), read_mask_values(pair.mask)
-    check_fit(pair, image, values)
-    new_image, new_mask = folder / "images" / pair.image.name, folder / "masks" / pair.mask.name
-    shutil.copyfile(pair.image, new_image)
-    intermediate = erased = kept = 0
-    if threshold:
-        marked, intermediate = (_mark(values), 0) if any_value else binarise(values, pair.mask)
-        kept, erased = int((marked > 0).sum()), int(((marked == 0) & _is_meant(values)).sum())
-        new_mask = new_mask.with_name(f"{pair.name}.png")
-        Image.fromarray(marked).save(new_mask)
-    else:
-        shutil.copyfile(pair.mask, new_mask)
-    return _Converted(
-        new_image,
-        new_mask,
-        content_digest(image),
-        intermediate,
-        intermediate / values.size,
-        distinct(values),
-        kept,
-        erased,
-    )
-
-
-def _mark(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    marked: NDArray[np.uint8] = (values != 0).astype(np.uint8) * np.uint8(255)
-    return marked
-
-
-def _is_meant(values: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Above the noise that JPEG leaves beside edges, on a scale of 255; of masks of 16 bits above 0."""
-    return values.astype(np.float64) > (
-        _NOISE if 1 < values.max() <= 255 and len(distinct(values)) > _FEW_VALUES else 0
-    )
-
-
-def binarise(values: NDArray[np.generic], path: Path) -> tuple[NDArray[np.uint8], int]:
-    """0 and 255 by a cut at half of the scale, and how many pixels were neither black nor white.
-
-    The scale is 1, 255 or 65535, whichever the highest value fits.
-
-    Raises:
-        BadFileError: there are marks, but all below half of the scale: these are labels or a damaged mask.
-    """
-    numbers = values.astype(np.float64)
-    top = numbers.max()
-    scale = next((scale for scale in (1, 255, 65535) if top <= scale), top)
-    marked = numbers > scale / 2
-    if top > 0 and not marked.any():
-        raise BadFileError(Fault.NOT_BINARY, f"{short_path(path)} (highest value {top:g} of {scale:g})")
-    return marked.astype(np.uint8) * np.uint8(255), int(((numbers > 0) & (numbers < scale)).sum())
-
-
-def _deal_out(workplace: Path, converted: list[_Converted], splits: list[str]) -> None:
+def _deal_out(workplace: Path, converted: list[Converted], splits: list[str]) -> None:
     """Moves files from ``all`` to their splits."""
     for one, split in zip(converted, splits, strict=True):
         for path in (one.image, one.mask):

@@ -1,9 +1,8 @@
 """Decoding of image and mask files, with every check that needs the pixels.
 
-Arrays are rows first: images (H, W, 3) uint8, or (H, W, 1) float32 for slices of CT volumes; masks (H, W) uint8
-holding class indices. Pixels are taken as they are
-stored: an EXIF orientation is not applied, as masks are drawn on the stored pixels and carry no such tag (but Pillow
-applies that of TIFF).
+Arrays are rows first: images (H, W, C) uint8, C = 3 unless ``data.channels`` says otherwise, or (H, W, C) float32 for
+slices of volumes; masks (H, W) uint8 holding class indices. Pixels are taken as they are stored: an EXIF orientation is
+not applied, as masks are drawn on the stored pixels and carry no such tag (but Pillow applies that of TIFF).
 """
 
 from __future__ import annotations
@@ -31,30 +30,58 @@ WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 
 ALPHA_MODES = ("RGBA", "LA", "PA")
 
+IGNORED = 255
+"""In masks of classes: pixels to be left out of training and scores."""
+
 BINARY_WHITES = (1, 255, 65535)
 
 
-def read_image(path: Path, window: tuple[float, float] | None = None) -> Pixels:
-    """Decodes an image as RGB, (H, W, 3) uint8.
+def read_image(
+    path: Path, window: tuple[float, float] | None = None, channels: int = 3, per_channel: bool = False
+) -> Pixels:
+    """Decodes an image, (H, W, channels) uint8.
 
-    Grey and palette pictures become RGB; an alpha channel that is the same everywhere is dropped.
-    Pictures of 16 or 32 bits are stretched from
-    their own lowest and highest value to 0…255, as the network's input is stretched so anyway; so are NIfTI slices,
-    unless ``window`` gives the values (low, high) that become 0 and 255.
+    With 3 channels, grey and palette pictures become RGB, and with 1, colours become grey; an alpha channel that is the
+    same everywhere is dropped, unless 4 channels are wanted (or 2, of grey with alpha).
+    Pictures of 16 or 32 bits are stretched from their own lowest and highest value to 0…255, as the network's input is
+    stretched so anyway; so are NIfTI slices, unless ``window`` gives the values (low, high) that become 0 and 255.
+
+    Args:
+        path: the file. window, channels: as in DataConfig.
+        per_channel: stretch each channel on its own; the pages of a TIFF may then be channels.
 
     Raises:
-        BadFileError: the file is missing, broken or no picture of a known format, or has an alpha channel that varies.
+        BadFileError: the file is missing, broken or no picture of a known format, has an alpha channel that varies, or
+            another number of channels.
     """
     if is_nifti(path):
         values = _nifti_slice(path)
-        return _as_rgb(_stretch(values if window is None else np.clip(values, *window), path, window))
-    unusual = read_unusual(path)
+        return _fit_channels(
+            _stretch(values if window is None else np.clip(values, *window), path, window), path, channels
+        )
+    unusual = read_unusual(path, pages_are_channels=per_channel)
     if unusual is not None:
-        return _eight_bits(unusual, path)
+        return _fit_channels(_eight_bits(unusual, path, per_channel), path, channels)
     picture = _decode(path)
-    if picture.mode in ALPHA_MODES and _varies(picture.getchannel("A")):
-        raise BadFileError(Fault.ALPHA, short_path(path))
-    return np.asarray(as_rgb(picture, path), dtype=np.uint8)
+    if picture.mode in WIDE_MODES:
+        return _fit_channels(_stretch(np.asarray(picture), path), path, channels)
+    if picture.mode in ALPHA_MODES:
+        if channels == len(picture.getbands()):
+            return np.asarray(picture)
+        if _varies(picture.getchannel("A")):
+            raise BadFileError(Fault.ALPHA, short_path(path))
+    if channels not in (1, 3):
+        raise BadFileError(Fault.CHANNELS, f"{short_path(path)} has {len(picture.getbands())}, not {channels}")
+    pixels = np.asarray(picture.convert("RGB" if channels == 3 else "L"), dtype=np.uint8)
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def has_alpha(path: Path) -> bool:
+    """Whether a picture that ``read_image`` takes bears an alpha channel. Only the header is read."""
+    if is_nifti(path) or path.suffix.lower() in TIFF_EXTENSIONS:
+        return False
+    with Image.open(path) as picture:
+        return picture.mode in ALPHA_MODES
 
 
 def as_rgb(picture: Image.Image, path: Path) -> Image.Image:
@@ -84,12 +111,14 @@ def is_turned(path: Path) -> bool:
             return False
 
 
-def read_mask(path: Path, num_classes: int, label_map: Mapping[int, int] | None = None) -> Pixels:
+def read_mask(
+    path: Path, num_classes: int, label_map: Mapping[int, int] | None = None, ignore_label: int | None = None
+) -> Pixels:
     """Decodes a mask as class indices, (H, W) uint8.
 
     With ``label_map`` each stored value becomes the class it is mapped to. Without it and with ``num_classes`` 1 the
     file holds 0 and one of 255 or 1 (65535 with 16 bits), and the result 0 and 1; otherwise file and result hold labels
-    0…num_classes - 1.
+    0…num_classes - 1. Pixels of ``ignore_label`` become ``IGNORED``.
 
     Raises:
         BadFileError: unreadable, in colour, not binary, with labels out of range, or with a value that is not mapped.
@@ -100,7 +129,7 @@ def read_mask(path: Path, num_classes: int, label_map: Mapping[int, int] | None 
         values = _one_channel(unusual, path)
     else:
         values = _mask_values(_decode(path), path, binary=num_classes == 1 and label_map is None)
-    return as_classes(values, short_path(path), num_classes, label_map)
+    return as_classes(values, short_path(path), num_classes, label_map, ignore_label)
 
 
 def read_mask_values(path: Path) -> NDArray[Any]:
@@ -121,7 +150,11 @@ def read_mask_values(path: Path) -> NDArray[Any]:
 
 
 def as_classes(
-    values: NDArray[Any], where: str, num_classes: int, label_map: Mapping[int, int] | None = None
+    values: NDArray[Any],
+    where: str,
+    num_classes: int,
+    label_map: Mapping[int, int] | None = None,
+    ignore_label: int | None = None,
 ) -> Pixels:
     """Stored mask values (H, W) as classes, as ``read_mask`` does; ``where`` names the file in errors.
 
@@ -129,6 +162,10 @@ def as_classes(
     """
     if values.dtype.kind == "f" and np.isfinite(values).all() and np.abs(values - np.rint(values)).max() < 1e-3:
         values = np.rint(values)
+    if ignore_label is not None:
+        ignored = values == ignore_label
+        known = as_classes(np.where(ignored, _background(label_map), values), where, num_classes, label_map)
+        return np.where(ignored, np.uint8(IGNORED), known)
     if label_map is not None:
         return _mapped(values, where, label_map)
     return _as_binary(values, where) if num_classes == 1 else _as_labels(values, where, num_classes)
@@ -137,19 +174,32 @@ def as_classes(
 def read_pair(pair: Pair, config: DataConfig) -> tuple[NDArray[Any], Pixels]:
     """Image and mask (H, W) of a pair.
 
-    The image is (H, W, 3) uint8, or (H, W, 1) float32 for a slice of a volume; a set holds only one of these kinds.
+    The image is (H, W, C) uint8, or float32 for a slice of a volume; a set holds only one of these kinds. C is
+    ``channels``, or 1 for slices that the network repeats to three.
 
     Raises:
         BadFileError: a file is faulty, or image and mask differ in size or orientation.
     """
     if pair.is_slice:
         values, labels = read_slice(pair.image, pair.slice_index, config.window)
-        image: NDArray[Any] = values[..., None]
-        mask = as_classes(labels, short_path(pair.mask), config.num_classes, config.label_map)
+        image: NDArray[Any] = values if values.ndim == 3 else values[..., None]
+        if image.shape[2] != config.channels and (image.shape[2], config.channels) != (1, 3):
+            raise BadFileError(Fault.CHANNELS, f"{short_path(pair.image)} has {image.shape[2]}, not {config.channels}")
+        mask = as_classes(labels, short_path(pair.mask), config.num_classes, config.label_map, config.ignore_label)
     else:
-        image, mask = read_image(pair.image, config.window), read_mask(pair.mask, config.num_classes, config.label_map)
+        image, mask = image_of(pair.image, config), mask_of(pair.mask, config)
     check_fit(pair, image, mask)
     return image, mask
+
+
+def image_of(path: Path, config: DataConfig) -> Pixels:
+    """``read_image`` with the options of a data set."""
+    return read_image(path, config.window, config.channels, config.scales_each)
+
+
+def mask_of(path: Path, config: DataConfig) -> Pixels:
+    """``read_mask`` with the options of a data set."""
+    return read_mask(path, config.num_classes, config.label_map, config.ignore_label)
 
 
 def check_fit(pair: Pair, image: NDArray[Any], mask: NDArray[Any]) -> None:
@@ -171,7 +221,8 @@ def resize_pair(image: NDArray[Any], mask: Pixels, size: tuple[int, int]) -> tup
     """Image and mask at ``size`` = (height, width): pictures bilinear and antialiased, slices cubic, masks nearest."""
     if image.dtype == np.uint8:
         return resize_image(image, size), resize_mask(mask, size)
-    return resize_slice(image[..., 0], size)[..., None], resize_slice_labels(mask, size)
+    resized = [resize_slice(channel, size) for channel in np.moveaxis(image, -1, 0)]
+    return np.stack(resized, axis=-1), resize_slice_labels(mask, size)
 
 
 def resize_image(image: Pixels, size: tuple[int, int]) -> Pixels:
@@ -192,15 +243,22 @@ def content_digest(image: NDArray[Any]) -> str:
 
 
 def as_picture(image: NDArray[Any]) -> Pixels:
-    """An image for drawing: (H, W, 3) uint8 as it is; of (H, W, 1) floats 0…1 become black to white."""
-    if image.dtype == np.uint8:
-        return image
-    return _as_rgb(np.rint(np.clip(image[..., 0], 0, 1) * 255).astype(np.uint8))
+    """An image (H, W, C) for drawing, (H, W, 3) uint8: its first three channels in false colour, or the first as grey.
+
+    Of floats, 0…1 become black to white; other ranges are stretched.
+    """
+    if image.dtype != np.uint8:
+        low, high = float(image.min()), float(image.max())
+        span = (0.0, 1.0) if low >= -0.5 and high <= 1.5 else (low, high)
+        image = np.rint(np.clip((image - span[0]) / (span[1] - span[0]), 0, 1) * 255).astype(np.uint8)
+    return image[..., :3] if image.shape[2] >= 3 else _as_rgb(image[..., 0])
 
 
 def _resize(array: Pixels, size: tuple[int, int], method: Image.Resampling) -> Pixels:
     if array.shape[:2] == size:
         return array
+    if array.ndim == 3 and array.shape[2] != 3:  # Pillow knows no pictures of as many channels
+        return np.stack([_resize(channel, size, method) for channel in np.moveaxis(array, -1, 0)], axis=-1)
     return np.asarray(Image.fromarray(array).resize((size[1], size[0]), method))
 
 
@@ -262,7 +320,7 @@ def _mask_values(picture: Image.Image, path: Path, *, binary: bool) -> NDArray[A
 
 
 def _one_channel(channels: NDArray[Any], path: Path) -> NDArray[Any]:
-    """(H, W) of values (H, W) or of (H, W, 3) whose channels are equal. Raises BadFileError for colours."""
+    """(H, W) of values (H, W) or of (H, W, C) whose channels are equal. Raises BadFileError for colours."""
     if channels.ndim == 2:
         return channels
     if (channels != channels[..., :1]).any():
@@ -271,12 +329,31 @@ def _one_channel(channels: NDArray[Any], path: Path) -> NDArray[Any]:
     return grey
 
 
-def _eight_bits(values: NDArray[Any], path: Path) -> Pixels:
-    """RGB of values (H, W) or (H, W, 3): 8 bits as they are, others stretched over all channels alike."""
+def _eight_bits(values: NDArray[Any], path: Path, per_channel: bool) -> Pixels:
+    """Values (H, W) or (H, W, C) in 8 bits: such as they are, others stretched, over all channels alike or each."""
     if values.dtype.kind not in "buif":
         raise BadFileError(Fault.FORM, f"{short_path(path)} (values of type {values.dtype})")
-    pixels = values if values.dtype == np.uint8 else _stretch(values, path)
-    return pixels if pixels.ndim == 3 else _as_rgb(pixels)
+    if values.dtype == np.uint8:
+        return values
+    if per_channel and values.ndim == 3:
+        return np.stack([_stretch(channel, path) for channel in np.moveaxis(values, -1, 0)], axis=-1)
+    return _stretch(values, path)
+
+
+def _fit_channels(pixels: Pixels, path: Path, channels: int) -> Pixels:
+    """(H, W, channels) of pixels (H, W) or (H, W, C): grey repeated to three, an even fourth dropped, three to grey."""
+    stored = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels == 3 and stored == 4:
+        if np.ptp(pixels[..., 3]) > 0:
+            raise BadFileError(Fault.ALPHA, short_path(path))
+        return pixels[..., :3]
+    if channels == 3 and stored == 1:
+        return _as_rgb(pixels.reshape(pixels.shape[:2]))
+    if channels == 1 and stored == 3:
+        return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    if stored != channels:
+        raise BadFileError(Fault.CHANNELS, f"{short_path(path)} has {stored}, not {channels}")
+    return pixels.reshape(*pixels.shape[:2], stored)
 
 
 def _varies(picture: Image.Image) -> bool:
@@ -290,6 +367,11 @@ def _palette_values(picture: Image.Image) -> NDArray[Any]:
     colours = np.asarray(picture.convert("RGB"))
     black_and_white = bool(((colours == 0) | (colours == 255)).all() and (colours == colours[..., :1]).all())
     return colours[..., 0] if black_and_white else indices
+
+
+def _background(label_map: Mapping[int, int] | None) -> int:
+    """A stored value that is some class: 0 without a map."""
+    return 0 if label_map is None else next(iter(label_map))
 
 
 def _mapped(values: NDArray[Any], where: str, label_map: Mapping[int, int]) -> Pixels:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from slicemamba.config import DataConfig
 from slicemamba.data.catalog import SYNTHETIC, resolve_root
-from slicemamba.data.reading import as_picture, read_pair
+from slicemamba.data.reading import IGNORED, as_picture, read_pair
 from slicemamba.data.splits import SPLITS, split_pairs
 from slicemamba.data.synthetic import draw_lesion, split_size
 
@@ -78,6 +78,6 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 def _draw(axes: Any, name: str, picture: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
     axes.imshow(picture)
-    for label in np.unique(mask[mask > 0]):
+    for label in np.unique(mask[(mask > 0) & (mask != IGNORED)]):
         axes.contour(mask == label, levels=[0.5], colors=[COLOURS[(label - 1) % len(COLOURS)]], linewidths=1.2)
     axes.set_title(name if len(name) <= 22 else f"…{name[-21:]}", fontsize=6, pad=2)

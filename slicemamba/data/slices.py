@@ -20,10 +20,10 @@ from slicemamba.data.volumes import apply_window
 def read_slice(
     path: Path, index: int | None, window: tuple[float, float] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """Image (H, W) float32 and mask (H, W) as stored.
+    """Image (H, W) or (H, W, C) float32 and mask (H, W) as stored.
 
     Args:
-        path: ``.npz`` with ``image`` and ``label``, or HDF5 with both as (Z, H, W).
+        path: ``.npz`` with ``image`` and ``label``, or HDF5 with both as (Z, H, W), the image perhaps (Z, H, W, C).
         index: number of the slice in an HDF5 volume; None for ``.npz``.
         window: as for ``read_volume``.
 
@@ -32,8 +32,8 @@ def read_slice(
     """
     where = short_path(path) if index is None else f"{short_path(path)} slice {index}"
     image, label = _read(path, index, where)
-    for array, what in ((image, "image"), (label, "label")):
-        if array.ndim != 2 or array.dtype.kind not in "uifb" or 0 in array.shape:
+    for array, what, axes in ((image, "image", (2, 3)), (label, "label", (2,))):
+        if array.ndim not in axes or array.dtype.kind not in "uifb" or 0 in array.shape:
             raise BadFileError(Fault.NO_SLICE, f"{where} ('{what}' has shape {array.shape}, type {array.dtype})")
     if not np.isfinite(image).all():
         raise BadFileError(Fault.BROKEN, f"{where} (holds values that are not finite)")
@@ -47,7 +47,7 @@ def count_slices(path: Path) -> int:
             shapes = [file[name].shape for name in ("image", "label")]
     except Exception as error:  # h5py raises OSError, KeyError, RuntimeError … on broken files
         raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({error})") from error
-    if any(len(shape) != 3 for shape in shapes):
+    if len(shapes[0]) not in (3, 4) or len(shapes[1]) != 3:
         raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} (shapes {shapes})")
     return int(shapes[0][0])
 

@@ -12,12 +12,20 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from slicemamba.config import Intensity
+from slicemamba.data.base import SegmentationData
 
 GAMMA, CONTRAST, BRIGHTNESS = (0.7, 1.5), (0.75, 1.25), (-0.15, 0.15)
 """Ranges of the intensity augmentation, about those of nnU-Net; brightness is a share of the image's own range."""
 
 
-def to_input(images: NDArray[Any], intensity: Intensity = "minmax") -> Tensor:
+def inputs_of(data: SegmentationData, index: slice | NDArray[Any]) -> Tensor:
+    """The network's input (B, C, H, W) for some images of a split."""
+    return to_input(data.images[index], data.intensity, channels=data.channels, per_channel=data.per_channel)
+
+
+def to_input(
+    images: NDArray[Any], intensity: Intensity = "minmax", *, channels: int = 3, per_channel: bool = False
+) -> Tensor:
     """The network's input: each image stretched to 0…255, standardised, or in 0…1.
 
     ``minmax``: the published intensity step is (x - mean) / std with the data set's mean and standard deviation, then
@@ -27,24 +35,26 @@ def to_input(images: NDArray[Any], intensity: Intensity = "minmax") -> Tensor:
     Synapse. With the first two an image of one value throughout becomes 0.
 
     Args:
-        images: (B, H, W, 3) uint8, or (B, H, W, 1) float32, whose channel is repeated.
-        intensity: as in DataConfig.
+        images: (B, H, W, C) uint8 or float32; a single channel is repeated where the network takes three.
+        intensity: as in DataConfig. channels: that the network takes.
+        per_channel: scale each channel on its own.
 
     Returns:
-        (B, 3, H, W) float32, contiguous, on the CPU.
+        (B, channels, H, W) float32, contiguous, on the CPU.
     """
     stored = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
     pixels = stored.to(torch.float32, memory_format=torch.contiguous_format)
+    axes = (2, 3) if per_channel else (1, 2, 3)
     if intensity == "unit":
         pixels = pixels / 255 if stored.dtype == torch.uint8 else pixels
     elif intensity == "zscore":
-        spread, mean = torch.std_mean(pixels, dim=(1, 2, 3), keepdim=True, correction=0)
+        spread, mean = torch.std_mean(pixels, dim=axes, keepdim=True, correction=0)
         pixels = (pixels - mean) / spread.clamp(min=1e-3)
     else:
-        low = pixels.amin(dim=(1, 2, 3), keepdim=True)
-        span = pixels.amax(dim=(1, 2, 3), keepdim=True) - low
+        low = pixels.amin(dim=axes, keepdim=True)
+        span = pixels.amax(dim=axes, keepdim=True) - low
         pixels = (pixels - low) * 255.0 / span.clamp(min=1e-6)  # in this order the highest value is exactly 255
-    return pixels if pixels.shape[1] == 3 else pixels.expand(-1, 3, -1, -1).contiguous()
+    return pixels if pixels.shape[1] == channels else pixels.expand(-1, channels, -1, -1).contiguous()
 
 
 def augment(

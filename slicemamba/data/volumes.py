@@ -32,7 +32,7 @@ class Volume:
 
     Attributes:
         name: file name without its extensions.
-        image: (Z, H, W) float32; scaled to 0…1 when read with a window.
+        image: (Z, H, W) float32, or (Z, H, W, C) of several channels; scaled to 0…1 when read with a window.
         label: (Z, H, W) uint8 classes, or None when the file holds none (NIfTI files never do).
         spacing: distance of neighbouring voxels in mm along (z, y, x), or None when the file does not tell.
         affine: (4, 4) from voxel indices (x, y, z) to mm, or None when the file does not tell.
@@ -67,8 +67,9 @@ def base_name(path: Path) -> str:
 def read_volume(path: Path, window: tuple[float, float] | None = None) -> Volume:
     """Reads ``.nii`` and ``.nii.gz`` (3-D; a single 2-D slice has Z = 1), or HDF5 with ``image`` and perhaps ``label``.
 
-    HDF5 data sets are (Z, H, W); the attributes ``spacing`` (z, y, x) and ``affine`` are read where the file has them
-    (``slicemamba data prepare`` writes them, the published Synapse files have none).
+    HDF5 data sets are (Z, H, W), ``image`` perhaps (Z, H, W, C); the attributes ``spacing`` (z, y, x) and
+    ``affine`` are read where the file has them (``slicemamba data prepare`` writes them, the published Synapse
+    files have none).
 
     Args:
         path: the file; its extension tells the format.
@@ -111,8 +112,8 @@ def write_labels(path: Path, labels: NDArray[Any], like: Volume) -> None:
     """
     if not is_nifti(path):
         raise InputError(f"labels are written as .nii or .nii.gz; got {path.name}")
-    if labels.shape != like.image.shape:
-        raise InputError(f"labels of {like.name} must be {like.image.shape} as its image; got {labels.shape}")
+    if labels.shape != like.image.shape[:3]:
+        raise InputError(f"labels of {like.name} must be {like.image.shape[:3]} as its image; got {labels.shape}")
     _write_nifti(path, labels.astype(np.uint8).T, like)
 
 
@@ -216,15 +217,15 @@ def _read_hdf5(path: Path) -> Volume:
     if image is None:
         held_names = ", ".join(held) or "nothing"
         raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} (no data set 'image'; it holds {held_names})")
-    for array, what in ((image, "image"), (label, "label")):
+    for array, what, axes in ((image, "image", (3, 4)), (label, "label", (3,))):
         if array is None:
             continue
         kind = np.asarray(array).dtype
-        if np.ndim(array) != 3 or kind.kind not in "uif" or 0 in np.shape(array):
+        if np.ndim(array) not in axes or kind.kind not in "uif" or 0 in np.shape(array):
             raise BadFileError(
                 Fault.NO_VOLUME, f"{short_path(path)} ('{what}' has shape {np.shape(array)}, type {kind})"
             )
-    if label is not None and label.shape != image.shape:
+    if label is not None and label.shape != image.shape[:3]:
         raise BadFileError(Fault.SIZE, f"{short_path(path)} ('image' is {image.shape}, 'label' {label.shape})")
     return Volume(
         base_name(path),

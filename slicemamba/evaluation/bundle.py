@@ -87,14 +87,16 @@ def describe_preprocessing(data: DataConfig) -> dict[str, Any]:
     """Everything between a file and the labels that is not in the programs."""
     binary = data.num_classes == 1
     return {
-        "input": {"name": "image", "shape": ["batch", 3, *data.image_size], "dtype": "float32"},
+        "input": {"name": "image", "shape": ["batch", data.channels, *data.image_size], "dtype": "float32"},
         "resize": {
-            "pictures": "bilinear, antialiased when shrinking (Pillow's BILINEAR), on 8-bit RGB",
-            "slices of volumes": "cubic spline (scipy.ndimage.zoom, order 3), the channel repeated to three",
+            "pictures": f"bilinear, antialiased when shrinking (Pillow's BILINEAR), {_stored_as(data)}",
+            "slices of volumes": "cubic spline (scipy.ndimage.zoom, order 3)"
+            + (", a single channel repeated to three" if data.channels == 3 else ""),
         },
         "window": data.window,
         "intensity": data.intensity,
-        "intensity_formula": _INTENSITY[data.intensity],
+        "per_channel": data.scales_each,
+        "intensity_formula": _formula(data),
         "output": {"name": "logits", "shape": ["batch", data.num_classes, *data.image_size], "dtype": "float32"},
         "activation": "sigmoid" if binary else "softmax over the channels",
         "threshold": 0.5 if binary else None,
@@ -104,6 +106,15 @@ def describe_preprocessing(data: DataConfig) -> dict[str, Any]:
             "slices of volumes": "labels by nearest neighbour (scipy.ndimage.zoom, order 0)",
         },
     }
+
+
+def _stored_as(data: DataConfig) -> str:
+    return {1: "on 8-bit grey", 3: "on 8-bit RGB"}.get(data.channels, f"each of {data.channels} channels in 8 bits")
+
+
+def _formula(data: DataConfig) -> str:
+    text = _INTENSITY[data.intensity]
+    return text.replace("all its pixels and channels", "the pixels of each channel") if data.scales_each else text
 
 
 def read_metrics(source: Path, card: NetworkCard) -> dict[str, Any] | None:
@@ -134,9 +145,11 @@ def _inputs(data: DataConfig) -> list[Tensor]:
     """What programs are compared on: noise beside a picture with textures and edges, then a batch of one."""
     height, width = data.image_size
     lesion = draw_lesion(0, "test", 0, (height, width))[0]
-    noise = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    pair = torch.stack([noise, torch.from_numpy(lesion)]).numpy()
-    both = to_input(pair, data.intensity)
+    shape = (height, width, data.channels)
+    noise = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    picture = torch.from_numpy(lesion)[..., [channel % 3 for channel in range(data.channels)]]
+    pair = torch.stack([noise, picture]).numpy()
+    both = to_input(pair, data.intensity, channels=data.channels, per_channel=data.scales_each)
     return [both, both[1:]]
 
 
@@ -163,7 +176,7 @@ def model_card(
         + "\n- Made with SliceMamba NAS; method: Fan et al., IEEE JBHI 2025, arXiv 2407.08481",
         "## Data\n\n"
         f"- Trained on the data set `{data.name}`, {task}, resized to {height}×{width} (height×width)\n"
-        f"- Intensity: {_INTENSITY[data.intensity]}",
+        f"- {data.channels} channels; intensity: {_formula(data)}",
         "## Intended use\n\n"
         "Research on images of the kind it was trained on. It is not a medical device: it was not tested for diagnosis "
         "or treatment, and a person who knows the images must check its masks.",
@@ -205,7 +218,9 @@ def _files(artifacts: Sequence[Artifact]) -> str:
 
 
 def _example(data: DataConfig) -> str:
-    """Python that needs neither torch nor this package."""
+    """Python that needs neither torch nor this package; for pictures that Pillow reads."""
+    if data.scales_each:
+        return f"`{PREPROCESSING}` tells how its {data.channels} channels are made; `slicemamba predict` does so."
     height, width = data.image_size
     labels = "logits[0, 0] > 0" if data.num_classes == 1 else "logits[0].argmax(axis=0)"
     return f"""With ONNX Runtime, NumPy and Pillow:

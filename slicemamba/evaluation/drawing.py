@@ -6,6 +6,7 @@ Pictures are (H, W, 3) uint8, labels (H, W) uint8.
 from __future__ import annotations
 
 import colorsys
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,7 @@ def enlargement(size: tuple[int, ...]) -> int:
     return max(1, -(-_MIN_SIDE // min(size)))
 
 
-def enlarge(pixels: Pixels, factor: int) -> Pixels:
+def enlarge(pixels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
     """Each pixel as a square of ``factor`` by ``factor``."""
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 

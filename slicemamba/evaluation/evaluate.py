@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from slicemamba.data.base import SegmentationData
-from slicemamba.data.transforms import to_input
+from slicemamba.data.transforms import inputs_of
 from slicemamba.evaluation.metrics import confusion, image_hd95, mean_hd95, summarize, to_labels
 from slicemamba.evaluation.statistics import Interval, bootstrap_metrics
 
@@ -51,7 +51,7 @@ def batches(data: SegmentationData, batch_size: int, device: torch.device) -> It
     for start in range(0, len(data), batch_size):
         part = slice(start, start + batch_size)
         yield (
-            to_input(data.images[part], data.intensity).to(device),
+            inputs_of(data, part).to(device),
             torch.from_numpy(np.array(data.masks[part])).to(device),
         )
 

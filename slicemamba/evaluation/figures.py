@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from slicemamba.data.base import SegmentationData
+from slicemamba.data.reading import IGNORED
 from slicemamba.errors import InputError, name_some
 from slicemamba.evaluation.drawing import (
     AGREEMENT_COLOUR,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 _GAP = 4
 _SPACER = 0.08  # between the two halves of a grid, in widths of a picture
 _ERROR: Colour = (255, 255, 255)
+_IGNORED_COLOUR: Colour = (110, 110, 110)
 
 
 def save_predictions(folder: Path, data: SegmentationData, scored: Evaluation, limit: int = 16) -> list[Path]:
@@ -105,16 +108,24 @@ def comparison(image: Pixels, truth: Pixels, prediction: Pixels, num_classes: in
     Binary: yellow is the truth and blue the prediction. On the image both are outlined; beside the truth in white, the
     prediction is white where they agree, blue where it marks too much and yellow where it misses. Label tasks: every
     class has its colour; the image bears the outlines of the truth, and white lines surround what is wrong in the
-    prediction. Small images are enlarged by a whole factor to a side of at least 256 pixels.
+    prediction. Ignored pixels are grey beside the truth and bear no prediction. Small images are enlarged by a whole
+    factor to a side of at least 256 pixels.
     """
     factor = enlargement(truth.shape)
+    ignored = enlarge(truth == IGNORED, factor)
+    truth, prediction = (np.where(truth == IGNORED, np.uint8(0), labels) for labels in (truth, prediction))
     image, truth, prediction = (enlarge(a, factor) for a in (image, truth, prediction))
     if num_classes == 1:
         drawn = draw_outlines(draw_outlines(image, truth, TRUTH_COLOUR), prediction, PREDICTION_COLOUR)
-        return [drawn, paint_agreement(truth, truth), paint_agreement(truth, prediction)]
+        return [drawn, _greyed(paint_agreement(truth, truth), ignored), paint_agreement(truth, prediction)]
     marked = paint(prediction)
     marked[outline((truth != prediction).astype(np.uint8), width=1)] = _ERROR
-    return [draw_outlines(image, truth), paint(truth), marked]
+    return [draw_outlines(image, truth), _greyed(paint(truth), ignored), marked]
+
+
+def _greyed(picture: Pixels, where: npt.NDArray[np.bool_]) -> Pixels:
+    picture[where] = _IGNORED_COLOUR
+    return picture
 
 
 def plot_grid(data: SegmentationData, scored: Evaluation, indices: Sequence[int]) -> Figure:
@@ -197,9 +208,11 @@ def _legend(figure: Figure, data: SegmentationData, scored: Evaluation) -> None:
             ("both agree", AGREEMENT_COLOUR),
         ]
     else:
-        shown = np.union1d(np.unique(data.masks), np.unique(scored.labels))
+        shown = np.union1d(np.unique(data.masks[data.masks != IGNORED]), np.unique(scored.labels))
         entries = [(f"class {label}", class_colour(int(label))) for label in shown if label > 0]
         entries.append(("outline: wrong", _ERROR))
+    if (data.masks == IGNORED).any():
+        entries.append(("not scored", _IGNORED_COLOUR))
     patches = [
         Patch(facecolor=f"#{red:02x}{green:02x}{blue:02x}", edgecolor="0.3", label=name)
         for name, (red, green, blue) in entries

@@ -64,7 +64,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def pictures(self, images: Sequence[Pixels]) -> Iterator[Tensor]:
-        """Images (h, w, 3) of any sizes → (K, h, w) float32 on the CPU for each, one after the other.
+        """Images (h, w, C) of any sizes → (K, h, w) float32 on the CPU for each, one after the other.
 
         ``resize`` brings probabilities, not labels, back to an image's own size, bilinearly: borders between two of the
         network's pixels then fall where the probability crosses one half, and are not stairs. They are NaN where the
@@ -79,7 +79,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def slices(self, volume: NDArray[np.float32]) -> Iterator[tuple[Pixels, Tensor]]:
-        """Volume (Z, h, w) → labels (h, w) and probabilities (K, h, w) of each slice.
+        """Volume (Z, h, w) or (Z, h, w, C) → labels (h, w) and probabilities (K, h, w) of each slice.
 
         As published for Synapse, ``resize`` brings slices to the network's size by cubic splines and labels back by
         nearest neighbour. Probabilities come back bilinearly, so labels can differ from them along borders.
@@ -87,12 +87,18 @@ class Segmenter:
         size = volume.shape[1], volume.shape[2]
         for start in range(0, len(volume), self.options.batch_size):
             part = volume[start : start + self.options.batch_size]
+            part = part if part.ndim == 4 else part[..., None]
             if self.options.mode == "window":
-                for probabilities in self._slide(part[..., None]):
+                for probabilities in self._slide(part):
                     yield self.labels(probabilities), probabilities
                 continue
-            small = np.stack([resize_slice(image, self.config.image_size) for image in part])
-            for probabilities in self._batch(small[..., None]):
+            small = [
+                np.stack(
+                    [resize_slice(channel, self.config.image_size) for channel in np.moveaxis(image, -1, 0)], axis=-1
+                )
+                for image in part
+            ]
+            for probabilities in self._batch(np.stack(small)):
                 labels = resize_slice_labels(self.labels(probabilities), size)
                 yield labels, resize_probabilities(probabilities, size)
 
@@ -104,13 +110,17 @@ class Segmenter:
 
     def _batch(self, images: NDArray[Any]) -> Tensor:
         """Images (B, H, W, channels) of the network's size → (B, K, H, W) on the CPU."""
-        return self._probabilities(to_input(images, self.config.intensity).to(self.device)).float().cpu()
+        return self._probabilities(self._inputs(images).to(self.device)).float().cpu()
+
+    def _inputs(self, images: NDArray[Any]) -> Tensor:
+        config = self.config
+        return to_input(images, config.intensity, channels=config.channels, per_channel=config.scales_each)
 
     def _slide(self, images: NDArray[Any]) -> Tensor:
         """Images (B, h, w, channels) of one size → (B, K, h, w) on the CPU; smaller ones are padded by their edge."""
         from monai.inferers.utils import sliding_window_inference
 
-        inputs = to_input(images, self.config.intensity)  # scaled over the whole image, not over each window
+        inputs = self._inputs(images)  # scaled over the whole image, not over each window
         probabilities = sliding_window_inference(
             inputs,
             roi_size=self.config.image_size,

@@ -18,6 +18,8 @@ from medpy.metric.binary import hd95 as medpy_hd95
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slicemamba.data.reading import IGNORED
+
 METRICS_VERSION = 1
 """Raised when the same prediction would score otherwise; kept beside every stored score."""
 
@@ -49,6 +51,8 @@ def to_labels(prediction: Tensor, num_classes: int) -> Tensor:
 def confusion(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """Pixel counts of each image and class, on the tensors' device.
 
+    Pixels whose target is ``IGNORED`` are not counted.
+
     Counts of several batches are joined by ``torch.cat``; so the counts of a split are (N, K, 4).
 
     Args:
@@ -67,15 +71,16 @@ def confusion(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
         raise ValueError(
             f"prediction and target must cover the same pixels; got {tuple(labels.shape)}, {tuple(target.shape)}"
         )
+    known = target != IGNORED
     if num_classes == 1:
-        return _count(labels != 0, target != 0).unsqueeze(1)
-    return torch.stack([_count(labels == label, target == label) for label in range(num_classes)], dim=1)
+        return _count(labels != 0, target != 0, known).unsqueeze(1)
+    return torch.stack([_count(labels == label, target == label, known) for label in range(num_classes)], dim=1)
 
 
-def _count(predicted: Tensor, actual: Tensor) -> Tensor:
-    """(B, H, W) bool, twice → (B, 4)."""
+def _count(predicted: Tensor, actual: Tensor, known: Tensor) -> Tensor:
+    """(B, H, W) bool, three times → (B, 4)."""
     both, either = (predicted & actual), (predicted | actual)
-    counts = [both, predicted & ~actual, actual & ~predicted, ~either]
+    counts = [both & known, predicted & ~actual & known, actual & ~predicted & known, known & ~either]
     return torch.stack([count.sum(dim=(1, 2)) for count in counts], dim=1)
 
 
@@ -222,7 +227,8 @@ def image_hd95(
 def foregrounds(
     prediction: NDArray[Any], target: NDArray[Any], num_classes: int
 ) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """The masks of each foreground class: of the prediction and of the target."""
+    """The masks of each foreground class: of the prediction and of the target, both background where it is ignored."""
+    known = target != IGNORED
     if num_classes == 1:
-        return [(prediction != 0, target != 0)]
-    return [(prediction == label, target == label) for label in range(1, num_classes)]
+        return [((prediction != 0) & known, (target != 0) & known)]
+    return [((prediction == label) & known, target == label) for label in range(1, num_classes)]

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from slicemamba.data.findings import BadFileError
-from slicemamba.data.reading import as_picture, read_image
+from slicemamba.data.findings import BadFileError, Fault
+from slicemamba.data.reading import as_picture, image_of
 from slicemamba.data.volumes import (
     Volume,
     base_name,
@@ -170,7 +170,7 @@ def _predict_pictures(
     images: dict[Path, Pixels] = {}
     for path in places:
         try:
-            images[path] = read_image(path)
+            images[path] = image_of(path, segmenter.config)
         except BadFileError as error:
             result.failed[path] = str(error)
             done.step()
@@ -196,7 +196,7 @@ def _save_picture(segmenter: Segmenter, place: Path, image: Pixels, probabilitie
         half = probabilities.numpy().astype(np.float16)
         np.savez_compressed(outputs.folder / "probabilities" / f"{name}.npz", probabilities=half)
     if outputs.overlays:
-        drawn = draw_outlines(image, labels, PREDICTION_COLOUR if binary else None)
+        drawn = draw_outlines(as_picture(image), labels, PREDICTION_COLOUR if binary else None)
         Image.fromarray(drawn).save(outputs.folder / "overlays" / f"{name}.png")
     return mask
 
@@ -228,10 +228,13 @@ def open_volume(path: Path, segmenter: Segmenter, window: tuple[float, float] | 
     """Reads a volume as the network's training slices were read.
 
     Raises:
-        BadFileError: as ``read_volume``.
+        BadFileError: as ``read_volume``, or another number of channels than the network takes.
         InputError: a network that takes values as they are (``intensity: unit``) needs a window for values like these.
     """
     volume = read_volume(path, window or segmenter.config.window)
+    stored = 1 if volume.image.ndim == 3 else volume.image.shape[3]
+    if stored != segmenter.config.channels and (stored, segmenter.config.channels) != (1, 3):
+        raise BadFileError(Fault.CHANNELS, f"{path.name} has {stored}, not {segmenter.config.channels}")
     low, high = float(volume.image.min()), float(volume.image.max())
     if segmenter.config.intensity == "unit" and not -0.5 <= low <= high <= 1.5:
         raise InputError(
@@ -253,7 +256,7 @@ def segment_volume(
     Raises:
         InputError: the network gives values that are not finite.
     """
-    labels = np.empty(volume.image.shape, dtype=np.uint8)
+    labels = np.empty(volume.image.shape[:3], dtype=np.uint8)
     kept: list[npt.NDArray[np.float32]] = []
     for z, (slice_labels, probabilities) in enumerate(segmenter.slices(volume.image)):
         if not torch.isfinite(probabilities).all():
@@ -273,10 +276,8 @@ def contact_sheet(image: npt.NDArray[np.float32], labels: Pixels, *, binary: boo
     low, span = float(image.min()), max(float(np.ptp(image)), 1e-6)
     colour = PREDICTION_COLOUR if binary else None
     factor = enlargement(labels.shape[1:])
+    stretched = ((image if image.ndim == 4 else image[..., None]) - low) / span
     pictures = [
-        draw_outlines(
-            enlarge(as_picture((image[z] - low)[..., None] / span), factor), enlarge(labels[z], factor), colour
-        )
-        for z in chosen
+        draw_outlines(enlarge(as_picture(stretched[z]), factor), enlarge(labels[z], factor), colour) for z in chosen
     ]
     return tile(pictures, columns=4)

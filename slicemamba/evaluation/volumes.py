@@ -16,7 +16,7 @@ from slicemamba.data.reading import as_classes
 from slicemamba.data.volumes import Volume, write_labels
 from slicemamba.errors import InputError
 from slicemamba.evaluation.inference import Segmenter
-from slicemamba.evaluation.metrics import confusion, hd95
+from slicemamba.evaluation.metrics import confusion, foregrounds, hd95
 from slicemamba.evaluation.predict import open_volume, segment_volume
 
 Unit = Literal["mm", "voxels"]
@@ -116,13 +116,11 @@ def volume_hd95(
     predicted: NDArray[np.uint8], truth: NDArray[np.uint8], num_classes: int, spacing: tuple[float, float, float]
 ) -> NDArray[np.float64]:
     """HD95 (K,) of the foreground classes in 3-D; the rule for empty masks is that of ``hd95``."""
-    if num_classes == 1:
-        return np.array([hd95(predicted, truth, spacing)])
-    labels = range(1, num_classes)
-    return np.array([hd95(predicted == label, truth == label, spacing) for label in labels])
+    return np.array([hd95(*pair, spacing) for pair in foregrounds(predicted, truth, num_classes)])
 
 
 def _truth(volume: Volume, path: Path, segmenter: Segmenter) -> NDArray[np.uint8]:
     if volume.label is None:
         raise InputError(f"{short_path(path)} has no labels to compare with; HDF5 volumes need the data set 'label'")
-    return as_classes(volume.label, short_path(path), segmenter.config.num_classes, segmenter.config.label_map)
+    config = segmenter.config
+    return as_classes(volume.label, short_path(path), config.num_classes, config.label_map, config.ignore_label)

@@ -23,6 +23,9 @@ Found = dict[str, tuple[str, Tensor]]  # this project's name → (name in the fi
 LEAST_SHARE = 0.5
 """Of the network's weights, the share that a source must have: with less, it is that of another network."""
 
+_STEMS = ("patch_embed.proj.weight", "conv.stages.0.0.conv1.weight")
+"""Weights that see the image, in the skeletons."""
+
 _HEAD = ("final_conv.", "conv.head.", "conv.supervised.")
 _BLOCK = re.compile(r"(layers|layers_up)\.(\d+)\.blocks\.(\d+)\.(.*)")
 
@@ -36,6 +39,7 @@ class InitReport:
         taken: name in the network → name in the file; an encoder's weight may be taken twice, by its mirror too.
         fresh: of the network, not in the file: left at their random start.
         head: of the network's head, in the file for another number of classes: left at their random start. With shapes.
+        adapted: of the first convolution, in the file for another number of channels, and adapted to the network's.
         unused: of the file, not in the network.
     """
 
@@ -44,6 +48,7 @@ class InitReport:
     taken: dict[str, str]
     fresh: list[str]
     head: list[str]
+    adapted: list[str]
     unused: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -56,6 +61,7 @@ class InitReport:
         for what, names in (
             ("fresh, as the file has none", self.fresh),
             ("fresh, as the file has another number of classes", self.head),
+            ("adapted from another number of channels", self.adapted),
             ("in the file, not used", self.unused),
         ):
             if names:
@@ -81,6 +87,11 @@ def initialise(network: nn.Module, source: Path, architecture: Architecture | No
     if architecture is not None and not any(name.startswith("layers_up.") for name in found):
         found |= _mirrored(own, found, num_stages=len(architecture.stages) // 2)
     shared = {name: found[name] for name in own if name in found}
+    adapted = []
+    for name, (key, value) in shared.items():
+        if name in _STEMS and value.shape[2:] == own[name].shape[2:] and value.shape[1] != own[name].shape[1]:
+            adapted.append(f"{name}: {value.shape[1]} channels in the file, {own[name].shape[1]} in the network")
+            shared[name] = (key, adapt_channels(value, own[name].shape[1]))
     other = {
         name: f"{name}: {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the network"
         for name, (_, value) in shared.items()
@@ -109,8 +120,20 @@ def initialise(network: nn.Module, source: Path, architecture: Architecture | No
         taken=taken,
         fresh=[name for name in own if name not in shared],
         head=list(other.values()),
+        adapted=adapted,
         unused=sorted({key for key, _ in found.values()} - used),
     )
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """A convolution's weight (out, C, h, w) for images of other channels, as timm does it.
+
+    For one channel the sum over all; for others, those of the file repeated in turn and scaled to the same total.
+    """
+    given = weight.shape[1]
+    if channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    return weight[:, [channel % given for channel in range(channels)]] * (given / channels)
 
 
 def _read(source: Path, architecture: Architecture | None) -> tuple[str, Found]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slicemamba.config import ModelConfig, TrainConfig
 from slicemamba.data.base import SegmentationData
+from slicemamba.data.reading import IGNORED
 from slicemamba.evaluation.metrics import confusion, summarize
 from slicemamba.training.trainer import EpochReport
 
@@ -70,7 +71,8 @@ def _causes(train: SegmentationData, model: ModelConfig, settings: TrainConfig, 
     """What can be the reason here, the likeliest first."""
     masks = np.asarray(train.masks)
     absent = [label for label in range(1, max(2, train.num_classes)) if not (masks == label).any()]
-    empty = int((masks.reshape(len(masks), -1).max(axis=1) == 0).sum())
+    marked = (masks > 0) & (masks != IGNORED)
+    empty = int((~marked.any(axis=(1, 2))).sum())
     causes = [f"no training mask holds class {', '.join(map(str, absent))}"] if absent else []
     causes += [f"{empty} of {len(masks)} training masks are empty"] if 2 * empty > len(masks) else []
     if not pretrained and model.skeleton == "published":

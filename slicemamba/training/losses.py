@@ -1,10 +1,12 @@
-"""Segmentation losses on logits (METHOD: Training)."""
+"""Segmentation losses on logits (METHOD: Training). Pixels whose target is ``IGNORED`` count in none of them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from slicemamba.data.reading import IGNORED
 
 
 def bce_dice_loss(logits: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
@@ -13,12 +15,14 @@ def bce_dice_loss(logits: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor
     Args:
         logits: (B, 1, H, W). target: (B, H, W) of 0 and 1.
     """
-    truth = target.unsqueeze(1).to(logits.dtype)
-    probability = logits.sigmoid().flatten(1)
+    known = (target != IGNORED).unsqueeze(1).to(logits.dtype)
+    truth = target.unsqueeze(1).to(logits.dtype) * known
+    probability = (logits.sigmoid() * known).flatten(1)
     flat = truth.flatten(1)
     overlap = (probability * flat).sum(1)
     dice = (2 * overlap + smooth) / (probability.sum(1) + flat.sum(1) + smooth)
-    return F.binary_cross_entropy_with_logits(logits, truth) + 1 - dice.mean()
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, known, reduction="sum") / known.sum().clamp(min=1)
+    return entropy + 1 - dice.mean()
 
 
 def ce_dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
@@ -27,13 +31,16 @@ def ce_dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor
     Args:
         logits: (B, classes, H, W). target: (B, H, W) class indices.
     """
-    index = target.long()
-    probability = logits.softmax(1)
-    truth = F.one_hot(index, logits.shape[1]).permute(0, 3, 1, 2).to(logits.dtype)
+    known = target != IGNORED
+    index = target.long() * known
+    mask = known.unsqueeze(1).to(logits.dtype)
+    probability = logits.softmax(1) * mask
+    truth = F.one_hot(index, logits.shape[1]).permute(0, 3, 1, 2).to(logits.dtype) * mask
     axes = (0, 2, 3)
     overlap = (probability * truth).sum(axes)
     dice = (2 * overlap + smooth) / (probability.square().sum(axes) + truth.square().sum(axes) + smooth)
-    return F.cross_entropy(logits, index) + 1 - dice.mean()
+    entropy = (F.cross_entropy(logits, index, reduction="none") * known).sum() / known.sum().clamp(min=1)
+    return entropy + 1 - dice.mean()
 
 
 def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slicemamba.config import TrainConfig
 from slicemamba.data.base import SegmentationData
-from slicemamba.data.transforms import augment, to_input
+from slicemamba.data.transforms import augment, inputs_of
 from slicemamba.training.losses import segmentation_loss
 from slicemamba.training.seeds import torch_generator
 
@@ -63,7 +63,7 @@ class Segmentation:
 
     def load(self, indices: Indices, step: int, rank: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) and masks (B, H, W)."""
-        images = to_input(self._data.images[indices], self._data.intensity).to(device, non_blocking=True)
+        images = inputs_of(self._data, indices).to(device, non_blocking=True)
         masks = torch.from_numpy(np.array(self._data.masks[indices])).to(device, non_blocking=True)
         if not self._config.augment:
             return images, masks

@@ -157,6 +157,7 @@ def test_labels_are_told_from_masks_that_are_not_quite_binary(  # type: ignore[n
     assert ("255 is taken for pixels without a label" in output) == (len(values) == 4)
     described = read_description(Path("labels"))
     assert (described.num_classes, described.label_map) == (num_classes, label_map)
+    assert described.ignore_label == (255 if 255 in values and len(values) == 4 else None)
     assert len(json.loads(run("check", "labels", "--json"))["class_share"]["train"]) == max(2, num_classes)
     if values[1:] == [127, 254]:
         with pytest.raises(InputError, match="would erase 50% of what they mark"):

@@ -15,9 +15,10 @@ from PIL import Image
 
 from slicemamba.config import DataConfig
 from slicemamba.data.checks import check_dataset
+from slicemamba.data.convert import Reading, binarise
 from slicemamba.data.findings import BadFileError
 from slicemamba.data.prepare import SplitPlan, assign_splits, join_twins, read_groups
-from slicemamba.data.prepare_pictures import binarise, prepare_pictures
+from slicemamba.data.prepare_pictures import prepare_pictures
 from slicemamba.data.reading import read_image, read_mask
 from slicemamba.data.splits import SPLITS, split_pairs
 from slicemamba.data.synthetic import draw_lesion
@@ -129,7 +130,9 @@ def test_labels_and_folder_names(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--images and --masks"):
         prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan())
     folders: tuple[str | None, str | None] = ("photos", "classes")
-    prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan(), folders=folders, threshold=False)
+    prepare_pictures(
+        "folder", tmp_path / "raw", tmp_path / "set", SplitPlan(), folders=folders, reading=Reading(threshold=False)
+    )
     report = check_dataset(DataConfig(name="set", root=tmp_path / "set", num_classes=5))
     assert all(min(shares) > 0.1 for shares in report.class_share.values())
 
@@ -221,7 +224,7 @@ def test_objects_that_are_numbered_are_not_erased(tmp_path: Path) -> None:
         Image.fromarray(np.where(np.arange(48) % 2, ids, ids // 4)).save(path)
     with pytest.raises(InputError, match="marks whatever is not 0 with --marked"):
         prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan())
-    prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan(), any_value=True)
+    prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan(), reading=Reading(any_value=True))
     for path in (tmp_path / "set").glob("*/masks/*"):
         marked = np.asarray(Image.open(path))
         assert ((np.asarray(Image.open(tmp_path / "raw/masks" / path.name)) > 0) == (marked == 255)).all()

@@ -1,0 +1,161 @@
+"""A pair of a raw download brought into its final form: image as it is, mask as PNG of the values that are meant."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
+from slicemamba.data.isic import Pair
+from slicemamba.data.parallel import Progress, run_parallel
+from slicemamba.data.reading import check_fit, content_digest, distinct, read_image, read_mask_values
+from slicemamba.errors import InputError
+
+IGNORED_GREY = 128
+"""What stands in a binary mask of 0 and 255 for pixels to be left out."""
+
+_MOST_ERASED = 0.2
+"""Of the marked pixels; soft borders of small lesions lose less."""
+_NOISE, _FEW_VALUES = 32, 8
+"""Highest value that compression leaves on black, and how many different values a mask without noise holds."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images and masks of a download are understood.
+
+    Attributes:
+        threshold: make masks binary, by a cut at half of their scale; without it they hold class labels.
+        any_value: mark all that is not 0 in place of the cut, as masks that number objects need.
+        ignore_label: stored value of pixels to be left out.
+        channels, per_channel: as in DataConfig.
+    """
+
+    threshold: bool = True
+    any_value: bool = False
+    ignore_label: int | None = None
+    channels: int = 3
+    per_channel: bool | None = None
+
+    @property
+    def scales_each(self) -> bool:
+        """As of DataConfig."""
+        return self.channels != 3 if self.per_channel is None else self.per_channel
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A pair in its final form: its files, and what its pixels told.
+
+    Attributes:
+        digest: of the image's content. values: that the mask held.
+        intermediate: mask pixels neither black nor white. share: the same as a share of all.
+        marked, erased: mask pixels that became 255, and those that became 0 though they hold more than noise.
+    """
+
+    image: Path
+    mask: Path
+    digest: str
+    intermediate: int
+    share: float
+    values: list[float]
+    marked: int = 0
+    erased: int = 0
+
+
+def convert_all(
+    pairs: list[Pair], folder: Path, reading: Reading, source: Path, on_progress: Progress | None
+) -> list[Converted]:
+    """Puts all images and masks into ``folder``; raises InputError for all faulty files together."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+
+    def work(index: int) -> Converted | list[Finding]:
+        try:
+            return _convert(pairs[index], folder, reading)
+        except BadFileError as error:
+            return [error.finding]
+
+    results = run_parallel(work, len(pairs), on_progress)
+    findings = [finding for result in results if isinstance(result, list) for finding in result]
+    raise_findings(findings, subject=f"download in {source}")
+    converted = [result for result in results if isinstance(result, Converted)]
+    _refuse_erasure(converted, source)
+    return converted
+
+
+def _refuse_erasure(converted: list[Converted], source: Path) -> None:
+    """Raises InputError where the cut at half of the scale erases a large part of what the masks mark."""
+    erased, marked = (sum(getattr(one, name) for one in converted) for name in ("erased", "marked"))
+    if erased <= _MOST_ERASED * (erased + marked):
+        return
+    values = sorted(set().union(*(one.values for one in converted)))
+    shown = ", ".join(f"{value:g}" for value in values[:6]) + (f" … {values[-1]:g}" if len(values) > 6 else "")
+    raise InputError(
+        f"masks in {source} hold the values {shown}, and the cut at half of their scale would erase "
+        f"{erased / (erased + marked):.0%} of what they mark. If the values are classes, keep them with --labels; if "
+        "they number objects or all of them mean marked, use --marked"
+    )
+
+
+def _convert(pair: Pair, folder: Path, reading: Reading) -> Converted:
+    image = read_image(pair.image, None, reading.channels, reading.scales_each)
+    values = read_mask_values(pair.mask)
+    check_fit(pair, image, values)
+    new_image, new_mask = folder / "images" / pair.image.name, folder / "masks" / pair.mask.name
+    shutil.copyfile(pair.image, new_image)
+    intermediate = erased = kept = 0
+    if reading.threshold:
+        left_out = np.zeros(values.shape, bool) if reading.ignore_label is None else values == reading.ignore_label
+        known = np.where(left_out, 0, values)
+        marked, intermediate = (_mark(known), 0) if reading.any_value else binarise(known, pair.mask)
+        kept, erased = int((marked > 0).sum()), int(((marked == 0) & _is_meant(known)).sum())
+        marked[left_out] = IGNORED_GREY
+        new_mask = new_mask.with_name(f"{pair.name}.png")
+        Image.fromarray(marked).save(new_mask)
+    else:
+        shutil.copyfile(pair.mask, new_mask)
+    return Converted(
+        new_image,
+        new_mask,
+        content_digest(image),
+        intermediate,
+        intermediate / values.size,
+        distinct(values),
+        kept,
+        erased,
+    )
+
+
+def _mark(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    marked: NDArray[np.uint8] = (values != 0).astype(np.uint8) * np.uint8(255)
+    return marked
+
+
+def _is_meant(values: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Above the noise that JPEG leaves beside edges, on a scale of 255; of masks of 16 bits above 0."""
+    return values.astype(np.float64) > (
+        _NOISE if 1 < values.max() <= 255 and len(distinct(values)) > _FEW_VALUES else 0
+    )
+
+
+def binarise(values: NDArray[np.generic], path: Path) -> tuple[NDArray[np.uint8], int]:
+    """0 and 255 by a cut at half of the scale, and how many pixels were neither black nor white.
+
+    The scale is 1, 255 or 65535, whichever the highest value fits.
+
+    Raises:
+        BadFileError: there are marks, but all below half of the scale: these are labels or a damaged mask.
+    """
+    numbers = values.astype(np.float64)
+    top = numbers.max()
+    scale = next((scale for scale in (1, 255, 65535) if top <= scale), top)
+    marked = numbers > scale / 2
+    if top > 0 and not marked.any():
+        raise BadFileError(Fault.NOT_BINARY, f"{short_path(path)} (highest value {top:g} of {scale:g})")
+    return marked.astype(np.uint8) * np.uint8(255), int(((numbers > 0) & (numbers < scale)).sum())
