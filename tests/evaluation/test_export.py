@@ -86,6 +86,25 @@ def test_program_gives_the_networks_logits_at_any_batch_size(bundle: Path, name:
             torch.testing.assert_close(run(image), truth(image), rtol=0, atol=1e-4)
 
 
+def test_convolutional_skeleton_in_all_forms(tmp_path: Path) -> None:
+    """With each kind of block and width; the map is padded, as 32×40 is no multiple of 16."""
+    torch.manual_seed(5)
+    model = ModelConfig(skeleton="conv", embed_dim=4, levels=4, block_levels=(1, 3), d_state=2)
+    made = SliceMambaUNet(
+        model, 2, Architecture.parse("s1:half|s2:full,2x3|s3:full|s4:half,c3e1|s5:full|s6:full,-|s7:half")
+    )
+    for parameter in made.parameters():  # fresh blocks are the identity
+        parameter.data += 0.1 * torch.randn(parameter.shape)
+    batch = torch.randn(3, 3, 32, 40)
+    artifacts = export_programs(made.eval(), [batch[:2], batch], tmp_path)
+    assert [artifact.file.name for artifact in artifacts] == ["model.pt2", "model_portable.pt2", "model.onnx"]
+    with torch.no_grad():
+        expected = made(batch)
+    for artifact in artifacts:
+        assert artifact.error <= 1e-4
+        torch.testing.assert_close(program(tmp_path, artifact.file.name)(batch), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_portable_program_runs_with_torch_alone(bundle: Path) -> None:
     script = (
         "import sys, torch; run = torch.export.load(sys.argv[1]).module(); "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nas.objectives import OBJECTIVES, Bound, loss_matrix, losses, violation
+from nas.objectives import OBJECTIVES, Bound, format_count, loss_matrix, losses, violation
 
 
 def test_scores_are_maximised_and_costs_minimised() -> None:
@@ -17,6 +17,14 @@ def test_scores_are_maximised_and_costs_minimised() -> None:
 def test_losses_turn_maximised_objectives_round() -> None:
     metrics = {"dice": 0.8, "hd95": 12.0, "latency_ms": 3.0}
     assert losses(metrics, ("hd95", "dice")) == (12.0, -0.8)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(317_400_000, "317 M"), (79_270, "79.3 k"), (1.556e9, "1.56 G"), (999_600, "1.00 M"), (12, "12"), (0, "0")],
+)
+def test_counts_are_told_in_three_figures_with_a_unit(value: float, text: str) -> None:
+    assert format_count(value) == text
 
 
 def test_loss_matrix_has_a_row_a_trial() -> None:

@@ -13,13 +13,14 @@ from training_cases import Recorder, blobs, differences, train
 
 from nas.sampling import PathSampler
 from nas.space import SearchSpace
-from slicemamba.architecture import Architecture
+from slicemamba.architecture import Architecture, parse_block
 from slicemamba.config import ModelConfig, TrainConfig
 from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import to_input
 from slicemamba.errors import InputError
-from slicemamba.models.supernet import Supernet
+from slicemamba.models.supernet import Supernet, WeightSharing
 from slicemamba.models.unet import SliceMambaUNet
+from slicemamba.training.optim import learning_rate
 from slicemamba.training.seeds import generator_for
 from slicemamba.training.trainer import EpochReport, State, TrainingDivergedError, trained_weights
 
@@ -312,6 +313,34 @@ def test_learning_rate_follows_a_cosine() -> None:
     rates = [report.learning_rate for report in train(Watcher(), blobs(4), config).reports]
     expected = [1e-4 + (1e-2 - 1e-4) * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(5)]
     assert rates == pytest.approx(expected)
+
+
+def test_learning_rate_falls_until_the_end_without_a_length_of_its_own() -> None:
+    config = TrainConfig(epochs=6, learning_rate=1e-2, min_learning_rate=0.0, t_max=None, warmup_epochs=2)
+    rates = [learning_rate(config, epoch) for epoch in range(1, 7)]
+    assert rates[:3] == pytest.approx([5e-3, 1e-2, 1e-2])
+    assert rates[2:] == pytest.approx([1e-2 * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)])
+    assert learning_rate(TrainConfig(epochs=2, t_max=None, warmup_epochs=2), 2) == 1e-3
+
+
+@pytest.mark.parametrize("sharing", ["shared", "separate"])
+def test_convolutional_supernet_resumes_to_the_last_bit(sharing: WeightSharing, tiny_data: SegmentationData) -> None:
+    model = ModelConfig(skeleton="conv", embed_dim=4, levels=3, block_levels=(1, 2), d_state=2, deep_supervision=True)
+    choices = tuple(map(parse_block, ("2x2", "c3", "-", "full", "half")))
+    space = SearchSpace(choices, model.depths, model.has_widths)
+    config = QUICK.model_copy(update={"ema_decay": 0.9, "clip_grad_norm": 1.0, "t_max": None})
+
+    def run(state: State | None = None) -> Recorder:
+        torch.manual_seed(0 if state is None else 99)
+        supernet = Supernet(model, 1, space.choices, sharing)
+        return train(supernet, tiny_data, config, draw=PathSampler(space, "uniform", 0), state=state)
+
+    whole = run()
+    file = io.BytesIO()
+    torch.save(whole.states[0], file)
+    file.seek(0)
+    resumed = run(torch.load(file, weights_only=True))
+    assert differences(whole.states[-1], resumed.states[-1]) == []
 
 
 def test_gradients_are_clipped_before_the_step() -> None:
