@@ -104,7 +104,7 @@ def draw_pareto(
     rows = [[" "] * width for _ in range(HEIGHT)]
     for trial, across, up in sorted(zip(shown, x, y, strict=True), key=lambda item: item[0].number in front):
         row = HEIGHT - 1 - _place(up, min(y), max(y), HEIGHT)
-        sign = "O" if trial.number in front else "x" if trial.origin == "fixed" else "·"
+        sign = "O" if trial.number in front else "v" if not trial.eligible else "x" if trial.origin == "fixed" else "·"
         rows[row][_place(across, min(x), max(x), width)] = sign
     ticks = [format_value(objectives[0], max(y)), *[""] * (HEIGHT - 2), format_value(objectives[0], min(y))]
     margin = max(map(len, ticks))
@@ -113,7 +113,10 @@ def draw_pareto(
     under = f"{low}{' ' * max(1, width - len(low) - len(high))}{high}"
     across_title = OBJECTIVES[second].heading if second else "trial"
     lines = [OBJECTIVES[objectives[0]].heading, *body, f"{' ' * margin} └{'─' * width}", f"{' ' * margin}  {under}"]
-    return "\n".join([*lines, f"{' ' * margin}  {across_title}    O Pareto-optimal  · search  x fixed slicing"])
+    signs = "O Pareto-optimal  · search  x fixed slicing" + "  v outside the constraints" * any(
+        not trial.eligible for trial in shown
+    )
+    return "\n".join([*lines, f"{' ' * margin}  {across_title}    {signs}"])
 
 
 def _place(value: float, low: float, high: float, cells: int) -> int:

@@ -160,20 +160,24 @@ def _trial_of(job: schemas.JobSummary) -> str:
 
 
 def trials(page: schemas.TrialPage, names: Sequence[str]) -> Table:
-    """The trials with these of their figures: all would fill the screen."""
+    """The trials with these of their figures: all would fill the screen; and by how much they break constraints."""
+    outside = any(trial.violation for trial in page.trials)
     rows: list[list[Cell]] = [
         [
             str(trial.number),
             trial.state.value,
             trial.origin,
             *_values(trial, names),
+            *([f"{trial.violation:.3g}"] if outside else []),
             trial.error if trial.error else SlicingText(trial.architecture),
         ]
         for trial in page.trials
     ]
     caption = f"{page.total} trials" + (", only the first shown; see --limit" if page.next_page_token else "")
     caption += "; all metrics with --csv"
-    return _table(["trial", "state", "origin", *names, "architecture"], rows, caption=caption)
+    return _table(
+        ["trial", "state", "origin", *names, *["violation"][: int(outside)], "architecture"], rows, caption=caption
+    )
 
 
 def pareto(front: schemas.Pareto) -> Table:

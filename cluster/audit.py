@@ -21,7 +21,7 @@ from cluster.watch import cluster_with_room
 from nas.audit import hypervolume_curves, loss_rows
 from nas.config import AuditConfig
 from nas.search import SearchSession
-from nas.searchers import make_searcher
+from nas.searchers import baseline_seed, make_searcher
 from nas.searchers.listed import ListedSearcher
 from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
 from slicemamba.architecture import Architecture
@@ -120,8 +120,9 @@ def _trials(run: RunFolder, kind: str) -> list[Trial]:
 def random_plans(job: SearchJob, num_seeds: int) -> list[list[Architecture]]:
     """What random search evaluates at the search's budget, for each seed; the first is the run's own baseline."""
     space, plans = job.search_space, []
-    for offset in range(num_seeds):
-        config = job.search.model_copy(update={"searcher": "random", "seed": job.search.seed + offset})
+    for index in range(num_seeds):
+        seed = baseline_seed(job.search.seed, index)
+        config = job.search.model_copy(update={"searcher": "random", "seed": seed})
         searcher = make_searcher(config, space)
         plan: dict[Architecture, None] = {}
         while len(plan) < config.num_trials:
@@ -173,11 +174,11 @@ def _against_random(
     objectives = job.search.objectives
     in_order = sorted((trial for trial in trials if trial.ended), key=lambda trial: trial.ended_as or 0)
     curves = {"search": loss_rows(in_order, objectives)}
-    for offset, plan in enumerate(plans):
-        curves[f"random {job.search.seed + offset}"] = loss_rows([known[str(one)] for one in plan], objectives)
+    for index, plan in enumerate(plans):
+        curves[f"random {index}"] = loss_rows([known[str(one)] for one in plan], objectives)
     curves["fixed"] = loss_rows([known[str(one)] for one in job.search_space.fixed()], objectives)
     return {
-        "seeds": [job.search.seed + offset for offset in range(settings.random_seeds)],
+        "seeds": [baseline_seed(job.search.seed, index) for index in range(settings.random_seeds)],
         "num_evaluations": job.search.num_trials,
         "hypervolume": hypervolume_curves(curves),
     }

@@ -31,7 +31,7 @@ from nas.objectives import Constraints
 from nas.patience import Patience
 from nas.racing import Leaders
 from nas.search import SearchSession
-from nas.searchers import make_searcher
+from nas.searchers import baseline_seed, make_searcher
 from nas.space import SearchSpace
 from nas.study import Study, Trial, TrialState, find_settings, mend_journal, open_storage, pareto_front
 from nas.tally import SearchTally
@@ -200,7 +200,8 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
     if job.search.random_baseline:
         # Scored in full: what a search is compared with shows how scores are spread, not the best one alone.
         plain = {"searcher": "random", "evaluate_fixed": False, "warm_start": None, "racing": None}
-        _search(job, run, cache_dir, supernet, RANDOM, config.model_copy(update=plain))
+        own_seed = {"seed": baseline_seed(config.seed)}
+        _search(job, run, cache_dir, supernet, RANDOM, config.model_copy(update=plain | own_seed))
     front = pareto_front(study.trials(), study.objectives)
     if not front:
         raise RunFailedError(_why_no_front(study.trials()))
@@ -278,7 +279,7 @@ def _search(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path, nam
     from cluster import ray_tune
 
     run.emit("phase", phase=name)
-    for sentence in advice(config):
+    for sentence in advice(config, job.data.num_classes):
         run.warn(sentence, name)
     space = job.search_space
     study = open_study(run, name, space, config.objectives, config.searcher, config.constraints)

@@ -21,7 +21,7 @@ from cluster.workers import run_on_worker
 from nas.objectives import format_count, loss_matrix
 from nas.pareto import hypervolume
 from nas.sampling import PathSampler
-from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front, reference_point
+from nas.study import Trial, TrialState, dominating, find_trials, open_storage, pareto_front, reference_point
 from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
@@ -80,7 +80,8 @@ def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Pa
     if random:
         random_front = pareto_front(random, objectives)
         rows = [_row(trial) for trial in random_front]  # none where constraints are met by luck, and luck failed
-        result["random"] = {"best": rows[0] if rows else None, "pareto": rows}
+        better = [_row(trial) for trial in dominating(random, front, objectives)]
+        result["random"] = {"best": rows[0] if rows else None, "pareto": rows, "dominating": better}
     if network is not None:
         result |= _scores(job, run, network, cache_dir)
         result["baselines"] = {name: _against(name, result["retrained"], run) for name in job.baselines}
@@ -177,7 +178,8 @@ def _completed(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def _row(trial: Trial) -> dict[str, Any]:
-    return {"number": trial.number, "architecture": trial.architecture, "metrics": trial.metrics}
+    fields = {"number", "architecture", "metrics", "violation"}
+    return trial.model_dump(mode="json", include=fields)
 
 
 def _slicing(trial: Trial) -> str:
@@ -192,7 +194,8 @@ def _scores(job: SearchJob | RetrainJob, run: RunFolder, folder: Path, cache_dir
     card = read_card(folder)
     trivial = scored.pop("trivial")
     history = training_history(run, "retrain")
-    about = {"network": title_of(card), "architecture": card.architecture} | costs_of(folder, job, history)
+    started = {"init": None if job.init is None else str(job.init)}
+    about = {"network": title_of(card), "architecture": card.architecture} | started | costs_of(folder, job, history)
     return {"retrained": about | scored | history, "trivial": trivial}
 
 

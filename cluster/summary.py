@@ -61,11 +61,15 @@ def _comparison(result: Mapping[str, Any], objectives: list[str]) -> Table:
     table = Table("", *_narrow(objectives), title="Best slicing found, and what it must beat")
     table.add_row("[bold]best of the search[/]", *_cells(result["best"]["metrics"], objectives))
     for size, row in result["fixed"].items():
-        table.add_row(f"fixed slicing {size}", *_cells(row["metrics"], objectives))
+        outside = " (outside the constraints)" if row.get("violation") else ""
+        table.add_row(f"fixed slicing {size}{outside}", *_cells(row["metrics"], objectives))
     if result["random"] is not None:
         best = result["random"]["best"]
         cells = ["none within the constraints"] if best is None else _cells(best["metrics"], objectives)
         table.add_row("best of random search", *cells)
+        if better := result["random"].get("dominating"):  # unknown to runs of older versions
+            count = "1 candidate of random search beats" if len(better) == 1 else f"{len(better)} of random search beat"
+            table.caption = f"{count} a member of the frontier in all objectives"
     return table
 
 
@@ -75,7 +79,7 @@ def _test_scores(result: Mapping[str, Any]) -> Table:
     retrained, trivial = result["retrained"], result["trivial"]["test"]
     intervals = retrained.get("intervals", {}).get("test", {})  # none of a diverged network, or of an older version
     guesses = [name.replace(" ", "\n") for name in trivial]
-    title = "Retrained from scratch (interval over images or patients)"
+    title = f"Retrained {_start(retrained.get('init'))} (interval over images or patients)"
     table = Table("test split", "retrained", "95 % interval", *guesses, title=title)
     columns = [_cells(scores, names) for scores in (retrained["scores"]["test"], *trivial.values())]
     for name, own, *others in zip(names, *columns, strict=True):
@@ -96,6 +100,11 @@ def _beside_baselines(result: Mapping[str, Any]) -> Table:
         costs = [format_count(found[cost]) for cost in ("flops", "params")]
         table.add_row(name, *cells, *costs, f"{found['seconds']:.0f}")
     return table
+
+
+def _start(init: str | None) -> str:
+    """What a training began with, in words; None where from random weights."""
+    return "from scratch" if init is None else "from the supernet's weights" if init == "supernet" else f"from {init}"
 
 
 _COLOURS = {"passed": "green", "open": "yellow", "failed": "red"}

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nas.config import SearchConfig
 
 FIRST_ALONE = ("evolution", "regularized_evolution")
 """Searchers that rank by the first objective and use the others for ties."""
 
-_PUBLISHED_PAIR = {"miou", "dice"}  # ranked by one, ties broken by the other: two forms of one overlap
+_ONE_OVERLAP = ("dice", "miou", "worst_class_dice")
+"""Of one foreground class and pooled pixels, each is a function of the others: IoU = Dice / (2 − Dice)."""
+_PUBLISHED_PAIR = {"miou", "dice"}  # of several classes ranked by one, ties broken by the other
 
 
-def advice(config: SearchConfig) -> list[str]:
-    """Sentences for whoever starts the search; none where all is as it seems."""
-    others = config.objectives[1:]
-    if config.searcher not in FIRST_ALONE or not others or set(config.objectives) <= _PUBLISHED_PAIR:
-        return []
-    return [
-        f"searcher {config.searcher} ranks by {config.objectives[0]} alone and looks at {', '.join(others)} only in "
-        "ties: with several objectives its frontier falls behind that of random search. For a frontier of all of them "
-        "set search.searcher to local or nsga2"
-    ]
+def advice(config: SearchConfig, num_classes: int = 1) -> list[str]:
+    """Sentences for whoever starts the search; none where all is as it seems.
+
+    Args:
+        num_classes: as in ``DataConfig``: 1 for binary masks.
+    """
+    alike = [name for name in config.objectives if name in _ONE_OVERLAP] if num_classes == 1 else []
+    told = [] if len(alike) < 2 else [_same_order(alike)]
+    others = [name for name in config.objectives[1:] if name not in alike[1:]]
+    if config.searcher in FIRST_ALONE and others and not set(config.objectives) <= _PUBLISHED_PAIR:
+        told.append(
+            f"searcher {config.searcher} ranks by {config.objectives[0]} alone and looks at {', '.join(others)} only "
+            "in ties: with several objectives its frontier falls behind that of random search. For a frontier of all "
+            "of them set search.searcher to local or nsga2"
+        )
+    return told
+
+
+def _same_order(alike: Sequence[str]) -> str:
+    return (
+        f"objectives {' and '.join(alike)} are functions of one another for binary masks: they order architectures "
+        f"alike, and between them there is nothing to trade. Keep {alike[0]} alone, and add a cost such as flops"
+    )

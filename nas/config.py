@@ -122,7 +122,7 @@ class SearchConfig(Config):
         mutation_probability: per block, for ``evolution`` and ``nsga2``.
         evaluate_fixed: first evaluate the slicings that give all blocks the same size.
         warm_start: architectures of an earlier search to evaluate next.
-        random_baseline: after the search, evaluate as many random architectures for comparison.
+        random_baseline: after the search, evaluate as many random architectures for comparison, from their own seed.
         batch_size: images per forward pass of the evaluation.
         flips: also score each image in these mirrored forms, and add up the pixel counts.
         precision: format of the forward pass. ``bf16`` is only used if it ranks slicings as ``float32`` does;
@@ -140,7 +140,7 @@ class SearchConfig(Config):
     """
 
     searcher: SearcherName = "evolution"
-    objectives: tuple[ObjectiveName, ...] = ("miou", "dice")
+    objectives: tuple[ObjectiveName, ...] = ("miou",)
     constraints: dict[ObjectiveName, Bound] = Field(default_factory=dict)
     num_trials: PositiveInt = 1000
     population_size: Annotated[int, Field(ge=2)] = 50
@@ -200,7 +200,7 @@ class AuditConfig(Config):
         retrain_seeds: number of seeds from which the best and its rival are trained. With fewer than three, luck of
             training cannot be told from merit, and the verdict is ``weak`` at best.
         random_seeds: number of random searches with the search's budget.
-        seed: seed of everything drawn here; random searches have seeds from that of the run's search upwards.
+        seed: seed of everything drawn here but the random searches, whose seeds follow from that of the run's search.
     """
 
     num_retrained: Annotated[int, Field(ge=2)] = 8

@@ -36,13 +36,13 @@ def plot_pareto(
     done = [trial for trial in trials if trial.state is TrialState.COMPLETED]
     others = [trial for trial in random if trial.state is TrialState.COMPLETED]
     first, *rest = objectives
-    figure = Figure(figsize=(5.6 * max(1, len(rest)), 4.6), layout="constrained")
+    figure = Figure(figsize=(5.6 * max(1, len(rest)) + 1.6, 4.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, max(1, len(rest))))
     front = {trial.number for trial in pareto_front(done, tuple(objectives))}
     on_front = np.array([trial.number in front for trial in done], dtype=bool)
     for axes, other in zip(panels, rest or ["number"], strict=True):
         _panel(axes, done, on_front, others, other, first)
-    panels[0].legend(loc="best", fontsize=8, framealpha=0.9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)  # covers no point
     figure.suptitle(f"{len(done)} slicings evaluated, {int(on_front.sum())} Pareto-optimal")
     figure.savefig(path, dpi=150)
 
@@ -60,9 +60,14 @@ def _panel(
 
     front = [trial for trial, on in zip(trials, on_front, strict=True) if on]
     fixed = [trial for trial in trials if trial.origin == "fixed"]
+    outside = [trial for trial in [*trials, *random] if not trial.eligible]
+    trials, random = ([trial for trial in of if trial.eligible] for of in (trials, random))
     if random:
         axes.scatter(values(random, x), values(random, y), s=16, c=RANDOM, marker="x", lw=1, label="random search")
     axes.scatter(values(trials, x), values(trials, y), s=18, c=TRIALS, alpha=0.55, lw=0, label="search")
+    if outside:
+        look: dict[str, Any] = {"s": 18, "fc": "none", "ec": RANDOM, "lw": 0.8, "marker": "v"}
+        axes.scatter(values(outside, x), values(outside, y), label="outside the constraints", **look)
     if fixed:
         axes.scatter(values(fixed, x), values(fixed, y), s=52, c=FIXED, marker="s", label="fixed slicing", zorder=3)
     for trial in fixed:
@@ -77,6 +82,7 @@ def _panel(
     )
     best = sorted(front, key=lambda trial: loss_matrix([trial.metrics], [y])[0, 0])[:1]
     axes.scatter(values(best, x), values(best, y), s=150, c=FRONT, marker="*", label="best", zorder=5)
+    axes.ticklabel_format(useOffset=False)
     axes.set_xlabel("trial" if x == "number" else _title(x))
     axes.set_ylabel(_title(y))
     axes.grid(alpha=0.25)
@@ -138,8 +144,9 @@ def plot_hypervolume(path: Path, curves: Mapping[str, Sequence[float]]) -> None:
     if random:
         rows = np.array([curve[: min(map(len, random))] for curve in random])
         x = np.arange(1, rows.shape[1] + 1)
-        axes.fill_between(x, rows.min(axis=0), rows.max(axis=0), color=RANDOM, alpha=0.28, lw=0)
-        axes.plot(x, rows.mean(axis=0), c=RANDOM, lw=2, label=f"random search ({len(rows)} seeds)")
+        axes.fill_between(x, rows.min(axis=0), rows.max(axis=0), step="post", color=RANDOM, alpha=0.28, lw=0)
+        label = "random search" + (f", mean of {len(rows)} seeds" if len(rows) > 1 else "")
+        axes.step(x, rows.mean(axis=0), where="post", c=RANDOM, lw=2, label=label)
     own = curves["search"]
     axes.step(range(1, len(own) + 1), own, where="post", c=TRIALS, lw=2.2, label="search")
     if curves.get("fixed"):
@@ -159,7 +166,7 @@ def plot_effects(
     Args:
         path: PNG to write. effects: from ``report_choices.effects``; space, metric: what they are of.
     """
-    figure = Figure(figsize=(0.36 * space.num_blocks + 2.6, 3.8), layout="constrained")
+    figure = Figure(figsize=(0.36 * space.num_blocks + 3.6, 3.8), layout="constrained")
     axes = figure.subplots()
     num = len(space.choices)
     for choice, (size, row) in enumerate(zip(space.choices, effects, strict=True)):
@@ -171,7 +178,7 @@ def plot_effects(
     axes.set_xlabel("block")
     axes.set_ylabel(f"mean {OBJECTIVES[metric].title} of candidates with it")
     axes.grid(axis="y", alpha=0.25)
-    axes.legend(title="slice size", fontsize=8, ncols=min(num, 4))
+    figure.legend(title="choice", fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=150)
 
 

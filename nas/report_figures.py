@@ -66,7 +66,8 @@ def hover_text(trial: Trial, objectives: Sequence[str]) -> str:
     """What is told of a trial under the pointer."""
     values = "<br>".join(f"{OBJECTIVES[name].title} {format_value(name, trial.metrics[name])}" for name in objectives)
     stages = "<br>".join(trial.architecture.split("|"))
-    return f"<b>trial {trial.number}</b> ({trial.origin})<br>{values}<br>{stages}"
+    outside = "" if trial.eligible else "<br>outside the constraints"
+    return f"<b>trial {trial.number}</b> ({trial.origin}){outside}<br>{values}<br>{stages}"
 
 
 def front_figure(
@@ -100,9 +101,11 @@ def front_figure(
 
     fixed = [t for t in done if t.origin == "fixed"]
     place = {t.number: i + 1.0 for i, t in enumerate(done)}
-    search = points(done) | {"name": "search", "marker": {"color": TRIALS, "size": 7, "opacity": 0.55}}
-    data = [points(others) | {"name": "random search", "marker": {"color": RANDOM, "size": 7, "symbol": "x-thin-open"}}]
-    data = data * bool(others) + [search | {"meta": "grows"}]
+    blue = {"color": TRIALS, "size": 7, "opacity": 0.55, "symbol": _symbols(done, "circle")}
+    grey = {"color": RANDOM, "size": 7, "symbol": _symbols(others, "x-thin-open")}
+    name = "search" if all(t.eligible for t in done) else "search (▽ outside the constraints)"
+    data = [points(others) | {"name": "random search", "marker": grey}]
+    data = data * bool(others) + [points(done) | {"name": name, "marker": blue, "meta": "grows"}]
     if fixed:
         squares: Spec = {
             "mode": "markers+text",
@@ -131,6 +134,11 @@ def front_figure(
         data.append({**front, **steps[-1]["fields"], "meta": "stepped"})
     labels = ("evaluation", OBJECTIVES[y].heading) if x == "number" else (OBJECTIVES[x].heading, OBJECTIVES[y].heading)
     return {"data": data, "layout": layout_of(*labels), "steps": steps}
+
+
+def _symbols(trials: Sequence[Trial], usual: str) -> list[str]:
+    """Open triangles for what breaks a constraint, and so can be on no front."""
+    return [usual if trial.eligible else "triangle-down-open" for trial in trials]
 
 
 def _rings(count: int) -> Spec:

@@ -433,6 +433,17 @@ def pareto_front(trials: list[Trial], objectives: tuple[str, ...]) -> list[Trial
     return [trial for _, trial in sorted(front, key=lambda pair: (pair[0], pair[1].number))]
 
 
+def dominating(trials: Iterable[Trial], front: Sequence[Trial], objectives: tuple[str, ...]) -> list[Trial]:
+    """Those of other trials that dominate a member of a front, as those of a random search may."""
+    members = loss_matrix([trial.metrics for trial in front], objectives)
+
+    def beats_one(trial: Trial) -> bool:
+        row = loss_matrix([trial.metrics], objectives)
+        return bool(((row <= members).all(axis=1) & (row < members).any(axis=1)).any())
+
+    return [trial for trial in trials if trial.eligible and beats_one(trial)]
+
+
 _REFERENCE_MARGIN = 0.1
 
 

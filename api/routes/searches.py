@@ -93,7 +93,7 @@ def _validate(parts: Parts, body: Mapping[str, Any]) -> schemas.Validation:
         space_size=job.search_space.size,
         images_trained=epochs * report.num_images["train"],
         images_evaluated=evaluations * report.num_images["search"],
-        advice=advice(job.search),
+        advice=advice(job.search, job.data.num_classes),
         estimate=estimate(job, report.num_images, earlier_searches(parts.service, job)),
         data=report.model_dump(mode="json"),
         spec=public_spec(job.model_dump(mode="json")),

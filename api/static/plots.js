@@ -57,11 +57,13 @@ export function pareto(node, { x, y, trials, front, random, intervals }, onClick
   if (!usable([...trials, ...random]).length) return blank(node, "No completed trial yet.");
   const onFront = new Set(front.map((t) => t.number));
   const fixed = usable(trials).filter((t) => t.origin === "fixed");
-  const others = usable(trials).filter((t) => t.origin !== "fixed" && !onFront.has(t.number));
+  const others = usable(trials).filter((t) => t.origin !== "fixed" && !onFront.has(t.number) && !t.violation);
+  const outside = usable([...trials, ...random]).filter((t) => t.violation);
   const stairs = [...usable(front)].sort((a, b) => a.metrics[x.name] - b.metrics[x.name]);
   const data = [
-    points(usable(random), "random search", { color: COLOURS.random, symbol: "x-thin", size: 7, line: { width: 1, color: COLOURS.random } }, { hoverinfo: "skip" }),
+    points(usable(random).filter((t) => !t.violation), "random search", { color: COLOURS.random, symbol: "x-thin", size: 7, line: { width: 1, color: COLOURS.random } }, { hoverinfo: "skip" }),
     points(others, "search", { color: css("--accent"), size: 7, opacity: 0.55 }),
+    ...outside.length ? [points(outside, "outside the constraints", { color: COLOURS.random, symbol: "triangle-down-open", size: 7 }, { hoverinfo: "skip" })] : [],
     points(fixed, "fixed slicing", { color: COLOURS.fixed, symbol: "square", size: 10 }, { mode: "markers+text", textposition: "top right", text: fixed.map((t) => fixedName(t.architecture)) }),
     points(stairs, "Pareto-optimal", { color: "rgba(0,0,0,0)", size: 11, line: { color: COLOURS.front, width: 2 } }, { mode: "lines+markers", line: { color: COLOURS.front, width: 1, dash: "dot" }, error_x: bars(stairs, x, intervals), error_y: bars(stairs, y, intervals) }),
   ];

@@ -106,7 +106,7 @@ export function searchPage(main, live, id) {
     const columns = [sortable("number"), { title: "State" }, ...metrics.map((m) => sortable(m)), { title: "Origin" }, { title: "Slicing" }];
     const rows = page.trials.map((t) => el("tr", {},
       el("td", { className: "num" }, el("a", { href: `#/s/${id}/t/${t.number}` }, String(t.number)), best.has(t.number) ? " ★" : ""),
-      el("td", {}, chip(t.state)), metrics.map((m) => el("td", { className: "num" }, number(m === "seconds" ? t.seconds : t.metrics[m]))),
+      el("td", {}, chip(t.state), t.violation ? el("span", { className: "soft", title: `breaks the constraints by ${t.violation.toPrecision(2)} of their limits` }, " outside") : ""), metrics.map((m) => el("td", { className: "num" }, number(m === "seconds" ? t.seconds : t.metrics[m]))),
       el("td", {}, t.origin), el("td", { className: "slicing mono", title: t.architecture }, t.architecture)));
     if (!page.total && !view.state) return [el("h2", {}, "Trials (0)"), el("p", { className: "soft" }, "None yet: the supernet is trained first.")];
     const pages = view.tokens.length > 1 || page.next_page_token;
@@ -181,8 +181,8 @@ function tiles(search, front, evaluating, estimate) {
 function comparison(front, { trials, random }) {
   const [first] = front.objectives;
   const order = (t) => (first.direction === "maximize" ? -1 : 1) * t.metrics[first.name];
-  const fixed = trials.search.filter((t) => t.origin === "fixed").sort((a, b) => order(a) - order(b))[0];
-  const rows = [["best of the search", front.trials[0]], ["best fixed slicing", fixed], ["best of random search", random]].filter(([, t]) => t);
+  const fixed = trials.search.filter((t) => t.origin === "fixed").sort((a, b) => a.violation - b.violation || order(a) - order(b))[0];
+  const rows = [["best of the search", front.trials[0]], [`best fixed slicing${fixed?.violation ? " (outside the constraints)" : ""}`, fixed], ["best of random search", random]].filter(([, t]) => t);
   if (rows.length < 2) return [];
   const slicing = (t) => (t.origin === "fixed" ? plots.fixedName(t.architecture) : `trial ${t.number}`);
   return table([{ title: "" }, ...front.objectives.map((o) => ({ title: plots.title(o), num: true })), { title: "Slicing" }],

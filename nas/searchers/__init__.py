@@ -10,7 +10,7 @@ from nas.searchers.evolution import EvolutionSearcher
 from nas.searchers.local import LocalSearcher
 from nas.searchers.nsga2 import NSGA2Searcher
 from nas.searchers.optuna import OptunaSearcher
-from nas.searchers.random import RandomSearcher
+from nas.searchers.random import RandomSearcher, baseline_seed
 from nas.searchers.regularized_evolution import RegularizedEvolutionSearcher
 from nas.space import SearchSpace
 
@@ -30,4 +30,4 @@ def make_searcher(config: SearchConfig, space: SearchSpace) -> Searcher:
     return _SEARCHERS[config.searcher](space, config)
 
 
-__all__ = ["Searcher", "make_searcher"]
+__all__ = ["Searcher", "baseline_seed", "make_searcher"]

@@ -20,6 +20,22 @@ def test_searchers_for_several_objectives_need_no_advice(searcher: str) -> None:
     assert advice(SearchConfig.model_validate({"searcher": searcher, "objectives": ["dice", "hd95"]})) == []
 
 
+@pytest.mark.parametrize("searcher", ["local", "evolution"])
+def test_objectives_that_are_functions_of_one_another_are_told(searcher: str) -> None:
+    config = SearchConfig.model_validate({"searcher": searcher, "objectives": ["miou", "dice"]})
+    (sentence,) = advice(config)
+    assert "objectives miou and dice are functions of one another" in sentence
+    assert "Keep miou alone" in sentence
+    assert advice(config, num_classes=9) == []  # means over classes order architectures each in its own way
+
+
+def test_what_is_left_beside_a_function_of_the_first_is_told_too() -> None:
+    config = SearchConfig.model_validate({"searcher": "evolution", "objectives": ["dice", "miou", "flops"]})
+    alike, others = advice(config)
+    assert "dice and miou are functions" in alike
+    assert "looks at flops only in ties" in others
+
+
 def test_published_settings_and_one_objective_need_no_advice() -> None:
     assert advice(SearchConfig()) == []
     assert advice(SearchConfig(objectives=("hd95",))) == []

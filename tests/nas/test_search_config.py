@@ -20,7 +20,7 @@ def test_defaults_are_the_published_search() -> None:
     assert (search.population_size, search.num_parents, search.num_mutations, search.num_crossovers) == (50, 10, 25, 25)
     assert search.num_trials == 20 * search.population_size
     assert search.mutation_probability == 0.1
-    assert search.objectives == ("miou", "dice")
+    assert search.objectives == ("miou",)
 
 
 @pytest.mark.parametrize("values", [["2x4", "3x5"], [[2, 4], [3, 5]], ((2, 4), "3x5")])

@@ -12,6 +12,7 @@ from PIL import Image
 from search_cases import SPACE, score
 
 from nas.report import plot_pareto, plot_slicing
+from nas.report_figures import front_figure
 from nas.study import Trial, TrialState, pareto_front
 from slicemamba.architecture import Architecture
 
@@ -55,8 +56,20 @@ def test_frontier_has_a_panel_a_further_objective(
     plot_pareto(tmp_path / "pareto.png", SEARCH, objectives, random=random)
     picture = read(tmp_path / "pareto.png")
     panels = max(1, len(objectives) - 1)
-    assert picture.shape == (690, 840 * panels, 3)
+    assert picture.shape == (690, 840 * panels + 240, 3)
     assert (picture != 255).any()
+
+
+def test_candidates_outside_the_constraints_are_marked_apart(tmp_path: Path) -> None:
+    plot_pareto(tmp_path / "a.png", SEARCH, ("miou", "hd95"))
+    outside = [one.model_copy(update={"violation": 0.1}) if one.number == 42 else one for one in SEARCH]
+    plot_pareto(tmp_path / "b.png", outside, ("miou", "hd95"))
+    assert not np.array_equal(read(tmp_path / "a.png"), read(tmp_path / "b.png"))
+    spec = front_figure(outside, [], ("miou", "hd95"), "hd95", intervals={})
+    search = next(trace for trace in spec["data"] if trace.get("meta") == "grows")
+    assert search["marker"]["symbol"].count("triangle-down-open") == 1
+    place = search["marker"]["symbol"].index("triangle-down-open")
+    assert "outside the constraints" in search["text"][place]
 
 
 def test_random_search_shows_in_the_picture(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from search_cases import SEARCHERS, SPACE, config, score
 
 from nas.config import SearchConfig
-from nas.searchers import Searcher, make_searcher
+from nas.searchers import Searcher, baseline_seed, make_searcher
 from nas.searchers.base import draw_fresh, first_unknown
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
@@ -207,7 +207,8 @@ def test_evolution_mutates_and_crosses_the_best_alone() -> None:
 def test_evolution_breaks_ties_by_the_next_objective() -> None:
     zeros, ones = LARGE.decode([0] * 10), LARGE.decode([1] * 10)
     told = {zeros: {"miou": 0.5, "dice": 0.1}, ones: {"miou": 0.5, "dice": 0.2}}
-    options = config("evolution", num_parents=1, num_mutations=8, num_crossovers=0, mutation_probability=0.1)
+    objectives = ("miou", "dice")
+    options = config("evolution", objectives=objectives, num_parents=1, num_mutations=8, num_crossovers=0)
     assert all(sum(gene == 1 for gene in LARGE.encode(child)) >= 5 for child in evolve(options, told))
 
 
@@ -235,3 +236,14 @@ def test_fresh_draw_gives_up_after_its_attempts() -> None:
     known = {SPACE.decode([0] * 6)}
     assert draw_fresh(lambda: next(drawn), known, 3) is None
     assert draw_fresh(lambda: next(drawn), known, 1) == SPACE.decode([1] * 6)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_random_baseline_does_not_repeat_what_the_search_draws_first(name: str, seed: int) -> None:
+    """With one seed, the first proposals of evolution were those of random search (issue 17)."""
+    of_search = drive(make_searcher(config(name, seed=seed), LARGE), 8)
+    seeds = [baseline_seed(seed, index) for index in range(3)]
+    assert len(set(seeds)) == 3
+    for own in seeds:
+        assert not set(of_search) & set(drive(make_searcher(config("random", seed=own), LARGE), 8))

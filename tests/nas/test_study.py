@@ -19,6 +19,7 @@ from nas.study import (
     Study,
     Trial,
     TrialState,
+    dominating,
     find_trials,
     hypervolume_curve,
     open_storage,
@@ -309,3 +310,14 @@ def test_warm_start_is_chosen_once(tmp_path: Path) -> None:
     study = make(tmp_path / "search.journal")
     assert study.warm_start(lambda: architectures(3)) == architectures(3)
     assert make(tmp_path / "search.journal").warm_start(list) == architectures(3)
+
+
+def test_what_dominates_a_member_of_a_front() -> None:
+    def one(number: int, miou: float, hd95: float, violation: float = 0.0) -> Trial:
+        metrics = {"miou": miou, "hd95": hd95}
+        values = {"number": number, "state": TrialState.COMPLETED, "architecture": str(number), "origin": "random"}
+        return Trial(**values, metrics=metrics, violation=violation, asked_after=0, ended_as=number)
+
+    front = [one(0, 0.9, 5.0), one(1, 0.8, 3.0)]
+    others = [one(2, 0.9, 4.9), one(3, 0.8, 3.0), one(4, 0.95, 2.0, violation=0.1), one(5, 0.95, 6.0)]
+    assert [trial.number for trial in dominating(others, front, ("miou", "hd95"))] == [2]
