@@ -68,7 +68,8 @@ def work_by_phase(job: SearchJob | RetrainJob, num_images: Mapping[str, int]) ->
     found: dict[str, Work] = {}
     if isinstance(job, SearchJob):
         paths = len(job.space.choices) + job.supernet.num_val_architectures
-        found["supernet"] = _training(job.supernet, paths, num_images)
+        one = _training(job.supernet, paths, num_images)
+        found["supernet"] = Work(job.supernet.paths_per_step * one.trained, one.evaluated)
         candidates = Work(0, job.search.num_trials * (1 + len(job.search.flips)) * num_images["search"])
         found |= dict.fromkeys(["search", "random"] if job.search.random_baseline else ["search"], candidates)
     if job.retrain is not None:

@@ -189,7 +189,7 @@ def path_bytes(dim: int) -> tuple[float, int]:
         supernet = Supernet(model, 1, space.choices)
         whole = sum(parameter.nbytes for parameter in supernet.parameters())
         sampler = PathSampler(space, "uniform", 0)
-        paths = [sum(p.nbytes for p in supernet.extract(sampler(step)).parameters()) for step in range(10)]
+        paths = [sum(p.nbytes for p in supernet.extract(*sampler(step)).parameters()) for step in range(10)]
     return statistics.fmean(paths) / 1e6, whole / 1e6
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, model_validator
 
 from nas.config import SearchConfig, SpaceConfig, SupernetConfig
+from nas.sizes import refuse_without_sizes
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import (
@@ -167,6 +168,11 @@ class _Job(_AnyJob):
         return SearchSpace(self.space.choices, self.model.depths, self.model.has_widths)
 
 
+def _check_sandwich(job: SupernetJob | SearchJob) -> None:
+    if job.supernet.sampling == "sandwich":
+        refuse_without_sizes(job.search_space, job.model)
+
+
 class SupernetJob(_Job):
     """Trains the supernet."""
 
@@ -176,6 +182,7 @@ class SupernetJob(_Job):
     @model_validator(mode="after")
     def _batch(self) -> SupernetJob:
         self._check_training("supernet", self.supernet)
+        _check_sandwich(self)
         return self
 
 
@@ -205,6 +212,7 @@ class SearchJob(_Job):
     @model_validator(mode="after")
     def _fits(self) -> SearchJob:
         self._check_training("supernet", self.supernet)
+        _check_sandwich(self)
         if self.retrain is not None:
             self._check_training("retrain", self.retrain)
         elif self.init is not None:

@@ -218,7 +218,8 @@ def _worker(config: dict[str, Any]) -> None:
         validate=_validator(job, network, val, settings),
         on_epoch=reporter.on_epoch,
         on_step=reporter.on_step,
-        draw=_sampler(job) if isinstance(network, Supernet) else None,
+        draw=None if isinstance(job, RetrainJob) or not isinstance(network, Supernet) else path_sampler(job),
+        distillation_weight=1.0 if isinstance(job, RetrainJob) else job.supernet.distillation_weight,
         state=state,
     )
 
@@ -231,9 +232,12 @@ def workers_folder(config: dict[str, Any]) -> RunFolder:
     return run
 
 
-def _sampler(job: SegmentationJob) -> PathSampler:
-    assert not isinstance(job, RetrainJob)
-    return PathSampler(job.search_space, job.supernet.sampling, job.supernet.seed)
+def path_sampler(job: SupernetJob | SearchJob) -> PathSampler:
+    """What draws the architectures of each step of the job's supernet."""
+    settings = job.supernet
+    return PathSampler(
+        job.search_space, settings.sampling, settings.seed, model=job.model, num_random=settings.sandwich_random
+    )
 
 
 def _settings(job: SegmentationJob, phase: str) -> TrainConfig:

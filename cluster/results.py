@@ -15,12 +15,12 @@ import torch
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob
 from cluster.connect import cluster_resources
 from cluster.history import training_history
+from cluster.ray_train import path_sampler
 from cluster.run_folder import RunFolder
 from cluster.scan_use import scan_use
 from cluster.workers import run_on_worker
 from nas.objectives import format_count, loss_matrix
 from nas.pareto import hypervolume
-from nas.sampling import PathSampler
 from nas.study import Trial, TrialState, dominating, find_trials, open_storage, pareto_front, reference_point
 from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import DataConfig
@@ -168,7 +168,7 @@ def _supernet_history(job: SupernetJob | SearchJob, run: RunFolder) -> dict[str,
     """Epoch reports, and how often each block's choices were trained: a row for each block, by slice size."""
     history = training_history(run, "supernet")
     num_steps = history["epochs"][-1]["step"] if history["epochs"] else 0
-    counts = PathSampler(job.search_space, job.supernet.sampling, job.supernet.seed).update_counts(num_steps)
+    counts = path_sampler(job).update_counts(num_steps)
     names = [format_block(block) for block in job.search_space.choices]
     return history | {"updates": [dict(zip(names, row, strict=True)) for row in counts.tolist()]}
 

@@ -66,17 +66,30 @@ class SpaceConfig(Config):
 
 
 class SupernetConfig(TrainConfig):
-    """Single-path training of the supernet: one drawn architecture per step, the same on all workers.
+    """Training of the supernet: one drawn architecture per step, or several, the same on all workers.
 
     Attributes:
         sampling: ``uniform`` draws every block's choice at random (published); ``fair`` trains every choice of every
             block exactly once in as many steps as there are choices (strict fairness, FairNAS, arXiv 1907.01845).
+            ``sandwich`` trains in each step the largest network of the space, the smallest and some at random, the
+            others to mark what the largest marks (BigNAS, arXiv 2003.11142); for spaces whose choices differ in size.
+        sandwich_random: random architectures in each step of a sandwich; a step costs that of ``2 + sandwich_random``
+            networks at most.
+        distillation_weight: of the largest network's soft masks in what the others of a sandwich learn from; the rest
+            is the weight of the true masks.
         num_val_architectures: architectures drawn once from ``seed`` and validated together with the fixed slicings,
             so that epochs are compared on the same architectures.
     """
 
-    sampling: Literal["uniform", "fair"] = "uniform"
+    sampling: Literal["uniform", "fair", "sandwich"] = "uniform"
+    sandwich_random: Annotated[int, Field(ge=0)] = 2
+    distillation_weight: Probability = 1.0
     num_val_architectures: Annotated[int, Field(ge=0)] = 4
+
+    @property
+    def paths_per_step(self) -> int:
+        """Architectures that pass forward and backward in each step."""
+        return 2 + self.sandwich_random if self.sampling == "sandwich" else 1
 
 
 class WarmStart(Config):

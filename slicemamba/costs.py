@@ -10,10 +10,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from slicemamba.architecture import SKIP, Block
 from slicemamba.config import ModelConfig
 
 _DIRECTIONS = 4
 _FLOAT = 4  # bytes
+_OWN_SIZE = Block(1, 1)  # a scanning block of the model's own size
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def network_cost(model: ModelConfig, num_classes: int, image_size: tuple[int, in
     blocks = 0
     for stage, depth in _stages(model):
         c, places = dim * 2**stage, tokens // 4**stage
-        flops += depth * places * _block_flops(model, c)
+        flops += depth * places * block_flops(model, c, _OWN_SIZE)
         blocks += depth * _block_params(model, c)
         saved += depth * places * _block_saved(model, c)
     return NetworkCost(flops=flops, params=params + blocks, block_params=blocks, saved_bytes=_FLOAT * saved)
@@ -70,7 +72,7 @@ def _conv_cost(model: ModelConfig, num_classes: int, pixels: int) -> NetworkCost
         expanding = stage >= model.levels
         before = 2 * c if expanding else (model.in_channels if stage == 0 else dims[level - 1])
         convolutions = 9 * before * c + 9 * c * c + (before * c if before != c else 0)
-        flops += 2 * places * convolutions + (depth - 1) * places * _block_flops(model, c)
+        flops += 2 * places * convolutions + (depth - 1) * places * block_flops(model, c, _OWN_SIZE)
         params += convolutions + 4 * c
         # Kept: what each convolution and norm gets; before the stage, what is pooled or put together.
         saved += places * (4 * c + 2 * before) + (depth - 1) * places * _block_saved(model, c)
@@ -94,11 +96,17 @@ def _sizes(model: ModelConfig, c: int) -> tuple[int, int, int]:
     return model.expand * c, math.ceil(c / 16), model.d_state
 
 
-def _block_flops(model: ModelConfig, c: int) -> int:
-    """Of one place of the map: two projections, depthwise convolution, scan."""
-    d, r, n = _sizes(model, c)
-    scan = 2 * d * (r + 2 * n) + 2 * r * d + 9 * d * n
-    return 2 * c * 2 * d + 2 * model.d_conv**2 * d + _DIRECTIONS * scan + 2 * d * c
+def block_flops(model: ModelConfig, c: int, block: Block) -> int:
+    """Of one place of the map: two projections, depthwise convolution, and the scan where the block has one.
+
+    Args:
+        c: channels of the block. block: what it takes, none of it a width of convolutions.
+    """
+    if block == SKIP:
+        return 0
+    r, n, d = math.ceil(c / 16), block.d_state or model.d_state, (block.expand or model.expand) * c
+    scan = _DIRECTIONS * (2 * d * (r + 2 * n) + 2 * r * d + 9 * d * n) if block.scans else 0
+    return 2 * c * 2 * d + 2 * (block.kernel or model.d_conv) ** 2 * d + scan + 2 * d * c
 
 
 def _block_params(model: ModelConfig, c: int) -> int:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from api import schemas
 from api.deps import AppParts, Parts, bad_token, page_token, read_page_token, written_in_its_thread
 from api.earlier import earlier_searches
-from api.estimate import estimate, num_evaluations
+from api.estimate import estimate, num_evaluations, work_of
 from api.models import Search
 from api.problems import bad_parameter
 from api.schemas import Problem
@@ -87,11 +87,10 @@ async def validate(parts: AppParts, body: BodyOfJob) -> schemas.Validation:
 def _validate(parts: Parts, body: Mapping[str, Any]) -> schemas.Validation:
     job, report = parts.service.check(body)
     evaluations = num_evaluations(job)
-    epochs = job.supernet.epochs + (job.retrain.epochs if job.retrain else 0)
     return schemas.Validation(
         evaluations=evaluations,
         space_size=job.search_space.size,
-        images_trained=epochs * report.num_images["train"],
+        images_trained=work_of(job, report.num_images).trained,
         images_evaluated=evaluations * report.num_images["search"],
         advice=advice(job.search, job.data.num_classes),
         estimate=estimate(job, report.num_images, earlier_searches(parts.service, job)),

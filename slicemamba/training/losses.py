@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,17 +45,67 @@ def ce_dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor
     return entropy + 1 - dice.mean()
 
 
+def soft_bce_dice_loss(logits: Tensor, soft: Tensor, smooth: float = 1.0) -> Tensor:
+    """``bce_dice_loss`` against probabilities in place of a mask; least where the two agree.
+
+    Twice the overlap of p and t is written |p| + |t| − |p − t|, the same for masks of 0 and 1 (Dice semimetric losses,
+    arXiv 2303.16296): the product would be largest for p of 0 and 1, whatever t is.
+
+    Args:
+        logits: (B, 1, H, W). soft: (B, 1, H, W) in 0…1.
+    """
+    probability, truth = logits.sigmoid().flatten(1), soft.flatten(1)
+    total = probability.sum(1) + truth.sum(1)
+    dice = (total - (probability - truth).abs().sum(1) + smooth) / (total + smooth)
+    return F.binary_cross_entropy_with_logits(logits, soft) + 1 - dice.mean()
+
+
+def soft_ce_dice_loss(logits: Tensor, soft: Tensor, smooth: float = 1e-5) -> Tensor:
+    """``ce_dice_loss`` against probabilities in place of classes; least where the two agree.
+
+    Args:
+        logits: (B, classes, H, W). soft: (B, classes, H, W), sums over the classes 1.
+    """
+    probability = logits.softmax(1)
+    axes = (0, 2, 3)
+    overlap = (probability * soft).sum(axes)
+    dice = (2 * overlap + smooth) / (probability.square().sum(axes) + soft.square().sum(axes) + smooth)
+    return F.cross_entropy(logits, soft) + 1 - dice.mean()
+
+
+def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
+    """How far a network is from marking what another marks: ``segmentation_loss`` against its soft masks.
+
+    Args:
+        logits: (B, K, H, W), or (heads, B, K, H, W) of deep supervision. teacher: logits of the same shape; no gradient
+            goes to them.
+    """
+    if logits.ndim == 5:
+        return _over_heads([distillation_loss(own, other) for own, other in zip(logits, teacher, strict=True)])
+    given = teacher.detach().to(torch.float32)
+    if logits.shape[1] == 1:
+        return soft_bce_dice_loss(_in_float32(logits), given.sigmoid())
+    return soft_ce_dice_loss(_in_float32(logits), given.softmax(1))
+
+
+def _over_heads(losses: Sequence[Tensor]) -> Tensor:
+    """Mean over the heads, of which each weighs half as much as the one before (nnU-Net, arXiv 1809.10486)."""
+    weights = [0.5**head for head in range(len(losses))]
+    return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum() / sum(weights)
+
+
+def _in_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.float32) if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
 def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
     """The loss for the logits' number of channels: BCE+Dice for 1, CE+Dice for more. A scalar, in float32.
 
     Args:
-        logits: (B, K, H, W); or (heads, B, K, H, W) of deep supervision, of which each head weighs half as much as the
-            one before (nnU-Net, arXiv 1809.10486).
+        logits: (B, K, H, W); or (heads, B, K, H, W) of deep supervision.
         target: (B, H, W).
     """
     if logits.ndim == 5:
-        weights = [0.5**head for head in range(len(logits))]
-        losses = [weight * segmentation_loss(each, target) for weight, each in zip(weights, logits, strict=True)]
-        return torch.stack(losses).sum() / sum(weights)
+        return _over_heads([segmentation_loss(each, target) for each in logits])
     loss = bce_dice_loss if logits.shape[1] == 1 else ce_dice_loss
-    return loss(logits.to(torch.float32) if logits.dtype in (torch.float16, torch.bfloat16) else logits, target)
+    return loss(_in_float32(logits), target)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,11 +25,13 @@ from slicemamba.data.base import SegmentationData
 from slicemamba.errors import name_some
 from slicemamba.training.early_stopping import EarlyStopping
 from slicemamba.training.ema import WeightAverage
+from slicemamba.training.losses import distillation_loss
 from slicemamba.training.optim import NotFiniteError, Optimizer, check_precision, learning_rate
 from slicemamba.training.seeds import generator_for, torch_seed
 from slicemamba.training.task import Indices, Segmentation, Task
 
 State = dict[str, Any]
+Paths = Sequence[Architecture]
 
 
 class TrainingDivergedError(RuntimeError):
@@ -71,7 +73,8 @@ def fit(
     *,
     validate: Callable[[], dict[str, float]],
     on_epoch: Callable[[EpochReport, Callable[[], State]], None],
-    draw: Callable[[int], Architecture] | None = None,
+    draw: Callable[[int], Sequence[Architecture]] | None = None,
+    distillation_weight: float = 1.0,
     state: State | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> None:
@@ -83,7 +86,10 @@ def fit(
         validate: measures the network; called with it in eval mode and, with ``ema_decay``, with its averaged weights,
             on every process.
         on_epoch: receives each epoch's report and a function that gives the state to checkpoint.
-        draw: the architecture of a step, counted from 0; the same on all processes and in a resumed run.
+        draw: the architectures of a step, counted from 0; the same on all processes and in a resumed run. Of several
+            the first learns from the task's targets and the others from its output (in-place distillation, BigNAS,
+            arXiv 2003.11142); their mean gradient makes one step.
+        distillation_weight: of that output for the others; the task's targets have the rest.
         state: a checkpointed state to resume from.
         on_step: receives (steps done, steps in all, loss) after each step.
 
@@ -125,9 +131,11 @@ def fit(
         batches = list(_batches(len(task), epoch, config))
         for i, batch in enumerate(batches):
             step = epoch * len(batches) + i
-            architecture = None if draw is None else draw(step)
-            losses.append(_backward(network, optimizer, task, batches[i : i + 2], step, config, architecture))
-            taken = _step(optimizer, epoch + (i + 1) / len(batches), task, batch, step, architecture)
+            paths = () if draw is None else tuple(draw(step))
+            losses.append(
+                _backward(network, optimizer, task, batches[i : i + 2], step, config, paths, distillation_weight)
+            )
+            taken = _step(optimizer, epoch + (i + 1) / len(batches), task, batch, step, paths)
             if average is not None and taken:
                 average.update(network)
             if on_step is not None:
@@ -164,7 +172,8 @@ def _backward(
     batches: list[Indices],
     step: int,
     config: TrainConfig,
-    architecture: Architecture | None,
+    paths: Paths,
+    distillation_weight: float,
 ) -> float:
     """Leaves a batch's gradient, averaged over all processes, in the network; returns the loss, averaged alike.
 
@@ -181,33 +190,43 @@ def _backward(
     value = 0.0
     parts = (inputs.chunk(config.accumulate_steps), targets.chunk(config.accumulate_steps))
     for part, target in zip(*parts, strict=True):
-        with optimizer.autocast():
-            output = network(part) if architecture is None else network(part, architecture)
-        loss = task.loss(output, target) * (len(part) / len(inputs))
-        optimizer.backward(loss)
-        value += float(loss.detach())
+        teacher: Tensor | None = None
+        for path in paths or (None,):
+            with optimizer.autocast():
+                output = network(part) if path is None else network(part, path)
+            loss = _loss(task, output, target, teacher, distillation_weight)
+            loss = loss * (len(part) / len(inputs) / max(1, len(paths)))
+            optimizer.backward(loss)
+            value += float(loss.detach())
+            teacher = output.detach() if teacher is None else teacher
     values = optimizer.average(value)
     for of_rank, other in enumerate(values):
         if not math.isfinite(other):
-            raise _diverged(f"loss is {other}", task, batch[of_rank::world], step, architecture)
+            raise _diverged(f"loss is {other}", task, batch[of_rank::world], step, paths)
     return math.fsum(values) / world
 
 
-def _step(
-    optimizer: Optimizer, position: float, task: Task, batch: Indices, step: int, architecture: Architecture | None
-) -> bool:
+def _loss(task: Task, output: Tensor, target: Tensor, teacher: Tensor | None, distillation_weight: float) -> Tensor:
+    """Of one architecture; of the first of a step, which has no teacher, against the targets alone."""
+    if teacher is None:
+        return task.loss(output, target)
+    distilled = distillation_loss(output, teacher)
+    if distillation_weight == 1:
+        return distilled
+    return distillation_weight * distilled + (1 - distillation_weight) * task.loss(output, target)
+
+
+def _step(optimizer: Optimizer, position: float, task: Task, batch: Indices, step: int, paths: Paths) -> bool:
     try:
         return optimizer.step(position)
     except NotFiniteError:
-        raise _diverged("gradient is not finite", task, batch, step, architecture) from None
+        raise _diverged("gradient is not finite", task, batch, step, paths) from None
 
 
-def _diverged(
-    what: str, task: Task, indices: Indices, step: int, architecture: Architecture | None
-) -> TrainingDivergedError:
+def _diverged(what: str, task: Task, indices: Indices, step: int, paths: Paths) -> TrainingDivergedError:
     where = f"images {name_some([task.name(i) for i in indices])}"
-    if architecture is not None:
-        where += f"; architecture {architecture}"
+    if paths:
+        where += f"; architecture {' and '.join(map(str, paths))}"
     return TrainingDivergedError(f"the {what} at step {step} ({where}); lower the learning rate or set clip_grad_norm")
 
 

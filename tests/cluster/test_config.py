@@ -303,3 +303,13 @@ def test_placement_is_pack_or_spread() -> None:
     assert parse_job({"resources": {"train": {"placement": "SPREAD"}}}).resources.train.placement == "SPREAD"
     with pytest.raises(InputError, match="/resources/train/placement: Input should be 'PACK' or 'SPREAD'"):
         parse_job({"resources": {"train": {"placement": "anywhere"}}})
+
+
+@pytest.mark.parametrize("kind", ["supernet", "search"])
+def test_sandwich_without_sizes_is_refused_with_the_reason(kind: str) -> None:
+    values = {"kind": kind, "supernet": {"sampling": "sandwich"}}
+    with pytest.raises(InputError) as caught:
+        parse_job(values)
+    assert "all of space.choices (2x2, 2x4, 4x2, 4x4) are of one size" in str(caught.value)
+    assert "the largest is the smallest" in str(caught.value)
+    parse_job(values | {"space": {"choices": ["2x2", "-"]}})

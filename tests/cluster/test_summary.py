@@ -61,7 +61,7 @@ def test_what_breaks_constraints_and_what_chance_does_better_is_told() -> None:
         "fixed": {"2x2": row(0, 0.9, violation=0.2), "2x4": row(1, 0.7)},
         "random": {"best": row(5, 0.85), "pareto": [row(5, 0.85)], "dominating": [row(5, 0.85)]},
     }
-    text = printed(result)
+    text = " ".join(printed(result).split())
     assert "fixed slicing 2x2 (outside the constraints)" in text
     assert "fixed slicing 2x4 " in text
     assert "1 candidate of random search beats a member of the frontier" in text

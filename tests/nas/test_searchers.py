@@ -242,8 +242,12 @@ def test_fresh_draw_gives_up_after_its_attempts() -> None:
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_random_baseline_does_not_repeat_what_the_search_draws_first(name: str, seed: int) -> None:
     """With one seed, the first proposals of evolution were those of random search (issue 17)."""
-    of_search = drive(make_searcher(config(name, seed=seed), LARGE), 8)
+
+    def in_large(architecture: Architecture) -> dict[str, float]:
+        return score(architecture, LARGE)
+
+    of_search = drive(make_searcher(config(name, seed=seed), LARGE), 8, in_large)
     seeds = [baseline_seed(seed, index) for index in range(3)]
     assert len(set(seeds)) == 3
     for own in seeds:
-        assert not set(of_search) & set(drive(make_searcher(config("random", seed=own), LARGE), 8))
+        assert not set(of_search) & set(drive(make_searcher(config("random", seed=own), LARGE), 8, in_large))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from training_cases import blobs, differences, train
 
 from nas.sampling import PathSampler
 from nas.space import SearchSpace
-from slicemamba.architecture import Architecture
+from slicemamba.architecture import SKIP, Architecture, Block
 from slicemamba.config import ModelConfig, PicturesConfig, PretrainConfig, TrainConfig
 from slicemamba.data.pictures import Pictures
 from slicemamba.data.transforms import to_input
@@ -26,6 +27,7 @@ from slicemamba.training.trainer import TrainingDivergedError
 
 MODEL = ModelConfig(embed_dim=8, encoder_depths=(1, 1), decoder_depths=(1, 1), d_state=4, drop_path_rate=0.0)
 SPACE = SearchSpace(((2, 2), (4, 4)), MODEL.depths)
+SIZED = SearchSpace((Block(2, 2), Block(4, 4), Block(2, 2, 2, 1), SKIP), MODEL.depths)
 CONFIG = TrainConfig(
     epochs=2, batch_size=4, learning_rate=1e-3, clip_grad_norm=1.0, ema_decay=0.9, augment=False, seed=4
 )
@@ -35,10 +37,10 @@ IMAGES = 7  # the last batch is filled up
 class Double(nn.Module):
     """Computes in float64, where the order of a sum does not show through AdamW's division."""
 
-    def __init__(self) -> None:
+    def __init__(self, space: SearchSpace = SPACE, weight_sharing: Literal["separate", "shared"] = "separate") -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.supernet = Supernet(MODEL, 1, SPACE.choices).double()
+        self.supernet = Supernet(MODEL, 1, space.choices, weight_sharing).double()
 
     def forward(self, image: Tensor, architecture: Architecture) -> Tensor:
         logits: Tensor = self.supernet(image.double(), architecture)
@@ -76,10 +78,9 @@ def run(rank: int, world: int, folder: Path) -> None:
 
     sampler = PathSampler(SPACE, "uniform", CONFIG.seed)
 
-    def draw(step: int) -> Architecture:
-        architecture = sampler(step)
-        paths.append(str(architecture))
-        return architecture
+    def draw(step: int) -> tuple[Architecture, ...]:
+        paths.extend(map(str, sampler(step)))
+        return sampler(step)
 
     reduced: list[int] = []
     reduce = dist.all_reduce
@@ -90,6 +91,11 @@ def run(rank: int, world: int, folder: Path) -> None:
 
     dist.all_reduce = counted
     recorder = train(Double(), blobs(IMAGES), CONFIG, draw=draw)
+    steps = len(reduced)
+    several = PathSampler(SIZED, "sandwich", CONFIG.seed, model=MODEL)
+    sandwich = train(Double(SIZED, "shared"), blobs(IMAGES), CONFIG, draw=several)
+    sandwich_reductions = len(reduced) - steps
+    del reduced[steps:]
     dist.all_reduce = reduce
     own = folder / f"{world}_{rank}"
     own.mkdir()
@@ -97,6 +103,7 @@ def run(rank: int, world: int, folder: Path) -> None:
     top = accuracy(Bright(), pictures, data, PretrainConfig(batch_size=2, decode_threads=1))
     losses = [report.loss for report in recorder.reports]
     ended = {"state": recorder.states[-1], "paths": paths, "losses": losses, "accuracy": top, "reduced": reduced}
+    ended |= {"sandwich": sandwich.states[-1], "sandwich_reductions": sandwich_reductions}
     torch.save(ended, folder / f"{world}_{rank}.pt")
     if world > 1:
         dist.destroy_process_group()
@@ -158,6 +165,17 @@ def test_two_processes_give_the_weights_of_one(ended: dict[str, dict[str, dict[s
     assert any((alone[name] - start[name]).abs().max() > 1e-3 for name in alone), "training moved the weights"
     for name in alone:
         torch.testing.assert_close(together[name], alone[name], atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_two_processes_give_the_sandwich_of_one(ended: dict[str, dict[str, dict[str, dict[str, Tensor]]]]) -> None:
+    """All processes run the same paths, and the gradients of all paths go into one reduction."""
+    alone, together = (ended[name]["sandwich"]["network"] for name in ("1_0", "2_0"))
+    start = Double(SIZED, "shared").state_dict()
+    assert any((alone[name] - start[name]).abs().max() > 1e-3 for name in alone), "training moved the weights"
+    for name in alone:
+        torch.testing.assert_close(together[name], alone[name], atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+    assert differences(ended["2_0"]["sandwich"], ended["2_1"]["sandwich"]) == []
+    assert ended["2_0"]["sandwich_reductions"] == 4, "one a step"
 
 
 def test_both_processes_end_with_equal_weights_and_losses(ended: dict[str, dict[str, object]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from dataclasses import replace
 
@@ -13,16 +14,17 @@ from training_cases import Recorder, blobs, differences, train
 
 from nas.sampling import PathSampler
 from nas.space import SearchSpace
-from slicemamba.architecture import Architecture, parse_block
+from slicemamba.architecture import SKIP, Architecture, Block, parse_block
 from slicemamba.config import ModelConfig, TrainConfig
 from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import to_input
 from slicemamba.errors import InputError
 from slicemamba.models.supernet import Supernet, WeightSharing
 from slicemamba.models.unet import SliceMambaUNet
+from slicemamba.training.losses import distillation_loss, segmentation_loss
 from slicemamba.training.optim import learning_rate
 from slicemamba.training.seeds import generator_for
-from slicemamba.training.trainer import EpochReport, State, TrainingDivergedError, trained_weights
+from slicemamba.training.trainer import EpochReport, State, TrainingDivergedError, fit, trained_weights
 
 QUICK = TrainConfig(epochs=3, batch_size=3, learning_rate=1e-3, seed=11)
 LEARN = TrainConfig(epochs=30, batch_size=4, learning_rate=2e-2, augment=False)
@@ -286,9 +288,9 @@ def test_every_path_of_a_supernet_is_drawn_from_the_steps_own_generator(
     drawn: list[Architecture] = []
     sampler = PathSampler(tiny_space, "uniform", QUICK.seed)
 
-    def draw(step: int) -> Architecture:
-        drawn.append(sampler(step))
-        return drawn[-1]
+    def draw(step: int) -> tuple[Architecture, ...]:
+        drawn.extend(sampler(step))
+        return sampler(step)
 
     train(fresh_supernet(tiny_model, tiny_space), tiny_data, QUICK, draw=draw)
     assert drawn == [tiny_space.sample(generator_for(QUICK.seed, "path", step)) for step in range(9)]
@@ -301,7 +303,7 @@ def test_blocks_off_the_path_keep_their_weights(
     supernet = fresh_supernet(tiny_model, tiny_space)
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
     architecture = tiny_space.decode([0, 1, 2, 3, 0, 1])
-    train(supernet, tiny_data, QUICK.model_copy(update={"epochs": 1}), draw=lambda _: architecture)
+    train(supernet, tiny_data, QUICK.model_copy(update={"epochs": 1}), draw=lambda _: (architecture,))
     changed = {name for name, value in supernet.state_dict().items() if not torch.equal(value, before[name])}
     prefixes = ("layers.0.blocks.0.0", "layers.1.blocks.0.1", "layers.1.blocks.1.2")
     prefixes += ("layers_up.0.blocks.0.3", "layers_up.0.blocks.1.0", "layers_up.1.blocks.0.1")
@@ -410,7 +412,7 @@ def test_divergence_of_a_supernet_names_the_path(tiny_model: ModelConfig, tiny_s
     torch.nn.init.constant_(supernet.final_conv.bias, float("inf"))  # type: ignore[arg-type]
     architecture = tiny_space.fixed()[2]
     with pytest.raises(TrainingDivergedError, match="at step 0") as caught:
-        train(supernet, blobs(2), QUICK, draw=lambda _: architecture)
+        train(supernet, blobs(2), QUICK, draw=lambda _: (architecture,))
     assert str(architecture) in str(caught.value)
 
 
@@ -426,3 +428,56 @@ def test_gradient_that_is_not_finite_stops_before_the_step() -> None:
     with pytest.raises(TrainingDivergedError, match=r"the gradient is not finite at step 0 \(images blob_"):
         train(network, blobs(2), TrainConfig(epochs=1, batch_size=2, augment=False))
     assert network.bias.item() == 0
+
+
+def elastic_space(model: ModelConfig) -> SearchSpace:
+    return SearchSpace((Block(2, 2), Block(4, 4, 0, 1), SKIP), model.depths)
+
+
+def test_resumed_sandwich_equals_the_uninterrupted_one_to_the_last_bit(
+    tiny_model: ModelConfig, tiny_data: SegmentationData
+) -> None:
+    space = elastic_space(tiny_model)
+    draw = PathSampler(space, "sandwich", 0, model=tiny_model)
+
+    def run(state: State | None = None) -> Recorder:
+        torch.manual_seed(0 if state is None else 99)
+        supernet = Supernet(tiny_model, 1, space.choices, "shared")
+        return train(supernet, tiny_data, QUICK, draw=draw, state=state)
+
+    whole = run()
+    resumed = run(whole.states[0])
+    assert differences(whole.states[-1], resumed.states[-1]) == []
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_a_sandwich_takes_the_mean_gradient_of_its_paths(tiny_model: ModelConfig, weight: float) -> None:
+    """The largest learns from the masks, the others from what it marks and, by weight, from the masks; it does not
+    learn from them. AdamW's first moment after one step is 0.1 times the gradient that it was given."""
+    model = tiny_model.model_copy(update={"drop_path_rate": 0.0})
+    space = elastic_space(model)
+    torch.manual_seed(0)
+    supernet = Supernet(model, 1, space.choices, "shared")
+    twin = copy.deepcopy(supernet).train()
+    data = blobs(4)
+    config = TrainConfig(epochs=1, batch_size=4, augment=False)
+    draw = PathSampler(space, "sandwich", 0, model=model, num_random=1)
+    recorder = Recorder()
+    fit(supernet, data, config, validate=dict, on_epoch=recorder, draw=draw, distillation_weight=weight)
+
+    order = generator_for(config.seed, "order", 0).permutation(4)
+    images, masks = to_input(data.images[order], data.intensity), torch.from_numpy(np.array(data.masks[order]))
+    largest, *others = draw(0)
+    teacher = twin(images, largest)
+    losses = [segmentation_loss(teacher, masks)]
+    for path in others:
+        output = twin(images, path)
+        soft, hard = distillation_loss(output, teacher), segmentation_loss(output, masks)
+        losses.append(weight * soft + (1 - weight) * hard)
+    torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
+    assert recorder.reports[0].loss == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    moments = recorder.states[0]["optimizer"]["adamw"]["state"]
+    for place, parameter in enumerate(twin.parameters()):
+        expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        found = moments[place]["exp_avg"] if place in moments else torch.zeros_like(parameter)
+        torch.testing.assert_close(found, 0.1 * expected, atol=1e-7, rtol=1e-3)
