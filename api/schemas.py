@@ -200,7 +200,7 @@ class Validation(_Answer):
     valid: Literal[True] = True
     evaluations: int = Field(description="architectures evaluated, including the random baseline")
     space_size: int = Field(description="architectures in the search space")
-    images_trained: int = Field(description="forward and backward passes of one image: supernet and retraining")
+    images_trained: int = Field(description="forward and backward passes of one image in all trainings")
     images_evaluated: int = Field(description="forward passes of one image in the search, without any savings")
     advice: list[str] = Field(description="what may not be meant: settings that are valid and seldom wanted")
     estimate: Estimate
