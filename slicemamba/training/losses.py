@@ -45,47 +45,50 @@ def ce_dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor
     return entropy + 1 - dice.mean()
 
 
-def soft_bce_dice_loss(logits: Tensor, soft: Tensor, smooth: float = 1.0) -> Tensor:
+def soft_bce_dice_loss(logits: Tensor, soft: Tensor, known: Tensor, smooth: float = 1.0) -> Tensor:
     """``bce_dice_loss`` against probabilities in place of a mask; least where the two agree.
 
     Twice the overlap of p and t is written |p| + |t| − |p − t|, the same for masks of 0 and 1 (Dice semimetric losses,
     arXiv 2303.16296): the product would be largest for p of 0 and 1, whatever t is.
 
     Args:
-        logits: (B, 1, H, W). soft: (B, 1, H, W) in 0…1.
+        logits: (B, 1, H, W). soft: (B, 1, H, W) in 0…1. known: (B, 1, H, W), 1 for pixels that count, else 0.
     """
-    probability, truth = logits.sigmoid().flatten(1), soft.flatten(1)
+    probability, truth = (logits.sigmoid() * known).flatten(1), (soft * known).flatten(1)
     total = probability.sum(1) + truth.sum(1)
     dice = (total - (probability - truth).abs().sum(1) + smooth) / (total + smooth)
-    return F.binary_cross_entropy_with_logits(logits, soft) + 1 - dice.mean()
+    entropy = F.binary_cross_entropy_with_logits(logits, soft, known, reduction="sum") / known.sum().clamp(min=1)
+    return entropy + 1 - dice.mean()
 
 
-def soft_ce_dice_loss(logits: Tensor, soft: Tensor, smooth: float = 1e-5) -> Tensor:
+def soft_ce_dice_loss(logits: Tensor, soft: Tensor, known: Tensor, smooth: float = 1e-5) -> Tensor:
     """``ce_dice_loss`` against probabilities in place of classes; least where the two agree.
 
     Args:
-        logits: (B, classes, H, W). soft: (B, classes, H, W), sums over the classes 1.
+        logits: (B, classes, H, W). soft: (B, classes, H, W), sums over the classes 1. known: as above.
     """
-    probability = logits.softmax(1)
+    probability, truth = logits.softmax(1) * known, soft * known
     axes = (0, 2, 3)
-    overlap = (probability * soft).sum(axes)
-    dice = (2 * overlap + smooth) / (probability.square().sum(axes) + soft.square().sum(axes) + smooth)
-    return F.cross_entropy(logits, soft) + 1 - dice.mean()
+    overlap = (probability * truth).sum(axes)
+    dice = (2 * overlap + smooth) / (probability.square().sum(axes) + truth.square().sum(axes) + smooth)
+    entropy = (F.cross_entropy(logits, soft, reduction="none") * known[:, 0]).sum() / known.sum().clamp(min=1)
+    return entropy + 1 - dice.mean()
 
 
-def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
+def distillation_loss(logits: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     """How far a network is from marking what another marks: ``segmentation_loss`` against its soft masks.
 
     Args:
         logits: (B, K, H, W), or (heads, B, K, H, W) of deep supervision. teacher: logits of the same shape; no gradient
-            goes to them.
+            goes to them. target: (B, H, W), which tells the pixels that count.
     """
     if logits.ndim == 5:
-        return _over_heads([distillation_loss(own, other) for own, other in zip(logits, teacher, strict=True)])
+        return _over_heads([distillation_loss(own, other, target) for own, other in zip(logits, teacher, strict=True)])
     given = teacher.detach().to(torch.float32)
+    known = (target != IGNORED).unsqueeze(1).to(torch.float32)
     if logits.shape[1] == 1:
-        return soft_bce_dice_loss(_in_float32(logits), given.sigmoid())
-    return soft_ce_dice_loss(_in_float32(logits), given.softmax(1))
+        return soft_bce_dice_loss(_in_float32(logits), given.sigmoid(), known)
+    return soft_ce_dice_loss(_in_float32(logits), given.softmax(1), known)
 
 
 def _over_heads(losses: Sequence[Tensor]) -> Tensor:

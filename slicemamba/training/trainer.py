@@ -210,7 +210,7 @@ def _loss(task: Task, output: Tensor, target: Tensor, teacher: Tensor | None, di
     """Of one architecture; of the first of a step, which has no teacher, against the targets alone."""
     if teacher is None:
         return task.loss(output, target)
-    distilled = distillation_loss(output, teacher)
+    distilled = distillation_loss(output, teacher, target)
     if distillation_weight == 1:
         return distilled
     return distillation_weight * distilled + (1 - distillation_weight) * task.loss(output, target)

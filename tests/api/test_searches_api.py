@@ -116,7 +116,9 @@ def test_validate_tells_what_a_search_takes(bench: Bench) -> None:
     found = bench.http.post("/v1/searches/validate", json={**BODY, "search": search}).json()
     assert found["evaluations"] == 16
     assert found["space_size"] == 4**4
-    assert (found["images_trained"], found["images_evaluated"]) == ((300 + 300) * 4, 16 * 2)
+    assert (found["images_trained"], found["images_evaluated"]) == ((300 + 300 + 300) * 4, 16 * 2), (
+        "supernet, winner and U-Net"
+    )
     assert found["data"]["num_images"]["train"] == 4
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from slicemamba.data.reading import IGNORED
 from slicemamba.training.losses import bce_dice_loss, ce_dice_loss, distillation_loss, segmentation_loss
 
 
@@ -97,18 +98,18 @@ def test_distillation_is_least_where_both_mark_the_same(channels: int) -> None:
     """Descent on the logits ends at the teacher's, soft edges included, and not at masks of 0 and 1."""
     torch.manual_seed(0)
     teacher = torch.randn(2, channels, 6, 6)
-    logits = torch.zeros_like(teacher, requires_grad=True)
+    logits, target = torch.zeros_like(teacher, requires_grad=True), torch.zeros(2, 6, 6, dtype=torch.uint8)
     optimizer = torch.optim.Adam([logits], lr=0.05)
     for _ in range(600):
         optimizer.zero_grad()
-        distillation_loss(logits, teacher).backward()  # type: ignore[no-untyped-call]
+        distillation_loss(logits, teacher, target).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     with torch.no_grad():
         found, wanted = ((x.sigmoid() if channels == 1 else x.softmax(1)) for x in (logits, teacher))
         assert (found - wanted).abs().max() < 0.02
         for _ in range(5):
             other = teacher + 0.3 * torch.randn_like(teacher)
-            assert distillation_loss(other, teacher) > distillation_loss(teacher, teacher)
+            assert distillation_loss(other, teacher, target) > distillation_loss(teacher, teacher, target)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -117,14 +118,17 @@ def test_distillation_from_a_sure_teacher_is_the_loss_against_its_mask(channels:
     sign = torch.nn.functional.one_hot(target, max(2, channels)).permute(0, 3, 1, 2).float() * 2 - 1
     teacher = 100 * (sign[:, 1:2] if channels == 1 else sign)
     logits = torch.randn_like(teacher)
-    assert distillation_loss(logits, teacher).item() == pytest.approx(segmentation_loss(logits, target).item(), 1e-5)
+    target[0, :3] = IGNORED
+    expected = segmentation_loss(logits, target).item()
+    assert distillation_loss(logits, teacher, target).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_distillation_leaves_the_teacher_alone_and_weighs_heads_as_the_loss_does() -> None:
     teacher = torch.randn(3, 2, 1, 8, 8, requires_grad=True)
     logits = torch.randn(3, 2, 1, 8, 8, requires_grad=True)
-    loss = distillation_loss(logits, teacher)
+    target = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    loss = distillation_loss(logits, teacher, target)
     loss.backward()  # type: ignore[no-untyped-call]
     assert teacher.grad is None
-    heads = [distillation_loss(own, other) for own, other in zip(logits, teacher, strict=True)]
+    heads = [distillation_loss(own, other, target) for own, other in zip(logits, teacher, strict=True)]
     assert loss.item() == pytest.approx((4 * heads[0] + 2 * heads[1] + heads[2]).item() / 7, rel=1e-5)

@@ -472,7 +472,7 @@ def test_a_sandwich_takes_the_mean_gradient_of_its_paths(tiny_model: ModelConfig
     losses = [segmentation_loss(teacher, masks)]
     for path in others:
         output = twin(images, path)
-        soft, hard = distillation_loss(output, teacher), segmentation_loss(output, masks)
+        soft, hard = distillation_loss(output, teacher, masks), segmentation_loss(output, masks)
         losses.append(weight * soft + (1 - weight) * hard)
     torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
     assert recorder.reports[0].loss == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
