@@ -1,0 +1,303 @@
+"""What the studies share: trainings of equal time on small samples of real images, each a line of a file, and a table.
+
+    python -m benchmarks.studies.networks run --processes 2       # trains what is missing, the first seeds first
+    python -m benchmarks.studies.networks table                   # what is there, as Markdown
+
+Every finished training is a line of ``benchmarks/results/<study>.jsonl``; what is there is not trained again, so a
+study may be stopped at any time and go on elsewhere. Equal time means equal processor seconds of one thread: a step of
+each row is timed, all of them in turns, and each training has as many epochs as fit the budget. The times are kept
+beside the results, so that trainings on another machine have the same numbers of steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from slicemamba.architecture import parse_block
+from slicemamba.config import DataConfig, ModelConfig, TrainConfig
+from slicemamba.data.base import SegmentationData, load_split
+from slicemamba.data.cache import default_cache_dir
+from slicemamba.evaluation.evaluate import evaluate
+from slicemamba.models.baselines import ConvUNet
+from slicemamba.models.checkpoints import save_network
+from slicemamba.models.complexity import count_flops, num_parameters
+from slicemamba.models.initialise import initialise
+from slicemamba.models.unet import SliceMambaUNet
+from slicemamba.training.trainer import State, fit, steps_per_epoch
+
+FOLDER = Path("benchmarks/results")
+SETS = ("kvasir1000", "busi", "isic2018_500")
+IMAGE = (64, 64)
+CONV = {"skeleton": "conv", "embed_dim": 16, "drop_path_rate": 0.0}
+COLUMNS = ("network", "MFLOPs", "epochs", "Dice by seed", "mean")
+SCRATCH = {
+    "batch_size": 8,
+    "learning_rate": 2e-3,
+    "min_learning_rate": 0.0,
+    "t_max": None,
+    "warmup_epochs": 1,
+    "clip_grad_norm": 1.0,
+    "ema_decay": 0.99,
+}
+"""The recipe ``scratch`` (``slicemamba.recipes``) but for epochs and validation."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to train one network.
+
+    Attributes:
+        model: its settings. block: what all its blocks take; None of MONAI's U-Net.
+        train: what differs from ``SCRATCH``. source: another set on which it is trained first, for as long.
+    """
+
+    model: Mapping[str, Any]
+    block: str | None = None
+    train: Mapping[str, Any] = field(default_factory=dict)
+    source: str | None = None
+
+    def build(self) -> ConvUNet | SliceMambaUNet:
+        model = ModelConfig.model_validate(self.model)
+        if self.block is None:
+            return ConvUNet("unet", model, 1)
+        return SliceMambaUNet(model, 1, model.uniform(parse_block(self.block)))
+
+    @property
+    def batch_size(self) -> int:
+        return int(self.train.get("batch_size", SCRATCH["batch_size"]))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows to compare.
+
+    Attributes:
+        name: of its files. rows: by what the table calls them. reference: the row that the others are set beside.
+        seconds: processor seconds of a training. sets: data sets.
+    """
+
+    name: str
+    rows: Mapping[str, Row]
+    reference: str
+    seconds: float
+    sets: tuple[str, ...] = SETS
+
+    @property
+    def results(self) -> Path:
+        return FOLDER / f"{self.name}.jsonl"
+
+    @property
+    def times(self) -> Path:
+        return FOLDER / f"{self.name}-times.json"
+
+    def finished(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.results.read_text().splitlines()] if self.results.is_file() else []
+
+
+def load(name: str, split: str) -> SegmentationData:
+    config = DataConfig.model_validate({"name": name, "image_size": IMAGE, "intensity": "zscore"})
+    return load_split(config, split, default_cache_dir())
+
+
+def step_seconds(study: Study) -> dict[str, float]:
+    """Processor seconds of a training step of each row, one thread, measured in turns; kept in the study's file."""
+    if study.times.is_file():
+        found: dict[str, float] = json.loads(study.times.read_text())["seconds"]
+        return found
+    torch.set_num_threads(1)
+    networks: dict[str, nn.Module] = {name: row.build().train() for name, row in study.rows.items()}
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(24):
+        for name, network in networks.items():
+            images = torch.randn(study.rows[name].batch_size, 3, *IMAGE)
+            started = time.process_time()
+            network(images).square().mean().backward()
+            times[name].append(time.process_time() - started)
+    # The lower quartile: on a shared machine a step is disturbed more often than not.
+    quartile = {name: statistics.quantiles(values[2:], n=4)[0] for name, values in times.items()}
+    work = {
+        name: (study.rows[name].batch_size, count_flops(network, IMAGE), num_parameters(network))
+        for name, network in networks.items()
+    }
+    # Rows of the same operations, such as slicings of one network, have one time: what differs is noise.
+    seconds = {
+        name: statistics.mean(quartile[other] for other in work if work[other] == work[name]) for name in study.rows
+    }
+    study.times.write_text(json.dumps({"image": IMAGE, "seconds": seconds}, indent=1) + "\n")
+    return seconds
+
+
+def train(study: Study, name: str, dataset: str, seed: int, seconds: float, a_step: float) -> dict[str, Any]:
+    """Trains one row for the budget, after its source where it has one, and scores its averaged weights on test."""
+    torch.set_num_threads(1)
+    row = study.rows[name]
+    torch.manual_seed(seed)
+    network = row.build()
+    started = time.process_time()
+    if row.source is not None:
+        before = row.build()
+        _fit(before, row, load(row.source, "train"), seed, seconds, a_step, dict)
+        with tempfile.TemporaryDirectory() as folder:
+            save_network(Path(folder), before)
+            initialise(network, Path(folder), network.architecture if isinstance(network, SliceMambaUNet) else None)
+    scored: dict[str, Any] = {}
+
+    def score() -> dict[str, float]:  # called once, after the last epoch, with the averaged weights
+        result = evaluate(network, load(dataset, "test"), batch_size=16, device=torch.device("cpu"), with_hd95=False)
+        scored.update(dice=result.metrics["dice"], counts=result.counts[:, 0, :3].tolist())
+        return {"dice": result.metrics["dice"]}
+
+    epochs, steps, losses = _fit(network, row, load(dataset, "train"), seed, seconds, a_step, score)
+    return {
+        "network": name,
+        "set": dataset,
+        "seed": seed,
+        "seconds": seconds,
+        "epochs": epochs,
+        "steps": steps,
+        "cpu_seconds": round(time.process_time() - started, 1),
+        "params": num_parameters(network),
+        "flops": count_flops(network, IMAGE),
+        "commit": _commit(),
+        "losses": losses,
+        **scored,
+    }
+
+
+def _fit(
+    network: nn.Module,
+    row: Row,
+    data: SegmentationData,
+    seed: int,
+    seconds: float,
+    a_step: float,
+    validate: Callable[[], dict[str, float]],
+) -> tuple[int, int, list[float]]:
+    """Epochs, steps and the loss of each epoch; leaves the averaged weights in the network."""
+    a_epoch = steps_per_epoch(len(data), row.batch_size)
+    epochs = max(2, round(seconds / a_step / a_epoch))
+    settings = {**SCRATCH, **row.train, "epochs": epochs, "seed": seed, "validate_every": epochs}
+    losses: list[float] = []
+    averaged: dict[str, Any] = {}
+
+    def kept() -> dict[str, float]:
+        averaged.update({name: weight.clone() for name, weight in network.state_dict().items()})
+        return validate()
+
+    def note(report: Any, state: Callable[[], State]) -> None:
+        losses.append(round(report.loss, 4))
+
+    fit(network, data, TrainConfig.model_validate(settings), validate=kept, on_epoch=note)
+    network.load_state_dict(averaged)
+    return epochs, epochs * a_epoch, losses
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def missing(study: Study, sets: list[str], rows: list[str], seeds: int, seconds: float) -> Iterator[tuple[Any, ...]]:
+    """What is to be trained, seed by seed, so that a study that is stopped has complete rows."""
+    done = {(line["network"], line["set"], line["seed"], line["seconds"]) for line in study.finished()}
+    times = step_seconds(study)
+    for seed in range(seeds):
+        for dataset in sets:
+            for name in rows:
+                if (name, dataset, seed, seconds) not in done:
+                    yield study, name, dataset, seed, seconds, times[name]
+
+
+def _train(task: tuple[Any, ...]) -> dict[str, Any]:
+    return train(*task)
+
+
+def run(study: Study, chosen: argparse.Namespace) -> None:
+    tasks = list(missing(study, chosen.sets, chosen.rows, chosen.seeds, chosen.seconds))
+    print(f"{len(tasks)} trainings of {chosen.seconds:g} s", flush=True)
+    with multiprocessing.get_context("spawn").Pool(chosen.processes, maxtasksperchild=1) as pool:
+        for line in pool.imap_unordered(_train, tasks):
+            with study.results.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(f"{line['set']} {line['network']} seed {line['seed']}: {line['dice']:.3f}", flush=True)
+
+
+def table(study: Study, chosen: argparse.Namespace) -> None:
+    """Mean Dice over seeds, and the difference to the reference with a two-level interval."""
+    lines = [line for line in study.finished() if line["seconds"] == chosen.seconds]
+    columns = (*COLUMNS, f"to {study.reference}, points")
+    for dataset in chosen.sets:
+        by_name: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+        for line in lines:
+            if line["set"] == dataset:
+                by_name[line["network"]][line["seed"]] = line
+        if study.reference not in by_name:
+            continue
+        print(f"\n{dataset}\n\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+        for name in [name for name in study.rows if name in by_name]:
+            print(f"| {' | '.join(_cells(study, name, by_name))} |")
+
+
+def _cells(study: Study, name: str, by_name: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    runs, others = by_name[name], by_name[study.reference]
+    dice = [100 * run["dice"] for _, run in sorted(runs.items())]
+    common = sorted(set(runs) & set(others))
+    first = next(iter(runs.values()))
+    return [
+        name,
+        f"{first['flops'] / 1e6:.0f}",
+        str(first["epochs"]),
+        ", ".join(f"{one:.1f}" for one in dice),
+        f"{statistics.mean(dice):.1f}",
+        _difference(runs, others, common) if name != study.reference and common else "–",
+    ]
+
+
+def _difference(runs: Mapping[int, Any], others: Mapping[int, Any], seeds: list[int]) -> str:
+    """Mean difference in Dice points; 95 % of a bootstrap that draws seeds, then images, again.
+
+    From two or three seeds alone these intervals are too narrow; of one seed they cover other images only.
+    """
+    rng = np.random.default_rng(0)
+    first, second = (np.array([each[seed]["counts"] for seed in seeds], dtype=float) for each in (runs, others))
+
+    def dice(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        tp, fp, fn = np.moveaxis(counts.sum(axis=1), -1, 0)
+        return np.asarray(200 * tp / (2 * tp + fp + fn))
+
+    draws = []
+    for _ in range(2000):
+        a, b = (rng.integers(len(seeds), size=len(seeds)) for _ in range(2))
+        images = rng.integers(first.shape[1], size=first.shape[1])
+        draws.append(dice(first[a][:, images]).mean() - dice(second[b][:, images]).mean())
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return f"{dice(first).mean() - dice(second).mean():+.1f} ({low:+.1f} … {high:+.1f})"
+
+
+def main(study: Study, about: str | None, arguments: list[str] | None = None) -> None:
+    """The command line of a study."""
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    parser.add_argument("command", choices=("run", "table"))
+    parser.add_argument("--sets", nargs="+", default=list(study.sets), choices=study.sets)
+    parser.add_argument("--rows", nargs="+", default=list(study.rows), choices=list(study.rows))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=study.seconds, help="processor seconds of a training")
+    parser.add_argument("--processes", type=int, default=2)
+    chosen = parser.parse_args(arguments)
+    {"run": run, "table": table}[chosen.command](study, chosen)
