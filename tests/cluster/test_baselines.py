@@ -202,11 +202,13 @@ def test_nothing_is_said_of_a_space_in_which_all_blocks_scan(tmp_path: Path) -> 
 
 
 def test_few_steps_are_warned_of_with_the_number_of_epochs_that_is_enough(tmp_path: Path) -> None:
-    run, made = RunFolder(tmp_path), job(recipe="scratch", supernet={"epochs": 200})
+    data = {"name": "mine", "root": str(tmp_path), "image_size": [32, 32]}
+    run, made = RunFolder(tmp_path), job(recipe="scratch", supernet={"epochs": 200}, data=data)
     driver._warn_of_few_steps(made, run, 64)  # 64 images are 8 steps of batch 8 or 32 of batch 2
     said = [event["message"] for _, event in run.events()]
     assert len(said) == 1
     assert "retrain: 10 epochs of 64 images are 320 steps" in said[0]
     assert "retrain.epochs=32" in said[0]
-    driver._warn_of_few_steps(job(recipe="published"), run, 64)
+    driver._warn_of_few_steps(job(recipe="published", data=data), run, 64)
+    driver._warn_of_few_steps(job(recipe="scratch"), run, 64)  # the built-in set is learned at once
     assert len(list(run.events())) == 1
