@@ -98,6 +98,9 @@ def prepare(
         bool | None,
         typer.Option("--per-channel/--together", help="Scale channels on their own, or all together like colours."),
     ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="Values of volumes that become 0 and 1: --window=-125,275 for abdominal CT.")
+    ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Names of the classes for tables and reports: background,polyp.")
     ] = None,
@@ -127,6 +130,7 @@ def prepare(
         "--marked": marked,
         "--ignore": ignore is not None,
         "--channels": channels,
+        "--window": window,
         "--per-channel": per_channel is not None,
     }
     _refuse_unused(chosen, given | {"--published-test": published_test})
@@ -142,13 +146,31 @@ def prepare(
                 destination,
                 plan,
                 folders=(images, masks),
-                reading=Reading(not labels, marked, ignore, channels or 3, per_channel),
+                reading=Reading(not labels, marked, ignore, channels or 3, per_channel, _window(window)),
                 class_names=None if classes is None else tuple(name.strip() for name in classes.split(",")),
                 on_progress=on_progress,
             )
     described = read_description(destination)
     kept = labels or marked or (described.num_classes, described.label_map) != (1, None)
     _print_prepared(Console(), made, destination, labels=labels, asks=not kept)
+
+
+@data.command("export-nnunet")
+def export_to_nnunet(
+    target: Annotated[Path, typer.Argument(help="A job as YAML, whose `data` is used, or a folder of images.")],
+    destination: Annotated[Path, typer.Argument(help="New folder, named as nnU-Net asks: Dataset027_Polyps.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override an option: --set data.num_classes=9.")
+    ] = None,
+) -> None:
+    """Write a data set of pictures as an nnU-Net raw data set, with the same splits."""
+    from slicemamba.data.export_nnunet import SPLITS_FILE, export_nnunet
+    from slicemamba.progress import bar
+
+    with bar("Export", "images") as on_progress:
+        written = export_nnunet(_data_config(target, overrides or []), destination, on_progress)
+    counts = ", ".join(f"{name} {count}" for name, count in written.items())
+    typer.echo(f"{destination}: {counts}; copy {SPLITS_FILE} into nnU-Net's preprocessed folder of the set")
 
 
 def _kind(text: str) -> Kind:
@@ -176,6 +198,18 @@ def _shares(text: str) -> tuple[float, float, float, float]:
     return train, val, search, test
 
 
+def _window(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"window must look like --window=-125,275; got {text!r}") from None
+    if not low < high:
+        raise InputError(f"window must be (low, high) with low below high; got {text!r}")
+    return low, high
+
+
 def _pattern(text: str | None) -> str | None:
     """Checked as in a config."""
     from slicemamba.config import DataConfig, validate
@@ -188,12 +222,13 @@ def _data_config(target: Path, overrides: list[str]) -> DataConfig:
     """The ``data`` of a job file, or one made for a folder; Synapse folders have nine classes unless told otherwise."""
     from slicemamba.config import DataConfig, override, read_yaml, validate
     from slicemamba.data.catalog import resolve_root
+    from slicemamba.data.description import FILE
     from slicemamba.data.synapse import is_synapse
 
     if target.is_dir():
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", target.resolve().name).strip("-._")[:64] or "data"
         values: dict[str, Any] = {"data": {"name": name, "root": str(target)}}
-        if is_synapse(target):
+        if is_synapse(target) and not (target / FILE).is_file():
             values["data"] |= {"num_classes": 9, "intensity": "unit"}
     else:
         values = read_yaml(target)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -14,6 +15,7 @@ from slicemamba.data.findings import BadFileError, Fault, Finding, raise_finding
 from slicemamba.data.isic import Pair
 from slicemamba.data.parallel import Progress, run_parallel
 from slicemamba.data.reading import check_fit, content_digest, distinct, read_image, read_mask_values
+from slicemamba.data.volumes import base_name
 from slicemamba.errors import InputError
 
 IGNORED_GREY = 128
@@ -26,6 +28,26 @@ _NOISE, _FEW_VALUES = 32, 8
 
 
 @dataclass(frozen=True)
+class RawPair:
+    """An image and its mask as a download has them.
+
+    Attributes:
+        name: of the case.
+        images: one file, or one for each channel.
+        masks: one file, or several whose marks are united.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+
+    @property
+    def first(self) -> Pair:
+        """The first image with the first mask."""
+        return Pair(self.name, self.images[0], self.masks[0])
+
+
+@dataclass(frozen=True)
 class Reading:
     """How images and masks of a download are understood.
 
@@ -33,7 +55,7 @@ class Reading:
         threshold: make masks binary, by a cut at half of their scale; without it they hold class labels.
         any_value: mark all that is not 0 in place of the cut, as masks that number objects need.
         ignore_label: stored value of pixels to be left out.
-        channels, per_channel: as in DataConfig.
+        channels, per_channel, window: as in DataConfig; the window is for volumes.
     """
 
     threshold: bool = True
@@ -41,6 +63,7 @@ class Reading:
     ignore_label: int | None = None
     channels: int = 3
     per_channel: bool | None = None
+    window: tuple[float, float] | None = None
 
     @property
     def scales_each(self) -> bool:
@@ -69,7 +92,7 @@ class Converted:
 
 
 def convert_all(
-    pairs: list[Pair], folder: Path, reading: Reading, source: Path, on_progress: Progress | None
+    pairs: list[RawPair], folder: Path, reading: Reading, source: Path, on_progress: Progress | None
 ) -> list[Converted]:
     """Puts all images and masks into ``folder``; raises InputError for all faulty files together."""
     for part in ("images", "masks"):
@@ -103,12 +126,13 @@ def _refuse_erasure(converted: list[Converted], source: Path) -> None:
     )
 
 
-def _convert(pair: Pair, folder: Path, reading: Reading) -> Converted:
-    image = read_image(pair.image, None, reading.channels, reading.scales_each)
+def _convert(raw: RawPair, folder: Path, reading: Reading) -> Converted:
+    pair = raw.first
+    image = _read_image(raw, reading)
     values = read_mask_values(pair.mask)
     check_fit(pair, image, values)
-    new_image, new_mask = folder / "images" / pair.image.name, folder / "masks" / pair.mask.name
-    shutil.copyfile(pair.image, new_image)
+    new_mask = folder / "masks" / pair.mask.name
+    new_image = _write_image(raw, image, folder / "images")
     intermediate = erased = kept = 0
     if reading.threshold:
         left_out = np.zeros(values.shape, bool) if reading.ignore_label is None else values == reading.ignore_label
@@ -130,6 +154,29 @@ def _convert(pair: Pair, folder: Path, reading: Reading) -> Converted:
         kept,
         erased,
     )
+
+
+def _read_image(raw: RawPair, reading: Reading) -> NDArray[np.uint8]:
+    """(H, W, C); raises BadFileError, also where the channels' files differ in size."""
+    if len(raw.images) == 1:
+        return read_image(raw.images[0], None, reading.channels, reading.scales_each)
+    channels = [read_image(path, None, 1) for path in raw.images]
+    other = next((i for i, channel in enumerate(channels) if channel.shape != channels[0].shape), None)
+    if other is not None:
+        raise BadFileError(Fault.CASE, f"{raw.name} ({raw.images[other].name} has another size than the first)")
+    return np.concatenate(channels, axis=-1)
+
+
+def _write_image(raw: RawPair, image: NDArray[np.uint8], folder: Path) -> Path:
+    """A copy of the file; files of several channels become one TIFF."""
+    if len(raw.images) > 1:
+        path = folder / f"{raw.name}.tif"
+        photometric = "rgb" if image.shape[2] == 3 else "minisblack"
+        tifffile.imwrite(path, image, photometric=photometric, planarconfig="contig", compression="zlib")
+        return path
+    path = folder / (raw.name + raw.images[0].name[len(base_name(raw.images[0])) :])
+    shutil.copyfile(raw.images[0], path)
+    return path
 
 
 def _mark(values: NDArray[np.generic]) -> NDArray[np.uint8]:

@@ -13,8 +13,8 @@ from slicemamba.config import DataConfig
 from slicemamba.data.description import read_description
 from slicemamba.errors import InputError
 
-VOLUME_PATTERN = r"^(case\d+)_slice\d+$"
-"""Slices of Synapse volumes; the only names understood without a pattern from the user."""
+VOLUME_PATTERN = r"^(.+)_slice\d+$"
+"""Slices of volumes; the only names understood without a pattern from the user."""
 
 PATTERN_SECONDS = 5.0
 """A sound pattern goes through 100,000 names in a fraction of a second."""

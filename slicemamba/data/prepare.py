@@ -129,6 +129,20 @@ def assign_splits(groups: Sequence[str], fractions: Sequence[float], seed: int) 
     return [home[group] for group in groups]
 
 
+def assign_around(groups: Sequence[str], fractions: Sequence[float], seed: int, is_test: Sequence[bool]) -> list[str]:
+    """As ``assign_splits``, where some images are test already: whole groups of them, and no others are.
+
+    The others are dealt out by the remaining fractions.
+    """
+    if not any(is_test):
+        return assign_splits(groups, fractions, seed)
+    fixed = {group for group, test in zip(groups, is_test, strict=True) if test}
+    rest = sum(fractions[:3])
+    others = [group for group in groups if group not in fixed]
+    dealt = iter(assign_splits(others, [*(share / rest for share in fractions[:3]), 0.0], seed))
+    return ["test" if group in fixed else next(dealt) for group in groups]
+
+
 def join_twins(groups: Sequence[str], digests: Sequence[str]) -> list[str]:
     """Groups joined where they share an image's content, so that equal images come into one split."""
     nodes = {

@@ -11,34 +11,24 @@ from slicemamba.config import validate
 from slicemamba.data.catalog import MAX_CLASSES
 from slicemamba.data.convert import IGNORED_GREY, Converted, Reading, convert_all
 from slicemamba.data.description import Description, write_description
-from slicemamba.data.findings import Finding, raise_findings
-from slicemamba.data.isic import ACCEPTED, MASK_SUFFIXES, Pair, dead_links, match_files, picture_files
-from slicemamba.data.nnunet import read_labels
+from slicemamba.data.downloads import find_download
 from slicemamba.data.parallel import Progress
 from slicemamba.data.prepare import (
     SUMMARY_FILE,
     Kind,
     Prepared,
     SplitPlan,
-    assign_splits,
+    assign_around,
     building,
     count_by_split,
     count_groups,
     join_twins,
     stored_groups,
 )
-from slicemamba.data.volumes import base_name
-from slicemamba.errors import InputError, name_some
+from slicemamba.data.prepare_volumes import prepare_volumes
+from slicemamba.errors import InputError
 
 VOID = 255
-Names = tuple[str, str]
-FOLDERS: dict[Kind, list[Names]] = {
-    "isic": [("images", "masks")],
-    "kvasir": [("images", "masks")],
-    "clinicdb": [("Original", "Ground Truth")],
-    "folder": [("images", "masks"), ("imagesTr", "labelsTr")],
-}
-"""Names of the folders of images and masks in each download; upper and lower case do not matter. nnU-Net's are last."""
 
 
 def prepare_pictures(
@@ -71,24 +61,22 @@ def prepare_pictures(
     Raises:
         InputError: no images, names that do not match, broken files (all told together), or a destination in use.
     """
-    told_labels = None
-    if (
-        kind == "folder"
-        and reading.threshold
-        and not reading.any_value
-        and source.is_dir()
-        and not _is_one(source, folders)
-    ):
-        told_labels = read_labels(_folders(kind, source, folders)[0])
-        binary = told_labels is None or (told_labels.num_classes, told_labels.label_map) == (1, None)
-        reading = replace(reading, threshold=binary)
-    pairs = _find(kind, source, folders)
+    found = find_download(kind, source, folders)
+    described = None if reading.any_value or not reading.threshold else found.description
+    reading = reading if described is None else read_as(reading, described)
+    if found.volumes:
+
+        def options_of(values: list[float]) -> dict[str, Any]:
+            return _options(values, reading, described, class_names) | {"channels": reading.channels}
+
+        return prepare_volumes(kind, found, source, destination, plan, reading, options_of, on_progress)
+    pairs = found.pairs
     with building(destination) as workplace:
         converted = convert_all(pairs, workplace / "all", reading, source, on_progress)
         names = [pair.name for pair in pairs]
         told = plan.groups_of(names)
         groups = join_twins(told, [one.digest for one in converted])
-        splits = assign_splits(groups, plan.fractions, plan.seed)
+        splits = assign_around(groups, plan.fractions, plan.seed, found.is_test)
         _deal_out(workplace, converted, splits)
         worst = max(range(len(pairs)), key=lambda index: converted[index].share)
         summary = Prepared(
@@ -99,68 +87,38 @@ def prepare_pictures(
             num_images=count_by_split(splits),
             num_groups=count_groups(splits, groups),
             num_intermediate_pixels=sum(one.intermediate for one in converted),
-            most_intermediate=(pairs[worst].mask.name, converted[worst].share) if converted[worst].share else None,
+            most_intermediate=(pairs[worst].masks[0].name, converted[worst].share) if converted[worst].share else None,
             mask_values=sorted(set().union(*(one.values for one in converted))),
         )
         assert summary.mask_values is not None
-        description = {} if told_labels is None else told_labels.model_dump(exclude={"groups"})
-        if not reading.threshold and told_labels is None:
-            description |= label_options(summary.mask_values, reading.ignore_label)
-        elif reading.ignore_label is not None:
-            description["ignore_label"] = IGNORED_GREY if reading.threshold else reading.ignore_label
-        description |= {"channels": reading.channels, "per_channel": reading.per_channel}
-        if class_names is not None:
-            description["class_names"] = class_names
+        description = _options(summary.mask_values, reading, described, class_names)
         description["groups"] = stored_groups(names, told, groups)
         write_description(workplace, validate(Description, description, source="--classes"))
         (workplace / SUMMARY_FILE).write_text(summary.model_dump_json(indent=2))
     return summary
 
 
-def _find(kind: Kind, source: Path, folders: tuple[str | None, str | None]) -> list[Pair]:
-    """Pairs of the download; raises InputError when there are none or names do not match."""
-    if _is_one(source, folders):
-        return _find_in_one(source / str(folders[0]))
-    if not source.is_dir():
-        raise InputError(f"{source} is not a folder; give the folder of the unpacked download")
-    dead: list[Finding] = []
-    if kind == "isic" and folders == (None, None):
-        files = [
-            path for path in sorted(source.rglob("*")) if path.name.lower().endswith(ACCEPTED) and path.name[0] != "."
-        ]
-        masks = [path for path in files if path.stem.endswith("_segmentation")]
-        images = [path for path in files if not path.stem.endswith(("_segmentation", "_superpixels"))]
+def read_as(reading: Reading, described: Description) -> Reading:
+    """How files are read of which a description tells classes and channels."""
+    binary = (described.num_classes, described.label_map, described.ignore_label) == (1, None, None)
+    channels, per_channel = described.channels, described.per_channel
+    if (reading.channels, reading.per_channel) != (3, None):
+        channels, per_channel = reading.channels, reading.per_channel
+    return replace(reading, threshold=binary, channels=channels, per_channel=per_channel)
+
+
+def _options(
+    values: list[float], reading: Reading, described: Description | None, class_names: tuple[str, ...] | None
+) -> dict[str, Any]:
+    """What ``dataset.yaml`` says of images and of masks with these values."""
+    if described is not None:
+        options = described.model_dump(exclude={"groups"})
+    elif not reading.threshold:
+        options = label_options(values, reading.ignore_label)
     else:
-        found = _folders(kind, source, folders)
-        images, masks = map(picture_files, found)
-        dead = dead_links(*found)
-    pairs, findings = match_files(images, masks, str(source))
-    raise_findings(findings + dead, subject=f"{kind} download in {source}")
-    return pairs
-
-
-def _is_one(source: Path, folders: tuple[str | None, str | None]) -> bool:
-    return None not in folders and (source / str(folders[0])).resolve() == (source / str(folders[1])).resolve()
-
-
-def _find_in_one(folder: Path) -> list[Pair]:
-    """Pairs of images and masks that lie in one folder, where masks bear one of the known endings."""
-    files = picture_files(folder)
-    names = {base_name(path) for path in files}
-    masks = [path for path in files if any(base_name(path).lower().endswith(suffix) for suffix in MASK_SUFFIXES)]
-    masks = [path for path in masks if names & _without_suffix(base_name(path))]
-    if not masks:
-        raise InputError(
-            f"images and masks are both looked for in {folder}, but no file there is named like another with one of "
-            f"the endings of masks ({', '.join(MASK_SUFFIXES)}); rename the masks, or put them into their own folder"
-        )
-    pairs, findings = match_files([path for path in files if path not in set(masks)], masks, str(folder))
-    raise_findings(findings + dead_links(folder), subject=f"download in {folder}")
-    return pairs
-
-
-def _without_suffix(stem: str) -> set[str]:
-    return {stem[: -len(suffix)] for suffix in MASK_SUFFIXES if stem.lower().endswith(suffix)}
+        options = {} if reading.ignore_label is None else {"ignore_label": IGNORED_GREY}
+    options |= {"channels": reading.channels, "per_channel": reading.per_channel}
+    return options if class_names is None else options | {"class_names": class_names}
 
 
 def is_void(values: list[float]) -> bool:
@@ -186,44 +144,6 @@ def label_options(values: list[float], ignore_label: int | None = None) -> dict[
         )
     label_map = None if found == list(range(len(found))) else {v: i for i, v in enumerate(found)}
     return told | {"num_classes": max(3, len(found)), "label_map": label_map}
-
-
-def _folders(kind: Kind, source: Path, given: tuple[str | None, str | None]) -> tuple[Path, Path]:
-    """The folders of images and masks, beside each other, in ``source`` or in the one folder below that has both."""
-    usual = [(given[0] or images, given[1] or masks) for images, masks in FOLDERS[kind]]
-    for names in usual:
-        inside = [path for path in sorted(source.rglob("*")) if path.is_dir() and not _is_leftover(path, source)]
-        found = [pair for parent in (source, *inside) if (pair := _beside(parent, names)) is not None]
-        if len(found) > 1 and found[0][0].parent != source and kind != "clinicdb":  # that comes as PNG and as TIFF
-            several = [str(images.parent.relative_to(source)) for images, _ in found]
-            raise InputError(
-                f"{source} holds several folders with {names[0]!r} and {names[1]!r}: {name_some(several)}; give one of "
-                "them. A data set that is already split into train, val and test is ready for `slicemamba data check`"
-            )
-        if found:
-            return found[0]
-    wanted = " or ".join(f"{images!r} and {masks!r}" for images, masks in usual)
-    holds = name_some(sorted(path.name for path in source.iterdir())) or "nothing"
-    raise InputError(
-        f"{source} has no folders {wanted} side by side; it holds {holds}. Give the folder of the unpacked "
-        "download, or name them with --images and --masks"
-    )
-
-
-def _beside(parent: Path, names: Names) -> tuple[Path, Path] | None:
-    images, masks = (_below(parent, name) for name in names)
-    return None if images is None or masks is None else (images, masks)
-
-
-def _is_leftover(path: Path, source: Path) -> bool:
-    """Hidden, or what macOS puts into archives beside the files."""
-    return any(part == "__MACOSX" or part.startswith(".") for part in path.relative_to(source).parts)
-
-
-def _below(parent: Path, name: str) -> Path | None:
-    if (parent / name).is_dir():
-        return parent / name
-    return next((path for path in parent.iterdir() if path.is_dir() and path.name.lower() == name.lower()), None)
 
 
 def _deal_out(workplace: Path, converted: list[Converted], splits: list[str]) -> None:

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from slicemamba.data.description import Description, write_description
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.data.parallel import Progress
-from slicemamba.data.prepare import SUMMARY_FILE, Prepared, SplitPlan, assign_splits, building, count_by_split
+from slicemamba.data.prepare import (
+    SUMMARY_FILE,
+    Prepared,
+    SplitPlan,
+    assign_around,
+    assign_splits,
+    building,
+    count_by_split,
+)
 from slicemamba.data.splits import SPLITS
 from slicemamba.data.volumes import Volume, check_orientation, is_nifti, read_volume
 from slicemamba.errors import InputError, name_some
@@ -80,12 +88,12 @@ def prepare_synapse(
     lists: dict[str, list[str]] = {split: [] for split in SPLITS}
     with building(destination) as workplace:
         for done, (case, split) in enumerate(zip(cases, splits, strict=True), start=1):
-            names = _write_case(_read_case(case, keep_labels), case.name, split, workplace)
+            names = write_case(_read_case(case, keep_labels), case.name, split, workplace)
             lists[split] += [case.name] if split == "test" else names
             counts[split] += len(names)
             if on_progress is not None:
                 on_progress(done, len(cases))
-        _write_lists(workplace, lists)
+        write_lists(workplace, lists)
         summary = Prepared(
             kind="synapse",
             source=str(source),
@@ -133,14 +141,7 @@ def _assign(cases: list[_Case], plan: SplitPlan, published_test: bool) -> list[s
         raise InputError(
             f"the published test cases are not all there: {name_some(missing)}; split by fractions instead"
         )
-    others = [index for index, name in enumerate(names) if name not in PUBLISHED_TEST_CASES]
-    train, val, search, _ = plan.fractions
-    rest = train + val + search
-    dealt = assign_splits([groups[index] for index in others], (train / rest, val / rest, search / rest, 0), plan.seed)
-    splits = ["test"] * len(cases)
-    for index, split in zip(others, dealt, strict=True):
-        splits[index] = split
-    return splits
+    return assign_around(groups, plan.fractions, plan.seed, [name in PUBLISHED_TEST_CASES for name in names])
 
 
 def _read_case(case: _Case, keep_labels: bool) -> Volume:
@@ -166,9 +167,9 @@ def _organs(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return classes
 
 
-def _write_case(volume: Volume, name: str, split: str, workplace: Path) -> list[str]:
-    """Writes a case to where its split lies; the names of its slices."""
-    assert volume.label is not None  # _read_case has set it
+def write_case(volume: Volume, name: str, split: str, workplace: Path) -> list[str]:
+    """Writes a volume with labels to where its split lies; the names of its slices."""
+    assert volume.label is not None
     names = [f"{name}_slice{index:03d}" for index in range(len(volume.image))]
     if split == "test":
         (workplace / "test_vol_h5").mkdir(exist_ok=True)
@@ -184,7 +185,8 @@ def _write_case(volume: Volume, name: str, split: str, workplace: Path) -> list[
     return names
 
 
-def _write_lists(workplace: Path, lists: dict[str, list[str]]) -> None:
+def write_lists(workplace: Path, lists: dict[str, list[str]]) -> None:
+    """Which slices and volumes belong to each split."""
     folder = workplace / "lists" / "lists_Synapse"
     folder.mkdir(parents=True)
     for split, names in lists.items():

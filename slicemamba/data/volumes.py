@@ -1,4 +1,4 @@
-"""Volumes of slices: NIfTI and HDF5 files in, label volumes as NIfTI out.
+"""Volumes of slices: NIfTI, NRRD, MetaImage and HDF5 files in, label volumes as NIfTI out.
 
 Arrays are (Z, H, W). NIfTI stores (X, Y, Z), so a volume is its array transposed: slice z, row y, column x. Voxels are
 never reordered or flipped to a common orientation; the affine says where they lie, as in the file. So a label volume
@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import nibabel as nib
 import numpy as np
+import SimpleITK
 from numpy.typing import NDArray
 
 from slicemamba.config import DataConfig
@@ -22,6 +23,8 @@ from slicemamba.errors import InputError
 
 NIFTI_EXTENSIONS = (".nii", ".nii.gz")
 HDF5_EXTENSIONS = (".h5", ".hdf5")
+ITK_EXTENSIONS = (".nrrd", ".nhdr", ".mha", ".mhd")
+VOLUME_EXTENSIONS = (*NIFTI_EXTENSIONS, *HDF5_EXTENSIONS, *ITK_EXTENSIONS)
 MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 """What a NIfTI length unit is in mm; most writers leave it unknown and mean mm."""
 
@@ -52,20 +55,20 @@ def is_nifti(path: Path) -> bool:
 
 def is_volume(path: Path) -> bool:
     """True for the extensions that ``read_volume`` takes."""
-    return is_nifti(path) or path.name.lower().endswith(HDF5_EXTENSIONS)
+    return path.name.lower().endswith(VOLUME_EXTENSIONS)
 
 
 def base_name(path: Path) -> str:
     """The file name without its extensions: ``case0001`` for ``case0001.npy.h5``, ``a`` for ``a.nii.gz``."""
     name = path.name
-    for extension in (".nii.gz", ".nii", ".npy.h5", *HDF5_EXTENSIONS):
+    for extension in (".nii.gz", ".nii", ".npy.h5", *HDF5_EXTENSIONS, *ITK_EXTENSIONS):
         if name.lower().endswith(extension):
             return name[: -len(extension)]
     return path.stem
 
 
-def read_volume(path: Path, window: tuple[float, float] | None = None) -> Volume:
-    """Reads ``.nii`` and ``.nii.gz`` (3-D; a single 2-D slice has Z = 1), or HDF5 with ``image`` and perhaps ``label``.
+def read_volume(path: Path, window: tuple[float, float] | None = None, channels: int | None = None) -> Volume:
+    """Reads NIfTI, NRRD and MetaImage (3-D; a 2-D slice has Z = 1), or HDF5 with ``image`` and perhaps ``label``.
 
     HDF5 data sets are (Z, H, W), ``image`` perhaps (Z, H, W, C); the attributes ``spacing`` (z, y, x) and
     ``affine`` are read where the file has them (``slicemamba data prepare`` writes them, the published Synapse
@@ -75,12 +78,16 @@ def read_volume(path: Path, window: tuple[float, float] | None = None) -> Volume
         path: the file; its extension tells the format.
         window: values (low, high) that become 0 and 1, all beyond is clipped: (-125, 275) for raw abdominal CT in
             Hounsfield units. None: values as they are, with a NIfTI header's slope and intercept applied.
+        channels: length of the fourth axis of NIfTI, which then holds channels; without it such files are refused, as
+            the axis may be time as well.
 
     Raises:
         BadFileError: the file is missing, broken, of another format or not 3-D, or holds values that are not finite.
     """
     if is_nifti(path):
-        volume = _read_nifti(path)
+        volume = _read_nifti(path, channels)
+    elif path.name.lower().endswith(ITK_EXTENSIONS):
+        volume = _read_itk(path)
     elif is_volume(path):
         volume = _read_hdf5(path)
     else:
@@ -146,8 +153,10 @@ def find_volumes(config: DataConfig) -> list[Path]:
     return test_volumes(config.root)
 
 
-def read_nifti(path: Path) -> tuple[NDArray[Any], Any]:
+def read_nifti(path: Path, channels: int | None = None) -> tuple[NDArray[Any], Any]:
     """The array (Z, H, W) as stored, in the file's own type unless scaled by its header, and nibabel's image.
+
+    A fourth axis of ``channels`` values makes it (Z, H, W, C).
 
     Raises:
         BadFileError: the file is missing, broken, in colour, complex or of more than three dimensions.
@@ -159,11 +168,14 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], Any]:
         raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({_reason(error)})") from error
     if stored.dtype.kind not in "uif":
         raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} (voxels of type {stored.dtype})")
+    if stored.ndim == 4 and 1 < stored.shape[3] == channels and 0 not in stored.shape:
+        return stored.transpose(2, 1, 0, 3), image
     array = stored.reshape(stored.shape[:3]) if stored.shape[3:] == (1,) * (stored.ndim - 3) else stored
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or 0 in array.shape:
-        raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} (shape {stored.shape})")
+        told = f"; if its fourth axis holds channels, set data.channels: {stored.shape[3]}" if stored.ndim == 4 else ""
+        raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} (shape {stored.shape}{told})")
     return array.T, image
 
 
@@ -180,6 +192,9 @@ def check_orientation(image: Path, mask: Path) -> None:
 
 def _axes(path: Path) -> str | None:
     """To where the first, second and third index rise, such as ``RAS`` (right, anterior, superior); from the header."""
+    if path.name.lower().endswith(ITK_EXTENSIONS):
+        affine = _itk_affine(_itk_header(path))
+        return "".join(code or "?" for code in nib.aff2axcodes(affine))  # type: ignore[no-untyped-call]
     if not is_nifti(path):
         return None
     image: Any = nib.load(path)
@@ -191,8 +206,50 @@ def _axes(path: Path) -> str | None:
     return "".join(code or "?" for code in codes)
 
 
-def _read_nifti(path: Path) -> Volume:
-    array, image = read_nifti(path)
+def _itk_header(path: Path) -> Any:
+    """SimpleITK's reader with the header read; raises BadFileError."""
+    reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({_last_line(error)})") from error
+    if reader.GetDimension() not in (2, 3):
+        raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} ({reader.GetDimension()} dimensions)")
+    return reader
+
+
+def _itk_affine(reader: Any) -> NDArray[np.float64]:
+    """From voxel indices (x, y, z) to mm; ITK's world runs to left and posterior, NIfTI's to right and anterior."""
+    dimension = reader.GetDimension()
+    affine = np.eye(4)
+    direction = np.reshape(reader.GetDirection(), (dimension, dimension))
+    affine[:dimension, :dimension] = direction * np.array(reader.GetSpacing())
+    affine[:dimension, 3] = reader.GetOrigin()
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def _read_itk(path: Path) -> Volume:
+    reader = _itk_header(path)
+    try:
+        values = SimpleITK.GetArrayFromImage(reader.Execute())
+    except RuntimeError as error:
+        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({_last_line(error)})") from error
+    if reader.GetDimension() == 2:
+        values = values[None]
+    if values.dtype.kind not in "uif":
+        raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} (voxels of type {values.dtype})")
+    z, y, x = (1.0, 1.0, 1.0, *reader.GetSpacing()[::-1])[-3:]
+    return Volume(base_name(path), _finite(values, path), None, (z, y, x), _itk_affine(reader))
+
+
+def _last_line(error: Exception) -> str:
+    """Of what ITK says: lines before it name its source files."""
+    return (str(error).strip().splitlines() or [""])[-1].split(": ", 1)[-1] or type(error).__name__
+
+
+def _read_nifti(path: Path, channels: int | None = None) -> Volume:
+    array, image = read_nifti(path, channels)
     try:
         unit = MILLIMETRES[image.header.get_xyzt_units()[0]]
     except KeyError as error:

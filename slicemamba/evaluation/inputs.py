@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slicemamba.data.isic import IMAGE_EXTENSIONS
-from slicemamba.data.volumes import HDF5_EXTENSIONS, NIFTI_EXTENSIONS, is_volume
+from slicemamba.data.volumes import VOLUME_EXTENSIONS, is_volume
 from slicemamba.errors import InputError, name_some
 
 
@@ -35,7 +35,7 @@ def find_inputs(paths: Sequence[Path], out: Path | None = None) -> tuple[list[Pa
         found += [path] if not path.is_dir() else [file for file in files if _is_input(file)]
         aside.update(file.suffix.lower() or "without extension" for file in files if not _is_input(file))
     if not found:
-        known = ", ".join(sorted((*IMAGE_EXTENSIONS, *NIFTI_EXTENSIONS, *HDF5_EXTENSIONS)))
+        known = ", ".join(sorted((*IMAGE_EXTENSIONS, *VOLUME_EXTENSIONS)))
         raise InputError(f"no image or volume ({known}) in {name_some(list(paths))}{tell_aside(aside)}")
     return list(dict.fromkeys(found)), aside
 

@@ -231,7 +231,7 @@ def open_volume(path: Path, segmenter: Segmenter, window: tuple[float, float] | 
         BadFileError: as ``read_volume``, or another number of channels than the network takes.
         InputError: a network that takes values as they are (``intensity: unit``) needs a window for values like these.
     """
-    volume = read_volume(path, window or segmenter.config.window)
+    volume = read_volume(path, window or segmenter.config.window, segmenter.config.channels)
     stored = 1 if volume.image.ndim == 3 else volume.image.shape[3]
     if stored != segmenter.config.channels and (stored, segmenter.config.channels) != (1, 3):
         raise BadFileError(Fault.CHANNELS, f"{path.name} has {stored}, not {segmenter.config.channels}")

@@ -1,0 +1,118 @@
+"""The Synapse layout from volumes of any kind: slices to train on, whole volumes to test on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slicemamba.config import validate
+from slicemamba.data.convert import RawPair, Reading
+from slicemamba.data.description import Description, write_description
+from slicemamba.data.downloads import Download
+from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
+from slicemamba.data.parallel import Progress
+from slicemamba.data.prepare import SUMMARY_FILE, Kind, Prepared, SplitPlan, assign_around, building, count_groups
+from slicemamba.data.prepare_synapse import write_case, write_lists
+from slicemamba.data.splits import SPLITS
+from slicemamba.data.volumes import Volume, check_orientation, read_volume
+
+_MOST_LABEL = 255
+
+
+def prepare_volumes(
+    kind: Kind,
+    found: Download,
+    source: Path,
+    destination: Path,
+    plan: SplitPlan,
+    reading: Reading,
+    options_of: Callable[[list[float]], dict[str, Any]],
+    on_progress: Progress | None = None,
+) -> Prepared:
+    """Writes ``train_npz``, ``search_npz``, ``test_vol_h5`` and their lists; values stay as they are, unless windowed.
+
+    Volumes are dealt out whole, those of a patient together, and those that the download tests on are test. Spacing and
+    affine are kept in the test volumes. Slices are those of the third axis of NIfTI.
+
+    Args:
+        kind, source: what was asked for, for the summary.
+        found: volumes with their labels.
+        destination: the new folder, which must not exist or be empty.
+        plan: how volumes are dealt out.
+        reading: channels, and the window of values that become 0 and 1.
+        options_of: what ``dataset.yaml`` says of classes, by the values that labels hold.
+        on_progress: called as (done, total) in volumes.
+
+    Raises:
+        InputError: too few volumes, faulty ones (all told together), or a destination in use.
+    """
+    names = [pair.name for pair in found.pairs]
+    groups = plan.groups_of(names)
+    splits = assign_around(groups, plan.fractions, plan.seed, found.is_test)
+    counts = dict.fromkeys(SPLITS, 0)
+    lists: dict[str, list[str]] = {split: [] for split in SPLITS}
+    values: set[float] = set()
+    findings: list[Finding] = []
+    with building(destination) as workplace:
+        for done, (pair, split) in enumerate(zip(found.pairs, splits, strict=True), start=1):
+            try:
+                volume = _read_case(pair, reading)
+            except BadFileError as error:
+                findings.append(error.finding)
+                continue
+            assert volume.label is not None
+            values |= set(np.unique(volume.label).astype(float).tolist())
+            slices = write_case(volume, pair.name, split, workplace)
+            lists[split] += [pair.name] if split == "test" else slices
+            counts[split] += len(slices)
+            if on_progress is not None:
+                on_progress(done, len(names))
+        raise_findings(findings, subject=f"download in {source}")
+        write_lists(workplace, lists)
+        summary = Prepared(
+            kind=kind,
+            source=str(source),
+            fractions=plan.fractions,
+            seed=plan.seed,
+            num_images={split: count for split, count in counts.items() if count},
+            num_groups=count_groups(splits, groups),
+            mask_values=sorted(values),
+        )
+        options = options_of(sorted(values)) | {"groups": _told_groups(names, groups)}
+        write_description(workplace, validate(Description, options, source="dataset.yaml"))
+        (workplace / SUMMARY_FILE).write_text(summary.model_dump_json(indent=2))
+    return summary
+
+
+def _told_groups(names: list[str], groups: list[str]) -> dict[str, str]:
+    """Volume → patient, where somebody told one."""
+    return {name: group for name, group in zip(names, groups, strict=True) if not group.endswith(name)}
+
+
+def _read_case(pair: RawPair, reading: Reading) -> Volume:
+    """Image (Z, H, W) or (Z, H, W, C) with labels; raises BadFileError."""
+    first, label = pair.images[0], pair.masks[0]
+    volumes = [read_volume(path, reading.window, reading.channels) for path in pair.images]
+    stored = read_volume(label).image
+    for path, volume in [*zip(pair.images, volumes, strict=True), (label, None)]:
+        shape = stored.shape if volume is None else volume.image.shape[:3]
+        if shape != volumes[0].image.shape[:3]:
+            sizes = f"{volumes[0].image.shape[:3]}, {path.name} is {shape}"
+            raise BadFileError(Fault.SIZE, f"{short_path(first)} is {sizes} (slices, rows, columns)")
+        check_orientation(first, path)
+    image = volumes[0].image if len(volumes) == 1 else np.stack([volume.image for volume in volumes], axis=-1)
+    return Volume(pair.name, image, _labels(stored, label), volumes[0].spacing, volumes[0].affine)
+
+
+def _labels(stored: NDArray[np.float32], path: Path) -> NDArray[np.uint8]:
+    whole = np.rint(stored)
+    if np.abs(stored - whole).max() > 1e-3 or whole.min() < 0 or whole.max() > _MOST_LABEL:
+        raise BadFileError(
+            Fault.LABELS,
+            f"{short_path(path)} (values {stored.min():g} … {stored.max():g}; whole numbers up to {_MOST_LABEL})",
+        )
+    return whole.astype(np.uint8)
