@@ -90,7 +90,7 @@ class SearchHandle:
         rows = [image.model_dump() for image in found]
         return _pandas().DataFrame(rows, columns=["name", "dice", "iou"]).set_index("name")
 
-    def pareto(self, objectives: Sequence[str] | None = None) -> list[schemas.Trial]:
+    def pareto(self, objectives: Sequence[str] | None = None) -> list[schemas.FrontTrial]:
         """The Pareto-optimal trials, best first in the first objective."""
         return self.client.pareto(self.id, objectives=objectives).trials
 

@@ -267,15 +267,38 @@ class Hypervolume(_Answer):
     points: list[HypervolumePoint]
 
 
+class Ends(_Answer):
+    """A score with the ends of its 95 % interval over images or patients."""
+
+    value: float
+    low: float
+    high: float
+
+
+class FrontTrial(Trial):
+    """A trial of the frontier."""
+
+    intervals: dict[str, Ends] = Field(default_factory=dict, description="of its scores, once the search has ended")
+    tied_with: list[int] | None = Field(
+        default=None,
+        description="trials that differ from it measurably in no objective; null while the search is under way",
+    )
+
+
 class Pareto(_Answer):
-    """The completed trials that no other one dominates, best first in the first objective."""
+    """The frontier, best first in the first objective.
+
+    While the search is under way, and over objectives of the caller's choice, the completed trials that no other one
+    dominates by its figures. Of a search that has ended, those of them that are measurably better than one another.
+    """
 
     study: StudyName
     objectives: list[Objective]
     measured: list[str] = Field(description="objectives that may be requested")
     num_completed: int
     worker_seconds: float = Field(description="spent on all trials of this study that have ended")
-    trials: list[Trial]
+    trials: list[FrontTrial]
+    sentence: str | None = Field(default=None, description="how many of them differ measurably, in words")
 
 
 class Artifact(_Answer):

@@ -186,10 +186,16 @@ def pareto(front: schemas.Pareto) -> Table:
     names = [objective.name for objective in front.objectives]
     titles = [OBJECTIVES[name].heading for name in names]
     rows: list[list[Cell]] = [
-        [str(t.number), *_values(t, names), t.origin, SlicingText(t.architecture)] for t in front.trials
+        [str(t.number), *_values(t, names), _ties(t), t.origin, SlicingText(t.architecture)] for t in front.trials
     ]
     caption = f"{len(front.trials)} of {front.num_completed} completed trials; measured: {', '.join(front.measured)}"
-    return _table(["trial", *titles, "origin", "architecture"], rows, caption=caption)
+    caption += f"\n{front.sentence}" if front.sentence else ""
+    return _table(["trial", *titles, "ties", "origin", "architecture"], rows, caption=caption)
+
+
+def _ties(trial: schemas.FrontTrial) -> str:
+    """How many others differ from it measurably in no objective; nothing where that is not known yet."""
+    return "" if trial.tied_with is None else str(len(trial.tied_with))
 
 
 def _table(

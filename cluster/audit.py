@@ -13,6 +13,7 @@ from typing import Any
 from cluster.config import SearchJob, differing_fields
 from cluster.connect import check_can_search
 from cluster.driver import only_driver, open_study, with_proven_precision
+from cluster.front import read_front
 from cluster.report import finished_search, write_report
 from cluster.room import needs_of
 from cluster.run_folder import RunFolder, RunStatus
@@ -104,7 +105,9 @@ def _audit(job: SearchJob, run: RunFolder, folder: RunFolder, settings: AuditCon
     trials = _trials(run, "search")
     plans = random_plans(job, settings.random_seeds)
     known = _evaluate_missing(job, run, folder, plans, cache_dir)
-    front = pareto_front(trials, job.search.objectives)
+    measured = read_front(run)
+    numbers = [] if measured is None else [member.number for member in measured.members]
+    front = [trials[number] for number in numbers] or pareto_front(trials, job.search.objectives)
     best = front[0]
     return {
         "random": _against_random(job, trials, plans, known, settings),

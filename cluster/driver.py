@@ -18,6 +18,7 @@ from typing import Any
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, extends, refuse_mixing
 from cluster.connect import check_can_search
 from cluster.disk import check_disk, disk_faults
+from cluster.front import LATENCIES, measure_front
 from cluster.initial import check_init, resolve_init
 from cluster.lease import held
 from cluster.room import Need, needs_of
@@ -33,7 +34,7 @@ from nas.racing import Leaders
 from nas.search import SearchSession
 from nas.searchers import baseline_seed, make_searcher
 from nas.space import SearchSpace
-from nas.study import Study, Trial, TrialState, find_settings, mend_journal, open_storage, pareto_front
+from nas.study import Study, Trial, TrialState, find_settings, mend_journal, open_storage
 from nas.tally import SearchTally
 from nas.warm_start import best_architectures
 from slicemamba.architecture import Architecture
@@ -47,7 +48,6 @@ from slicemamba.recipes import FEW_STEPS, TRAININGS
 
 SEARCH, RANDOM = "search", "random"
 WINNER = "winner.json"
-LATENCIES = "latencies.json"
 
 
 def run_job(
@@ -205,17 +205,18 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
         plain = {"searcher": "random", "evaluate_fixed": False, "warm_start": None, "racing": None}
         own_seed = {"seed": baseline_seed(config.seed)}
         _search(job, run, cache_dir, supernet, RANDOM, config.model_copy(update=plain | own_seed))
-    front = pareto_front(study.trials(), study.objectives)
-    if not front:
-        raise RunFailedError(_why_no_front(study.trials()))
+    trials = study.trials()
+    if not any(trial.eligible for trial in trials):
+        raise RunFailedError(_why_no_front(trials))
+    front = measure_front(job, run, trials)
     network: Path | None = None
     if job.retrain is not None:
-        winner = Architecture.parse(front[0].architecture)
+        winner = Architecture.parse(front.members[0].architecture)
         _set_aside_other_winner(run, winner)
         network = _once(run, "retrain", "retrained", lambda: ray_train.retrain(job, winner, run, cache_dir))
         if job.baselines:
             baselines.train(job, run, winner, cache_dir)
-    return results.searched(job, run, network, cache_dir)
+    return results.searched(job, run, front, network, cache_dir)
 
 
 def _set_aside_other_winner(run: RunFolder, winner: Architecture) -> None:

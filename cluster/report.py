@@ -16,8 +16,8 @@ from cluster.costs import search_costs
 from cluster.run_folder import RunFolder
 from nas.report import plot_effects, plot_hypervolume, plot_pareto, plot_ranking, plot_slicing
 from nas.report_choices import effects
-from nas.report_html import Picture, ReportInput, hypervolume_of, render_report
-from nas.study import find_trials, open_storage, pareto_front
+from nas.report_html import Picture, ReportInput, front_members, hypervolume_of, render_report
+from nas.study import find_trials, open_storage
 from slicemamba.errors import InputError
 
 _NUM_PICTURES, _PICTURE_WIDTH = 8, 720
@@ -87,10 +87,10 @@ def _pictures(folder: Path) -> list[Picture]:
 
 def _write_figures(run: RunFolder, source: ReportInput) -> None:
     objectives = tuple(source.job["search"]["objectives"])
-    front = pareto_front(list(source.trials), objectives)
+    front = front_members(source)
     if not front:
         return
-    plot_pareto(run.path / "pareto.png", source.trials, objectives, random=source.random)
+    plot_pareto(run.path / "pareto.png", source.trials, objectives, random=source.random, front=front)
     plot_slicing(run.path / "slicing.png", front, source.space)
     plot_hypervolume(run.path / "hypervolume.png", hypervolume_of(source, objectives))
     found = effects(source.trials, source.space, objectives[0])

@@ -19,6 +19,7 @@ from cluster.ray_train import path_sampler
 from cluster.run_folder import RunFolder
 from cluster.scan_use import scan_use
 from cluster.workers import run_on_worker
+from nas.front import MeasuredFront, as_rows
 from nas.objectives import format_count, loss_matrix
 from nas.pareto import hypervolume
 from nas.study import Trial, TrialState, dominating, find_trials, open_storage, pareto_front, reference_point
@@ -59,19 +60,22 @@ def retrained(job: RetrainJob, run: RunFolder, network: Path, cache_dir: Path) -
     return header(job) | _scores(job, run, network, cache_dir)
 
 
-def searched(job: SearchJob, run: RunFolder, network: Path | None, cache_dir: Path) -> dict[str, Any]:
+def searched(
+    job: SearchJob, run: RunFolder, measured: MeasuredFront, network: Path | None, cache_dir: Path
+) -> dict[str, Any]:
     """Result of a search: frontier, the best against the fixed slicings and random search, and scores on test."""
     objectives = job.search.objectives
     storage = open_storage(run.study_location)
     trials, random = (find_trials(storage, run.study_name(kind)) for kind in ("search", "random"))
-    front = pareto_front(trials, objectives)
+    front = [trials[member.number] for member in measured.members]
     result = header(job) | {
         "objectives": list(objectives),
         "hypervolume": _hypervolumes(trials, random, objectives),
         "supernet": _supernet_history(job, run),
         "trials": dict(Counter(trial.state.value for trial in trials)),
         "best": _row(front[0]),
-        "pareto": [_row(trial) for trial in front],
+        "pareto": as_rows(measured),
+        "front": measured.model_dump(mode="json", exclude={"members"}),
         "fixed": {_slicing(trial): _row(trial) for trial in _completed(trials) if trial.origin == "fixed"},
         "random": None,
         "splits": digest_splits(job.data, cache_dir)[0],
@@ -109,8 +113,9 @@ def _hypervolumes(trials: list[Trial], random: list[Trial], objectives: tuple[st
 
 def _findings(result: Mapping[str, Any]) -> list[str]:
     """What a reader should know first, in sentences."""
+    front = [result["front"]["sentence"]]
     about = [*result.get("baselines", {}).values(), result["scan_use"]]
-    return [found["sentence"] for found in about if found is not None]
+    return front + [found["sentence"] for found in about if found is not None]
 
 
 def _report(job: SearchJob, run: RunFolder, result: dict[str, Any]) -> None:

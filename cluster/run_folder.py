@@ -39,6 +39,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 JOURNAL = "search.journal"
+FRONT = "front.json"
 STATUS = "status.json"
 RESULT = "result.json"
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"

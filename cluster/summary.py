@@ -49,11 +49,13 @@ def _frontier(front: list[dict[str, Any]], objectives: list[str]) -> Table:
     table = Table(
         "trial",
         *_narrow(objectives),
+        "ties",
         "slicing",
         title="Pareto-optimal slicings (supernet weights, search split)",
     )
     for row in front:
-        table.add_row(str(row["number"]), *_cells(row["metrics"], objectives), SlicingText(row["architecture"]))
+        cells = [*_cells(row["metrics"], objectives), str(len(row.get("tied_with", ())) or "")]
+        table.add_row(str(row["number"]), *cells, SlicingText(row["architecture"]))
     return table
 
 

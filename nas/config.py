@@ -146,9 +146,10 @@ class SearchConfig(Config):
             each candidate.
         activation_cache_mb: limit for activations kept on a worker's device, so that a candidate starts at the first
             block in which it differs from an earlier one; changes no score. 0 keeps none.
-        latency: ``measured`` for each candidate, or summed from a ``table`` of each block and choice, timed once.
+        latency: summed from a ``table`` of each block and size, timed once, or ``measured`` for each candidate.
         latency_batch_size: images per timed forward pass, on a search worker's device at the data's image size.
-        latency_repeats: timed forward passes; the shortest is reported.
+        latency_repeats: timed passes: rounds of the table, of which the medians count; or passes of each candidate, of
+            which the shortest counts.
         seed: seed of the searcher, and of the order in which racing sees the images.
     """
 
@@ -170,7 +171,7 @@ class SearchConfig(Config):
     racing: RacingConfig | None = None
     image_cache_mb: Annotated[int, Field(ge=0)] = 1024
     activation_cache_mb: Annotated[int, Field(ge=0)] = 1024
-    latency: Literal["measured", "table"] = "measured"
+    latency: Literal["measured", "table"] = "table"
     latency_batch_size: PositiveInt = 1
     latency_repeats: PositiveInt = 10
     seed: Seed = 0

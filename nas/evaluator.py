@@ -26,7 +26,7 @@ from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import inputs_of
 from slicemamba.errors import InputError
 from slicemamba.evaluation.evaluate import evaluate
-from slicemamba.evaluation.metrics import confusion, mean_hd95, summarize, to_labels
+from slicemamba.evaluation.metrics import confusion, image_hd95, summarize, to_labels
 from slicemamba.models.complexity import cost
 from slicemamba.models.supernet import Supernet
 
@@ -42,7 +42,7 @@ class CandidateEvaluation:
         metrics: as of ``Evaluator.__call__``; empty when the candidate was given up.
         counts: (n, K, 4) pixel counts of each image seen: true positives, false positives, false negatives, true
             negatives; summed over flips. All images of the split in its order, unless the candidate was given up.
-        names: of these images.
+        names: of these images. hd95: (n,) of each, in pixels, where it is measured and the candidate was not given up.
         pruned: given up by racing.
         work: ``images`` scored, and blocks run (``blocks_computed``) and taken from earlier candidates
             (``blocks_reused``), each counted once an image.
@@ -52,6 +52,7 @@ class CandidateEvaluation:
     counts: npt.NDArray[np.uint32]
     names: tuple[str, ...]
     pruned: bool
+    hd95: npt.NDArray[np.float64] | None = None
     work: dict[str, int] = field(default_factory=dict)
 
 
@@ -202,9 +203,11 @@ class Evaluator:
                 break
         order = np.argsort(self._order[:seen])  # from the order in which they were seen back to the split's
         ordered = torch.cat(counts).cpu()[order]
-        metrics = {} if seen < total else self._metrics(architecture, ordered, labels, all(finite))
+        distances = self._hd95(torch.cat(labels, dim=1)[:, order]) if labels and seen == total else None
+        metrics = {} if seen < total else self._metrics(architecture, ordered, distances, all(finite))
         return CandidateEvaluation(
             metrics=metrics,
+            hd95=distances,
             counts=ordered.numpy().astype(np.uint32),
             names=tuple(self.data.names[i] for i in self._order[:seen][order]),
             pruned=seen < total,
@@ -216,11 +219,11 @@ class Evaluator:
         )
 
     def _metrics(
-        self, architecture: Architecture, counts: Tensor, labels: list[Tensor], finite: bool
+        self, architecture: Architecture, counts: Tensor, hd95: npt.NDArray[np.float64] | None, finite: bool
     ) -> dict[str, float]:
         metrics = summarize(counts)
-        if labels:
-            metrics["hd95"] = self._hd95(torch.cat(labels, dim=1)[:, np.argsort(self._order)])
+        if hd95 is not None:
+            metrics["hd95"] = float(hd95.mean())
         if not finite:
             metrics = dict.fromkeys(metrics, float("nan"))
         metrics |= cost(self.supernet.config, self.supernet.num_classes, architecture, self.data.images.shape[1:3])
@@ -266,15 +269,16 @@ class Evaluator:
             num_looks=sum(end >= racing.min_images for end in self._ends[:-1]),
         )
 
-    def _hd95(self, labels: Tensor) -> float:
-        """Mean over flips and images of labels (F, N, H, W)."""
+    def _hd95(self, labels: Tensor) -> npt.NDArray[np.float64]:
+        """Of each image (N,), the mean over flips of labels (F, N, H, W)."""
         truths = torch.from_numpy(np.array(self.data.masks))
         axes: list[tuple[int, ...]] = [(), *(_FLIPPED_AXES[flip] for flip in self.config.flips)]
         values = [
-            mean_hd95(predicted.numpy(), truths.flip(axis).numpy(), self.data.num_classes)
+            image_hd95(predicted.numpy(), truths.flip(axis).numpy(), self.data.num_classes)
             for predicted, axis in zip(labels, axes, strict=True)
         ]
-        return statistics.fmean(values)
+        means: npt.NDArray[np.float64] = np.mean(values, axis=0)
+        return means
 
     def latency_ms(self, architecture: Architecture) -> float:
         """Of a forward pass of ``latency_batch_size`` images on this worker, measured or from the table."""

@@ -1,4 +1,6 @@
-"""Latency from a table: each block and choice is timed once, and a slicing's latency is the sum of its blocks.
+"""Latency from a table: blocks are timed with choices of each size, and a network's latency is the sum of its blocks.
+
+Slicings of one size do the same work, so they share one figure, and networks of equal cost get equal latencies.
 
 A table costs a few passes through the network, and its values do not scatter from one candidate to the next. It leaves
 out what blocks do to one another (caches, kernels that run at the same time), so it ranks slicings and is no promise;
@@ -7,9 +9,12 @@ for a slicing with the first choice in all blocks it gives what was measured.
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -17,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from nas.space import SearchSpace
-from slicemamba.architecture import Architecture, format_block
+from slicemamba.architecture import Architecture, Block, format_block
 from slicemamba.models.supernet import Supernet
 
 T = TypeVar("T")
@@ -30,6 +35,8 @@ class LatencyTable(BaseModel):
     Attributes:
         device, batch_size, image_size: what was timed: the device's name, images a pass, (height, width) in pixels.
         rest_ms: of all that is no block. blocks_ms: of each block by choice, in forward order.
+        resolution_ms: difference of two networks that cannot be told from chance, from the spread of the timings; 0 in
+            tables of older versions.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,6 +46,7 @@ class LatencyTable(BaseModel):
     image_size: tuple[int, int]
     rest_ms: float
     blocks_ms: tuple[Mapping[str, float], ...]
+    resolution_ms: float = 0.0
 
     def latency_ms(self, architecture: Architecture) -> float:
         """Of one forward pass with this slicing. Raises KeyError for a choice that is not in the table."""
@@ -69,40 +77,67 @@ def _wait(device: torch.device) -> None:
 
 @torch.inference_mode()
 def measure_latencies(supernet: Supernet, images: Tensor, repeats: int, precision: Precision) -> LatencyTable:
-    """Times every block with every choice.
+    """Times every block with a choice of each size, in rounds of all, so that a slow moment falls on all alike.
 
     Args:
         supernet: in eval mode. images: (B, 3, H, W) on its device.
-        repeats: timed calls of each; the shortest counts.
+        repeats: rounds; the median of each time counts.
         precision: the context in which the network runs.
     """
     device = images.device
     config = supernet.config
     space = SearchSpace(supernet.choices, config.depths, config.has_widths)
     uniform = space.fixed()[0]
-    blocks: list[dict[str, float]] = []
+    choices = [[space.choices[gene] for gene in options] for options in space.options]
+    calls: dict[tuple[int, Block], Callable[[], object]] = {}
     with precision():
-        total, _ = shortest_ms(lambda: supernet(images, uniform), device, repeats)
         features = supernet.embed(images)
         for place, first in enumerate(uniform.blocks()):
-            blocks.append(
-                {
-                    format_block(choice): shortest_ms(
-                        lambda place=place, choice=choice, given=features: supernet.advance(given, place, choice),  # type: ignore[misc]
-                        device,
-                        repeats,
-                    )[0]
-                    for choice in (space.choices[gene] for gene in space.options[place])
-                }
-            )
+            for choice in choices[place]:
+                calls.setdefault((place, _size(choice)), partial(supernet.advance, features, place, choice))
             features = supernet.advance(features, place, first)
+        whole, *parts = _rounds([partial(supernet, images, uniform), *calls.values()], device, repeats)
+    medians = dict(zip(calls, map(statistics.median, parts), strict=True))
+    blocks = [
+        {format_block(choice): medians[place, _size(choice)] for choice in options}
+        for place, options in enumerate(choices)
+    ]
     return LatencyTable(
         device=device_name(device),
         batch_size=len(images),
         image_size=(images.shape[2], images.shape[3]),
-        rest_ms=total - sum(times[format_block(first)] for times, first in zip(blocks, uniform.blocks(), strict=True)),
+        rest_ms=statistics.median(whole)
+        - sum(times[format_block(first)] for times, first in zip(blocks, uniform.blocks(), strict=True)),
         blocks_ms=tuple(blocks),
+        resolution_ms=_resolution_ms(whole),
     )
+
+
+def _size(choice: Block) -> Block:
+    """The choice without its slicing."""
+    return choice._replace(rows=1, columns=1) if choice.scans else choice
+
+
+def _rounds(calls: Sequence[Callable[[], object]], device: torch.device, repeats: int) -> list[list[float]]:
+    """Milliseconds of each call in each round, after one round to warm up."""
+    times: list[list[float]] = [[] for _ in calls]
+    for turn in range(repeats + 1):
+        for call, of_call in zip(calls, times, strict=True):
+            _wait(device)
+            started = time.perf_counter()
+            call()
+            _wait(device)
+            if turn:
+                of_call.append(1000 * (time.perf_counter() - started))
+    return times
+
+
+def _resolution_ms(times: Sequence[float]) -> float:
+    """Half the 95 % interval of the difference of two medians of as many timings, from the spread of these."""
+    if len(times) < 2:
+        return 0.0
+    of_median = math.sqrt(math.pi / 2) * statistics.stdev(times) / math.sqrt(len(times))
+    return 1.96 * math.sqrt(2) * of_median
 
 
 def device_name(device: torch.device) -> str:

@@ -32,6 +32,45 @@ def pareto_mask(losses: Losses) -> npt.NDArray[np.bool_]:
     return np.asarray(moocore.is_nondominated(losses, keep_weakly=True), dtype=bool)
 
 
+def measurable_front(losses: Losses, resolution: Losses) -> npt.NDArray[np.bool_]:
+    """Which rows of a front are better than each other by more than can be told from chance.
+
+    A row covers another that is in no column better than it by more than the resolution of the two (ε-dominance,
+    Laumanns et al. 2002). The cheapest in the columns without noise come first, then the best; a row joins unless a
+    member covers it. So every row is covered by a member, no member by another, and what costs more must be measurably
+    better for it. With noise in more than one column, members that a later one covers are taken out again.
+
+    Args:
+        losses: (n, objectives), finite.
+        resolution: (n, n, objectives), symmetric: differences of two rows up to this are none. 0 where there is no
+            noise.
+
+    Returns:
+        (n,) mask.
+    """
+    _check_finite(losses)
+    if not len(losses):
+        return np.ones(0, dtype=bool)
+    better = losses[:, None] < losses[None] - resolution  # (i, j, objective): i is measurably better than j
+    covers = np.logical_not(np.any(better, axis=2)).T  # (i, j): j is better than i nowhere
+    members: list[int] = []
+    for row in _cheapest_first(losses, resolution):
+        if not covers[members, row].any():
+            members = [member for member in members if not covers[row, member]] + [row]
+    mask = np.zeros(len(losses), dtype=bool)
+    mask[members] = True
+    return mask
+
+
+def _cheapest_first(losses: Losses, resolution: Losses) -> list[int]:
+    """Rows by their sum in the columns without noise, each as a share of its span, then by that in the others."""
+    noisy = (resolution > 0).any(axis=(0, 1))
+    span = np.ptp(losses, axis=0)
+    shares = (losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0)
+    exact, others = shares[:, ~noisy].sum(axis=1), shares[:, noisy].sum(axis=1)
+    return [int(row) for row in np.lexsort((np.arange(len(losses)), others, exact))]
+
+
 def nondominated_ranks(losses: Losses, violations: Losses | None = None) -> npt.NDArray[np.int64]:
     """Number of the front that each row is of: 0 for the rows that none dominates, 1 for those that are left …
 

@@ -22,7 +22,12 @@ FRONT, TRIALS, RANDOM, FIXED = "#d55e00", "#0072b2", "#999999", "#009e73"
 
 
 def plot_pareto(
-    path: Path, trials: Sequence[Trial], objectives: Sequence[str], *, random: Sequence[Trial] = ()
+    path: Path,
+    trials: Sequence[Trial],
+    objectives: Sequence[str],
+    *,
+    random: Sequence[Trial] = (),
+    front: Sequence[Trial] | None = None,
 ) -> None:
     """Writes a picture of all completed trials, a panel for each further objective against the first.
 
@@ -32,18 +37,19 @@ def plot_pareto(
     Args:
         path: PNG to write.
         trials: of the search. random: of the random search at equal budget, if there was one.
+        front: the frontier; what is Pareto-optimal by its figures when None.
     """
     done = [trial for trial in trials if trial.state is TrialState.COMPLETED]
     others = [trial for trial in random if trial.state is TrialState.COMPLETED]
     first, *rest = objectives
     figure = Figure(figsize=(5.6 * max(1, len(rest)) + 1.6, 4.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, max(1, len(rest))))
-    front = {trial.number for trial in pareto_front(done, tuple(objectives))}
-    on_front = np.array([trial.number in front for trial in done], dtype=bool)
+    members = {trial.number for trial in (pareto_front(done, tuple(objectives)) if front is None else front)}
+    on_front = np.array([trial.number in members for trial in done], dtype=bool)
     for axes, other in zip(panels, rest or ["number"], strict=True):
         _panel(axes, done, on_front, others, other, first)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)  # covers no point
-    figure.suptitle(f"{len(done)} slicings evaluated, {int(on_front.sum())} Pareto-optimal")
+    figure.suptitle(f"{len(done)} slicings evaluated, {int(on_front.sum())} on the frontier")
     figure.savefig(path, dpi=150)
 
 

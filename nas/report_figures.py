@@ -78,6 +78,7 @@ def front_figure(
     *,
     intervals: Mapping[int, Mapping[str, Mapping[str, float]]],
     generation: int | None = None,
+    front: Sequence[Trial] | None = None,
 ) -> Spec:
     """All candidates in the plane of the first objective (y) and ``x``, and the front over all objectives.
 
@@ -85,6 +86,7 @@ def front_figure(
         x: another objective, or ``number``, the place in the search.
         intervals: of the front's members by trial number and metric, from the audit; may be empty.
         generation: evaluations between two stops of the slider.
+        front: of the finished search, the best first; of the stops before, what is Pareto-optimal by its figures.
     """
     done, others, y = completed(trials), completed(random), objectives[0]
 
@@ -119,19 +121,20 @@ def front_figure(
             data[-1]["x"] = [place[t.number] for t in fixed]
     steps: list[Spec] = []
     for count in steps_of(len(done), generation):
-        members = pareto_front(done[:count], tuple(objectives))
+        at_the_end = front is not None and count == len(done)
+        members = list(front or ()) if at_the_end else pareto_front(done[:count], tuple(objectives))
         shown = points(members) | {"x": [place[t.number] for t in members]} if x == "number" else points(members)
         bars = {f"error_{axis}": _bars(members, name, intervals) for axis, name in (("x", x), ("y", y))}
         fields = {key: shown[key] for key in ("x", "y", "text")} | bars | {"marker": _rings(len(members))}
         steps.append({"label": f"{count} evaluations", "count": count, "fields": fields})
     if steps:
-        front: Spec = {
+        ringed: Spec = {
             "name": "Pareto-optimal",
             "type": "scatter",
             "mode": "markers",
             "hoverinfo": "text",
         }
-        data.append({**front, **steps[-1]["fields"], "meta": "stepped"})
+        data.append({**ringed, **steps[-1]["fields"], "meta": "stepped"})
     labels = ("evaluation", OBJECTIVES[y].heading) if x == "number" else (OBJECTIVES[x].heading, OBJECTIVES[y].heading)
     return {"data": data, "layout": layout_of(*labels), "steps": steps}
 

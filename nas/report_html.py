@@ -113,7 +113,7 @@ def render_report(source: ReportInput) -> str:
 
 def _context(source: ReportInput) -> dict[str, Any]:
     objectives = tuple(source.job["search"]["objectives"])
-    front = pareto_front(list(source.trials), objectives)
+    front = front_members(source)
     metric = primary_metric(objectives)
     return {
         "name": source.job["name"],
@@ -135,6 +135,14 @@ def _context(source: ReportInput) -> dict[str, Any]:
         "written_at": source.written_at,
         "num_trials": len(source.trials),
     }
+
+
+def front_members(source: ReportInput) -> list[Trial]:
+    """Trials of the frontier that the run has measured, the best first; those Pareto-optimal by figures without one."""
+    numbers = [row["number"] for row in source.result.get("pareto", ())] if "front" in source.result else []
+    by_number = {trial.number: trial for trial in source.trials}
+    found = [by_number[number] for number in numbers if number in by_number]
+    return found or pareto_front(list(source.trials), tuple(source.job["search"]["objectives"]))
 
 
 def _tiles(source: ReportInput, front: list[Trial], objectives: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -171,7 +179,10 @@ def _tiles(source: ReportInput, front: list[Trial], objectives: Sequence[str]) -
 
 def _front_rows(source: ReportInput, front: list[Trial]) -> list[dict[str, Any]]:
     members = {row["number"]: row for row in (source.audit or {}).get("front", {}).get("members", [])}
-    return [{"trial": trial, "audit": members.get(trial.number)} for trial in front]
+    told = {row["number"]: row for row in source.result.get("pareto", ())}
+    return [
+        {"trial": t, "audit": members.get(t.number), "ties": told.get(t.number, {}).get("tied_with", ())} for t in front
+    ]
 
 
 def _figures(source: ReportInput, front: list[Trial], objectives: Sequence[str], metric: str) -> list[Figure]:
@@ -200,21 +211,28 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
     generation = search["population_size"] if search["searcher"] in _GENERATIONS else None
     done, random = completed(source.trials), completed(source.random)
     members = (source.audit or {}).get("front", {}).get("members", [])
-    intervals = {row["number"]: row["intervals"] for row in members}
+    intervals = {row["number"]: row.get("intervals", {}) for row in [*source.result.get("pareto", ()), *members]}
     best, first = front[0], OBJECTIVES[objectives[0]].title
     found = []
     for other in list(objectives[1:]) or ["number"]:
         against = "the course of the search" if other == "number" else OBJECTIVES[other].title
-        bars = " Bars: 95 % intervals over images or patients, if audited." if intervals else ""
+        bars = " Bars: 95 % intervals over images or patients." if intervals else ""
         found.append(
             Figure(
                 f"front-{other}",
                 figures.front_figure(
-                    source.trials, source.random, objectives, other, intervals=intervals, generation=generation
+                    source.trials,
+                    source.random,
+                    objectives,
+                    other,
+                    intervals=intervals,
+                    generation=generation,
+                    front=front,
                 ),
                 f"{first} and {against}.",
-                "Each mark is a slicing, scored with the supernet's weights on the search split; those that no other "
-                f"beats in all objectives are ringed, the best has a star.{bars} The slider goes back in the search.",
+                "Each mark is a slicing, scored with the supernet's weights on the search split; "
+                "ringed are those of the frontier, which no other measurably beats at their cost, and the best has a "
+                f"star.{bars} The slider goes back in the search.",
                 f"Scatter plot of {len(done)} slicings, {len(front)} of them Pareto-optimal; the best, trial "
                 f"{best.number}, has {first} {_number(best.metrics[objectives[0]])}.",
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from api.deps import AppParts, Parts, bad_token, page_token, read_page_token, wr
 from api.problems import not_found
 from api.routes.searches import BUSY_STUDY, UNKNOWN, PageSize, PageToken
 from api.schemas import Problem
+from cluster.run_folder import FRONT
 from nas.objectives import OBJECTIVES
 from nas.study import Trial, TrialState
 
@@ -170,7 +171,10 @@ def get_pareto(
     objectives: Objectives = None,
     study: Study = "search",
 ) -> schemas.Pareto:
-    """The Pareto frontier over the search's objectives, or any others that were measured."""
+    """The frontier over the search's objectives, or any others that were measured.
+
+    Over its own objectives, a search that has ended tells which members differ measurably, with intervals and ties.
+    """
     names = _objectives(parts, search_id, objectives)
     view = _view(parts, search_id, study)
     front = view.front(names).trials()
@@ -180,5 +184,22 @@ def get_pareto(
         measured=view.measured(),
         num_completed=view.num_completed,
         worker_seconds=view.worker_seconds,
-        trials=[schemas.Trial.model_validate(trial) for trial in front],
+        **_members(_measured(parts, search_id, study, names), view.trials, front),
     )
+
+
+def _measured(parts: Parts, search_id: str, study: str, names: tuple[str, ...]) -> Mapping[str, Any] | None:
+    """The frontier that the search has measured over just these objectives when it ended; None without one."""
+    folder = parts.service.run_folder(search_id)
+    found = folder.read_json(FRONT) if study == "search" and (folder.path / "result.json").exists() else None
+    return found if found is not None and tuple(found["objectives"]) == names else None
+
+
+def _members(measured: Mapping[str, Any] | None, trials: Sequence[Trial], front: Sequence[Trial]) -> dict[str, Any]:
+    if measured is None:
+        return {"trials": [trial.model_dump() for trial in front]}
+    members = [member for member in measured["members"] if member["number"] < len(trials)]
+    return {
+        "trials": [trials[member["number"]].model_dump() | member for member in members],
+        "sentence": measured["sentence"],
+    }

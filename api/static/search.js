@@ -66,7 +66,9 @@ export function searchPage(main, live, id) {
     const [trials, random, chosen, curve, baseline, { trials: [bestRandom], worker_seconds }] = await Promise.all([
       some("search"), some("random"), get(`${url}/pareto${query({ objectives: names })}`), get(`${url}/hypervolume`), get(`${url}/hypervolume?study=random`),
       get(`${url}/pareto${query({ study: "random", objectives: front.objectives.map((o) => o.name).join(",") })}`).catch(() => ({ trials: [], worker_seconds: 0 }))]);
-    plots.pareto(plot.pareto, { x, y, trials, front: chosen.trials, random, intervals: view.intervals }, (n) => { location.hash = `#/s/${id}/t/${n}`; });
+    const own = names === front.objectives.map((o) => o.name).join(",") ? front.trials : chosen.trials;
+    const intervals = { ...Object.fromEntries(front.trials.map((t) => [t.number, t.intervals])), ...view.intervals };
+    plots.pareto(plot.pareto, { x, y, trials, front: own, random, intervals }, (n) => { location.hash = `#/s/${id}/t/${n}`; });
     plots.hypervolume(plot.hypervolume, [{ name: "search", points: curve.points }, { name: "random", points: baseline.points }].filter((c) => c.points.length));
     plots.slicing(plot.slicing, front.trials);
     return { trials: { search: trials, random }, random: bestRandom, worked: front.worker_seconds + worker_seconds };
@@ -100,12 +102,13 @@ export function searchPage(main, live, id) {
 
   function trialRows(page, front) {
     const best = new Set(front.trials.map((t) => t.number));
+    const tied = new Set(front.trials.flatMap((t) => t.tied_with ?? []));
     const metrics = [...new Set([...front.objectives.map((o) => o.name), "seconds"])];
     const order = (name) => () => { view.sort = view.sort === `-${name}` ? name : `-${name}`; view.tokens = [null]; live.now(); };
     const sortable = (name, num = true) => ({ num, sorted: view.sort === name ? "ascending" : view.sort === `-${name}` ? "descending" : null, content: el("button", { type: "button", onclick: order(name) }, `${name} ${view.sort === name ? "▲" : view.sort === `-${name}` ? "▼" : ""}`) });
     const columns = [sortable("number"), { title: "State" }, ...metrics.map((m) => sortable(m)), { title: "Origin" }, { title: "Slicing" }];
     const rows = page.trials.map((t) => el("tr", {},
-      el("td", { className: "num" }, el("a", { href: `#/s/${id}/t/${t.number}` }, String(t.number)), best.has(t.number) ? " ★" : ""),
+      el("td", { className: "num" }, el("a", { href: `#/s/${id}/t/${t.number}` }, String(t.number)), best.has(t.number) ? " ★" : tied.has(t.number) ? " =" : ""),
       el("td", {}, chip(t.state), t.violation ? el("span", { className: "soft", title: `breaks the constraints by ${t.violation.toPrecision(2)} of their limits` }, " outside") : ""), metrics.map((m) => el("td", { className: "num" }, number(m === "seconds" ? t.seconds : t.metrics[m]))),
       el("td", {}, t.origin), el("td", { className: "slicing mono", title: t.architecture }, t.architecture)));
     if (!page.total && !view.state) return [el("h2", {}, "Trials (0)"), el("p", { className: "soft" }, "None yet: the supernet is trained first.")];
@@ -118,7 +121,7 @@ export function searchPage(main, live, id) {
       el("div", { className: "row pager" }, pages && [
         el("button", { disabled: view.tokens.length < 2, onclick: () => { view.tokens.pop(); live.now(); } }, "Back"),
         el("button", { disabled: !page.next_page_token, onclick: () => { view.tokens.push(page.next_page_token); live.now(); } }, "More")],
-        el("span", { className: "soft" }, "★ Pareto-optimal"))];
+        el("span", { className: "soft" }, `★ on the frontier${tied.size ? "   = tied with one of these: no measurable difference" : ""}`))];
   }
 
   live.every(3, refresh);

@@ -25,6 +25,7 @@ from cluster.audit_front import front_scores
 from cluster.audit_training import Training, _Trainings, plan_trainings
 from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.costs import device_hours, phase_seconds, search_costs
+from cluster.front import measure_front
 from cluster.local import stop_tree
 from cluster.report import write_report
 from cluster.run_folder import RunFolder
@@ -275,8 +276,9 @@ def test_random_search_that_never_met_the_constraints_costs_no_result(
     while (trial := session.ask()) is not None:
         session.tell(trial.number, dice(Architecture.parse(trial.architecture)))
     monkeypatch.setattr(results, "cluster_resources", dict)
-    result = results.searched(spec, finished, None, finished.path / "cache")
-    assert result["random"] == {"best": None, "pareto": []}
+    front = measure_front(spec, finished, find_trials(open_storage(finished.study_location), "search"))
+    result = results.searched(spec, finished, front, None, finished.path / "cache")
+    assert result["random"] == {"best": None, "pareto": [], "dominating": []}
     assert result["hypervolume"]["random"] == 0
     console = Console(record=True, width=160)
     print_summary(console, result)

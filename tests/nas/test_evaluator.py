@@ -140,7 +140,7 @@ def test_latency_is_that_of_the_asked_for_batch(
 ) -> None:
     seen = []
     monkeypatch.setattr(supernet, "forward", lambda images, architecture: seen.append((images.shape, architecture)))
-    config = SearchConfig(latency_batch_size=batch_size, latency_repeats=2)
+    config = SearchConfig(latency="measured", latency_batch_size=batch_size, latency_repeats=2)
     assert Evaluator(supernet, tiny_data, config).latency_ms(tiny_space.fixed()[1]) >= 0
     assert seen == [((batch_size, 3, 32, 40), tiny_space.fixed()[1])] * 3
 
@@ -156,19 +156,29 @@ def test_latency_from_the_table_is_the_sum_of_its_blocks(
     assert metrics["latency_ms"] == 0.5 + (0 + 11 + 22 + 33 + 40 + 51)
 
 
-def test_measured_table_has_every_block_and_choice_and_adds_up_to_the_first(
+def test_measured_table_times_each_size_of_each_block_in_rounds(
     supernet: Supernet, tiny_space: SearchSpace, tiny_data: SegmentationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each call takes as long as a clock that runs ever faster says: nothing is timed twice or left out."""
+    """By a clock that runs ever faster, so that each timing is longer than the one before: of three rounds, the middle
+    one has the medians. Slicings of one size share a figure."""
     clock = iter(range(10_000))
     monkeypatch.setattr("time.perf_counter", lambda: float(next(clock) ** 2))
-    config = SearchConfig(objectives=("dice", "latency_ms"), latency="table", latency_repeats=1, latency_batch_size=2)
+    config = SearchConfig(objectives=("dice", "latency_ms"), latency="table", latency_repeats=3, latency_batch_size=2)
     table = Evaluator(supernet, tiny_data, config).measure_latencies()
     assert [list(times) for times in table.blocks_ms] == [["2x2", "2x4", "4x2", "4x4"]] * 6
     assert (table.batch_size, table.image_size) == (2, (32, 40))
-    assert table.latency_ms(tiny_space.fixed()[0]) == pytest.approx(1000.0), "the first call timed: from 0 to 1"
-    later = [ms for times in table.blocks_ms for ms in times.values()]
-    assert later == sorted(later)
+    calls = 1 + 6  # the whole network, and one size of each of six blocks
+
+    def timed(call: int) -> float:
+        """In the second of the timed rounds; two looks at the clock a call, in the round to warm up one."""
+        before = calls + 2 * (calls + call)
+        return 1000.0 * ((before + 1) ** 2 - before**2)
+
+    assert [times["2x2"] for times in table.blocks_ms] == [timed(1 + block) for block in range(6)]
+    assert all(len(set(times.values())) == 1 for times in table.blocks_ms)
+    for architecture in (*tiny_space.fixed(), tiny_space.decode([0, 1, 2, 3, 0, 1])):
+        assert table.latency_ms(architecture) == pytest.approx(timed(0)), "equal cost, equal latency"
+    assert table.resolution_ms > 0
     assert LatencyTable.model_validate_json(table.model_dump_json()) == table
 
 
