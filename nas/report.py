@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from nas.objectives import OBJECTIVES, loss_matrix
+from nas.objectives import OBJECTIVES, format_count, loss_matrix
 from nas.pareto import pareto_mask
 from nas.report_choices import stage_names
 from nas.space import SearchSpace
@@ -49,7 +49,7 @@ def plot_pareto(
     for axes, other in zip(panels, rest or ["number"], strict=True):
         _panel(axes, done, on_front, others, other, first)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)  # covers no point
-    figure.suptitle(f"{len(done)} slicings evaluated, {int(on_front.sum())} on the frontier")
+    figure.suptitle(f"{len(done)} networks evaluated, {int(on_front.sum())} on the frontier")
     figure.savefig(path, dpi=150)
 
 
@@ -76,11 +76,9 @@ def _panel(
         axes.scatter(values(outside, x), values(outside, y), label="outside the constraints", **look)
     if fixed:
         axes.scatter(values(fixed, x), values(fixed, y), s=52, c=FIXED, marker="s", label="fixed slicing", zorder=3)
-    for trial in fixed:
-        label = format_block(next(Architecture.parse(trial.architecture).blocks()))
-        axes.annotate(
-            label, (values([trial], x)[0], values([trial], y)[0]), xytext=(6, 5), textcoords="offset points", fontsize=8
-        )
+    for (left, height), names in _together(values(fixed, x), values(fixed, y), fixed).items():
+        label = ", ".join(names)
+        axes.annotate(label, (left, height), xytext=(0, 8), textcoords="offset points", fontsize=8, ha="center")
     if x != "number" and front:
         _join(axes, front, x, y)
     axes.scatter(
@@ -89,9 +87,22 @@ def _panel(
     best = sorted(front, key=lambda trial: loss_matrix([trial.metrics], [y])[0, 0])[:1]
     axes.scatter(values(best, x), values(best, y), s=150, c=FRONT, marker="*", label="best", zorder=5)
     axes.ticklabel_format(useOffset=False)
+    for name, axis in ((x, axes.xaxis), (y, axes.yaxis)):
+        if name in OBJECTIVES and OBJECTIVES[name].unit == "count":  # 300 M, not 3.0 and 1e8 at the end of the axis
+            axis.set_major_formatter(lambda value, _: format_count(value))
     axes.set_xlabel("trial" if x == "number" else _title(x))
     axes.set_ylabel(_title(y))
     axes.grid(alpha=0.25)
+
+
+def _together(xs: list[float], ys: list[float], fixed: list[Trial]) -> dict[tuple[float, float], list[str]]:
+    """Names of the fixed networks by where they are drawn; those that lie on one spot share it."""
+    found: dict[tuple[float, float], list[str]] = {}
+    near = [0.02 * (max(of) - min(of)) for of in (xs, ys)] if fixed else []
+    for x, y, trial in zip(xs, ys, fixed, strict=True):
+        spots = [spot for spot in found if abs(spot[0] - x) <= near[0] and abs(spot[1] - y) <= near[1]]
+        found.setdefault(spots[0] if spots else (x, y), []).append(Architecture.parse(trial.architecture).fixed_name)
+    return found
 
 
 def _join(axes: Axes, front: list[Trial], x: str, y: str) -> None:
@@ -132,8 +143,8 @@ def plot_slicing(path: Path, front: Sequence[Trial], space: SearchSpace) -> None
     axes.set_yticks(range(len(space.choices)), [format_block(size) for size in space.choices])
     axes.set_xticks(range(space.num_blocks), [str(i) for i in range(1, space.num_blocks + 1)], fontsize=8)
     axes.set_xlabel("block")
-    axes.set_ylabel("slice size")
-    axes.set_title("Slicing of the best (framed)", pad=22)
+    axes.set_ylabel("choice")
+    axes.set_title("What the best takes (framed)", pad=22)
     figure.colorbar(image, ax=axes, label=f"share of the {len(front)} Pareto-optimal", fraction=0.03, pad=0.02)
     figure.savefig(path, dpi=150)
 
