@@ -6,7 +6,7 @@ DATA   ?=
 OUT    ?= demo-output
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup setup-dev demo test test-gpu chaos lint types docs bench bench-gpu serve wheel docker clean
+.PHONY: setup setup-dev demo test test-quick test-gpu chaos lint types docs bench bench-gpu serve wheel docker clean
 
 # The stamp files say which extras are installed, so a second `make` installs nothing.
 $(VENV)/.setup: pyproject.toml setup.py constraints.txt
@@ -25,8 +25,16 @@ setup-dev: $(VENV)/.setup-dev
 demo: setup
 	$(BIN)/slicemamba demo --out $(OUT) $(if $(DATA),--data $(DATA))
 
+# A file's tests stay together, as they share what is costly; those that start a Ray come first (tests/conftest.py).
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: setup-dev
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	$(PYTEST) -m "not slow and not gpu" $(ARGS)
+
+# For the work in between.
+test-quick: setup-dev
+	$(PYTEST) -m "not slow and not gpu and not ray and not e2e and not long" $(ARGS)
 
 test-gpu: setup-dev
 	$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -123,7 +123,7 @@ class _Listener:
         """Whether there is news since ``forget``; False after some time without."""
         try:
             await asyncio.wait_for(self._news.wait(), KEEPALIVE_SECONDS)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return False
         return True
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(job, name="job", rich_help_panel=SERVICE)
 
 
-class Init(str, Enum):
+class Init(StrEnum):
     """From what weights a trial is retrained."""
 
     search = "search"
@@ -62,7 +62,7 @@ class Init(str, Enum):
     supernet = "supernet"
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """What an export holds."""
 
     bundle = "bundle"

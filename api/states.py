@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class SearchState(str, Enum):
+class SearchState(StrEnum):
     """Where a search is. PAUSED: its job is stopped, or being stopped, until somebody resumes it."""
 
     QUEUED = "QUEUED"

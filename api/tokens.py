@@ -12,7 +12,7 @@ import logging
 import secrets
 from collections.abc import Sequence
 from datetime import timedelta
-from enum import Enum
+from enum import StrEnum
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,7 +27,7 @@ _PREFIX = "smt"
 _USED_EVERY = timedelta(minutes=1)  # a row is not written with every request
 
 
-class Scope(str, Enum):
+class Scope(StrEnum):
     """What a token's holder may do; each includes those before it.
 
     ``read`` sees everything, ``submit`` starts, stops and extends searches, ``admin`` deletes them.

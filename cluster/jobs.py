@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ _PASSING = ("408", "425", "429")  # of something before the job server that is b
 RUN_ENVIRONMENT = {**ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
 
 
-class JobState(str, Enum):
+class JobState(StrEnum):
     """Ray's own status of a job."""
 
     PENDING = "PENDING"

@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
-from enum import Enum
+from enum import StrEnum
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,7 +44,7 @@ _WRITER = "writer"
 _MEND_BYTES = 1 << 16
 
 
-class TrialState(str, Enum):
+class TrialState(StrEnum):
     """RUNNING trials of a dead process are evaluated again; INFEASIBLE ones gave values that are not finite.
 
     PRUNED ones were given up by racing: no result, as they have not seen all images.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +46,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 BROKEN_FILES = 3  # exit code: some of many files gave no mask
 
 
-class PredictMode(str, Enum):
+class PredictMode(StrEnum):
     """How an image is brought to the network's size (slicemamba.evaluation.inference)."""
 
     resize = "resize"

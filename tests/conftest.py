@@ -7,6 +7,8 @@ import secrets
 
 # Idle OpenMP threads that spin take the cores from one another; it must be set before torch starts them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core of its own, and so have the processes it starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray reads them once in a process, so all heads that tests start ask for this one token.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -28,6 +30,9 @@ torch.set_num_threads(min(4, torch.get_num_threads()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The longest first, so that no worker begins one of them when the others are done.
+    with_ray = {item.path for item in items if "ray" in item.keywords}
+    items.sort(key=lambda item: item.path not in with_ray)
     if torch.cuda.is_available():
         return
     for item in items:

@@ -32,6 +32,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page_holds(page: Path, copy: Path) -> None:
     checked = 0

@@ -47,12 +47,14 @@ def run_python(*arguments, **environment):
 
 
 @needs_triton
+@pytest.mark.long
 def test_agrees_with_the_reference_in_the_interpreter():
     options = ("-q", "-p", "no:cacheprovider", "-o", "timeout=300")
     run_python("-m", "pytest", *options, INTERPRETED, TRITON_INTERPRET="1", SLICEMAMBA_SCAN="triton")
 
 
 @needs_triton
+@pytest.mark.long
 @pytest.mark.parametrize(("stages", "kernels"), [("ends", 16), pytest.param("all", 32, marks=pytest.mark.slow)])
 def test_stages_compile_and_keep_their_state_in_registers(stages, kernels, tmp_path, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
