@@ -195,6 +195,7 @@ def _conclude(
     if not audit["retrained"]:
         raise RunFailedError("no network could be trained for the audit")
     audit = conclude(job, run, folder, settings, audit)
+    folder.check_lease()
     run.write_json("audit.json", audit)
     write_report(run)
     return audit

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from cluster.config import SearchJob
+from cluster.config import SearchJob, SearchWorkers
 from cluster.run_folder import RunFolder
-from cluster.workers import run_on_worker
+from cluster.workers import device_for, run_on_worker
 from nas.audit import counted, front_intervals, primary_metric
 from nas.study import Trial
 from slicemamba.architecture import Architecture
@@ -36,8 +35,9 @@ def front_scores(
     missing = [trial for trial in front if not run.counts_path("search", trial.number).exists()]
     if missing:
         todo = [(trial.architecture, run.counts_path("search", trial.number)) for trial in missing]
-        given = (job.data, run.path / "supernet", todo, folder.path, cache_dir, job.search.batch_size)
-        run_on_worker(_count_candidates, job.resources.search, "audit front", *given)
+        workers = job.resources.search
+        given = (workers, job.data, run.path / "supernet", todo, folder.path, cache_dir, job.search.batch_size)
+        run_on_worker(_count_candidates, workers, "audit front", *given)
     primary = primary_metric(job.search.objectives)
     shown = list(dict.fromkeys([primary, *counted(job.search.objectives)]))
     found = [counts_by_name(run.counts_path("search", trial.number)) for trial in front]
@@ -59,6 +59,7 @@ def counts_by_name(path: Path) -> tuple[Counts, list[str]]:
 
 
 def _count_candidates(
+    workers: SearchWorkers,
     config: DataConfig,
     supernet_dir: Path,
     todo: list[tuple[str, Path]],
@@ -67,7 +68,7 @@ def _count_candidates(
     batch_size: int,
 ) -> None:
     """Evaluates candidates with the supernet and keeps the counts of each. A file that is there is whole."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for(workers)
     supernet = load_network(supernet_dir).to(device)
     assert isinstance(supernet, Supernet)
     data = load_split(config, "search", cache_dir)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +20,7 @@ from cluster.ray_train import retrain
 from cluster.room import live_nodes, num_fitting
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
-from cluster.workers import run_on_worker
+from cluster.workers import device_for, run_on_worker
 from nas.audit import (
     Estimate,
     difference,
@@ -38,6 +41,8 @@ from slicemamba.evaluation.scores import save_arrays
 from slicemamba.models.checkpoints import load_network
 
 SPLITS = ("search", "test")
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -137,15 +142,12 @@ class _Trainings:
         self._total = max(self._total, len(self._parts) + len(trainings) + more)
         for one in trainings:
             self._progress(one, 0.0, {})
-        pool = ThreadPoolExecutor(num_trainings_at_once(self._job.resources.train))
-        try:
-            found = list(pool.map(self._train, trainings))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        found = in_threads(self._train, trainings, num_trainings_at_once(self._job.resources.train))
         return {one: counts for one, counts in zip(trainings, found, strict=True) if counts is not None}
 
     def _train(self, one: Training) -> dict[str, Counts] | None:
         place = RunFolder(self._folder.path / "retrained" / f"{one.place:02d}")
+        place.lease = self._folder.lease  # the audit's driver is that of its trainings
         job = self._retrain_job(one)
         refuse_mixing(place.read_json("config.json"), job, place.path)
         place.write_json("config.json", job.model_dump(mode="json"))
@@ -156,8 +158,10 @@ class _Trainings:
             except RunFailedError as error:
                 self.failures[one.place] = str(error)
                 return None
-            given = (self._job.data, network, self._cache_dir, job.retrain.batch_size)
-            counts = run_on_worker(_count_splits, self._job.resources.train, "audit evaluate", *given)
+            workers = self._job.resources.train
+            given = (workers, self._job.data, network, self._cache_dir, job.retrain.batch_size)
+            counts = run_on_worker(_count_splits, workers, "audit evaluate", *given)
+            place.check_lease()
             save_arrays(scores, **counts)
         self._progress(one, 1.0, {})
         with np.load(scores, allow_pickle=False) as arrays:
@@ -208,13 +212,47 @@ class _Trainings:
         )
 
 
+def in_threads(function: Callable[[A], B], arguments: Sequence[A], num_threads: int) -> list[B]:
+    """``map`` by several threads, which raises the first error as soon as there is one, and begins nothing after it.
+
+    What others have begun by then does not keep the process from ending, unlike threads of concurrent.futures.
+    """
+    waiting = deque(enumerate(arguments))
+    ended: SimpleQueue[tuple[int, B] | BaseException] = SimpleQueue()
+
+    def work() -> None:
+        with suppress(IndexError):  # nothing waits any more
+            while True:
+                place, argument = waiting.popleft()
+                try:
+                    ended.put((place, function(argument)))
+                except BaseException as error:
+                    ended.put(error)
+                    return
+
+    for _ in range(min(num_threads, len(arguments))):
+        threading.Thread(target=work, daemon=True).start()
+    found: dict[int, B] = {}
+    try:
+        while len(found) < len(arguments):
+            outcome = ended.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            found[outcome[0]] = outcome[1]
+    finally:
+        waiting.clear()
+    return [found[place] for place in range(len(arguments))]
+
+
 def num_trainings_at_once(workers: TrainWorkers) -> int:
     """How many trainings the cluster has room for now; at least one, which then waits for room."""
     return max(1, num_fitting(workers, live_nodes()) // workers.num_workers)
 
 
-def _count_splits(config: DataConfig, folder: Path, cache_dir: Path, batch_size: int) -> dict[str, Counts]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _count_splits(
+    workers: TrainWorkers, config: DataConfig, folder: Path, cache_dir: Path, batch_size: int
+) -> dict[str, Counts]:
+    device = device_for(workers)
     network = load_network(folder).to(device)
     counts = {}
     for split in SPLITS:

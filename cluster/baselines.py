@@ -21,7 +21,7 @@ from cluster.initial import build_network
 from cluster.ray_train import retrain
 from cluster.run_folder import RunFolder, RunStatus
 from cluster.status import StatusWriter
-from cluster.workers import run_on_worker
+from cluster.workers import device_for, run_on_worker
 from slicemamba.architecture import Architecture
 from slicemamba.config import TrainConfig
 from slicemamba.data.base import load_split
@@ -37,7 +37,8 @@ def train(job: SearchJob, run: RunFolder, winner: Architecture, cache_dir: Path)
     run.emit("phase", phase="baselines")
     seconds = _step_seconds(job, run, winner)
     jobs = {name: _retrain_job(job, name, _as_long(job.retrain, seconds, name)) for name in job.baselines}
-    a_epoch = steps_per_epoch(len(load_split(job.data, "train", cache_dir)), job.retrain.batch_size)
+    num_images, num_workers = len(load_split(job.data, "train", cache_dir)), job.resources.train.num_workers
+    a_epoch = steps_per_epoch(num_images, job.retrain.batch_size, num_workers)
     total = sum(one.retrain.epochs for one in jobs.values()) * a_epoch
     done: dict[str, int] = {}
     for name, one in jobs.items():
@@ -49,7 +50,9 @@ def train(job: SearchJob, run: RunFolder, winner: Architecture, cache_dir: Path)
             shown = {"done": sum(done.values()), "total": total, "unit": "steps", "metrics": metrics}
             run.emit("progress", phase="baselines", **shown)
 
-        _train_one(one, results.place_of_baseline(run, name), cache_dir, tell)
+        place = results.place_of_baseline(run, name)
+        place.lease = run.lease  # the run's driver is that of its baselines
+        _train_one(one, place, cache_dir, tell)
 
 
 def _train_one(job: RetrainJob, place: RunFolder, cache_dir: Path, tell: Any) -> None:
@@ -106,7 +109,7 @@ def _step_seconds(job: SearchJob, run: RunFolder, winner: Architecture) -> dict[
 def _measure_steps(job: SearchJob, winner: str) -> dict[str, float]:
     """On a worker: the shortest of some steps of each network, taken in turns, so that all meet the same machine."""
     assert job.retrain is not None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for(job.resources.train)
     networks = {"winner": build_network(job, Architecture.parse(winner))}
     networks |= {name: build_network(_retrain_job(job, name, job.retrain), None) for name in job.baselines}
     size = job.retrain.batch_size // (job.resources.train.num_workers * job.retrain.accumulate_steps)

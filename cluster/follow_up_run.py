@@ -151,8 +151,7 @@ def _draw_predictions(
     search: SearchJob, job: FiguresJob, run: Path, folder: Path, cache_dir: Path
 ) -> list[dict[str, Any]]:
     """Writes the pictures and ``figures.json``, the worst image first."""
-    import torch
-
+    from cluster.workers import device_for
     from slicemamba.data.base import load_split
     from slicemamba.evaluation.evaluate import evaluate
     from slicemamba.evaluation.figures import save_predictions
@@ -160,7 +159,7 @@ def _draw_predictions(
     from slicemamba.models.checkpoints import load_network
     from slicemamba.models.supernet import Supernet
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for(search.resources.search)
     supernet, architecture = load_network(run / "supernet").to(device), Architecture.parse(job.architecture)
     assert isinstance(supernet, Supernet)
     place = RunFolder(folder)

@@ -3,8 +3,9 @@
 A lease is a file ``<run>/.driver/lease-<number>``. Whoever holds it touches it every few seconds. A driver that is
 known to be dead, or that has not touched its file for a while, is followed by one that makes the file with the next
 number, which the file system lets one process alone do, and removes the former file. The former driver, should it come
-back, finds its file gone. This needs no clocks that agree and no locks, and holds on NFS: a waiting driver goes by
-whether the file's time changes, not by what it is, and a file that is opened there is looked up afresh.
+back, finds its file gone. A released lease keeps its file, beside which ``released-<number>`` says so: a number is
+never taken twice. This needs no clocks that agree and no locks, and holds on NFS: a waiting driver goes by whether the
+file's time changes, not by what it is, and a file that is opened there is looked up afresh.
 """
 
 from __future__ import annotations
@@ -99,8 +100,18 @@ class Lease:
     def owner(self) -> str:
         return self._holder.owner
 
+    @property
+    def run_path(self) -> Path:
+        """The folder that the lease is of."""
+        return self._path.parent.parent
+
     def check(self) -> None:
-        """Raises FencedError when another driver has taken over, OSError when the folder cannot be read."""
+        """Raises FencedError when it was released or another driver has taken over, OSError when it cannot be read."""
+        if self._released.is_set():
+            raise FencedError(f"this driver has given {self.run_path} back and writes nothing more")
+        self._check_file()
+
+    def _check_file(self) -> None:
         try:
             found = self._path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -112,13 +123,14 @@ class Lease:
         """Lets the next driver take over at once."""
         self._released.set()
         self._thread.join()
-        with contextlib.suppress(OSError):  # lost or out of reach: there is nothing to give back
-            self._path.replace(self._path.with_name(self._path.name.replace(_LEASE, _RELEASED)))
+        with contextlib.suppress(OSError, FencedError):  # lost or out of reach: there is nothing to give back
+            self._check_file()
+            os.link(self._path, _release_of(self._path))
 
     def _renew(self) -> None:
         while not self._released.wait(RENEW_SECONDS):
             try:
-                self.check()
+                self._check_file()
                 os.utime(self._path)
             except (FencedError, FileNotFoundError):
                 os.kill(os.getpid(), signal.SIGINT)
@@ -131,10 +143,11 @@ class DriversLease:
     """The lease of the driver that a worker works for, to look at from that worker.
 
     Args:
-        run_path: the run's folder, as the worker sees it. owner: of the lease that the driver held when it began.
+        run_path: the folder that the lease is of, as the worker sees it. owner: of the lease when the driver began.
     """
 
     def __init__(self, run_path: Path, owner: str) -> None:
+        self.run_path = run_path
         self._folder = run_path / FOLDER
         self.owner = owner
 
@@ -168,11 +181,15 @@ def acquire(run_path: Path) -> Lease:
             continue  # it has changed hands meanwhile
         lost_by = _silent(file)
         target = folder / f"{_LEASE}{number + 1:08d}"
-        if _make(target, me):
-            for older in folder.iterdir():  # only now may work begin: what lost its file is fenced
-                if older.name.startswith((_LEASE, _RELEASED)) and _number(older) <= number:
-                    older.unlink(missing_ok=True)
-            return Lease(target, me, lost_by)
+        if not _make(target, me):
+            continue
+        if _newest(folder)[0] > number + 1:  # others have held that number and a later one since the look
+            target.unlink(missing_ok=True)
+            continue
+        for older in folder.iterdir():  # only now may work begin: what lost its file is fenced
+            if older.name.startswith((_LEASE, _RELEASED)) and _number(older) <= number:
+                older.unlink(missing_ok=True)
+        return Lease(target, me, lost_by)
 
 
 @contextmanager
@@ -208,12 +225,13 @@ def _free(file: Path, run_path: Path) -> bool:
     """
     if file.name.startswith(_RELEASED):
         return True
+    released = _release_of(file)
     try:
         holder, touched = _holder(file), file.stat().st_mtime_ns
         if holder is None or not holder.surely_dead():
             print(f"looking for up to {EXPIRE_SECONDS:g} s whether {holder} still runs {run_path}", file=sys.stderr)
         for _ in range(math.ceil(EXPIRE_SECONDS / _POLL_SECONDS)):
-            if holder is not None and holder.surely_dead():
+            if released.exists() or (holder is not None and holder.surely_dead()):
                 return True
             time.sleep(_POLL_SECONDS)
             with file.open("rb") as opened:  # opened, as NFS then asks the server
@@ -226,12 +244,17 @@ def _free(file: Path, run_path: Path) -> bool:
 
 def _silent(file: Path | None) -> Holder | None:
     """Who has left a free lease without releasing it."""
-    if file is None or file.name.startswith(_RELEASED):
+    if file is None or file.name.startswith(_RELEASED) or _release_of(file).exists():
         return None
     try:
         return _holder(file)
-    except FileNotFoundError:  # it has come back and has released it, or another was faster
+    except FileNotFoundError:  # another was faster
         return None
+
+
+def _release_of(file: Path) -> Path:
+    """The file that says that a lease is released."""
+    return file.with_name(file.name.replace(_LEASE, _RELEASED))
 
 
 def _make(target: Path, holder: Holder) -> bool:
@@ -248,9 +271,9 @@ def _make(target: Path, holder: Holder) -> bool:
 
 
 def _newest(folder: Path) -> tuple[int, Path | None]:
-    """Number and file of the latest lease; (0, None) where there was none yet."""
+    """Number and file of the latest lease, that which says it is released where there is one; (0, None) before any."""
     files = [file for file in folder.iterdir() if file.name.startswith((_LEASE, _RELEASED))]
-    latest = max(files, key=_number, default=None)
+    latest = max(files, key=lambda file: (_number(file), file.name.startswith(_RELEASED)), default=None)
     return (0, None) if latest is None else (_number(latest), latest)
 
 

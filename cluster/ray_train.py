@@ -36,7 +36,6 @@ from slicemamba.architecture import Architecture
 from slicemamba.config import TrainConfig
 from slicemamba.data.base import SegmentationData, load_split
 from slicemamba.errors import RunFailedError
-from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.models.checkpoints import save_network
 from slicemamba.models.ensemble import SingleNetwork
 from slicemamba.models.initialise import initialise
@@ -45,6 +44,7 @@ from slicemamba.training.learning import LearningWatch
 from slicemamba.training.logs import TensorBoardLog
 from slicemamba.training.seeds import generator_for
 from slicemamba.training.trainer import EpochReport, State, fit, steps_per_epoch, trained_weights
+from slicemamba.training.validation import shared_scores
 
 _STATE = "state.pt"
 _PROGRESS_SECONDS = 0.5
@@ -94,6 +94,7 @@ def _train(
     network = build_network(job, architecture)
     network.load_state_dict(trained_weights(state))
     target = run.path / ("supernet" if isinstance(network, Supernet) else "retrained")
+    run.check_lease()
     plot_trainings(run)
     save_network(target, network, job.data)
     return target
@@ -121,7 +122,7 @@ def run_workers(
         RunFailedError: the workers failed, again and again.
     """
     workers = job.resources.train
-    total = settings.epochs * steps_per_epoch(num_samples, settings.batch_size)
+    total = settings.epochs * steps_per_epoch(num_samples, settings.batch_size, workers.num_workers)
     run.emit("progress", phase=phase, done=0, total=total, unit="steps", metrics={})
     trainer = partial(
         TorchTrainer,
@@ -129,7 +130,7 @@ def run_workers(
         train_loop_config={
             "job": job.model_dump(mode="json"),
             "run": str(run.path),
-            "driver": None if run.lease is None else run.lease.owner,
+            "driver": None if run.lease is None else [str(run.lease.run_path), run.lease.owner],
             "phase": phase,
             **more,
         },
@@ -228,7 +229,8 @@ def workers_folder(config: dict[str, Any]) -> RunFolder:
     """The run's folder for a worker, which stops reporting and leaving checkpoints once its driver has lost the run."""
     run = RunFolder(Path(config["run"]))
     if config["driver"] is not None:
-        run.lease = DriversLease(run.path, config["driver"])
+        folder, owner = config["driver"]
+        run.lease = DriversLease(Path(folder), owner)
     return run
 
 
@@ -257,12 +259,7 @@ def _validator(
         assert not isinstance(job, RetrainJob)
         fixed = validation_architectures(job.search_space, job.supernet.num_val_architectures, settings.seed)
         return lambda: mean_scores(network, fixed, val, settings.batch_size)
-
-    def scores() -> dict[str, float]:
-        scored = evaluate(network, val, batch_size=settings.batch_size, device=device, with_hd95=False)
-        return {name: scored.metrics[name] for name in ("dice", "miou")}
-
-    return scores
+    return lambda: shared_scores(network, val, batch_size=settings.batch_size, device=device)
 
 
 def load_checkpoint(checkpoint: Checkpoint | None) -> State | None:

@@ -10,15 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob
+from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob, TrainWorkers
 from cluster.connect import cluster_resources
 from cluster.history import training_history
 from cluster.ray_train import path_sampler
 from cluster.run_folder import RunFolder
 from cluster.scan_use import scan_use
-from cluster.workers import run_on_worker
+from cluster.workers import device_for, run_on_worker
 from nas.front import MeasuredFront, as_rows
 from nas.objectives import format_count, loss_matrix
 from nas.pareto import hypervolume
@@ -270,16 +268,23 @@ def scores_of(
     image are left in ``<run>/scores/<split>.npz``.
     """
     run.emit("phase", phase="evaluate")
-    given = (job.data, folder, run.path, cache_dir, batch_size, tuple(splits))
-    return run_on_worker(_evaluate_network, job.resources.train, "evaluate", *given)
+    workers = job.resources.train
+    given = (workers, job.data, folder, run.path, cache_dir, batch_size, tuple(splits))
+    return run_on_worker(_evaluate_network, workers, "evaluate", *given)
 
 
 def _evaluate_network(
-    config: DataConfig, folder: Path, run_path: Path, cache_dir: Path, batch_size: int, splits: Sequence[str]
+    workers: TrainWorkers,
+    config: DataConfig,
+    folder: Path,
+    run_path: Path,
+    cache_dir: Path,
+    batch_size: int,
+    splits: Sequence[str],
 ) -> dict[str, Any]:
     """What ``scores_of`` gives; writes the test split's pictures too, and predictions of volumes as NIfTI."""
     run = RunFolder(run_path)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for(workers)
     network = load_network(folder).to(device)
     result: dict[str, Any] = {"scores": {}, "intervals": {}, "trivial": {}, "classes": {}}
     loaded = {split: load_split(config, split, cache_dir) for split in splits}  # mapped, not read

@@ -108,6 +108,8 @@ class Fence(Protocol):
 
     @property
     def owner(self) -> str: ...
+    @property
+    def run_path(self) -> Path: ...
     def check(self) -> None: ...
 
 
@@ -173,7 +175,7 @@ class RunFolder:
             name: of the file. values: its content.
             lasting: it outlives a loss of power, too, for which the disk is waited for.
         """
-        self._check_lease()
+        self.check_lease()
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         # Named at random, as threads, processes and hosts may write the same file at the same time.
@@ -184,14 +186,15 @@ class RunFolder:
                 if lasting:
                     file.flush()
                     os.fsync(file.fileno())
-            self._check_lease()  # again, as the disk may have taken its time
+            self.check_lease()  # again, as the disk may have taken its time
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         return target
 
-    def _check_lease(self) -> None:
+    def check_lease(self) -> None:
+        """Raises FencedError where this process was the folder's driver and another one has taken over."""
         if self.lease is not None:
             self.lease.check()
 
@@ -219,7 +222,7 @@ class RunFolder:
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Appends an event. One ``write`` of one line, so that lines of several processes do not mix."""
-        self._check_lease()
+        self.check_lease()
         event = {"time": datetime.now(timezone.utc).isoformat(), "event": kind, **fields}
         self.path.mkdir(parents=True, exist_ok=True)
         with self.events_path.open("ab", buffering=0) as file:

@@ -34,6 +34,11 @@ def show_as(text: str) -> None:
     setproctitle(f"ray::{text}")
 
 
+def device_for(workers: TrainWorkers | SearchWorkers) -> torch.device:
+    """Where a worker with these resources computes: on a GPU if it was given one, and not on one that others use."""
+    return torch.device("cuda" if workers.gpus and torch.cuda.is_available() else "cpu")
+
+
 def run_on_worker(function: Callable[..., T], workers: TrainWorkers | SearchWorkers, name: str, *arguments: Any) -> T:
     """Calls a function on one worker with these resources, shown in Ray's dashboard by ``name``, and waits."""
     task = ray.remote(_call).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name=name)

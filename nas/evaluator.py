@@ -25,10 +25,10 @@ from slicemamba.architecture import Architecture
 from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import inputs_of
 from slicemamba.errors import InputError
-from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.evaluation.metrics import confusion, image_hd95, summarize, to_labels
 from slicemamba.models.complexity import cost
 from slicemamba.models.supernet import Supernet
+from slicemamba.training.validation import shared_scores
 
 _FLIPPED_AXES: dict[Flip, tuple[int, ...]] = {"horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}
 _MB = 1 << 20
@@ -318,10 +318,13 @@ def _by_flip(batch: Tensor, num_images: int) -> Tensor:
 def mean_scores(
     supernet: Supernet, architectures: Sequence[Architecture], data: SegmentationData, batch_size: int
 ) -> dict[str, float]:
-    """Mean of the pooled scores over a fixed set of architectures: what a supernet is validated by."""
+    """Mean of the pooled scores over a fixed set of architectures: what a supernet is validated by.
+
+    Called by every process of a training; each evaluates its share of the images.
+    """
     device = next(supernet.parameters()).device
     scores = [
-        evaluate(lambda images, a=a: supernet(images, a), data, batch_size=batch_size, device=device, with_hd95=False)  # type: ignore[misc]
+        shared_scores(lambda images, a=a: supernet(images, a), data, batch_size=batch_size, device=device)  # type: ignore[misc]
         for a in architectures
     ]
-    return {name: statistics.fmean(score.metrics[name] for score in scores) for name in ("dice", "miou")}
+    return {name: statistics.fmean(score[name] for score in scores) for name in ("dice", "miou")}

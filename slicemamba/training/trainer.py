@@ -61,9 +61,14 @@ class EpochReport:
         return values | {f"val_{name}": value for name, value in validation.items()}
 
 
-def steps_per_epoch(num_samples: int, batch_size: int) -> int:
+def step_size(num_samples: int, batch_size: int, num_processes: int = 1) -> int:
+    """Samples of an optimiser step: as many for each process, and at least one; a small set makes a smaller batch."""
+    return max(num_processes, min(batch_size, num_samples) // num_processes * num_processes)
+
+
+def steps_per_epoch(num_samples: int, batch_size: int, num_processes: int = 1) -> int:
     """Optimiser steps of an epoch: batches that together hold every sample."""
-    return math.ceil(num_samples / min(batch_size, num_samples))
+    return math.ceil(num_samples / step_size(num_samples, batch_size, num_processes))
 
 
 def fit(
@@ -243,6 +248,6 @@ def _batches(num_samples: int, epoch: int, config: TrainConfig) -> Iterator[Indi
     sample from the r-th on.
     """
     _, world = place()
-    size = max(world, min(config.batch_size, num_samples) // world * world)
+    size = step_size(num_samples, config.batch_size, world)
     order = generator_for(config.seed, "order", epoch).permutation(num_samples)
-    yield from np.resize(order, (math.ceil(num_samples / size), size))
+    yield from np.resize(order, (steps_per_epoch(num_samples, config.batch_size, world), size))

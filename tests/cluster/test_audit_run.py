@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -14,18 +15,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
 from api.cli import app
-from cluster import audit_training, results
+from cluster import audit_front, audit_training, results
 from cluster.audit import random_plans, run_audit, set_aside_other_audit
 from cluster.audit_front import front_scores
-from cluster.audit_training import Training, _Trainings, plan_trainings
+from cluster.audit_training import Training, _Trainings, in_threads, plan_trainings
 from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.costs import device_hours, phase_seconds, search_costs
 from cluster.front import measure_front
+from cluster.lease import FencedError
 from cluster.local import stop_tree
 from cluster.report import write_report
 from cluster.run_folder import RunFolder
@@ -40,6 +43,8 @@ from slicemamba.architecture import Architecture
 from slicemamba.data.description import Description, write_description
 from slicemamba.errors import InputError
 from slicemamba.evaluation.scores import save_arrays
+from slicemamba.models.checkpoints import save_network
+from slicemamba.models.supernet import Supernet
 
 JOB: dict[str, Any] = {
     "kind": "search",
@@ -171,6 +176,73 @@ def test_winner_of_the_run_is_trained_again_only_by_another_recipe(
     if trained:
         assert (trained[0].retrain.epochs, trained[0].retrain.seed) == (epochs or 1, seed)
         assert [event["phase"] for _, event in place.events()] == ["check", "retrain"]  # from which its time is counted
+
+
+class Superseded:
+    """The lease of an audit's driver that another one has followed."""
+
+    owner = "former"
+    run_path = Path("audit")
+
+    def check(self) -> None:
+        raise FencedError("another driver has taken over")
+
+
+def test_training_of_an_audit_whose_driver_was_followed_writes_nothing(finished: RunFolder) -> None:
+    folder = RunFolder(finished.path / "audit")
+    folder.lease = Superseded()
+    work = _Trainings(job(), finished, folder, AuditConfig(), finished.path)
+    with pytest.raises(FencedError):
+        work._train(Training(3, str(job().search_space.fixed()[0]), ("sampled",), 0))
+    assert not list(finished.path.glob("audit/retrained/*/*"))
+
+
+def test_error_in_one_thread_is_raised_though_another_goes_on() -> None:
+    begun, stop, ended = threading.Event(), threading.Event(), []
+
+    def work(number: int) -> int:
+        if number == 0:
+            begun.wait()
+            raise OSError("no space")
+        begun.set()
+        stop.wait()
+        ended.append(number)
+        return number
+
+    try:
+        with pytest.raises(OSError, match="no space"):
+            in_threads(work, [0, 1, 2, 3], 2)
+        others = [thread for thread in threading.enumerate() if "(work)" in thread.name]
+        assert others
+        assert all(thread.daemon for thread in others), "the process can end"
+    finally:
+        stop.set()
+    for thread in others:
+        thread.join()
+    assert ended == [1], "nothing is begun after the error"
+
+
+def test_results_of_threads_are_in_the_order_of_what_was_given() -> None:
+    assert in_threads(lambda number: -number, range(7), 3) == [0, -1, -2, -3, -4, -5, -6]
+    assert in_threads(abs, [], 3) == []
+
+
+def test_what_asks_for_no_gpu_counts_on_the_cpu_of_a_node_that_has_one(
+    finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    spec = job()
+    network = Supernet(spec.model, 1, spec.space.choices)
+    save_network(finished.path / "supernet", network, spec.data)
+    save_network(finished.path / "retrained", network.extract(spec.search_space.fixed()[0]), spec.data)
+    given = (spec.data, finished.path / "retrained", tmp_path, 4)
+    assert audit_training._count_splits(spec.resources.train, *given)["test"].shape == (4, 1, 4)
+    todo = [(str(spec.search_space.fixed()[0]), tmp_path / "counts.npz")]
+    audit_front._count_candidates(
+        spec.resources.search, spec.data, finished.path / "supernet", todo, tmp_path / "audit", tmp_path, 4
+    )
+    with np.load(tmp_path / "counts.npz") as arrays:
+        assert arrays["counts"].shape == (3, 1, 4)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from cluster import connect
+from cluster.config import parse_job
 from cluster.entrypoint import RUNS_VARIABLE, default_folder
 from cluster.ids import new_id
-from cluster.workers import use_threads
+from cluster.workers import device_for, use_threads
 
 CONFIG = Path("configs/kvasir.yaml")
 
@@ -58,6 +59,17 @@ def _threads() -> Iterator[None]:
 def test_worker_computes_with_as_many_threads_as_it_has_cpus(cpus: float, threads: int) -> None:
     use_threads(cpus)
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("gpus", "there", "device"), [(0, True, "cpu"), (1, True, "cuda"), (0.5, True, "cuda"), (1, False, "cpu")]
+)
+def test_worker_computes_on_a_gpu_that_it_was_given_and_on_no_other(
+    gpus: float, there: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    resources = parse_job({"resources": {"train": {"gpus": gpus}, "search": {"gpus": gpus}}}).resources
+    assert device_for(resources.train).type == device_for(resources.search).type == device
 
 
 def test_worker_shows_what_it_does() -> None:

@@ -96,7 +96,45 @@ def test_released_lease_is_free_at_once(tmp_path: Path) -> None:
     for _ in range(3):
         with held(tmp_path) as lease:
             lease.check()
-    assert [file.name for file in (tmp_path / FOLDER).iterdir()] == ["released-00000003"]
+    names = {file.name for file in (tmp_path / FOLDER).iterdir()}
+    assert names == {"lease-00000003", "released-00000003"}
+    with pytest.raises(FencedError, match="has given"):
+        lease.check()
+
+
+@pytest.mark.parametrize("others", [1, 2, 3])
+def test_number_that_others_have_held_meanwhile_is_not_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    """A driver looks for the newest lease; before it makes the next one, others take and release some."""
+    silent = cluster.lease._silent
+
+    def meanwhile(file: Path | None) -> Holder | None:
+        monkeypatch.setattr(cluster.lease, "_silent", silent)
+        for _ in range(others):
+            acquire(tmp_path).release()
+        return silent(file)
+
+    monkeypatch.setattr(cluster.lease, "_silent", meanwhile)
+    with held(tmp_path) as lease:
+        with pytest.raises(InputError, match="has a running driver"):
+            acquire(tmp_path)
+        lease.check()
+
+
+def test_lease_that_is_released_while_another_driver_waits_for_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster.lease, "EXPIRE_SECONDS", 3600)
+    monkeypatch.setattr(cluster.lease, "RENEW_SECONDS", 3600)
+    first = acquire(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(acquire, tmp_path)
+        first.release()
+        second = waiting.result()
+    assert second.lost_by is None
+    second.check()
+    second.release()
 
 
 def test_dead_process_of_this_machine_is_followed_without_waiting(
@@ -212,7 +250,7 @@ def test_workers_of_a_driver_that_lost_its_run_report_nothing_more(tmp_path: Pat
     run = RunFolder(tmp_path)
     with only_driver(run):
         assert run.lease is not None
-        worker = workers_folder({"run": str(tmp_path), "driver": run.lease.owner})
+        worker = workers_folder({"run": str(tmp_path), "driver": [str(tmp_path), run.lease.owner]})
         worker.emit("epoch", phase="supernet")
     leave(tmp_path, elsewhere, 2)
     with pytest.raises(FencedError, match="node-7"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,11 +20,14 @@ from nas.sampling import PathSampler
 from nas.space import SearchSpace
 from slicemamba.architecture import SKIP, Architecture, Block
 from slicemamba.config import ModelConfig, PicturesConfig, PretrainConfig, TrainConfig
+from slicemamba.data.base import SegmentationData
 from slicemamba.data.pictures import Pictures
 from slicemamba.data.transforms import to_input
+from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.models.supernet import Supernet
 from slicemamba.training.pretraining import accuracy
 from slicemamba.training.trainer import TrainingDivergedError
+from slicemamba.training.validation import shared_scores
 
 MODEL = ModelConfig(embed_dim=8, encoder_depths=(1, 1), decoder_depths=(1, 1), d_state=4, drop_path_rate=0.0)
 SPACE = SearchSpace(((2, 2), (4, 4)), MODEL.depths)
@@ -31,6 +35,7 @@ SIZED = SearchSpace((Block(2, 2), Block(4, 4), Block(2, 2, 2, 1), SKIP), MODEL.d
 CONFIG = TrainConfig(
     epochs=2, batch_size=4, learning_rate=1e-3, clip_grad_norm=1.0, ema_decay=0.9, augment=False, seed=4
 )
+CPU = torch.device("cpu")
 IMAGES = 7  # the last batch is filled up
 
 
@@ -104,9 +109,24 @@ def run(rank: int, world: int, folder: Path) -> None:
     losses = [report.loss for report in recorder.reports]
     ended = {"state": recorder.states[-1], "paths": paths, "losses": losses, "accuracy": top, "reduced": reduced}
     ended |= {"sandwich": sandwich.states[-1], "sandwich_reductions": sandwich_reductions}
+    ended["validation"] = validation()
     torch.save(ended, folder / f"{world}_{rank}.pt")
     if world > 1:
         dist.destroy_process_group()
+
+
+def validation() -> list[dict[str, float]]:
+    """Of two classes and of one, of a network that gives NaN, and of fewer images than processes."""
+    return [shared_scores(network, data, batch_size=2, device=CPU) for network, data in validated()]
+
+
+def validated() -> list[tuple[nn.Module, SegmentationData]]:
+    torch.manual_seed(3)
+    five, one = blobs(5), blobs(1)
+    two_classes = replace(five, masks=2 * five.masks, num_classes=3)
+    broken = nn.Conv2d(3, 1, 1)
+    nn.init.constant_(broken.weight, torch.nan)
+    return [(nn.Conv2d(3, 1, 1), five), (nn.Conv2d(3, 3, 1), two_classes), (broken, five), (nn.Conv2d(3, 1, 1), one)]
 
 
 class Spoilt(nn.Module):
@@ -187,6 +207,29 @@ def test_processes_count_each_validation_picture_once(ended: dict[str, dict[str,
     """Five pictures, so the processes have unequal shares."""
     for name in ("1_0", "2_0", "2_1"):
         assert ended[name]["accuracy"] == {"top1": pytest.approx(0.6), "top5": 1.0}
+
+
+def test_processes_share_the_validation_and_have_the_scores_of_one(ended: dict[str, dict[str, object]]) -> None:
+    expected = []
+    for network, data in validated():
+        metrics = evaluate(network, data, batch_size=2, device=CPU, with_hd95=False).metrics
+        expected.append({name: pytest.approx(metrics[name], abs=0, nan_ok=True) for name in ("dice", "miou")})
+    for name in ("1_0", "2_0", "2_1"):
+        assert ended[name]["validation"] == expected
+    assert 0 < expected[0]["dice"].expected < 1
+
+
+def test_process_validates_its_share_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slicemamba.training.validation.place", lambda: (1, 3))
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)
+    seen = []
+
+    def forward(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return images[:, :1]
+
+    shared_scores(forward, blobs(7), batch_size=8, device=CPU)
+    assert seen == [2]
 
 
 def test_all_processes_draw_the_same_paths(ended: dict[str, dict[str, object]]) -> None:

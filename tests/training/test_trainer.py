@@ -21,6 +21,7 @@ from slicemamba.data.transforms import to_input
 from slicemamba.errors import InputError
 from slicemamba.models.supernet import Supernet, WeightSharing
 from slicemamba.models.unet import SliceMambaUNet
+from slicemamba.training import trainer
 from slicemamba.training.losses import distillation_loss, segmentation_loss
 from slicemamba.training.optim import learning_rate
 from slicemamba.training.seeds import generator_for
@@ -481,3 +482,14 @@ def test_a_sandwich_takes_the_mean_gradient_of_its_paths(tiny_model: ModelConfig
         expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         found = moments[place]["exp_avg"] if place in moments else torch.zeros_like(parameter)
         torch.testing.assert_close(found, 0.1 * expected, atol=1e-7, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("num_samples", "batch_size", "num_processes"), [(5, 3, 2), (7, 4, 1), (3, 8, 2), (1, 4, 3)])
+def test_steps_that_are_told_before_are_those_that_are_done(
+    num_samples: int, batch_size: int, num_processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "place", lambda: (0, num_processes))
+    batches = list(trainer._batches(num_samples, 0, TrainConfig(batch_size=batch_size)))
+    assert len(batches) == trainer.steps_per_epoch(num_samples, batch_size, num_processes)
+    assert {len(batch) for batch in batches} == {trainer.step_size(num_samples, batch_size, num_processes)}
+    assert {int(index) for batch in batches for index in batch} == set(range(num_samples))
