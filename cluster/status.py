@@ -37,6 +37,7 @@ class StatusWriter:
         self._thread = threading.Thread(target=self._follow, name="status", daemon=True)
         self._offset = run.events_path.stat().st_size if run.events_path.exists() else 0
         before = run.read_status()
+        self._told: set[str] = set()
         self._phases = Phases(before.progress if before else {})
 
     def __enter__(self) -> StatusWriter:
@@ -62,13 +63,30 @@ class StatusWriter:
     def _follow(self) -> None:
         while True:
             last_round = self._stop.wait(_POLL_SECONDS)
-            with contextlib.suppress(OSError, FencedError):  # the driver itself finds out too, and ends
-                for offset, event in self._run.events(self._offset):
-                    self._offset = offset
-                    self._phases.see(event)
-                self._write("RUNNING", None)
+            try:
+                self._look()
+            except (OSError, FencedError):  # the driver itself finds out too, and ends
+                pass
+            except Exception as error:  # a thread that ended would be taken for a dead driver
+                self._tell(error)
             if last_round:
                 return
+
+    def _look(self) -> None:
+        for offset, event in self._run.events(self._offset):
+            self._offset = offset
+            try:
+                self._phases.see(event)
+            except Exception as error:  # this event is not shown, those after it are
+                self._tell(error)
+        self._write("RUNNING", None)
+
+    def _tell(self, error: Exception) -> None:
+        """Once each, as what fails may fail twice a second."""
+        if repr(error) not in self._told:
+            self._told.add(repr(error))
+            with contextlib.suppress(OSError, FencedError):
+                self._run.warn(f"the status cannot show all of the run: {error!r}")
 
     def _write(self, state: RunState, error: str | None) -> None:
         status = RunStatus(

@@ -238,8 +238,8 @@ class Mirror:
             except ReplacedError:
                 self._give_up()
                 return
-            except (OSError, ValueError) as error:
-                self._tell(str(error))
+            except Exception as error:  # whatever it is, a thread that ended would leave the run unstored and unsaid
+                self._tell(str(error) if isinstance(error, (OSError, ValueError)) else repr(error))
             if last_round:
                 return
             pause = max(ROUND_SECONDS, (time.monotonic() - started) / _MAX_SHARE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +97,27 @@ def test_resumed_run_keeps_the_progress_of_before(run: RunFolder) -> None:
         assert status.progress["search"].done == 2
         progress(run, "retrain", 1)
     assert {phase: p.done for phase, p in status_of(run).progress.items()} == {"search": 2, "retrain": 1}
+
+
+def test_event_that_cannot_be_shown_is_told_and_the_status_goes_on(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    see = cluster.status.Phases.see
+
+    def fall(phases: cluster.status.Phases, event: dict[str, Any]) -> None:
+        if event["event"] == "odd":
+            raise KeyError("phase")
+        see(phases, event)
+
+    monkeypatch.setattr(cluster.status.Phases, "see", fall)
+    with StatusWriter(run):
+        run.emit("odd")
+        run.emit("odd")
+        progress(run, "search", 5)
+    status = status_of(run)
+    assert (status.state, status.progress["search"].done) == ("SUCCEEDED", 5)
+    told = [event["message"] for _, event in run.events() if event["event"] == "warning"]
+    assert told == ["the status cannot show all of the run: KeyError('phase')"]
 
 
 def test_events_of_before_are_not_folded_again(run: RunFolder) -> None:
