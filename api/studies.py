@@ -18,7 +18,7 @@ import numpy as np
 
 from api.problems import ProblemError, bad_parameter
 from cluster.run_folder import RunFolder
-from nas.journal import JournalReader
+from nas.journal import JournalReader, is_understood
 from nas.objectives import OBJECTIVES, losses
 from nas.pareto import ParetoFront
 from nas.study import Trial, TrialReader, TrialState, open_storage, reference_point, reference_trials
@@ -89,7 +89,7 @@ class _Source:
 
     def __init__(self, location: Path | str) -> None:
         self._location = location
-        self._journal = JournalReader(location) if isinstance(location, Path) else None
+        self._journal = JournalReader(location) if isinstance(location, Path) and is_understood() else None
         self._readers: dict[str, TrialReader] = {}
         self._lock = Lock()
 

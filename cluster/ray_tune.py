@@ -7,7 +7,6 @@ under its number, and as many are evaluated at the same time as the cluster has 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
 import sys
@@ -23,15 +22,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from ray import tune
-from ray.tune import Callback, CheckpointConfig, RunConfig, Stopper, TuneConfig, Tuner
-from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune import CheckpointConfig, RunConfig, Stopper, TuneConfig, Tuner
 from ray.tune.search import Searcher as TuneSearcher
 
 from cluster.config import SearchJob, parse_job
 from cluster.room import live_nodes, num_fitting
 from cluster.run_folder import RunFolder
-from cluster.workers import run_on_worker, show_as, use_threads
+from cluster.tune_internals import ForgetNumbers, KeepWorkers
+from cluster.workers import device_for, run_on_worker, show_as, use_threads
 from nas.counts import load_counts, save_counts
 from nas.evaluator import Evaluator
 from nas.latency import LatencyTable
@@ -49,15 +47,17 @@ T = TypeVar("T")
 
 _MAX_ATTEMPTS = 4
 """A candidate whose worker dies this often is taken for what kills it."""
+_FAULT_SECONDS = 2.0
+"""What a worker waits before it tells a fault of its disk or network, which may have passed by then."""
 _ROOM_SECONDS = 1.0
-_MOST_WORKERS = 1_000_000  # of any cluster
 
 
 class SlicingTrial(tune.Trainable):  # type: ignore[misc]
     """One evaluating worker. It keeps supernet, images and activations, and gets a new slicing by ``reset_config``.
 
     What is wrong with the worker and not with the candidate it reports as ``broken``, which ends the search resumably:
-    every other candidate would fail for it too.
+    every other candidate would fail for it too. A fault of its disk or network it reports as ``fault``: the candidate
+    is evaluated again, as after a death, and the search ends only where that happens to it again and again.
     """
 
     def setup(self, config: dict[str, Any], **given: Any) -> None:
@@ -82,7 +82,7 @@ class SlicingTrial(tune.Trainable):  # type: ignore[misc]
         spec = parse_job(job)
         assert isinstance(spec, SearchJob)
         use_threads(spec.resources.search.cpus)
-        supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(_device(spec))
+        supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(device_for(spec.resources.search))
         table = None if latencies is None else LatencyTable.model_validate(latencies)
         self._evaluator = Evaluator(supernet, load_split(spec.data, "search", Path(cache_dir)), spec.search, table)
         self._run = RunFolder(Path(run_path))
@@ -99,7 +99,8 @@ class SlicingTrial(tune.Trainable):  # type: ignore[misc]
         try:
             return self._evaluate() | {tune.result.DONE: True}
         except OSError as error:  # a full disk, or files that are not to be read from this node
-            return {"broken": f"a worker on {socket.gethostname()}: {error}", tune.result.DONE: True}
+            time.sleep(_FAULT_SECONDS)
+            return {"fault": f"a worker on {socket.gethostname()}: {error}", tune.result.DONE: True}
         except (RuntimeError, MemoryError) as error:  # out of memory and the like: this candidate's fault alone
             if "CUDA error" in str(error):  # the process cannot use its GPU any more; a fresh one tries again
                 raise
@@ -143,7 +144,8 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
     Args:
         session: of the study. on_trial: called with each ended trial.
         room: how many candidates may be evaluated at the same time, asked again and again.
-        on_lost: called with a trial whose worker died, and how often that has happened to it.
+        on_lost: called with a trial whose worker died, how often that has happened to it, and what the worker said if
+            it has only failed.
         on_running: called with how many are being evaluated, whenever that changes.
     """
 
@@ -152,7 +154,7 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
         session: SearchSession,
         on_trial: Callable[[Trial], None],
         room: Callable[[], int],
-        on_lost: Callable[[Trial, int], None],
+        on_lost: Callable[[Trial, int, str | None], None],
         on_running: Callable[[int], None] = lambda number: None,
     ) -> None:
         super().__init__()
@@ -203,7 +205,7 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
     def _end(self, trial: Trial, result: dict[str, Any]) -> None:
         metrics, work = _nested(result, "metrics"), _nested(result, "work")
         if "broken" in result:
-            raise RunFailedError(f"{result['broken']}; fix it and run again; the search continues from here")
+            raise _ended_by(result["broken"])
         if result.get("pruned"):
             self._on_trial(self._session.prune(trial.number, result["seconds"], work))
         elif metrics:
@@ -211,16 +213,20 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
         elif "failure" in result:
             self._on_trial(self._session.fail(trial.number, str(result["failure"])))
         else:
-            self._lose(trial)
+            self._lose(trial, result.get("fault"))
 
-    def _lose(self, trial: Trial) -> None:
-        """Its worker or node died: evaluated again, the same number and slicing, until that has happened too often."""
+    def _lose(self, trial: Trial, fault: str | None) -> None:
+        """Its worker or node died, or had a fault that is not the candidate's: evaluated again, the same number and
+        slicing, until that has happened too often.
+        """
         self._deaths[trial.number] += 1
         deaths = self._deaths[trial.number]
         if deaths < _MAX_ATTEMPTS:
             self._again.append(trial)
-            self._on_lost(trial, deaths)
+            self._on_lost(trial, deaths, fault)
             return
+        if fault is not None:
+            raise _ended_by(fault)
         reason = f"the worker died in all {deaths} evaluations; see Ray's logs"
         self._on_trial(self._session.fail(trial.number, reason))
 
@@ -229,60 +235,6 @@ class _SessionSearcher(TuneSearcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
-
-
-class _KeepWorkers(FIFOScheduler):  # type: ignore[misc]
-    """Has Tune start all workers at once, keep each until the search is over, and give the next free one to whoever has
-    waited longest.
-
-    By itself Tune ends the worker that is being started for a candidate as soon as it gives the candidate another, so
-    that starts which take longer than evaluations never come to an end; keeps one idle worker of all that wait for a
-    generation's last; and looks through all candidates ever evaluated whenever it turns its loop. The first two cannot
-    be changed in a public way: with a Ray whose controller is built unlike that of 2.60, Tune goes its own way.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._waiting: deque[Any] = deque()
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """None in particular: what waits after this Tune starts in its order, on a free worker or a new one."""
-        while self._waiting and self._waiting[0].status != TuneTrial.PENDING:
-            self._waiting.popleft()
-        with contextlib.suppress(AttributeError):
-            self._give_idle_workers(tune_controller._tune_controller)
-        return None
-
-    def _give_idle_workers(self, controller: Any) -> None:
-        for trial in self._waiting:
-            if not controller._actor_cache.num_cached_objects:
-                break
-            if trial in controller._staged_trials and trial not in controller._resetting_trials:
-                _let_start_go_on(controller, trial)
-                controller._maybe_reuse_cached_actor(trial)
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Raises the number of idle workers to keep."""
-        self._waiting.append(trial)
-        with contextlib.suppress(AttributeError):
-            cache = tune_controller._tune_controller._actor_cache
-            if cache.total_max_objects < _MOST_WORKERS:
-                cache.increase_max(trial.placement_group_factory, _MOST_WORKERS)
-
-
-def _let_start_go_on(controller: Any, trial: Any) -> None:
-    """Makes the worker that is being started for a candidate an idle one of Tune's, for whoever is next by then."""
-    worker = controller._trial_to_actor.get(trial)
-    if worker is None or not controller._actor_manager.is_actor_started(worker):  # not even placed yet
-        return
-
-    def keep(worker: Any) -> None:
-        controller._started_actors.add(worker)
-        controller._actor_cache.cache_object(trial.placement_group_factory, worker)
-
-    del controller._trial_to_actor[trial], controller._actor_to_trial[worker]
-    worker.set_on_start(keep)
-    worker.set_on_error(None)
 
 
 class _StopWhenBroken(Stopper):  # type: ignore[misc]
@@ -296,22 +248,8 @@ class _StopWhenBroken(Stopper):  # type: ignore[misc]
         return self._searcher.broken is not None
 
 
-class _Forget(Callback):  # type: ignore[misc]
-    """Drops what Tune keeps of each ended trial's numbers (their averages and last values), most of its memory: the
-    study holds the numbers.
-    """
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        trial.run_metadata.metric_analysis = {}
-        trial.run_metadata.metric_n_steps = {}
-
-
 def _weights(supernet_dir: Path) -> Weights:
     return {key: value.numpy() for key, value in read_state(supernet_dir / "weights.safetensors").items()}
-
-
-def _device(job: SearchJob) -> torch.device:
-    return torch.device("cuda" if job.resources.search.gpus and torch.cuda.is_available() else "cpu")
 
 
 def _nested(result: dict[str, Any], name: str) -> dict[str, Any]:
@@ -362,7 +300,7 @@ def search(
         tune_config=TuneConfig(
             search_alg=searcher,
             num_samples=-1,
-            scheduler=_KeepWorkers(),
+            scheduler=KeepWorkers(partial(run.warn, phase=name)),
             max_concurrent_trials=sys.maxsize,  # the searcher keeps count itself
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.config.get('number', 0):05d}",
@@ -374,7 +312,7 @@ def search(
             verbose=0,
             stop=_StopWhenBroken(searcher),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[_Forget()],
+            callbacks=[ForgetNumbers()],
         ),
     )
     try:
@@ -388,8 +326,16 @@ def search(
         raise KeyboardInterrupt
 
 
-def _tell_lost(run: RunFolder, phase: str, trial: Trial, deaths: int) -> None:
-    run.warn(f"the worker of trial {trial.number} died ({deaths} of {_MAX_ATTEMPTS}); it is evaluated again", phase)
+def _tell_lost(run: RunFolder, phase: str, trial: Trial, deaths: int, fault: str | None) -> None:
+    what = "died" if fault is None else "failed"
+    why = "" if fault is None else f": {fault}"
+    run.warn(
+        f"the worker of trial {trial.number} {what} ({deaths} of {_MAX_ATTEMPTS}); it is evaluated again{why}", phase
+    )
+
+
+def _ended_by(fault: str) -> RunFailedError:
+    return RunFailedError(f"{fault}; fix it and run again; the search continues from here")
 
 
 class _Room:
@@ -415,7 +361,7 @@ def agreement_of_precision(job: SearchJob, supernet_dir: Path, cache_dir: Path) 
 def _agreement(weights: Weights, card: str, job: dict[str, Any], cache_dir: str) -> float:
     spec = parse_job(job)
     assert isinstance(spec, SearchJob)
-    supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(_device(spec))
+    supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(device_for(spec.resources.search))
     data = load_split(spec.data, "search", Path(cache_dir))
     return ranking_agreement(supernet, data, spec.search, spec.search_space)
 
@@ -428,7 +374,7 @@ def measure_latencies(job: SearchJob, supernet_dir: Path, cache_dir: Path) -> di
 def _latencies(weights: Weights, card: str, job: dict[str, Any], cache_dir: str) -> dict[str, Any]:
     spec = parse_job(job)
     assert isinstance(spec, SearchJob)
-    supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(_device(spec))
+    supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(device_for(spec.resources.search))
     evaluator = Evaluator(supernet, load_split(spec.data, "search", Path(cache_dir)), spec.search)
     return evaluator.measure_latencies().model_dump(mode="json")
 

@@ -2,23 +2,30 @@
 
 Optuna's own reader makes parameters and distributions of every trial; what ``nas.study`` wants of them takes a seventh
 of its time and of its memory. The lines are those that ``optuna.storages.JournalStorage`` writes and replays
-(``JournalOperation`` there); ``tests/nas/test_journal.py`` holds the two readers together.
+(``JournalOperation`` there), a format that Optuna does not promise: ``is_understood`` says whether the Optuna that is
+installed writes it still, and ``tests/nas/test_journal.py`` holds the two readers together.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
+import optuna
 from optuna.trial import TrialState as OptunaState
 from pydantic_core import from_json
 
-from nas.study import Trial, as_trial
+from nas.space import SearchSpace
+from nas.study import Study, Trial, TrialReader, as_trial, open_storage
+from slicemamba.architecture import Block
 
 _CREATE_STUDY, _DELETE_STUDY, _CREATE_TRIAL, _SET_STATE, _SET_USER_ATTR = 0, 1, 4, 6, 8
 _NOT_NEEDED = frozenset({2, 3, 5, 7, 9, 10})
@@ -77,6 +84,34 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 def _moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
+
+
+@cache
+def is_understood() -> bool:
+    """Whether this reader sees what Optuna writes; looked at once, on a small study. A warning tells where it is not:
+    then trials are to be read by Optuna itself (``nas.study.TrialReader``), which takes several times as long.
+    """
+    space = SearchSpace((Block(2, 2), Block(4, 4)), (1, 1))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.journal"
+        study = Study(path, "probe", space, ("dice",), "random")
+        for number, genes in enumerate(([0, 0], [0, 1], [1, 0])):
+            study.start(space.decode(genes), origin="random", asked_after=number)
+        study.complete(0, {"dice": 0.5}, ended_as=0, seconds=1.0)
+        study.fail(1, "probe", ended_as=1)
+        expected = TrialReader(open_storage(path), "probe").read()
+        try:
+            understood = JournalReader(path).read("probe") == expected
+        except (KeyError, TypeError, ValueError):
+            understood = False
+    if not understood:
+        warnings.warn(
+            f"Optuna {optuna.__version__} is not one this version was tested with (its journal has another format): "
+            "large studies are read more slowly; install an Optuna of the range in pyproject.toml",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return understood
 
 
 class JournalReader:

@@ -9,10 +9,36 @@ Shapes: x, y (B, H, W, Dm); sequences (L, 4, B, F), L the places of the padded m
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
-from torch._higher_order_ops.scan import scan
 from torch.nn import functional
+
+Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, Tensor]]
+
+
+def unrolled(step: Step, state: Tensor, sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """What torch's ``scan`` gives: the last state, and (L, …) of what ``step`` gave beside each state."""
+    given = []
+    for now in zip(*(sequence.unbind() for sequence in sequences), strict=True):
+        state, y = step(state, now)
+        given.append(y)
+    return state, torch.stack(given)
+
+
+scan: Callable[..., tuple[Tensor, Tensor]]
+try:
+    from torch._higher_order_ops.scan import scan
+except ImportError:  # torch does not promise it
+    warnings.warn(
+        f"torch {torch.__version__} is not one this version was tested with (its scan operator is elsewhere): exported "
+        "programs repeat the scan's body for every place and are large; install a torch of the range in pyproject.toml",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    scan = unrolled
 
 
 def slice_scan(

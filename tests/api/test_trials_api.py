@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from service_helpers import Bench, write_study
 
+from api import studies
 from api.studies import MAX_WAITING
 from nas.journal import JournalReader
 from nas.study import Trial, TrialState, hypervolume_curve, pareto_front, reference_point
@@ -64,6 +65,17 @@ def test_place_that_no_list_has_is_refused(bench: Bench) -> None:
     answer = bench.http.get(f"/v1/searches/{search_id}/trials", params={"page_token": token})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["parameter"] == "page_token"
+
+
+def test_study_of_an_optuna_whose_journal_is_not_understood_is_read_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studies, "is_understood", lambda: False)
+    monkeypatch.setattr(JournalReader, "read", None)
+    search_id = bench.submit()
+    write_study(bench.folder(search_id), [{"dice": 0.5, "hd95": 3.0}, None])
+    found = bench.http.get(f"/v1/searches/{search_id}/trials").json()
+    assert [trial["state"] for trial in found["trials"]] == ["COMPLETED", "FAILED"]
 
 
 def test_trials_added_later_are_seen(bench: Bench) -> None:

@@ -48,9 +48,9 @@ class Harness:
             self.study, make_searcher(job.search, job.search_space), origin="evolution", num_trials=6
         )
         self.told: list[Trial] = []
-        self.lost: list[tuple[int, int]] = []
+        self.lost: list[tuple[int, int, str | None]] = []
         self.searcher = _SessionSearcher(
-            self.session, self.told.append, room, lambda trial, deaths: self.lost.append((trial.number, deaths))
+            self.session, self.told.append, room, lambda trial, *how: self.lost.append((trial.number, *how))
         )
         self._asked = 0
 
@@ -72,7 +72,7 @@ def test_candidate_of_a_dead_worker_is_handed_out_again_under_its_number(job: Se
     disturbed.searcher.on_trial_complete(first[0], None, error=True)
     again = disturbed.suggest()
     assert again[1] == first[1]
-    assert disturbed.lost == [(0, 1)]
+    assert disturbed.lost == [(0, 1, None)]
     disturbed.searcher.on_trial_complete(again[0], DONE)
     disturbed.to_the_end()
     times = {"started_at", "ended_at"}
@@ -83,7 +83,7 @@ def test_candidate_that_kills_its_workers_fails_in_the_end(job: SearchJob, tmp_p
     harness = Harness(job, tmp_path)
     for _ in range(4):
         harness.searcher.on_trial_complete(harness.suggest()[0], None, error=True)
-    assert harness.lost == [(0, 1), (0, 2), (0, 3)]
+    assert harness.lost == [(0, 1, None), (0, 2, None), (0, 3, None)]
     [failed] = harness.told
     assert (failed.number, failed.state) == (0, TrialState.FAILED)
     assert failed.error is not None
@@ -162,8 +162,27 @@ def test_candidates_own_fault_is_told_with_the_reason(error: Exception) -> None:
     assert said == {"failure": f"{type(error).__name__}: {error}", tune.result.DONE: True}
 
 
-def test_storage_is_not_the_candidates_fault() -> None:
-    assert "No space left" in worker(OSError(28, "No space left on device")).step()["broken"]
+def test_storage_is_not_the_candidates_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_tune, "_FAULT_SECONDS", 0)
+    assert "No space left" in worker(OSError(28, "No space left on device")).step()["fault"]
+
+
+def test_fault_of_one_workers_storage_gets_the_tries_of_a_dead_worker(job: SearchJob, tmp_path: Path) -> None:
+    harness, fault = Harness(job, tmp_path), "a worker on n1: Stale file handle"
+    for _ in range(3):
+        harness.searcher.on_trial_complete(harness.suggest()[0], {"fault": fault})
+    assert harness.lost == [(0, 1, fault), (0, 2, fault), (0, 3, fault)]
+    assert harness.searcher.broken is None
+    harness.to_the_end()
+    assert [trial.state for trial in harness.told] == [TrialState.COMPLETED] * 6
+
+
+def test_fault_of_storage_that_lasts_ends_the_search_and_fails_no_candidate(job: SearchJob, tmp_path: Path) -> None:
+    harness = Harness(job, tmp_path)
+    for _ in range(4):
+        harness.searcher.on_trial_complete(harness.suggest()[0], {"fault": "a worker on n1: the disk is full"})
+    assert "the disk is full; fix it and run again" in str(harness.searcher.broken)
+    assert harness.told == []
 
 
 def test_worker_that_lost_its_gpu_is_given_up_and_the_candidate_tried_on_another() -> None:

@@ -115,6 +115,7 @@ def test_each_worker_is_started_once_and_used(searcher: str, tmp_path: Path) -> 
     assert len(trials) == CANDIDATES
     assert len({trial.work["worker"] for trial in trials}) == WORKERS
     assert len(list((tmp_path / "run").glob("*.started"))) == WORKERS
+    assert not list(RunFolder(tmp_path / "run").events()), "this Ray's controller is as it was expected"
 
 
 @pytest.mark.usefixtures("_ray")

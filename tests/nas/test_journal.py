@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
 
+from nas import journal
 from nas.journal import JournalReader
 from nas.space import SearchSpace
 from nas.study import Study, TrialReader, TrialState, open_storage
@@ -157,6 +160,33 @@ ADDED = st.fixed_dictionaries(
 )
 NAMED = st.fixed_dictionaries({"op_code": st.just(0), "study_name": st.sampled_from(NAMES), "directions": st.just([1])})
 REMOVED = st.fixed_dictionaries({"op_code": st.just(1), "study_id": IDS})
+
+
+@pytest.fixture
+def _asked_anew() -> Iterator[None]:
+    journal.is_understood.cache_clear()
+    yield
+    journal.is_understood.cache_clear()
+
+
+@pytest.mark.usefixtures("_asked_anew")
+def test_journal_of_this_optuna_is_understood() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert journal.is_understood()
+
+
+@pytest.mark.usefixtures("_asked_anew")
+@pytest.mark.parametrize(("name", "value"), [("_SET_STATE", 12), ("_CREATE_TRIAL", 14), ("_SET_USER_ATTR", 3)])
+def test_optuna_that_writes_otherwise_is_told_once_and_read_by_itself(
+    name: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, name, value)
+    with pytest.warns(RuntimeWarning, match="its journal has another format") as caught:
+        assert [journal.is_understood() for _ in range(3)] == [False] * 3
+    assert len(caught) == 1
+
+
 RECORD = st.one_of(CREATED, CREATED, MOVED, MOVED, ADDED, NAMED, REMOVED)
 
 

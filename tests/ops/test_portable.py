@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 import pytest
 import torch
 from scan_cases import SLICE_SIZES, relative, slice_scan_inputs
@@ -19,6 +22,25 @@ def test_equals_the_reference(slice_size: tuple[int, int], height: int, width: i
     assert y.shape == expected.shape
     assert relative(y, expected) < 2e-6
     assert saved.numel() == 0
+
+
+def test_gives_the_same_without_torchs_own_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = slice_scan_inputs(height=5, width=7, channels=6, states=3)
+    with torch.no_grad():
+        expected, _ = portable.slice_scan(*inputs, 2, 4)
+        monkeypatch.setattr(portable, "scan", portable.unrolled)
+        assert torch.equal(portable.slice_scan(*inputs, 2, 4)[0], expected)
+
+
+def test_torch_without_its_scan_is_warned_of_and_the_loop_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch._higher_order_ops.scan", None)
+    spec = importlib.util.spec_from_file_location("portable_elsewhere", portable.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.warns(RuntimeWarning, match="its scan operator is elsewhere"):
+        spec.loader.exec_module(module)
+    assert module.scan is module.unrolled
 
 
 def test_large_steps_stay_finite() -> None:
