@@ -20,11 +20,13 @@ from api.plain import finite
 from api.service import SAFE_ID, SearchService
 from api.states import SearchState
 from cluster.config import SearchJob, config_hash, parse_job
-from cluster.run_folder import RunFolder, RunStatus
+from cluster.run_folder import STATUS, RunFolder, RunStatus
 from cluster.storage import OLDER
 from slicemamba.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+_Stamp = tuple[tuple[int, int, int] | None, ...]
 
 ADOPTED = "adopted: a run folder that had no record"
 SILENT = "its driver had fallen silent before the run was adopted; resume the search to continue it"
@@ -42,6 +44,7 @@ class Adoption:
         self._runs_dir = runs_dir
         self._stale_seconds = stale_seconds
         self._known: set[str] = set()  # folders with a record, so that the database is asked about new ones alone
+        self._rejected: dict[str, _Stamp] = {}  # those that are no searches, with what that was seen from
 
     def look(self) -> None:
         """Looks once. A fault of one folder is logged and does not keep the others waiting.
@@ -52,12 +55,16 @@ class Adoption:
         # Folders are listed first: a search that is submitted now has its record before its folder.
         names = self._names()
         self._known &= names  # one that was deleted may come back
-        if names != self._known:
-            self._known |= self._service.known_among(names - self._known)
-        for name in sorted(names - self._known):
+        stamps = {name: _stamp(RunFolder(self._runs_dir / name)) for name in names - self._known}
+        self._rejected = {name: stamp for name, stamp in self._rejected.items() if stamps.get(name) == stamp}
+        if new := stamps.keys() - self._rejected.keys():
+            self._known |= self._service.known_among(new)
+        for name in sorted(new - self._known):
             try:
                 search = as_search(RunFolder(self._runs_dir / name), self._stale_seconds)
-                if search is not None and self._service.enqueue(search)[1]:
+                if search is None:
+                    self._rejected[name] = stamps[name]
+                elif self._service.enqueue(search)[1]:
                     logger.info("%s: adopted as %s", search.title, search.state)
             except Exception:
                 logger.exception("run folder %s could not be adopted", name)
@@ -68,6 +75,18 @@ class Adoption:
                 return {entry.name for entry in entries if entry.is_dir() and OLDER not in entry.name}
         except FileNotFoundError:
             return set()
+
+
+def _stamp(folder: RunFolder) -> _Stamp:
+    """What changes when a file changes that a search is known by."""
+    found: list[tuple[int, int, int] | None] = []
+    for path in (folder.config_path, folder.path / STATUS):
+        try:
+            facts = path.stat()
+            found.append((facts.st_mtime_ns, facts.st_size, facts.st_mode))
+        except OSError:
+            found.append(None)
+    return tuple(found)
 
 
 def as_search(folder: RunFolder, stale_seconds: float) -> Search | None:

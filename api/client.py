@@ -22,8 +22,9 @@ import httpx
 from pydantic import BaseModel
 
 from api import schemas
-from api.connection import ApiError, ApiUnreachableError, Connection
+from api.connection import AnswerLostError, ApiError, ApiUnreachableError, Connection
 from api.sse import ServerEvent
+from api.states import SearchState
 from slicemamba.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["ApiError", "ApiUnreachableError", "Client"]
 
 LATEST = "latest"
+_CANCELLED = (SearchState.CANCELLING, SearchState.CANCELLED)
+_GOING_ON = (SearchState.QUEUED, SearchState.STARTING, SearchState.RUNNING)
 _ID_LENGTH = 28  # of an id that the service has made: `s-` and 26 characters
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -125,23 +128,45 @@ class Client:
         raise InputError(f"no search has the id or name {wanted!r}; {hint}")
 
     def cancel(self, search_id: str, *, if_match: str | None = None) -> schemas.Search:
-        return self._change(schemas.Search, _path(search_id, "cancel"), if_match)
+        return self._change(schemas.Search, search_id, "cancel", if_match, lambda seen: seen.state in _CANCELLED)
 
     def pause(self, search_id: str, *, if_match: str | None = None) -> schemas.Search:
         """Stops a search so that ``resume`` lets it go on."""
-        return self._change(schemas.Search, _path(search_id, "pause"), if_match)
+        return self._change(schemas.Search, search_id, "pause", if_match, lambda seen: seen.state is SearchState.PAUSED)
 
     def resume(self, search_id: str, *, if_match: str | None = None) -> schemas.Search:
         """Lets a paused, cancelled or failed search go on from where it stopped."""
-        return self._change(schemas.Search, _path(search_id, "resume"), if_match)
+        return self._change(schemas.Search, search_id, "resume", if_match, lambda seen: seen.state in _GOING_ON)
 
     def extend(self, search_id: str, num_trials: int, *, if_match: str | None = None) -> schemas.Search:
         """Raises the number of trials of a search that is paused or has ended, and lets it go on."""
-        return self._change(schemas.Search, _path(search_id, "extend"), if_match, {"num_trials": num_trials})
+
+        def is_extended(seen: schemas.Search) -> bool:
+            return seen.state in _GOING_ON and bool(seen.spec["search"]["num_trials"] == num_trials)
+
+        return self._change(schemas.Search, search_id, "extend", if_match, is_extended, {"num_trials": num_trials})
 
     def delete(self, search_id: str, *, if_match: str | None = None) -> None:
         """Removes an ended search with all its files on the server."""
-        self._connection.send("DELETE", _path(search_id), headers=_if_match(if_match))
+        for last in (False, False, True):
+            try:
+                self._connection.send("DELETE", _path(search_id), changes=True, headers=_if_match(if_match))
+            except AnswerLostError:
+                if not self._exists(search_id):
+                    return
+                if last:
+                    raise
+            else:
+                return
+
+    def _exists(self, search_id: str) -> bool:
+        try:
+            self.get(search_id)
+        except ApiError as error:
+            if error.status == httpx.codes.NOT_FOUND:
+                return False
+            raise
+        return True
 
     def list(
         self,
@@ -304,7 +329,7 @@ class Client:
         return self._ask(schemas.Job, "GET", _path(job_id))
 
     def cancel_job(self, job_id: str, *, if_match: str | None = None) -> schemas.Job:
-        return self._change(schemas.Job, _path(job_id, "cancel"), if_match)
+        return self._change(schemas.Job, job_id, "cancel", if_match, lambda seen: seen.state in _CANCELLED)
 
     # What happens, as it happens
 
@@ -445,9 +470,25 @@ class Client:
         return self._ask(schema, "POST", path, json=body, headers=headers, **options)
 
     def _change(
-        self, schema: type[Answer], path: str, if_match: str | None, body: dict[str, Any] | None = None
-    ) -> Answer:
-        return self._ask(schema, "POST", path, headers=_if_match(if_match), json=body)
+        self,
+        schema: type[Seen],
+        of: str,
+        what: str,
+        if_match: str | None,
+        is_made: Callable[[Seen], bool],
+        body: dict[str, Any] | None = None,
+    ) -> Seen:
+        """Asks for a change. Where the answer is lost it looks whether the change was made, and asks again if not."""
+        for last in (False, False, True):
+            try:
+                return self._ask(schema, "POST", _path(of, what), changes=True, headers=_if_match(if_match), json=body)
+            except AnswerLostError:
+                seen = self._ask(schema, "GET", _path(of))
+                if is_made(seen):
+                    return seen
+                if last:
+                    raise
+        raise AssertionError("the last round returns or raises")
 
     def _ask(self, schema: type[Answer], method: str, path: str, **options: Any) -> Answer:
         return schema.model_validate_json(self._connection.send(method, path, **options).content)

@@ -43,6 +43,10 @@ class ApiUnreachableError(Exception):
     """Nobody answers at the service's address, or the connection broke again and again."""
 
 
+class AnswerLostError(ApiUnreachableError):
+    """The connection broke before the answer to a change came: it may have been made."""
+
+
 class Connection:
     """Sends requests to one service.
 
@@ -77,18 +81,26 @@ class Connection:
     def close(self) -> None:
         self._http.close()
 
-    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Sends a request, again after each broken connection and where the service asks for patience.
+    def send(self, method: str, path: str, *, changes: bool = False, **options: Any) -> httpx.Response:
+        """Sends a request, again where the service asks for patience, and after each broken connection if it may be
+        repeated: what changes nothing may, and what makes something new, which carries a key that makes it once.
 
-        Every request may be repeated: what makes something new carries a key that makes it once.
+        Args:
+            changes: it changes what is there, so it is repeated only where it cannot have reached the service.
 
         Raises:
             ApiError: the service refuses. ApiUnreachableError: nobody answers.
+            AnswerLostError: of one that ``changes``: it may have been made.
         """
         for delay in (*RETRY_DELAYS_SECONDS, None):
             try:
                 response = self._http.request(method, path, **options)
             except httpx.TransportError as error:
+                if changes and not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+                    raise AnswerLostError(
+                        f"{self._lost(error)} before the answer came, so the change may have been made; look before "
+                        "you repeat it"
+                    ) from error
                 if delay is None:
                     raise ApiUnreachableError(self._lost(error)) from error
                 time.sleep(delay)

@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 
 LOG_TAIL_LINES = 20
 ASK_RAY_SECONDS = 30.0
-"""How often Ray is asked for the job of a driver that gives signs of life: its answer is shown, and decides nothing."""
+"""How often Ray is asked for the job of a driver that gives signs of life, as its answer is shown and decides nothing,
+and for those of a paused search, of which none was at work.
+"""
 PAUSE_SECONDS = 0.05  # between two searches of a round, which is stretched by half of its interval at most
 _MAX_MOVES = 4  # from STARTING to the end are two; more would be a fault
 
@@ -49,6 +51,14 @@ class _Sign:
     """A driver's last sign of life, and when Ray was last asked for its job (by the monotonic clock)."""
 
     written_at: datetime
+    asked_at: float
+
+
+@dataclass
+class _Rest:
+    """Of a paused search without a job at work: since when it is paused, and when Ray was last asked."""
+
+    paused_at: datetime
     asked_at: float
 
 
@@ -77,6 +87,7 @@ class Reconciler:
         self._on_round = on_round
         self._adoption = Adoption(service, settings.runs_path, settings.stale_seconds)
         self._signs: dict[str, _Sign] = {}
+        self._rests: dict[str, _Rest] = {}
         self._stopping = Event()
         self._thread: Thread | None = None
         self._cluster_down = False  # learnt once a round: each timeout would delay all other searches
@@ -111,8 +122,11 @@ class Reconciler:
         self._adopt()
         active = self._service.active()
         self._signs = {search.id: sign for search in active if (sign := self._signs.get(search.id)) is not None}
+        self._rests = {search.id: rest for search in active if (rest := self._rests.get(search.id)) is not None}
         at_work: list[tuple[Search, dict[str, object]]] = []
         for search in active:
+            if self._rests_still(search):
+                continue
             try:
                 status = self._sign_of_life(search)
                 if status is None:
@@ -124,6 +138,12 @@ class Reconciler:
             # Each takes some of the interpreter that requests want too: without a pause they would wait for all.
             self._stopping.wait(min(PAUSE_SECONDS, self._settings.reconcile_seconds / 2 / len(active)))
         self._service.note_all(at_work)
+
+    def _rests_still(self, search: Search) -> bool:
+        """Whether nothing was at work for a paused search when Ray was last asked, which was lately."""
+        rest = self._rests.get(search.id)
+        paused = rest is not None and search.state == SearchState.PAUSED and search.changed_at == rest.paused_at
+        return paused and rest is not None and time.monotonic() - rest.asked_at < ASK_RAY_SECONDS
 
     def _adopt(self) -> None:
         try:
@@ -147,6 +167,8 @@ class Reconciler:
         elif step.action == "move":
             self._move(search, step, sight)
         else:
+            if search.state == SearchState.PAUSED and sight.reachable and step.action == "wait":
+                self._rests[search.id] = _Rest(search.changed_at, time.monotonic())
             message = self._stop(sight) if step.action == "stop" else None
             self._service.note(search, message=message or step.message, **_columns(sight))
         return step.action

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from service_helpers import BODY, Bench, write_study
 
+from api import adoption
 from api.service import SearchService
 from cluster.config import parse_job
 from cluster.jobs import JobState
@@ -119,6 +120,32 @@ def test_database_is_asked_about_new_folders_alone_and_one_that_comes_back_is_ad
     write_run(bench, "first", "SUCCEEDED").write_json("result.json", {})
     bench.round()
     assert sorted(ids(bench)) == ["first", "second"]
+
+
+def test_folder_that_is_no_search_is_read_again_only_when_it_has_changed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read, asked = write_run(bench, "late"), list[str](), list[set[str]]()
+    status = (folder.path / "status.json").read_bytes()
+    (folder.path / "status.json").unlink()
+    see, known = adoption.as_search, SearchService.known_among
+
+    def note(folder: RunFolder, stale_seconds: float) -> Any:
+        read.append(folder.path.name)
+        return see(folder, stale_seconds)
+
+    def ask(service: SearchService, names: set[str]) -> set[str]:
+        asked.append(set(names))
+        return known(service, names)
+
+    monkeypatch.setattr(adoption, "as_search", note)
+    monkeypatch.setattr(SearchService, "known_among", ask)
+    for _ in range(3):
+        bench.round()
+    assert (read, asked) == (["late"], [{"late"}])
+    (folder.path / "status.json").write_bytes(status)
+    bench.round()
+    assert ids(bench) == ["late"]
 
 
 def test_two_services_adopt_once(bench: Bench) -> None:

@@ -148,6 +148,78 @@ def test_broken_submission_is_repeated_with_its_key(bench: Bench) -> None:
     assert [found["id"] for found in bench.http.get("/v1/searches").json()["searches"]] == [search.id]
 
 
+def losing(bench: Bench, *, reached: bool, losses: int = 1) -> tuple[Client, list[str]]:
+    """A client of which the answers to the first changes are lost; those reached the service, or did not."""
+    changes: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.method != "GET":
+            changes.append(f"{request.method} {request.url.path.rpartition('/')[2]}")
+        lost = request.method != "GET" and len(changes) <= losses
+        if lost and not reached:
+            raise httpx.ReadTimeout("no answer")
+        answer = bench.http.request(
+            request.method, request.url.raw_path.decode(), content=request.content, headers=dict(request.headers)
+        )
+        if lost:
+            raise httpx.ReadError("connection reset")
+        return httpx.Response(
+            answer.status_code, content=answer.content, headers={"ETag": answer.headers.get("etag", "")}
+        )
+
+    return Client(transport=httpx.MockTransport(handle)), changes
+
+
+@pytest.mark.usefixtures("no_delays")
+@pytest.mark.parametrize("reached", [True, False])
+def test_change_whose_answer_is_lost_is_looked_for_before_it_is_repeated(bench: Bench, reached: bool) -> None:
+    """Repeated blindly, it would be refused: 409 for the state, 412 for the version, 404 for what is gone."""
+    search_id, asked = bench.running(), 1 if reached else 2
+
+    def change(act: Callable[[Client], Any]) -> Any:
+        client, changes = losing(bench, reached=reached)
+        outcome = act(client)
+        assert len(changes) == asked
+        return outcome
+
+    assert change(lambda client: client.pause(search_id, if_match=client.etag(search_id))).state == "PAUSED"
+    assert change(lambda client: client.extend(search_id, 12)).spec["search"]["num_trials"] == 12
+    assert change(lambda client: client.pause(search_id)).state == "PAUSED"
+    assert change(lambda client: client.resume(search_id)).state == "QUEUED"
+    assert change(lambda client: client.cancel(search_id)).state == "CANCELLING"
+    bench.jobs.states[search_id] = JobState.STOPPED
+    bench.drive(search_id, "CANCELLED")
+    bench.round()
+    bench.round()
+    change(lambda client: client.delete(search_id))
+    assert bench.http.get(f"/v1/searches/{search_id}").status_code == 404
+
+
+@pytest.mark.usefixtures("no_delays")
+def test_change_whose_answers_are_all_lost_is_told_as_unknown(bench: Bench) -> None:
+    search_id = bench.running()
+    client, changes = losing(bench, reached=False, losses=9)
+    for act in (client.pause, client.delete):
+        with pytest.raises(ApiUnreachableError, match="may have been made; look before you repeat it"):
+            act(search_id)
+    assert changes == ["POST pause"] * 3 + [f"DELETE {search_id}"] * 3
+    assert bench.state(search_id) == "RUNNING"
+
+
+@pytest.mark.usefixtures("no_delays")
+def test_change_that_cannot_have_reached_the_service_is_repeated(bench: Bench) -> None:
+    seen: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request.method)
+        if len(seen) == 1:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(204)
+
+    Client(transport=httpx.MockTransport(handle)).delete("s-1")
+    assert seen == ["DELETE", "DELETE"]
+
+
 @pytest.mark.usefixtures("no_delays")
 def test_events_resume_after_a_broken_stream() -> None:
     parts = iter(["id: 7\nevent: phase\ndata: {}\n\nid: 9\nevent: ha", 'event: end\ndata: {"state": "FAILED"}\n\n'])

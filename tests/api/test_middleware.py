@@ -104,6 +104,13 @@ def test_rate_limit_refills_with_time() -> None:
     assert [limit.seconds_to_wait("a", 1000.0) for _ in range(3)] == [0, 0, 30]
 
 
+def test_less_than_one_request_a_minute_lets_one_pass_now_and_then() -> None:
+    limit = RateLimit(per_minute=0.5)
+    assert [limit.seconds_to_wait("a", 0.0) for _ in range(2)] == [0, 120]
+    assert limit.seconds_to_wait("a", 60.0) == pytest.approx(60)
+    assert [limit.seconds_to_wait("a", 500.0) for _ in range(2)] == [0, 120]
+
+
 def test_figures_for_prometheus(bench: Bench) -> None:
     bench.submit()
     bench.running()
