@@ -1,11 +1,10 @@
 """The search itself: ask → evaluate → tell, on a study that survives whoever runs it.
 
-``SearchSession`` is all a runner needs; ``run_search`` runs it in this process, ``cluster.ray_tune`` on Ray workers.
+``SearchSession`` is all a runner needs; ``cluster.ray_tune`` runs it on Ray workers.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 from nas.racing import Leaders
@@ -151,17 +150,3 @@ class SearchSession:
         for trial in ended[self._num_ended :]:
             self._hear(trial)
         return [trial for trial in trials if not trial.ended]
-
-
-def run_search(session: SearchSession, evaluate: Evaluate, on_trial: Callable[[Trial], None] | None = None) -> None:
-    """Runs a search to its end in this process, one candidate after the other."""
-    while (trial := session.ask()) is not None:
-        started = time.perf_counter()
-        try:
-            metrics = evaluate(Architecture.parse(trial.architecture))
-        except RuntimeError as error:  # out of memory and the like: this candidate's fault alone
-            ended = session.fail(trial.number, f"{type(error).__name__}: {error}")
-        else:
-            ended = session.tell(trial.number, metrics, time.perf_counter() - started)
-        if on_trial is not None:
-            on_trial(ended)

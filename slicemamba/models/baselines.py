@@ -8,23 +8,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from slicemamba.architecture import Architecture
 from slicemamba.config import ModelConfig
 from slicemamba.models.layers import fit_image
 
 ConvKind = Literal["unet", "attention_unet"]
 CONV_KINDS: tuple[ConvKind, ...] = get_args(ConvKind)
 _LEVELS = 5
-
-
-def vm_unet(depths: Sequence[int]) -> Architecture:
-    """The architecture that makes a SliceMambaUNet a VM-UNet."""
-    return Architecture.uniform((1, 1), depths)
 
 
 class ConvUNet(nn.Module):

@@ -204,11 +204,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
-def save_published(path: Path, network: nn.Module) -> None:
-    """Writes the state under the names that the published scripts read, ``smunet.`` before each."""
-    torch.save({_PUBLISHED + key: value for key, value in network.state_dict().items()}, path)
-
-
 def load_state(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Loads a state that must fit exactly.
 

@@ -5,7 +5,7 @@ from slicemamba.ops.convolution import depthwise_silu, instance_norm_act
 from slicemamba.ops.gating import gated_norm
 from slicemamba.ops.mamba_interface import selective_scan_fn
 from slicemamba.ops.selective_scan import selective_scan, slice_scan
-from slicemamba.ops.slicing import slice_order, slice_order_inverse
+from slicemamba.ops.slicing import slice_order
 
 __all__ = [
     "available_backends",
@@ -16,6 +16,5 @@ __all__ = [
     "selective_scan",
     "selective_scan_fn",
     "slice_order",
-    "slice_order_inverse",
     "slice_scan",
 ]

@@ -40,14 +40,6 @@ def slice_order(height: int, width: int, slice_size: tuple[int, int], axis: Axis
     raise ValueError(f'slice_order expects axis "horizontal" or "vertical", got {axis!r}; pass one of the two.')
 
 
-def slice_order_inverse(height: int, width: int, slice_size: tuple[int, int], axis: Axis) -> Tensor:
-    """Place in the sequence of each row-major position, (L,) int64: the inverse of :func:`slice_order`."""
-    order = slice_order(height, width, slice_size, axis)
-    inverse = torch.empty_like(order)
-    inverse[order] = torch.arange(order.numel())
-    return inverse
-
-
 def _places(size: int, length: int, thickness: int) -> tuple[Tensor, Tensor]:
     """Coordinates (across the slices, along them) of every place, for slices of ``thickness`` cut from ``size``."""
     t = torch.arange(size * length)

@@ -27,7 +27,7 @@ from slicemamba.evaluation.compare import (
 from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.evaluation.published import published_scores
 from slicemamba.evaluation.scores import ImageScores
-from slicemamba.models.baselines import ConvUNet, vm_unet
+from slicemamba.models.baselines import ConvUNet
 from slicemamba.models.checkpoints import find_network, load_network, save_network
 from slicemamba.models.complexity import count_flops, num_parameters
 from slicemamba.models.ensemble import Ensemble, SegmentationNetwork
@@ -41,7 +41,7 @@ MODEL = ModelConfig(embed_dim=8, encoder_depths=(1, 1), decoder_depths=(1, 1), d
 
 def networks() -> dict[str, SegmentationNetwork]:
     fixed = SliceMambaUNet(MODEL, 1, Architecture.uniform((2, 4), MODEL.depths))
-    vm = SliceMambaUNet(MODEL, 1, vm_unet(MODEL.depths))
+    vm = SliceMambaUNet(MODEL, 1, Architecture.uniform((1, 1), MODEL.depths))
     return {
         "fixed": fixed,
         "vm": vm,

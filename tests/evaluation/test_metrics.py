@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from slicemamba.evaluation.metrics import METRICS_VERSION, confusion, hd95, mean_hd95, summarize, to_labels
+from slicemamba.evaluation.metrics import confusion, hd95, mean_hd95, summarize, to_labels
 
 Mask = NDArray[np.uint8]
 
@@ -46,10 +46,6 @@ def squares(*corners: tuple[int, int], size: tuple[int, int] = (20, 30)) -> Mask
 
 
 EMPTY, SQUARE = squares(), squares((4, 6))
-
-
-def test_version() -> None:
-    assert METRICS_VERSION == 1
 
 
 @pytest.mark.parametrize("num_classes", [1, 3, 5])

@@ -23,7 +23,6 @@ from slicemamba.models.checkpoints import (
     read_card,
     read_state,
     save_network,
-    save_published,
 )
 from slicemamba.models.supernet import Supernet
 from slicemamba.models.unet import SliceMambaUNet
@@ -86,13 +85,6 @@ def test_published_file_is_read_whatever_wraps_it(
 ) -> None:
     state: dict[str, Any] = {prefix + key: value for key, value in network.state_dict().items()}
     torch.save(state if wrapper is None else {"epoch": 3, "min_loss": 0.5, wrapper: state}, tmp_path / "best.pth")
-    assert same(read_state(tmp_path / "best.pth"), network.state_dict())
-
-
-def test_published_file_is_written_as_its_scripts_read_it(network: SliceMambaUNet, tmp_path: Path) -> None:
-    save_published(tmp_path / "best.pth", network)
-    written = torch.load(tmp_path / "best.pth", weights_only=True)
-    assert same(written, {f"smunet.{key}": value for key, value in network.state_dict().items()})
     assert same(read_state(tmp_path / "best.pth"), network.state_dict())
 
 
@@ -160,7 +152,7 @@ def test_pickled_code_is_refused_and_never_run(tmp_path: Path) -> None:
 def test_broken_weights_are_refused(network: SliceMambaUNet, tmp_path: Path, suffix: str, content: str) -> None:
     file = tmp_path / f"weights.{suffix}"
     if suffix == "pth":
-        save_published(file, network)
+        torch.save(network.state_dict(), file)
     else:
         save_network(tmp_path, network)
     whole = file.read_bytes()

