@@ -121,7 +121,7 @@ def validation() -> list[dict[str, float]]:
 
 
 def validated() -> list[tuple[nn.Module, SegmentationData]]:
-    torch.manual_seed(3)
+    torch.manual_seed(22)
     five, one = blobs(5), blobs(1)
     two_classes = replace(five, masks=2 * five.masks, num_classes=3)
     broken = nn.Conv2d(3, 1, 1)
