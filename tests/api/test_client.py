@@ -384,9 +384,7 @@ def test_faults_are_told_with_their_exit_code(command: Callable[..., Any], tmp_p
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "api.cli", *words], capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-m", "api.cli", *words], capture_output=True, text=True, check=False)
 
 
 def test_serve_checks_ray_before_it_starts(tmp_path: Path) -> None:
