@@ -88,6 +88,20 @@ def prepare(
     marked: Annotated[
         bool, typer.Option("--marked", help="Whatever is not 0 in a mask is marked, as where masks number objects.")
     ] = False,
+    colours: Annotated[
+        str | None,
+        typer.Option(help="Classes of masks in colour, background first: '#000000=background,#ff0000=polyp'."),
+    ] = None,
+    values: Annotated[
+        str | None, typer.Option(help="Values that masks mean, 0,128,255; others become the nearest.")
+    ] = None,
+    resize_masks: Annotated[
+        bool, typer.Option("--resize-masks", help="Bring masks of another size to that of their image.")
+    ] = False,
+    pairs: Annotated[
+        Path | None, typer.Option(help="CSV or JSON with the files of each image and mask, relative to SOURCE.")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(help="Columns of --pairs: image,mask or image,mask,group.")] = None,
     ignore: Annotated[
         int | None, typer.Option(min=0, help="Value of mask pixels to be left out of training and scores.")
     ] = None,
@@ -109,6 +123,7 @@ def prepare(
     ] = False,
 ) -> None:
     """Create split folders from a raw download, keeping each patient in one split."""
+    from slicemamba.data.colours import parse_colours
     from slicemamba.data.convert import Reading
     from slicemamba.data.description import read_description
     from slicemamba.data.prepare import SplitPlan, read_groups
@@ -130,6 +145,11 @@ def prepare(
         "--marked": marked,
         "--ignore": ignore is not None,
         "--channels": channels,
+        "--colours": colours,
+        "--values": values,
+        "--resize-masks": resize_masks,
+        "--pairs": pairs,
+        "--columns": columns,
         "--window": window,
         "--per-channel": per_channel is not None,
     }
@@ -146,8 +166,20 @@ def prepare(
                 destination,
                 plan,
                 folders=(images, masks),
-                reading=Reading(not labels, marked, ignore, channels or 3, per_channel, _window(window)),
+                reading=Reading(
+                    threshold=not labels and colours is None,
+                    any_value=marked,
+                    ignore_label=ignore,
+                    colours=None if colours is None else parse_colours(colours),
+                    values=_numbers(values),
+                    resize_masks=resize_masks,
+                    channels=channels or 3,
+                    per_channel=per_channel,
+                    window=_window(window),
+                ),
                 class_names=None if classes is None else tuple(name.strip() for name in classes.split(",")),
+                table=pairs,
+                columns=[] if columns is None else columns.split(","),
                 on_progress=on_progress,
             )
     described = read_description(destination)
@@ -196,6 +228,18 @@ def _shares(text: str) -> tuple[float, float, float, float]:
     except ValueError:
         raise InputError(f"fractions must look like 0.5,0.15,0.15,0.2; got {text!r}") from None
     return train, val, search, test
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"values must look like 0,128,255; got {text!r}") from None
+    if len(set(found)) < 2 or min(found) < 0 or max(found) > 65535:
+        raise InputError(f"values must be at least two of 0 to 65535; got {text!r}")
+    return found
 
 
 def _window(text: str | None) -> tuple[float, float] | None:

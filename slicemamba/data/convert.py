@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from slicemamba.data.colours import Colour, classes_of_colours, offer_colours
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import Pair
 from slicemamba.data.parallel import Progress, run_parallel
@@ -23,6 +27,9 @@ IGNORED_GREY = 128
 
 _MOST_ERASED = 0.2
 """Of the marked pixels; soft borders of small lesions lose less."""
+_MOST_COUNTED = 64
+_TRACE, _MOST_TRACES = 0.005, 0.03
+"""Shares of all pixels that values have which mean something, and that all others have together."""
 _NOISE, _FEW_VALUES = 32, 8
 """Highest value that compression leaves on black, and how many different values a mask without noise holds."""
 
@@ -55,12 +62,18 @@ class Reading:
         threshold: make masks binary, by a cut at half of their scale; without it they hold class labels.
         any_value: mark all that is not 0 in place of the cut, as masks that number objects need.
         ignore_label: stored value of pixels to be left out.
+        colours: of each class, for masks in colour; None: masks have one channel.
+        values: that masks mean; others, as JPEG adds them, become the nearest.
+        resize_masks: bring masks of another size to that of their image, by nearest neighbour.
         channels, per_channel, window: as in DataConfig; the window is for volumes.
     """
 
     threshold: bool = True
     any_value: bool = False
     ignore_label: int | None = None
+    colours: tuple[Colour, ...] | None = None
+    values: tuple[int, ...] | None = None
+    resize_masks: bool = False
     channels: int = 3
     per_channel: bool | None = None
     window: tuple[float, float] | None = None
@@ -76,7 +89,7 @@ class Converted:
     """A pair in its final form: its files, and what its pixels told.
 
     Attributes:
-        digest: of the image's content. values: that the mask held.
+        digest: of the image's content. values: that the mask held. counts: pixels of each.
         intermediate: mask pixels neither black nor white. share: the same as a share of all.
         marked, erased: mask pixels that became 255, and those that became 0 though they hold more than noise.
     """
@@ -87,6 +100,7 @@ class Converted:
     intermediate: int
     share: float
     values: list[float]
+    counts: list[int]
     marked: int = 0
     erased: int = 0
 
@@ -106,6 +120,8 @@ def convert_all(
 
     results = run_parallel(work, len(pairs), on_progress)
     findings = [finding for result in results if isinstance(result, list) for finding in result]
+    if any(finding.fault is Fault.COLOUR_MASK for finding in findings):
+        offer_colours([path for pair in pairs for path in pair.masks])
     raise_findings(findings, subject=f"download in {source}")
     converted = [result for result in results if isinstance(result, Converted)]
     _refuse_erasure(converted, source)
@@ -126,12 +142,29 @@ def _refuse_erasure(converted: list[Converted], source: Path) -> None:
     )
 
 
+def offer_values(converted: list[Converted]) -> None:
+    """Raises InputError where masks of labels hold a few values and traces of many others, as JPEG adds them."""
+    counts: Counter[float] = Counter()
+    for one in converted:
+        counts.update(dict(zip(one.values, one.counts, strict=False)))
+    total = counts.total()
+    main = sorted(value for value, count in counts.items() if count >= _TRACE * total)
+    rest = total - sum(counts[value] for value in main)
+    if len(main) > 1 and len(counts) >= len(main) + _FEW_VALUES and rest < _MOST_TRACES * total:
+        option = ",".join(f"{value:g}" for value in main)
+        raise InputError(
+            f"the masks hold {len(counts)} values, but {option} make up {1 - rest / total:.1%} of their pixels. If the "
+            f"others are noise, use --labels --values {option}, which makes them the nearest of these; if all are "
+            "classes, give them all to --values"
+        )
+
+
 def _convert(raw: RawPair, folder: Path, reading: Reading) -> Converted:
     pair = raw.first
     image = _read_image(raw, reading)
-    values = read_mask_values(pair.mask)
+    values, as_stored = _read_mask(raw, reading, (image.shape[0], image.shape[1]))
     check_fit(pair, image, values)
-    new_mask = folder / "masks" / pair.mask.name
+    new_mask = folder / "masks" / f"{pair.name}.png"
     new_image = _write_image(raw, image, folder / "images")
     intermediate = erased = kept = 0
     if reading.threshold:
@@ -140,10 +173,12 @@ def _convert(raw: RawPair, folder: Path, reading: Reading) -> Converted:
         marked, intermediate = (_mark(known), 0) if reading.any_value else binarise(known, pair.mask)
         kept, erased = int((marked > 0).sum()), int(((marked == 0) & _is_meant(known)).sum())
         marked[left_out] = IGNORED_GREY
-        new_mask = new_mask.with_name(f"{pair.name}.png")
         Image.fromarray(marked).save(new_mask)
-    else:
+    elif as_stored:
+        new_mask = folder / "masks" / pair.mask.name
         shutil.copyfile(pair.mask, new_mask)
+    else:
+        Image.fromarray(values).save(new_mask)
     return Converted(
         new_image,
         new_mask,
@@ -151,6 +186,7 @@ def _convert(raw: RawPair, folder: Path, reading: Reading) -> Converted:
         intermediate,
         intermediate / values.size,
         distinct(values),
+        [int((values == value).sum()) for value in distinct(values)[:_MOST_COUNTED]],
         kept,
         erased,
     )
@@ -165,6 +201,46 @@ def _read_image(raw: RawPair, reading: Reading) -> NDArray[np.uint8]:
     if other is not None:
         raise BadFileError(Fault.CASE, f"{raw.name} ({raw.images[other].name} has another size than the first)")
     return np.concatenate(channels, axis=-1)
+
+
+def _read_mask(raw: RawPair, reading: Reading, size: tuple[int, int]) -> tuple[NDArray[Any], bool]:
+    """Values (H, W) that are meant, and whether they are those of the file."""
+    if len(raw.masks) > 1:
+        if not reading.threshold:
+            raise BadFileError(Fault.TWO_MASKS, f"{raw.name} ({raw.masks[0].name}, {raw.masks[1].name})")
+        parts = [_one_mask(path, reading, size) for path in raw.masks]
+        other = next((i for i, part in enumerate(parts) if part.shape != parts[0].shape), None)
+        if other is not None:
+            raise BadFileError(Fault.SIZE, f"{short_path(raw.masks[other])} and {raw.masks[0].name}")
+        marks = [
+            _mark(part) if reading.any_value else binarise(part, path)[0]
+            for part, path in zip(parts, raw.masks, strict=True)
+        ]
+        return np.maximum.reduce(marks), False
+    values = _one_mask(raw.masks[0], reading, size)
+    changed = reading.colours is not None or reading.values is not None or reading.resize_masks
+    return values, not changed
+
+
+def _one_mask(path: Path, reading: Reading, size: tuple[int, int]) -> NDArray[Any]:
+    if reading.colours is not None:
+        values: NDArray[Any] = classes_of_colours(path, reading.colours)
+    else:
+        values = read_mask_values(path)
+    if reading.values is not None:
+        meant = sorted(reading.values)
+        borders = [(low + high) / 2 for low, high in pairwise(meant)]
+        kind = np.uint8 if meant[-1] < 256 else np.uint16
+        values = np.array(meant, kind)[np.searchsorted(borders, values.astype(np.float64))]
+    if reading.resize_masks and values.shape != size and _same_aspect(values.shape, size):
+        return np.asarray(Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    return values
+
+
+def _same_aspect(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Within a pixel of rounding."""
+    scale = size[0] / shape[0]
+    return abs(shape[1] * scale - size[1]) <= max(1.0, scale)
 
 
 def _write_image(raw: RawPair, image: NDArray[np.uint8], folder: Path) -> Path:

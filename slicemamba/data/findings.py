@@ -56,13 +56,15 @@ class Fault(Enum):
     NO_SLICE = ("file that does not hold a slice", "give the two arrays 'image' and 'label' of (H, W)")
     SIZE = (
         "mask of a different size than its image",
-        "export both at the same size, after `mogrify -auto-orient` where an image has an EXIF orientation",
+        "export both at the same size (`slicemamba data prepare --resize-masks` enlarges or shrinks masks of the same "
+        "aspect), after `mogrify -auto-orient` where an image has an EXIF orientation",
     )
     ORIENTATION = (
         "mask with a different orientation than its image",
         "convert both to the same orientation (nibabel.as_closest_canonical), or correct the wrong header",
     )
     COLOUR_MASK = ("mask in colour", "save masks with one channel that holds the class of each pixel")
+    COLOURS = ("mask with colours that no class has", "add them to --colours, or correct the mask")
     NOT_BINARY = (
         "mask that is not binary",
         "threshold it and save it as PNG with the values 0 and 255 (JPEG and smooth scaling add values between; "

@@ -17,7 +17,7 @@ from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
 from slicemamba.data.volumes import NIFTI_EXTENSIONS, base_name
 from slicemamba.errors import InputError
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif")
 ACCEPTED = (*IMAGE_EXTENSIONS, *NIFTI_EXTENSIONS)
 MASK_SUFFIXES = ("_segmentation", "_mask", "-mask", "_seg", "_label", "_labels", "_gt", "_he")
 """Known endings of mask names, compared without regard to case; a mask may also be named exactly like its image."""

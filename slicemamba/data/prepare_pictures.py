@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from slicemamba.config import validate
 from slicemamba.data.catalog import MAX_CLASSES
-from slicemamba.data.convert import IGNORED_GREY, Converted, Reading, convert_all
+from slicemamba.data.colours import class_names_of
+from slicemamba.data.convert import IGNORED_GREY, Converted, Reading, convert_all, offer_values
 from slicemamba.data.description import Description, write_description
 from slicemamba.data.downloads import find_download
 from slicemamba.data.parallel import Progress
+from slicemamba.data.patients import ALONE
 from slicemamba.data.prepare import (
     SUMMARY_FILE,
     Kind,
@@ -26,6 +29,7 @@ from slicemamba.data.prepare import (
     stored_groups,
 )
 from slicemamba.data.prepare_volumes import prepare_volumes
+from slicemamba.data.reading import IGNORED
 from slicemamba.errors import InputError
 
 VOID = 255
@@ -40,6 +44,8 @@ def prepare_pictures(
     folders: tuple[str | None, str | None] = (None, None),
     reading: Reading = Reading(),
     class_names: tuple[str, ...] | None = None,
+    table: Path | None = None,
+    columns: Sequence[str] = (),
     on_progress: Progress | None = None,
 ) -> Prepared:
     """Deals the images and masks of a download out to split folders.
@@ -56,12 +62,15 @@ def prepare_pictures(
         reading: how files are understood.
         class_names: names of the classes, background first, for ``dataset.yaml``. An nnU-Net raw data set tells names
             and labels itself, unless ``reading`` says otherwise.
+        table, columns: of pairs, as ``read_pairs`` takes them.
         on_progress: called as (done, total) in images.
 
     Raises:
         InputError: no images, names that do not match, broken files (all told together), or a destination in use.
     """
-    found = find_download(kind, source, folders)
+    found = find_download(kind, source, folders, table, columns)
+    if found.groups is not None and plan.groups is None and plan.patient_pattern is None:
+        plan = replace(plan, groups={pair.name: found.groups.get(pair.name, ALONE + pair.name) for pair in found.pairs})
     described = None if reading.any_value or not reading.threshold else found.description
     reading = reading if described is None else read_as(reading, described)
     if found.volumes:
@@ -73,6 +82,8 @@ def prepare_pictures(
     pairs = found.pairs
     with building(destination) as workplace:
         converted = convert_all(pairs, workplace / "all", reading, source, on_progress)
+        if described is None and reading.values is None and not reading.threshold:
+            offer_values(converted)
         names = [pair.name for pair in pairs]
         told = plan.groups_of(names)
         groups = join_twins(told, [one.digest for one in converted])
@@ -113,6 +124,10 @@ def _options(
     """What ``dataset.yaml`` says of images and of masks with these values."""
     if described is not None:
         options = described.model_dump(exclude={"groups"})
+    elif reading.colours is not None:
+        names = class_names_of(reading.colours)
+        options = {"num_classes": 1 if len(names) == 2 else len(names), "class_names": names}
+        options |= {"ignore_label": IGNORED} if len(names) < len(reading.colours) else {}
     elif not reading.threshold:
         options = label_options(values, reading.ignore_label)
     else:

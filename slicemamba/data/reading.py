@@ -149,6 +149,14 @@ def read_mask_values(path: Path) -> NDArray[Any]:
     return _mask_values(picture, path, binary=True)
 
 
+def read_mask_colours(path: Path) -> Pixels:
+    """A mask as it looks, (H, W, 3) uint8. Raises BadFileError."""
+    unusual = None if is_nifti(path) else read_unusual(path)
+    if unusual is not None or is_nifti(path):
+        return read_image(path)
+    return np.asarray(_decode(path).convert("RGB"))
+
+
 def as_classes(
     values: NDArray[Any],
     where: str,
@@ -266,7 +274,7 @@ def _decode(path: Path) -> Image.Image:
     """Opens and fully decodes a file: a header alone does not show that a picture is intact."""
     try:
         with Image.open(path) as picture:  # closes the file; the pixels stay
-            frames = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
+            frames = getattr(picture, "n_frames", 1) if picture.format in ("TIFF", "GIF") else 1
             stored = "".join(str(tile.args) for tile in picture.tile)
             picture.load()
     except Image.DecompressionBombError as error:

@@ -138,10 +138,10 @@ def test_labels_and_folder_names(tmp_path: Path) -> None:
 
 
 def test_one_folder_may_have_the_usual_name(tmp_path: Path) -> None:
-    write_download(tmp_path / "raw/images", tmp_path / "raw/labels", "{:02d}.png", "{:02d}.png")
-    made = prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan(), folders=(None, "labels"))
+    write_download(tmp_path / "raw/images", tmp_path / "raw/truths", "{:02d}.png", "{:02d}.png")
+    made = prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan(), folders=(None, "truths"))
     assert sum(made.num_images.values()) == COUNT
-    with pytest.raises(InputError, match="it holds images, labels"):
+    with pytest.raises(InputError, match="it holds images, truths"):
         prepare_pictures("folder", tmp_path / "raw", tmp_path / "other", SplitPlan())
 
 
