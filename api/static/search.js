@@ -3,6 +3,7 @@ import { download, get, openPage, post, query, send } from "./api.js";
 import { showJobs, start, under } from "./jobs.js";
 import { logBox } from "./log.js";
 import * as plots from "./plots.js";
+import { resultCard } from "./result.js";
 import { PHASES, ask, attempt, chip, clockTime, duration, el, number, notify, rough, select, swap, table, timeLeft, when } from "./ui.js";
 
 const UNDER_WAY = ["QUEUED", "STARTING", "RUNNING"];
@@ -45,7 +46,7 @@ export function searchPage(main, live, id) {
     if (search.state === "SUCCEEDED" && view.result !== search.ended_at) { // once a run: an extended one has another
       view.result = search.ended_at;
       const result = await get(`${url}/result`).catch(() => ({}));
-      parts.findings.replaceChildren(...(result.findings ?? []).map((sentence) => el("p", { className: "finding" }, sentence)));
+      parts.findings.replaceChildren(...resultCard(result));
     }
     const jobs = await followUps(search); // the audit's intervals are drawn with the figures
     const [found] = await Promise.all([figures(search, front), trialTable(search, front)]);

@@ -65,6 +65,13 @@ export function number(value, digits = 4) {
   return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(digits)));
 }
 
+// Operations and parameters: 317 M, not 317,400,000.
+export function count(value) {
+  if (value === null || value === undefined) return "–";
+  const [unit, size] = [["G", 1e9], ["M", 1e6], ["k", 1e3]].find(([, s]) => value >= s) ?? ["", 1];
+  return `${Number((value / size).toPrecision(3))} ${unit}`.trim();
+}
+
 export function duration(seconds) {
   if (!Number.isFinite(seconds) || seconds < 0) return "–";
   const s = Math.round(seconds);

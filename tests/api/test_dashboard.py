@@ -261,7 +261,12 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     write_study(bench.folder(search_id), [{"dice": 0.5, "hd95": 1.0}, {"dice": 0.25, "hd95": 0.5}])
     (bench.folder(search_id).path / "supernet").mkdir()
     bench.folder(search_id).write_json("supernet/config.json", {})
-    bench.folder(search_id).write_json("result.json", {"best": 0.9})
+    scores = {"test": {"dice": 0.701, "miou": 0.54, "hd95": 7.25}}
+    chosen = {"scores": scores, "intervals": {"test": {"dice": [0.65, 0.75]}}, "flops": 317_400_000, "params": 79_270}
+    unet = {"scores": {"test": {"dice": 0.804}}, "flops": 1.556e9, "params": 1_950_000}
+    said = "U-Net is better than the chosen network: Dice on test 70.1 % …"
+    result = {"findings": [said], "retrained": chosen, "baselines": {"unet": unet}, "trivial": {"test": {}}}
+    bench.folder(search_id).write_json("result.json", result)
     members = [{"number": 0, "intervals": {"dice": {"value": 0.5, "low": 0.4, "high": 0.6}}}]
     verdict = {"word": "weak", "sentence": "Ties among the best."}
     bench.folder(search_id).write_json("audit.json", {"verdict": verdict, "front": {"members": members}})
@@ -294,6 +299,11 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     page.locator(".chip.CANCELLING, .chip.CANCELLED").first.wait_for()
 
     page.get_by_role("link", name="← Search").click()
+    page.get_by_text(said).wait_for()
+    row = page.get_by_role("row", name="U-Net, trained for as long")
+    assert row.get_by_role("cell").all_text_contents()[1:] == ["0.804", "–", "–", "1.56 G", "1.95 M"]
+    chosen_row = page.get_by_role("row", name="chosen network, retrained").get_by_role("cell").all_text_contents()
+    assert chosen_row[1:] == ["0.701 (0.65 … 0.75)", "0.54", "7.25", "317 M", "79.3 k"]
     page.get_by_role("button", name="Audit").click()
     page.locator("#ask-input").fill("4")
     page.locator("#ask-ok").click()
