@@ -58,15 +58,17 @@ class Gate:
             return
         headers = Headers(scope=scope)
         given = headers.get("X-Request-ID", "")
+        # What may be asked for may be asked about: HEAD is GET without the body.
+        answered = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         request = _Exchange(scope, given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, send)
         try:
             refusal = self._refuse(headers)
             if refusal is not None:
                 await request.refuse(*refusal)
                 return
-            await self._app(scope, _limited(receive), request.send)
+            await self._app(answered, _limited(receive), request.send)
         finally:
-            self._note(scope, request)
+            self._note({**answered, "method": scope["method"]}, request)
 
     def _refuse(self, headers: Headers) -> tuple[HTTPStatus, str] | None:
         length = headers.get("Content-Length", "0")
@@ -110,6 +112,8 @@ class _Exchange:
             headers["X-Request-ID"] = self.id
             for name, value in SAFE_HEADERS.items():
                 headers.setdefault(name, value)
+        elif self._scope["method"] == "HEAD":
+            message = {**message, "body": b""}
         await self._send(message)
 
     async def refuse(self, status: HTTPStatus, detail: str) -> None:

@@ -62,7 +62,8 @@ async function show() {
   const live = clock(main);
   stop = live.stop;
   const [, page, id, kind, n] = location.hash.split("/");
-  document.title = "SliceMamba NAS";
+  const title = page === "new" ? "New search" : kind === "t" ? `Trial ${n} of ${id}` : page === "s" ? `Search ${id}` : "Searches";
+  document.title = `${title} · SliceMamba NAS`;
   for (const link of document.querySelectorAll(".top nav a")) link.ariaCurrent = link.hash === (page === "new" ? "#/new" : "#/") ? "page" : null;
   main.replaceChildren();
   main.ariaBusy = true; // “Loading …” until the first answer

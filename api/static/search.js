@@ -33,6 +33,7 @@ export function searchPage(main, live, id) {
   async function refresh() {
     const search = await get(url);
     const { id: _, progress, job_status, updated_at, expected_end_at, ...lasting } = search;
+    document.title = `${search.name} · SliceMamba NAS`;
     swap(parts.head, lasting, () => head(search, url, live));
     parts.phases.replaceChildren(phases(search));
     swap(parts.history, lasting, () => history(search));

@@ -53,6 +53,7 @@ export function ask({ title, text, ok, input = null, secret = false, danger = fa
   button.textContent = ok;
   button.className = danger ? "danger" : "primary";
   dialog.returnValue = "";
+  document.getElementById("ask-back").onclick = () => dialog.close(); // not a submit button: Enter means OK, not the first
   dialog.showModal();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok" ? (input === null ? true : field.value.trim()) : null), { once: true });

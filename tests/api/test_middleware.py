@@ -35,6 +35,14 @@ def test_answers_have_safe_headers_and_no_cors(bench: Bench) -> None:
         assert not [name for name in answer.headers if name.lower().startswith("access-control")]
 
 
+def test_head_is_get_without_the_body(bench: Bench) -> None:
+    for path in ("/healthz", "/", "/v1/searches"):
+        asked, got = bench.http.head(path), bench.http.get(path)
+        assert (asked.status_code, asked.content) == (200, b"")
+        assert asked.headers["content-type"] == got.headers["content-type"]
+    assert bench.http.head("/v1/searches/none").status_code == 404
+
+
 @pytest.mark.parametrize("in_pieces", [False, True])
 def test_body_over_the_limit_is_refused(bench: Bench, in_pieces: bool) -> None:
     def pieces() -> Iterator[bytes]:
