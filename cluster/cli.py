@@ -98,10 +98,10 @@ def retrain(
     address: Address = None,
 ) -> None:
     """Train one network, from scratch or from the weights named by init, and evaluate it on test."""
-    from cluster.summary import print_scores
+    from cluster.summary import print_retrained
 
     run = _run(_retrain_values(config, overrides, architecture, network), config, out, address)
-    print_scores(Console(), run.read_json("result.json") or {})
+    print_retrained(Console(), run.read_json("result.json") or {})
     typer.echo(f"network: {run.path / 'retrained'}")
 
 

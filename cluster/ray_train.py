@@ -209,7 +209,7 @@ def _worker(config: dict[str, Any]) -> None:
     data = load_split(job.data, "train", Path(config["cache"]))
     val = load_split(job.data, "val", Path(config["cache"]))
     reporter = Reporter(workers_folder(config), config["phase"])
-    if ray.train.get_context().get_world_rank() == 0:
+    if ray.train.get_context().get_world_rank() == 0 or settings.stop_if_not_learning:  # then all stop at once
         reporter.learning = LearningWatch(data, val, job.model, settings, pretrained=config["init"] is not None)
 
     fit(
@@ -298,9 +298,9 @@ class Reporter:
             self._tensorboard.add(report)
             total = report.step if report.stopped_early else report.step // report.epoch * report.epochs
             self._progress(report.step, total, self._metrics)
-            doubt = self.learning.look(report) if self.learning is not None else None
-            if doubt is not None:
-                self._run.warn(doubt, self._phase)
+        doubt = self.learning.check(report) if self.learning is not None else None
+        if doubt is not None and self._is_first:
+            self._run.warn(doubt, self._phase)
         if not report.validation:
             return
         if not self._is_first:

@@ -55,7 +55,8 @@ def supernet(job: SupernetJob, run: RunFolder) -> dict[str, Any]:
 
 def retrained(job: RetrainJob, run: RunFolder, network: Path, cache_dir: Path) -> dict[str, Any]:
     """Result of a retrain job."""
-    return header(job) | _scores(job, run, network, cache_dir)
+    scores = _scores(job, run, network, cache_dir)
+    return header(job) | scores | {"findings": _missed_classes(scores["retrained"])}
 
 
 def searched(
@@ -111,9 +112,21 @@ def _hypervolumes(trials: list[Trial], random: list[Trial], objectives: tuple[st
 
 def _findings(result: Mapping[str, Any]) -> list[str]:
     """What a reader should know first, in sentences."""
-    front = [result["front"]["sentence"]]
-    about = [*result.get("baselines", {}).values(), result["scan_use"]]
-    return front + [found["sentence"] for found in about if found is not None]
+    about = [*result.get("baselines", {}).values(), result["front"], result["scan_use"]]
+    told = [found["sentence"] for found in about if found is not None]
+    return [*_missed_classes(result.get("retrained", {})), *told]
+
+
+def _missed_classes(network: Mapping[str, Any]) -> list[str]:
+    """A mean over classes hides one that is never found."""
+    classes = network.get("classes", {}).get("test", {})
+    missed = [name for name, scores in classes.items() if scores["images"] and not scores["dice"]]
+    if not missed:
+        return []
+    return [
+        f"The chosen network found nothing of {', '.join(missed)} in any test image, though the masks hold "
+        f"{'it' if len(missed) == 1 else 'them'}: look at how often train has it, and train for longer."
+    ]
 
 
 def _report(job: SearchJob, run: RunFolder, result: dict[str, Any]) -> None:

@@ -21,14 +21,24 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
         console: where to. result: what ``result.json`` of a search holds.
     """
     objectives: list[str] = result["objectives"]
-    for sentence in result.get("findings", ()):
-        console.print(f"• {escape(sentence)}", highlight=False)
+    _print_findings(console, result)
     console.print(_frontier(result["pareto"], objectives))
     console.print(_comparison(result, objectives))
     if "retrained" in result:
         print_scores(console, result)
     if result.get("baselines"):
         console.print(_beside_baselines(result))
+
+
+def _print_findings(console: Console, result: Mapping[str, Any]) -> None:
+    for sentence in result.get("findings", ()):
+        console.print(f"• {escape(sentence)}", highlight=False)
+
+
+def print_retrained(console: Console, result: Mapping[str, Any]) -> None:
+    """Prints what ``result.json`` of a retraining holds."""
+    _print_findings(console, result)
+    print_scores(console, result)
 
 
 def print_scores(console: Console, result: Mapping[str, Any]) -> None:

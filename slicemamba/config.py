@@ -373,6 +373,9 @@ class TrainConfig(Config):
         intensity_probability: probability of each of a gamma, contrast and brightness change. Not published, therefore
             0.
         validate_every: epochs between two validations; the last epoch is always validated.
+        stop_if_not_learning: end the run where the training is no better than a guess (all background, or each place's
+            most frequent class) at the first validation from a tenth of the epochs on, or at the end; else it is only
+            said.
         early_stop_epochs: stop at the first validation whose best predecessor is at least this many epochs old; null
             never stops early.
         seed: seed of everything random: initial weights, order of the images, augmentation, stochastic depth.
@@ -398,6 +401,7 @@ class TrainConfig(Config):
     intensity_probability: Probability = 0.0
     validate_every: PositiveInt = 1
     early_stop_epochs: PositiveInt | None = None
+    stop_if_not_learning: bool = False
     seed: Seed = 0
 
     @model_validator(mode="after")

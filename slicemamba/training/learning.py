@@ -12,7 +12,11 @@ from slicemamba.config import ModelConfig, TrainConfig
 from slicemamba.data.base import SegmentationData
 from slicemamba.data.reading import IGNORED
 from slicemamba.evaluation.metrics import confusion, summarize
-from slicemamba.training.trainer import EpochReport
+from slicemamba.training.trainer import EpochReport, TrainingDivergedError
+
+
+class NotLearningError(TrainingDivergedError):
+    """The training is no better than a guess, and was asked to stop then."""
 
 
 class LearningWatch:
@@ -39,8 +43,16 @@ class LearningWatch:
             "the most frequent class of each place": _dice_of(_most_frequent(train), val),
         }
         self._causes = _causes(train, model, settings, pretrained)
+        self._stops = settings.stop_if_not_learning
         tenth = math.ceil(settings.epochs / 10 / settings.validate_every) * settings.validate_every
         self._looks = {min(tenth, settings.epochs), settings.epochs}
+
+    def check(self, report: EpochReport) -> str | None:
+        """As ``look``; raises NotLearningError with the same where ``stop_if_not_learning`` is set."""
+        doubt = self.look(report)
+        if doubt is not None and self._stops:
+            raise NotLearningError(doubt)
+        return doubt
 
     def look(self, report: EpochReport) -> str | None:
         """What a user should know after this epoch, if anything. A diverged training (NaN) is told elsewhere."""

@@ -152,6 +152,15 @@ def test_a_baseline_that_diverged_is_said_to_have(tmp_path: Path) -> None:
     assert "diverged" in found["sentence"]
 
 
+def test_a_class_that_is_never_found_is_named() -> None:
+    found = {"images": 5, "dice": 0.4}
+    classes = {"liver": found, "spleen": {"images": 3, "dice": 0.0}, "absent": {"images": 0, "dice": 1.0}}
+    (said,) = results._missed_classes({"classes": {"test": classes}})
+    assert "found nothing of spleen in any test image" in said
+    assert results._missed_classes({"classes": {"test": {"liver": found}}}) == []
+    assert results._missed_classes({}) == []
+
+
 def trials_with(run: RunFolder, **qualities: float) -> list[Trial]:
     """A trial for each uniform network, with counts of the search split."""
     found = []

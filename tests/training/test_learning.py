@@ -9,7 +9,7 @@ import pytest
 
 from slicemamba.config import ModelConfig, TrainConfig
 from slicemamba.data.base import SegmentationData
-from slicemamba.training.learning import LearningWatch
+from slicemamba.training.learning import LearningWatch, NotLearningError
 from slicemamba.training.trainer import EpochReport
 
 
@@ -65,3 +65,13 @@ def test_masks_that_hold_little_are_named(marked: int, said: str) -> None:
     message = watch(masks).look(report(6, 0.0))
     assert message is not None
     assert said in message
+
+
+def test_training_that_may_not_go_on_without_learning_is_ended() -> None:
+    seen = watch(stop_if_not_learning=True)
+    assert seen.check(report(5, 0.0)) is None  # not looked at yet
+    with pytest.raises(NotLearningError, match="after 6 of 40 epochs the network is no better than a guess"):
+        seen.check(report(6, 0.5))
+    learns = watch(np.zeros((4, 8, 8)), stop_if_not_learning=True)
+    assert learns.check(report(6, 0.2)) is None
+    assert watch().check(report(6, 0.5)) is not None  # said, and nothing more
