@@ -157,6 +157,7 @@ def predict(
     device: Device = None,
 ) -> None:
     """Write a mask for each image or volume. Broken files stop nothing and are listed at the end (exit code 3)."""
+    from slicemamba.data.dicom import TELL, is_dicom
     from slicemamba.evaluation.inference import InferenceOptions, Segmenter
     from slicemamba.evaluation.inputs import find_inputs, tell_aside
     from slicemamba.evaluation.predict import Outputs, predict_files
@@ -172,6 +173,8 @@ def predict(
         done = predict_files(Segmenter(model, card.data, on, options), files, outputs, on_progress=on_progress)
     console = Console(stderr=True)
     console.print(f"{len(done.masks)} masks written to {out}{tell_aside(aside)}", highlight=False, soft_wrap=True)
+    if any(is_dicom(path) or path.is_dir() for path in files):
+        console.print(TELL, highlight=False, soft_wrap=True)
     if done.failed:
         console.print(f"[red]{len(done.failed)} files gave no mask:[/]")
         for reason in done.failed.values():

@@ -283,6 +283,7 @@ def _data_config(target: Path, overrides: list[str]) -> DataConfig:
 
 def _print_prepared(console: Console, made: Prepared, destination: Path, *, labels: bool, asks: bool) -> None:
     from slicemamba.data.description import read_description
+    from slicemamba.data.dicom import TELL
     from slicemamba.data.prepare_pictures import VOID, is_void
 
     table = Table("split", "images", "groups", title=str(destination))
@@ -310,6 +311,8 @@ def _print_prepared(console: Console, made: Prepared, destination: Path, *, labe
             highlight=False,
             soft_wrap=True,
         )
+    if made.from_dicom:
+        console.print(TELL, highlight=False, soft_wrap=True)
     if made.num_left_out:
         console.print(f"{made.num_left_out} volumes have no labels and were left out")
     _print_next(["data", "check", str(destination)])

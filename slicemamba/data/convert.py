@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from slicemamba.data.colours import Colour, classes_of_colours, offer_colours
+from slicemamba.data.dicom import is_dicom
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import Pair
 from slicemamba.data.parallel import Progress, run_parallel
@@ -195,7 +196,7 @@ def _convert(raw: RawPair, folder: Path, reading: Reading) -> Converted:
 def _read_image(raw: RawPair, reading: Reading) -> NDArray[np.uint8]:
     """(H, W, C); raises BadFileError, also where the channels' files differ in size."""
     if len(raw.images) == 1:
-        return read_image(raw.images[0], None, reading.channels, reading.scales_each)
+        return read_image(raw.images[0], reading.window, reading.channels, reading.scales_each)
     channels = [read_image(path, None, 1) for path in raw.images]
     other = next((i for i, channel in enumerate(channels) if channel.shape != channels[0].shape), None)
     if other is not None:
@@ -244,11 +245,15 @@ def _same_aspect(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
 
 
 def _write_image(raw: RawPair, image: NDArray[np.uint8], folder: Path) -> Path:
-    """A copy of the file; files of several channels become one TIFF."""
+    """A copy of the file; files of several channels become one TIFF, and DICOM becomes PNG."""
     if len(raw.images) > 1:
         path = folder / f"{raw.name}.tif"
         photometric = "rgb" if image.shape[2] == 3 else "minisblack"
         tifffile.imwrite(path, image, photometric=photometric, planarconfig="contig", compression="zlib")
+        return path
+    if is_dicom(raw.images[0]):  # not as it is, as its tags name the patient
+        path = folder / f"{raw.name}.png"
+        Image.fromarray(image if image.shape[2] == 3 else image[..., 0]).save(path)
         return path
     path = folder / (raw.name + raw.images[0].name[len(base_name(raw.images[0])) :])
     shutil.copyfile(raw.images[0], path)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from slicemamba.data.convert import RawPair
 from slicemamba.data.description import Description
+from slicemamba.data.dicom import is_series
 from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import (
     ACCEPTED,
     MASK_SUFFIXES,
+    RAW_EXTENSIONS,
     Pair,
     dead_links,
     match_files,
@@ -23,6 +25,7 @@ from slicemamba.data.isic import (
 from slicemamba.data.nnunet import find_raw_set, read_raw_set
 from slicemamba.data.pair_table import read_pairs
 from slicemamba.data.prepare import Kind
+from slicemamba.data.volumes import VOLUME_EXTENSIONS, base_name
 from slicemamba.errors import InputError, name_some
 
 Names = tuple[str, str]
@@ -95,6 +98,10 @@ def find_download(
         found = read_raw_set(raw_set)
         is_test = [False] * len(found.train) + [True] * len(found.test)
         return Download(found.train + found.test, is_test, found.description, found.volumes)
+    if kind == "folder" and not _is_one(source, folders):
+        series = _find_series(source, folders)
+        if series:
+            return Download(series, [False] * len(series), volumes=True)
     pairs = _find_raw(kind, source, folders)
     return Download(pairs, [False] * len(pairs))
 
@@ -111,6 +118,24 @@ def _find_raw(kind: Kind, source: Path, folders: Folders) -> list[RawPair]:
             if _masks_among(files):
                 return _find_beside(files, source)
     return [RawPair(pair.name, (pair.image,), (pair.mask,)) for pair in _find(kind, source, folders)]
+
+
+def _find_series(source: Path, folders: Folders) -> list[RawPair]:
+    """DICOM series, a folder each below the images, with a volume of labels or a folder of masks of its name."""
+    if folders == (None, None) and not _has_folders(source):
+        return []
+    images, masks = _folders("folder", source, folders)
+    cases = [folder for folder in sorted(images.iterdir()) if is_series(folder)]
+    if not cases:
+        return []
+    labels: dict[str, Path] = {}
+    for path in sorted(masks.iterdir()):
+        if path.name[0] != "." and (path.is_dir() or path.name.lower().endswith(VOLUME_EXTENSIONS)):
+            for name in [base_name(path), *_without_suffix(base_name(path))]:
+                labels.setdefault(name, path)
+    findings = [Finding(Fault.NO_MASK, short_path(case)) for case in cases if case.name not in labels]
+    raise_findings(findings, subject=f"download in {source}")
+    return [RawPair(case.name, (case,), (labels[case.name],)) for case in cases]
 
 
 def _has_folders(source: Path) -> bool:
@@ -155,7 +180,7 @@ def _find(kind: Kind, source: Path, folders: Folders) -> list[Pair]:
         images = [path for path in files if not path.stem.endswith(("_segmentation", "_superpixels"))]
     else:
         found = _folders(kind, source, folders)
-        images, masks = map(picture_files, found)
+        images, masks = picture_files(found[0], (*ACCEPTED, *RAW_EXTENSIONS)), picture_files(found[1])
         dead = dead_links(*found)
     pairs, findings = match_files(images, masks, str(source))
     raise_findings(findings + dead, subject=f"{kind} download in {source}")

@@ -47,6 +47,7 @@ class Fault(Enum):
         "mask that is drawn in its alpha channel, over a single colour",
         "save the alpha channel as the mask (mogrify -alpha extract)",
     )
+    SERIES = ("folder that is not one whole DICOM series", "give each series a folder of its own, with all its slices")
     CASE = ("case with missing or surplus channels", "give one file for each channel, _0000, _0001, …")
     DEAD_LINK = ("link to a file that does not exist", "mount or copy its target, or remove the link")
     NO_VOLUME = (

@@ -13,11 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from slicemamba.data.dicom import EXTENSIONS as DICOM_EXTENSIONS
 from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
 from slicemamba.data.volumes import NIFTI_EXTENSIONS, base_name
 from slicemamba.errors import InputError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif")
+RAW_EXTENSIONS = (*IMAGE_EXTENSIONS, *DICOM_EXTENSIONS)
+"""Of single pictures that `data prepare` and `predict` take."""
 ACCEPTED = (*IMAGE_EXTENSIONS, *NIFTI_EXTENSIONS)
 MASK_SUFFIXES = ("_segmentation", "_mask", "-mask", "_seg", "_label", "_labels", "_gt", "_he")
 """Known endings of mask names, compared without regard to case; a mask may also be named exactly like its image."""
@@ -150,11 +153,11 @@ def is_picture_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
 
 
-def picture_files(folder: Path) -> list[Path]:
+def picture_files(folder: Path, extensions: tuple[str, ...] = ACCEPTED) -> list[Path]:
     """Picture files in a folder, hidden ones left out (file managers leave some behind)."""
     if not folder.is_dir():
         return []
-    entries = (path for path in folder.iterdir() if path.name.lower().endswith(ACCEPTED))
+    entries = (path for path in folder.iterdir() if path.name.lower().endswith(extensions))
     return sorted(path for path in entries if path.is_file() and not path.name.startswith("."))
 
 

@@ -13,6 +13,7 @@ from slicemamba.data.catalog import MAX_CLASSES
 from slicemamba.data.colours import class_names_of
 from slicemamba.data.convert import IGNORED_GREY, Converted, Reading, convert_all, offer_values
 from slicemamba.data.description import Description, write_description
+from slicemamba.data.dicom import is_dicom
 from slicemamba.data.downloads import find_download
 from slicemamba.data.parallel import Progress
 from slicemamba.data.patients import ALONE
@@ -73,6 +74,9 @@ def prepare_pictures(
         plan = replace(plan, groups={pair.name: found.groups.get(pair.name, ALONE + pair.name) for pair in found.pairs})
     described = None if reading.any_value or not reading.threshold else found.description
     reading = reading if described is None else read_as(reading, described)
+    if found.volumes and found.description is None:  # masks of volumes hold labels; one channel, unless told otherwise
+        given = (reading.channels, reading.per_channel) != (3, None)
+        reading = replace(reading, threshold=False, channels=reading.channels if given else 1)
     if found.volumes:
 
         def options_of(values: list[float]) -> dict[str, Any]:
@@ -100,6 +104,7 @@ def prepare_pictures(
             num_intermediate_pixels=sum(one.intermediate for one in converted),
             most_intermediate=(pairs[worst].masks[0].name, converted[worst].share) if converted[worst].share else None,
             mask_values=sorted(set().union(*(one.values for one in converted))),
+            from_dicom=any(is_dicom(pair.images[0]) for pair in pairs),
         )
         assert summary.mask_values is not None
         description = _options(summary.mask_values, reading, described, class_names)

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from slicemamba.config import validate
 from slicemamba.data.convert import RawPair, Reading
 from slicemamba.data.description import Description, write_description
+from slicemamba.data.dicom import is_series
 from slicemamba.data.downloads import Download
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
+from slicemamba.data.isic import picture_files
 from slicemamba.data.parallel import Progress
 from slicemamba.data.prepare import SUMMARY_FILE, Kind, Prepared, SplitPlan, assign_around, building, count_groups
 from slicemamba.data.prepare_synapse import write_case, write_lists
+from slicemamba.data.reading import read_mask_values
 from slicemamba.data.splits import SPLITS
-from slicemamba.data.volumes import Volume, check_orientation, read_volume
+from slicemamba.data.volumes import Volume, check_orientation, read_volume, turned_to
 
 _MOST_LABEL = 255
 
@@ -81,6 +84,7 @@ def prepare_volumes(
             num_images={split: count for split, count in counts.items() if count},
             num_groups=count_groups(splits, groups),
             mask_values=sorted(values),
+            from_dicom=any(pair.images[0].is_dir() for pair in found.pairs),
         )
         options = options_of(sorted(values)) | {"groups": _told_groups(names, groups)}
         write_description(workplace, validate(Description, options, source="dataset.yaml"))
@@ -97,15 +101,27 @@ def _read_case(pair: RawPair, reading: Reading) -> Volume:
     """Image (Z, H, W) or (Z, H, W, C) with labels; raises BadFileError."""
     first, label = pair.images[0], pair.masks[0]
     volumes = [read_volume(path, reading.window, reading.channels) for path in pair.images]
-    stored = read_volume(label).image
+    stored = _read_labels(label, volumes[0], turn=first.is_dir())
     for path, volume in [*zip(pair.images, volumes, strict=True), (label, None)]:
         shape = stored.shape if volume is None else volume.image.shape[:3]
         if shape != volumes[0].image.shape[:3]:
             sizes = f"{volumes[0].image.shape[:3]}, {path.name} is {shape}"
             raise BadFileError(Fault.SIZE, f"{short_path(first)} is {sizes} (slices, rows, columns)")
-        check_orientation(first, path)
+        if not first.is_dir():  # those of DICOM have been turned to it
+            check_orientation(first, path)
     image = volumes[0].image if len(volumes) == 1 else np.stack([volume.image for volume in volumes], axis=-1)
     return Volume(pair.name, image, _labels(stored, label), volumes[0].spacing, volumes[0].affine)
+
+
+def _read_labels(path: Path, image: Volume, *, turn: bool) -> NDArray[np.float32]:
+    """(Z, H, W) of a volume, or of a folder of pictures in the order of their names, one a slice."""
+    if path.is_dir() and not is_series(path):
+        slices = [read_mask_values(file) for file in picture_files(path)]
+        if not slices or len({part.shape for part in slices}) > 1:
+            raise BadFileError(Fault.SIZE, f"{short_path(path)} ({len(slices)} masks, of one size each expected)")
+        return np.stack(slices).astype(np.float32)
+    labels = read_volume(path)
+    return turned_to(labels, image.affine) if turn and image.affine is not None else labels.image
 
 
 def _labels(stored: NDArray[np.float32], path: Path) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from slicemamba.config import DataConfig
+from slicemamba.data.dicom import is_dicom, read_frame
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.data.isic import Pair
 from slicemamba.data.slices import read_slice, resize_slice, resize_slice_labels
@@ -59,6 +60,11 @@ def read_image(
         return _fit_channels(
             _stretch(values if window is None else np.clip(values, *window), path, window), path, channels
         )
+    if is_dicom(path):
+        values = read_frame(path)
+        if window is not None and values.ndim == 2:
+            return _fit_channels(_stretch(np.clip(values, *window), path, window), path, channels)
+        return _fit_channels(_eight_bits(values, path, per_channel), path, channels)
     unusual = read_unusual(path, pages_are_channels=per_channel)
     if unusual is not None:
         return _fit_channels(_eight_bits(unusual, path, per_channel), path, channels)
@@ -78,7 +84,7 @@ def read_image(
 
 def has_alpha(path: Path) -> bool:
     """Whether a picture that ``read_image`` takes bears an alpha channel. Only the header is read."""
-    if is_nifti(path) or path.suffix.lower() in TIFF_EXTENSIONS:
+    if is_nifti(path) or is_dicom(path) or path.suffix.lower() in TIFF_EXTENSIONS:
         return False
     with Image.open(path) as picture:
         return picture.mode in ALPHA_MODES
@@ -100,7 +106,7 @@ def is_turned(path: Path) -> bool:
 
     Only the header is read, of a picture that ``read_image`` takes.
     """
-    if is_nifti(path) or path.suffix.lower() in TIFF_EXTENSIONS:
+    if is_nifti(path) or is_dicom(path) or path.suffix.lower() in TIFF_EXTENSIONS:
         return False
     with Image.open(path) as picture:
         if picture.format == "TIFF":  # Pillow turns these itself

@@ -18,6 +18,7 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from slicemamba.config import DataConfig
+from slicemamba.data.dicom import is_series, read_series
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.errors import InputError
 
@@ -54,13 +55,15 @@ def is_nifti(path: Path) -> bool:
 
 
 def is_volume(path: Path) -> bool:
-    """True for the extensions that ``read_volume`` takes."""
-    return path.name.lower().endswith(VOLUME_EXTENSIONS)
+    """True for the extensions that ``read_volume`` takes, and for folders of a DICOM series."""
+    return path.name.lower().endswith(VOLUME_EXTENSIONS) or is_series(path)
 
 
 def base_name(path: Path) -> str:
     """The file name without its extensions: ``case0001`` for ``case0001.npy.h5``, ``a`` for ``a.nii.gz``."""
     name = path.name
+    if path.is_dir():
+        return name
     for extension in (".nii.gz", ".nii", ".npy.h5", *HDF5_EXTENSIONS, *ITK_EXTENSIONS):
         if name.lower().endswith(extension):
             return name[: -len(extension)]
@@ -68,7 +71,9 @@ def base_name(path: Path) -> str:
 
 
 def read_volume(path: Path, window: tuple[float, float] | None = None, channels: int | None = None) -> Volume:
-    """Reads NIfTI, NRRD and MetaImage (3-D; a 2-D slice has Z = 1), or HDF5 with ``image`` and perhaps ``label``.
+    """Reads NIfTI, NRRD, MetaImage, folders of a DICOM series, or HDF5 with ``image`` and perhaps ``label``.
+
+    All are 3-D; a 2-D slice has Z = 1.
 
     HDF5 data sets are (Z, H, W), ``image`` perhaps (Z, H, W, C); the attributes ``spacing`` (z, y, x) and
     ``affine`` are read where the file has them (``slicemamba data prepare`` writes them, the published Synapse
@@ -84,7 +89,9 @@ def read_volume(path: Path, window: tuple[float, float] | None = None, channels:
     Raises:
         BadFileError: the file is missing, broken, of another format or not 3-D, or holds values that are not finite.
     """
-    if is_nifti(path):
+    if path.is_dir():
+        volume = _read_series(path)
+    elif is_nifti(path):
         volume = _read_nifti(path, channels)
     elif path.name.lower().endswith(ITK_EXTENSIONS):
         volume = _read_itk(path)
@@ -192,6 +199,8 @@ def check_orientation(image: Path, mask: Path) -> None:
 
 def _axes(path: Path) -> str | None:
     """To where the first, second and third index rise, such as ``RAS`` (right, anterior, superior); from the header."""
+    if path.is_dir():
+        return None  # its labels are turned to it
     if path.name.lower().endswith(ITK_EXTENSIONS):
         affine = _itk_affine(_itk_header(path))
         return "".join(code or "?" for code in nib.aff2axcodes(affine))  # type: ignore[no-untyped-call]
@@ -241,6 +250,25 @@ def _read_itk(path: Path) -> Volume:
         raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} (voxels of type {values.dtype})")
     z, y, x = (1.0, 1.0, 1.0, *reader.GetSpacing()[::-1])[-3:]
     return Volume(base_name(path), _finite(values, path), None, (z, y, x), _itk_affine(reader))
+
+
+def _read_series(folder: Path) -> Volume:
+    values, image = read_series(folder)
+    x, y, z = image.GetSpacing()
+    return Volume(folder.name, _finite(values, folder), None, (z, y, x), _itk_affine(image))
+
+
+def turned_to(volume: Volume, affine: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The image (Z, H, W) of a volume with its axes in the order and directions of another's affine.
+
+    Converters from DICOM flip axes, and say so in their header.
+    """
+    if volume.affine is None:
+        return volume.image
+    own, wanted = (nib.orientations.io_orientation(each) for each in (volume.affine, affine))  # type: ignore[no-untyped-call]
+    turn = nib.orientations.ornt_transform(own, wanted)  # type: ignore[no-untyped-call]
+    turned: NDArray[np.float32] = nib.orientations.apply_orientation(volume.image.T, turn).T  # type: ignore[no-untyped-call]
+    return turned
 
 
 def _last_line(error: Exception) -> str:

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from slicemamba.data.isic import IMAGE_EXTENSIONS
+from slicemamba.data.dicom import is_dicom, is_series
+from slicemamba.data.isic import RAW_EXTENSIONS
 from slicemamba.data.volumes import VOLUME_EXTENSIONS, is_volume
 from slicemamba.errors import InputError, name_some
 
@@ -32,10 +33,10 @@ def find_inputs(paths: Sequence[Path], out: Path | None = None) -> tuple[list[Pa
     aside: Counter[str] = Counter()
     for path in paths:
         files = _files_below(path, out) if path.is_dir() else []
-        found += [path] if not path.is_dir() else [file for file in files if _is_input(file)]
+        found += [path] if not path.is_dir() else [file for file in _with_series(files) if _is_input(file)]
         aside.update(file.suffix.lower() or "without extension" for file in files if not _is_input(file))
     if not found:
-        known = ", ".join(sorted((*IMAGE_EXTENSIONS, *VOLUME_EXTENSIONS)))
+        known = ", ".join(sorted((*RAW_EXTENSIONS, *VOLUME_EXTENSIONS)))
         raise InputError(f"no image or volume ({known}) in {name_some(list(paths))}{tell_aside(aside)}")
     return list(dict.fromkeys(found)), aside
 
@@ -56,10 +57,16 @@ def _files_below(folder: Path, out: Path | None) -> list[Path]:
     return found
 
 
+def _with_series(files: list[Path]) -> list[Path]:
+    """The files, where those of a DICOM series are one, their folder."""
+    series = {path.parent for path in files if is_dicom(path) and is_series(path.parent)}
+    return sorted({path.parent if is_dicom(path) and path.parent in series else path for path in files})
+
+
 def _is_output(path: Path, out: Path | None) -> bool:
     """Whether it is the output folder, or one that it has for other outputs than masks."""
     return out is not None and path.resolve() in [(out / name).resolve() for name in ("", "probabilities", "overlays")]
 
 
 def _is_input(path: Path) -> bool:
-    return path.is_file() and (path.suffix.lower() in IMAGE_EXTENSIONS or is_volume(path))
+    return path.suffix.lower() in RAW_EXTENSIONS or is_volume(path)

@@ -143,7 +143,7 @@ def name_masks(inputs: Sequence[Path], outputs: Outputs) -> dict[Path, Path]:
 
 def _place(path: Path, roots: Sequence[Path]) -> Path:
     """The folder of a file, relative to the one it was found in."""
-    return next((path.parent.relative_to(root) for root in roots if path.is_relative_to(root)), Path())
+    return next((path.parent.relative_to(root) for root in roots if path.parent.is_relative_to(root)), Path())
 
 
 def _with_ending(place: Path, path: Path) -> Path:

@@ -43,12 +43,12 @@ def test_inputs_are_files_and_what_lies_in_folders(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "c.nii.gz", "d.npy.h5", "notes.txt", "._a.jpg", "e.nii"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    for name in ("sub/f.png", "sub/scan.dcm", "out/g.png", "out/probabilities/g.png", ".cache/h.png"):
+    for name in ("sub/f.png", "sub/scan.czi", "out/g.png", "out/probabilities/g.png", ".cache/h.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
     found, aside = find_inputs([tmp_path, tmp_path / "notes.txt"], tmp_path / "out")
     names = [path.name for path in found]
-    assert tell_aside(aside) == "; 2 files of kinds that are not read were left aside: .txt 1, .dcm 1"
+    assert tell_aside(aside) == "; 2 files of kinds that are not read were left aside: .txt 1, .czi 1"
     assert names == ["a.JPG", "b.png", "c.nii.gz", "d.npy.h5", "e.nii", "f.png", "notes.txt"]
     with pytest.raises(InputError, match=r"no such file or folder: .*absent"):
         find_inputs([tmp_path, tmp_path / "absent"])
