@@ -1,9 +1,11 @@
 """Compiles the Triton kernels for NVIDIA GPUs on any machine, as stages 1 and 4 of the network launch them.
 
 Run by test_triton.py in a process of its own, with a cache of its own; ``all`` takes all four stages. Prints "ok" for
-each kernel; fails where a kernel does not compile, or spills much more of its registers than it should.
+each kernel; fails where a kernel does not compile, or spills much more of its registers than it should. ``counts``
+prints instead, as JSON, what a step of the sweeps takes on compute capability 9.0.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -48,12 +50,53 @@ def compile_kernel(name, half, capability, options, **constants):
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
-def spilled_bytes(compiled):
+def cuobjdump(compiled, option):
     with NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        report = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True)
-    return int(re.search(r"STACK:(\d+)", report.stdout + report.stderr)[1])
+        report = subprocess.run([CUOBJDUMP, option, file.name], capture_output=True, text=True, check=True)
+    return report.stdout + report.stderr
+
+
+def resource(compiled, name):
+    return int(re.search(rf"{name}:(\d+)", cuobjdump(compiled, "-res-usage"))[1])
+
+
+def innermost_loops(compiled):
+    """The opcodes of each loop that holds no other, in the order of the code."""
+    lines = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)(.*);", cuobjdump(compiled, "-sass"))
+    code = [(int(address, 16), opcode, rest) for address, opcode, rest in lines]
+    jumps = [(int(re.search(r"0x([0-9a-f]+)", rest)[1], 16), at) for at, opcode, rest in code if opcode == "BRA"]
+    loops = [(target, at) for target, at in jumps if target < at]
+    inner = [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    return [
+        [opcode for at, opcode, _ in code if begin <= at <= end and opcode != "NOP"] for begin, end in sorted(inner)
+    ]
+
+
+def counts():
+    """What a step of 32 channels and 16 states issues, in all loops that take 16 exponentials a step; and registers."""
+    channels, rank, half, capability = STAGES[0]
+    sizes = {"DM": channels, "RP": rank, "NP": 16, "BD": TILE, "CHUNK": CHUNK}
+    forward = {"AHEAD": backend.ahead(rank), "SAVE": False}
+    cases = {
+        "forward": ("forward", forward["AHEAD"], {**forward, "FIND_CARRIED": False}),
+        "forward, carried": ("forward", forward["AHEAD"], {**forward, "FIND_CARRIED": True}),
+        "backward": ("backward", backend._GROUP, {"GROUP": backend._GROUP}),
+    }
+    results = {}
+    for case, (name, steps, constants) in cases.items():
+        compiled = compile_kernel(name, half, capability, WARP, **sizes, **constants)
+        loops = [loop for loop in innermost_loops(compiled) if loop.count("MUFU") >= 16 * steps]
+        issued = [opcode for loop in loops for opcode in loop]
+        results[case] = {
+            "loops": len(loops),
+            "instructions": len(issued) / steps,
+            "special functions": issued.count("MUFU") / steps,
+            "shuffles": issued.count("SHFL") / steps,
+            "registers": resource(compiled, "REG"),
+        }
+    print(json.dumps(results))
 
 
 def main():
@@ -73,10 +116,10 @@ def main():
 
 
 def report(name, half, capability, options, **constants):
-    spilled = spilled_bytes(compile_kernel(name, half, capability, options, **constants))
+    spilled = resource(compile_kernel(name, half, capability, options, **constants), "STACK")
     assert spilled <= MOST_SPILLED_BYTES, (name, constants, spilled)
     print(name, constants, f"{spilled} bytes spilled, ok")
 
 
 if __name__ == "__main__":
-    main()
+    counts() if "counts" in sys.argv else main()

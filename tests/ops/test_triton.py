@@ -1,6 +1,8 @@
 """The Triton backend: in the interpreter, through the compiler without a GPU, and on a GPU where there is one."""
 
 import importlib.util
+import json
+import math
 import os
 import subprocess
 import sys
@@ -59,6 +61,39 @@ def test_agrees_with_the_reference_in_the_interpreter():
 def test_stages_compile_and_keep_their_state_in_registers(stages, kernels, tmp_path, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert run_python(COMPILE, stages, TRITON_CACHE_DIR=str(tmp_path)).count("ok") == kernels
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory):
+    """What the compiled sweeps issue in a step, on compute capability 9.0."""
+    directory = str(tmp_path_factory.mktemp("triton"))
+    return json.loads(run_python(COMPILE, "counts", TRITON_CACHE_DIR=directory, TRITON_INTERPRET="0"))
+
+
+@needs_triton
+def test_a_step_of_the_sweeps_takes_no_more_instructions_than_documented(counts):
+    """Without a GPU to time on, the compiled code stands for the speed; 3 % are left to the compiler's moods."""
+    most = {
+        "forward": {"loops": 1, "instructions": 194, "special functions": 18, "shuffles": 8, "registers": 167},
+        "backward": {"loops": 2, "instructions": 569, "special functions": 44.5, "shuffles": 40, "registers": 236},
+    }
+    for kernel, limits in most.items():
+        for what, limit in limits.items():
+            assert 0 < counts[kernel][what] <= limit * 1.03, (kernel, what, counts)
+
+
+@needs_triton
+def test_no_cut_would_shorten_a_last_wave_that_is_half_empty(counts):
+    """Batch 32 at the first stage, 768 warps on the 528 schedulers of 132 multiprocessors: two turns, uncut."""
+    sizes = sizes_of(torch.empty(32, 64, 64, 192, device="meta"), torch.empty(4, 192, 6), torch.empty(768, 16))
+    share = counts["forward, carried"]["instructions"] / counts["forward"]["instructions"]
+
+    def turns(segments):  # each of a whole sequence, where every scheduler issues an instruction a cycle
+        carried = math.ceil(sizes.programs * (segments - 1) / 528) * share
+        return (carried + math.ceil(sizes.programs * segments / 528)) / segments
+
+    assert turns(1) == 2
+    assert min(turns(segments) for segments in range(2, 33)) > 2
 
 
 def test_is_never_chosen_for_the_cpu_and_says_what_is_missing(monkeypatch):
