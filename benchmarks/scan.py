@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from slicemamba.ops import available_backends, cpu, reference, slice_scan
+from slicemamba.ops import available_backends, cpu, reference, selective_scan, slice_scan
 
 STAGES = ((64, 192), (32, 384), (16, 768), (8, 1536))  # side of the map, channels
 STATES = 16
@@ -45,13 +45,13 @@ def slice_inputs(batch: int, side: int, channels: int) -> list[Tensor]:
 
 
 def scan_inputs(batch: int, side: int, channels: int) -> list[Tensor]:
-    rows = (batch, 4, side * side)
+    length = side * side
     return [
-        torch.randn(*rows, channels),
-        torch.empty(*rows, channels).uniform_(0.001, 0.1),
-        -torch.arange(1.0, STATES + 1).expand(4, channels, STATES).contiguous(),
-        torch.randn(*rows, STATES),
-        torch.randn(*rows, STATES),
+        torch.randn(batch, 4 * channels, length),
+        torch.empty(batch, 4 * channels, length).uniform_(0.001, 0.1),
+        -torch.arange(1.0, STATES + 1).repeat(4 * channels, 1),
+        torch.randn(batch, 4, STATES, length),
+        torch.randn(batch, 4, STATES, length),
     ]
 
 
@@ -69,18 +69,17 @@ def whole(*inputs: Tensor) -> Tensor:
 
 
 def alone(*inputs: Tensor) -> Tensor:
-    result: Tensor = torch.ops.slicemamba.scan(*inputs, any(tensor.requires_grad for tensor in inputs))[0]
-    return result
+    u, delta, A, B, C = inputs
+    return selective_scan(u, delta, A, B, C)
 
 
 def plain_loop(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    return reference.selective_scan(u.mT.flatten(1, 2), delta.mT.flatten(1, 2), A.flatten(0, 1), B.mT, C.mT)
+    return reference.selective_scan(u, delta, A, B, C)
 
 
 def published_loop(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    u, delta = (tensor.mT.flatten(1, 2) for tensor in (u, delta))  # (B, K·Dm, L)
-    B, C = (tensor.mT.repeat_interleave(A.shape[1], dim=1) for tensor in (B, C))  # (B, K·Dm, N, L)
-    decays = torch.exp(torch.einsum("bdl,dn->bdln", delta, A.flatten(0, 1)))
+    B, C = (tensor.repeat_interleave(u.shape[1] // B.shape[1], dim=1) for tensor in (B, C))  # (B, K·Dm, N, L)
+    decays = torch.exp(torch.einsum("bdl,dn->bdln", delta, A))
     inputs = torch.einsum("bdl,bdnl,bdl->bdln", delta, B, u)
     h = torch.zeros_like(decays[:, :, 0])
     outputs = []

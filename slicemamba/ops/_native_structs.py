@@ -6,7 +6,7 @@ import ctypes
 
 
 class Rows(ctypes.Structure):
-    """Where the rows of a tensor lie: strides in floats for batch, direction and place."""
+    """Where the rows of a tensor lie: strides in floats for batch, direction, and place (or channel, or state)."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -23,10 +23,11 @@ class Problem(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("batches", "groups", "length", "channels", "states", "rank")),
         *((name, ctypes.c_int64) for name in ("threads", "isa", "a_is_log")),
         ("order", ctypes.c_void_p),
-        *((name, Rows) for name in ("x", "y", "projected", "delta")),
+        *((name, Rows) for name in ("x", "y", "projected", "delta", "b", "c")),
+        ("softplus", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("x_weight", "dt_weight", "dt_bias", "a", "skip", "checkpoints")),
         ("parts", ctypes.c_int64),
-        *((name, Rows) for name in ("grad_y", "grad_x", "grad_delta", "grad_projected")),
+        *((name, Rows) for name in ("grad_y", "grad_x", "grad_delta", "grad_projected", "grad_b", "grad_c")),
         ("grad_projected_size", ctypes.c_int64),
         ("grad_x_weight", ctypes.c_void_p),
         ("splits", ctypes.c_int64),

@@ -277,11 +277,11 @@ void slicemamba_scan_forward(const Problem* p) {
 void slicemamba_scan_backward(const Problem* p) {
     const Variant& variant = kVariants[p->isa];
     run(*p, p->batches * p->parts, variant.scratch_floats(*p), variant.backward_task);
-    sum_parts(p->grad_projected.data, p->grad_projected_size, p->parts, p->threads);
+    sum_parts(p->delta.data ? p->grad_b.data : p->grad_projected.data, p->grad_projected_size, p->parts, p->threads);
     if (p->x_weight) project_backward(*p);
     const int64_t rows = p->groups * p->channels;
     sum_parts(p->grad_a, rows * p->states, p->batches, p->threads);
-    sum_parts(p->grad_dt_weight, rows * p->rank, p->batches, p->threads);
+    if (!p->delta.data) sum_parts(p->grad_dt_weight, rows * p->rank, p->batches, p->threads);
     sum_parts(p->grad_dt_bias, rows, p->batches, p->threads);
     sum_parts(p->grad_skip, rows, p->batches, p->threads);
 }

@@ -1,7 +1,8 @@
 // What Python and the kernels share: the description of one scan problem. Mirrored field by field by cpu.py.
 //
-// Row strides are in floats; the channels of a row lie next to each other. Directions are the "groups" of the scan:
-// the slice scan has four that read the same x and add to the same y (group strides 0), the plain scan has its own rows.
+// Strides are in floats. Directions are the "groups" of the scan. The slice scan has four that read the same x and add to
+// the same y (group strides 0); it makes the step sizes itself, and the channels of a place lie next to each other. The
+// plain scan is given them (`delta`); each group has channels of its own, whose places lie next to each other.
 #pragma once
 
 #include <cstdint>
@@ -10,28 +11,29 @@ extern "C" {
 
 struct Rows {
     float* data;
-    int64_t batch, group, step;  // strides
+    int64_t batch, group, step;  // strides; of the plain scan, `step` is that from channel to channel or state to state
 };
 
 struct Problem {
     int64_t batches, groups, length, channels, states, rank;
     int64_t threads, isa;
     int64_t a_is_log;      // a holds A_log, so that A = -exp(a)
-    const int64_t* order;  // (groups, length) row of each place in the sequence, or null: as they lie
+    const int64_t* order;  // (groups, length) row of each place in the sequence; of the plain scan null
     Rows x, y;
-    Rows projected;  // rows of dt (rank), B (states), C (states)
-    Rows delta;      // step sizes; null: softplus(dt_weight · dt + dt_bias)
+    Rows projected;    // slice scan: rows of dt (rank), B (states), C (states)
+    Rows delta, b, c;  // plain scan; step sizes are delta + dt_bias, after softplus if that is asked for
+    int64_t softplus;
     const float* x_weight;   // (width, channels), width = groups · (rank + 2 states): makes `projected`; null: it is given
     const float* dt_weight;  // (groups, channels, rank)
-    const float* dt_bias;    // (groups, channels)
+    const float* dt_bias;    // (groups, channels); of the plain scan, may be null
     const float* a;          // (groups, channels, states)
-    const float* skip;       // (groups, channels) or null; summed over the groups
+    const float* skip;       // (groups, channels) or null; of the slice scan, summed over the groups
     float* checkpoints;      // the state before every chunk, or null
     // backward
     int64_t parts;  // groups of channel tiles whose B and C gradients are kept apart until the end
     Rows grad_y, grad_x, grad_delta;
-    Rows grad_projected;      // `parts` buffers one after the other; the sum ends in the first
-    int64_t grad_projected_size;  // floats in one such buffer
+    Rows grad_projected, grad_b, grad_c;  // `parts` buffers one after the other; the sum ends in the first
+    int64_t grad_projected_size;          // floats in one such buffer, which holds those of b and c if they are given
     float* grad_x_weight;  // (splits, width, channels); the sum ends in the first
     int64_t splits;        // cuts of the sum over all places
     // (batches, ...) buffers; the sum over the batch ends in the first

@@ -67,29 +67,32 @@ static void backward_block(Scratch& s, int64_t n, int64_t steps) {
 }
 
 // From the sums over states to the gradients of x and of the step sizes; the latter, before softplus, replace s.delta.
-static void finish_steps(const Tile& t, int64_t steps, Vec skip, Vec* grad_skip) {
+static void finish_steps(const Tile& t, int64_t begin, int64_t steps, Vec skip, Vec* grad_skip) {
     const Problem& p = t.p;
     Scratch& s = t.s;
-    const bool add = t.group > 0 && p.grad_x.group == 0;
+    const bool add = t.group > 0;
     for (int64_t i = 0; i < steps; ++i) {
         const Vec to_input = load(s.accumulated + i * kLanes), x = load(s.x + i * kLanes);
         const Vec grad_y = load(s.grad_y + i * kLanes);
         const Vec grad_delta = fma(to_input, x, load(s.through_decay + i * kLanes) * fill(kLn2));
-        const Vec own = to_input * load(s.delta + i * kLanes);
-        float* grad_x = t.row(p.grad_x, s.rows[i]) + t.first;
-        store_some(grad_x, add ? load_some(grad_x, t.count) + own : fma(skip, grad_y, own), t.count);
+        const Vec own = fma(skip, grad_y, to_input * load(s.delta + i * kLanes));
         *grad_skip = fma(grad_y, x, *grad_skip);
-        if (p.grad_delta.data)
-            store_some(t.row(p.grad_delta, s.rows[i]) + t.first, grad_delta, t.count);
-        else
-            store(s.delta + i * kLanes, grad_delta * load(s.sigmoid + i * kLanes));
+        store(s.delta + i * kLanes, grad_delta * load(s.sigmoid + i * kLanes));
+        if (t.plain()) {
+            store(s.accumulated + i * kLanes, own);
+            continue;
+        }
+        float* grad_x = t.row(p.grad_x, s.rows[i]) + t.first;
+        store_some(grad_x, add ? load_some(grad_x, t.count) + own : own, t.count);
     }
+    if (!t.plain()) return;
+    put_places(t, s.accumulated, begin, steps, p.grad_x);
+    put_places(t, s.delta, begin, steps, p.grad_delta);
 }
 
-// Gradients of dt_weight, of its bias, and of dt, from the gradient of the step sizes in s.delta.
-static void finish_projection(const Tile& t, int64_t steps, Vec* grad_bias) {
+// Gradients of dt_weight and of dt, from the gradient of the step sizes in s.delta.
+static void finish_projection(const Tile& t, int64_t steps) {
     Scratch& s = t.s;
-    for (int64_t i = 0; i < steps; ++i) *grad_bias = *grad_bias + load(s.delta + i * kLanes);
     for (int64_t r = 0; r < t.p.rank; r += 4) {
         const int64_t width = std::min<int64_t>(4, t.p.rank - r);
         Vec sum[4];
@@ -126,9 +129,28 @@ static void put_projected(const Tile& t, int64_t part, int64_t steps, bool add) 
     Scratch& s = t.s;
     for (int64_t i = 0; i < steps; ++i) {
         float* to = t.row(p.grad_projected, s.rows[i]) + part * p.grad_projected_size;
-        if (!p.delta.data) put(to, s.grad_dt + i * s.rank, p.rank, add);
+        put(to, s.grad_dt + i * s.rank, p.rank, add);
         put(to + p.rank, s.grad_bc + i * 2 * s.states, p.states, add);
         put(to + p.rank + p.states, s.grad_bc + i * 2 * s.states + s.states, p.states, add);
+    }
+}
+
+// The same for the plain scan: sums in [step][state] to rows of states.
+static void put_states(const Tile& t, const Rows& rows, const float* from, int64_t part, int64_t begin, int64_t steps,
+                       bool add) {
+    const int64_t width = 2 * t.s.states;
+    float block[kLanes * kLanes];
+    for (int64_t n = 0; n < t.p.states; n += kLanes) {
+        const int64_t states = std::min(kLanes, t.p.states - n);
+        float* to = t.row(rows, n) + part * t.p.grad_projected_size + begin;
+        for (int64_t i = 0; i < steps; i += kLanes) {
+            transpose(from + i * width + n, width, std::min(kLanes, steps - i), states, block, kLanes, kLanes);
+            for (int64_t j = 0; j < states; ++j) {
+                float* at = to + j * rows.step + i;
+                const Vec sum = load(block + j * kLanes);
+                store_some(at, add ? load_some(at, steps - i) + sum : sum, steps - i);
+            }
+        }
     }
 }
 
@@ -151,10 +173,9 @@ static void put_parameters(const Tile& t, Vec grad_bias, Vec grad_skip) {
             store(at, load(at) * load(s.a + n * kLanes) * fill(kLn2));
         }
     put_columns(s.grad_a, p.states, t.count, p.grad_a + channel * p.states);
-    if (p.delta.data) return;
-    put_columns(s.grad_weight, p.rank, t.count, p.grad_dt_weight + channel * p.rank);
     store_some(p.grad_dt_bias + channel, grad_bias, t.count);
     store_some(p.grad_skip + channel, grad_skip, t.count);
+    if (!t.plain()) put_columns(s.grad_weight, p.rank, t.count, p.grad_dt_weight + channel * p.rank);
 }
 
 static void backward_tile(const Tile& t, int64_t part, bool add) {
@@ -164,9 +185,9 @@ static void backward_tile(const Tile& t, int64_t part, bool add) {
     prepare(t);
     for (float* zeroed : {s.carry, s.grad_a}) std::fill(zeroed, zeroed + s.states * kLanes, 0.f);
     for (float* zeroed : {s.grad_weight, s.weight_rows}) std::fill(zeroed, zeroed + s.rank * kLanes, 0.f);
-    for (int64_t lane = 0; !p.delta.data && lane < t.count; ++lane)
+    for (int64_t lane = 0; !t.plain() && lane < t.count; ++lane)
         copy(p.dt_weight + (t.group * p.channels + t.first + lane) * p.rank, p.rank, s.weight_rows + lane * s.rank);
-    const Vec skip = t.group > 0 ? fill(0.f) : shared_skip(t);
+    const Vec skip = skip_of(t);
     Vec grad_bias = fill(0.f), grad_skip = fill(0.f);
     for (int64_t begin = (p.length - 1) / kChunk * kChunk; begin >= 0; begin -= kChunk) {
         const int64_t steps = std::min(kChunk, p.length - begin);
@@ -175,9 +196,15 @@ static void backward_tile(const Tile& t, int64_t part, bool add) {
             recompute_block(t, n, begin, steps);
             backward_block(s, n, steps);
         }
-        finish_steps(t, steps, skip, &grad_skip);
-        if (!p.delta.data) finish_projection(t, steps, &grad_bias);
-        put_projected(t, part, steps, add);
+        finish_steps(t, begin, steps, skip, &grad_skip);
+        for (int64_t i = 0; i < steps; ++i) grad_bias = grad_bias + load(s.delta + i * kLanes);
+        if (t.plain()) {
+            put_states(t, p.grad_b, s.grad_bc, part, begin, steps, add);
+            put_states(t, p.grad_c, s.grad_bc + s.states, part, begin, steps, add);
+        } else {
+            finish_projection(t, steps);
+            put_projected(t, part, steps, add);
+        }
     }
     put_parameters(t, grad_bias, grad_skip);
 }

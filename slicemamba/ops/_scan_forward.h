@@ -41,18 +41,24 @@ static void forward_tile(const Tile& t) {
     enter<false>(t, 0);
     prepare(t);
     std::fill(s.h, s.h + s.states * kLanes, 0.f);
-    const bool add = t.group > 0 && p.y.group == 0;  // the first direction writes, the others add
-    const Vec skip = add ? fill(0.f) : shared_skip(t);
+    const bool add = t.group > 0;  // of directions that share y: the first writes, the others add
+    const Vec skip = skip_of(t);
     for (int64_t begin = 0; begin < p.length; begin += kChunk) {
         const int64_t steps = std::min(kChunk, p.length - begin);
         if (p.checkpoints) put_checkpoint(t, begin / kChunk);
         gather(t, begin, steps, false);
         for (int64_t n = 0; n < s.states; n += kForwardStates) forward_block(t, n, begin, steps);
         for (int64_t i = 0; i < steps; ++i) {
+            float* sum = s.accumulated + i * kLanes;
+            const Vec own = fma(skip, load(s.x + i * kLanes), load(sum));
+            if (t.plain()) {
+                store(sum, own);
+                continue;
+            }
             float* y = t.row(p.y, s.rows[i]) + t.first;
-            const Vec own = load(s.accumulated + i * kLanes);
-            store_some(y, add ? load_some(y, t.count) + own : fma(skip, load(s.x + i * kLanes), own), t.count);
+            store_some(y, add ? load_some(y, t.count) + own : own, t.count);
         }
+        if (t.plain()) put_places(t, s.accumulated, begin, steps, p.y);
     }
 }
 

@@ -66,6 +66,51 @@ def scan_backward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, gra
     return grads
 
 
+def channel_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, softplus: bool
+) -> Tensor:
+    """Forward of ``selective_scan``: u, delta (B, K·Dm, L); B, C (B, K, N, L); D and bias may be empty."""
+    rows, step = _by_place((u, _step_sizes(delta, bias, softplus)), B.shape[1])
+    y = scan(rows, step, _of_groups(A, B), B.mT, C.mT).mT.reshape(u.shape)
+    return (y + D[:, None] * u if D.numel() else y).contiguous()
+
+
+def channel_scan_backward(
+    grad_y: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, softplus: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`channel_scan`, in the order of its arguments."""
+    rows, step, grad_rows = _by_place((u, _step_sizes(delta, bias, softplus), grad_y), B.shape[1])
+    g = scan_backward(rows, step, _of_groups(A, B), B.mT, C.mT, grad_rows)
+    grad_u, grad_delta = (tensor.mT.reshape(u.shape) for tensor in (g.u, g.delta))
+    if softplus:  # its derivative, 1 - exp(-softplus)
+        grad_delta = grad_delta * -torch.expm1(-step.mT.reshape(u.shape))
+    grad_D = (grad_y * u).sum((0, 2))[: D.numel()].clone()
+    return (
+        (grad_u + D[:, None] * grad_y if D.numel() else grad_u).contiguous(),
+        grad_delta.contiguous(),
+        g.A.flatten(0, 1),
+        g.B.mT.contiguous(),
+        g.C.mT.contiguous(),
+        grad_D,
+        grad_delta.sum((0, 2))[: bias.numel()].clone(),
+    )
+
+
+def _step_sizes(delta: Tensor, bias: Tensor, softplus: bool) -> Tensor:
+    step = delta + bias[:, None] if bias.numel() else delta
+    return functional.softplus(step) if softplus else step
+
+
+def _by_place(tensors: tuple[Tensor, ...], groups: int) -> list[Tensor]:
+    """(B, K·Dm, L) → (B, K, L, Dm)."""
+    return [tensor.reshape(tensor.shape[0], groups, -1, tensor.shape[2]).mT for tensor in tensors]
+
+
+def _of_groups(A: Tensor, B: Tensor) -> Tensor:
+    """(K·Dm, N) → (K, Dm, N), K as B has it."""
+    return A.reshape(B.shape[1], -1, A.shape[1])
+
+
 def _segment_backward(
     u: Tensor,
     delta: Tensor,

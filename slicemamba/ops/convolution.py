@@ -17,7 +17,7 @@ from torch import Tensor
 from slicemamba.ops import cpu, reference
 from slicemamba.ops._native_structs import DepthwiseSilu, InstanceNorm, Map
 from slicemamba.ops.backends import choose_backend
-from slicemamba.ops.limits import refuse_complex_and_forward_mode
+from slicemamba.ops.limits import refuse_unsupported
 
 _KERNELS = (3, 5, 7)
 _TASKS = 8  # parts that a backward pass is cut into for a single image; fixed, so that sums never depend on threads
@@ -45,7 +45,7 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             "depthwise_silu expects x (B, H, W, D), weight (D, 1, k, k) with k odd and bias (D,), got "
             f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}; make them fit."
         )
-    refuse_complex_and_forward_mode(x=x, weight=weight, bias=bias)
+    refuse_unsupported(x=x, weight=weight, bias=bias)
     if kernel not in _KERNELS or not _native(x, weight, bias) or torch.onnx.is_in_onnx_export():
         return reference.depthwise_silu(x, weight, bias)
     result: Tensor = torch.ops.slicemamba.depthwise_silu(x, weight, bias)
@@ -71,7 +71,7 @@ def instance_norm_act(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
             "instance_norm_act expects x (B, H, W, D) of more than one place, and weight and bias (D,), got "
             f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}; make them fit."
         )
-    refuse_complex_and_forward_mode(x=x, weight=weight, bias=bias)
+    refuse_unsupported(x=x, weight=weight, bias=bias)
     if not _native(x, weight, bias) or torch.onnx.is_in_onnx_export():
         return reference.instance_norm_act(x, weight, bias, eps, slope)
     result: Tensor = torch.ops.slicemamba.instance_norm_act(x, weight, bias, eps, slope)[0]
@@ -212,9 +212,12 @@ def _save_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
     *tensors, _, ctx.slope = inputs
     ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # or the backward pass would begin with as many zeros
 
 
-def _backward_norm(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward_norm(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 5
     return *_instance_norm_act_backward(grad, *ctx.saved_tensors, ctx.slope), None, None
 
 

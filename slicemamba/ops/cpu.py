@@ -199,49 +199,74 @@ def slice_scan_backward(
 
 
 class _PlainProblem:
-    """The description of one plain scan: every direction has rows of its own, and the step sizes are given."""
+    """The description of one plain scan: every direction has channels of its own, and the step sizes are given."""
 
-    def __init__(self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
-        batch, groups, length, channels = u.shape
-        states = A.shape[2]
-        self.u, self.delta, self.A = u.contiguous(), delta.contiguous(), A.contiguous()
-        self.projected = torch.cat([B, C], dim=-1)
-        self.strides = (groups * length * channels, length * channels, channels)
-        self.projected_strides = (groups * length * 2 * states, length * 2 * states, 2 * states)
-        self.problem = p = _problem(batch, groups, length, channels, states, 0)
-        p.a = self.A.data_ptr()
-        p.x = Rows(self.u.data_ptr(), *self.strides)
-        p.delta = Rows(self.delta.data_ptr(), *self.strides)
-        p.projected = Rows(self.projected.data_ptr(), *self.projected_strides)
+    def __init__(self, tensors: tuple[Tensor, ...], softplus: bool) -> None:
+        self.tensors = [*map(_readable, tensors[:2]), tensors[2].contiguous(), *map(_readable, tensors[3:5])]
+        self.tensors += [tensor.contiguous() for tensor in tensors[5:]]
+        u, delta, A, B, C, D, bias = self.tensors
+        self.groups, self.states = B.shape[1:3]
+        batch, channels, length = u.shape
+        self.problem = p = _problem(batch, self.groups, length, channels // self.groups, self.states, 0)
+        p.softplus, p.a = softplus, A.data_ptr()
+        p.skip, p.dt_bias = (tensor.data_ptr() if tensor.numel() else None for tensor in (D, bias))
+        p.x, p.delta = self.channels(u), self.channels(delta)
+        p.b, p.c = _rows_of_states(B), _rows_of_states(C)
+
+    def channels(self, tensor: Tensor) -> Rows:
+        batch, channel, _ = tensor.stride()
+        return Rows(tensor.data_ptr(), batch, channel * self.problem.channels, channel)
 
 
-def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *, save: bool) -> tuple[Tensor, Tensor]:
-    """The plain scan of u (B, K, L, Dm), and the states that its backward pass starts from (empty unless ``save``)."""
-    s = _PlainProblem(u, delta, A, B, C)
+def _readable(tensor: Tensor) -> Tensor:
+    """Sequences whose places lie next to each other: the tensor itself, wherever they do."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _rows_of_states(tensor: Tensor) -> Rows:
+    return Rows(tensor.data_ptr(), *tensor.stride()[:3])
+
+
+def scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, softplus: bool, *, save: bool
+) -> tuple[Tensor, Tensor]:
+    """The plain scan of u (B, K·Dm, L), and the states that its backward pass starts from (empty unless ``save``).
+
+    D and the bias of the step sizes may be empty.
+    """
+    s = _PlainProblem((u, delta, A, B, C, D, bias), softplus)
     p = s.problem
     saved = u.new_empty(checkpoint_size(p.batches, p.groups, p.length, p.channels, p.states) if save else 0)
-    y = torch.empty_like(s.u)
+    y = u.new_empty(u.shape)
     p.checkpoints = saved.data_ptr() if save else None
-    p.y = Rows(y.data_ptr(), *s.strides)
+    p.y = s.channels(y)
     call("slicemamba_scan_forward", p)
     return y, saved
 
 
 def scan_backward(
-    grad_y: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_y: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    bias: Tensor,
+    saved: Tensor,
+    softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of :func:`scan`, in the order of its arguments."""
-    s = _PlainProblem(u, delta, A, B, C)
-    p, grad_y = s.problem, grad_y.contiguous()
-    grad_u, grad_delta = torch.empty_like(s.u), torch.empty_like(s.delta)
-    grad_projected = u.new_empty(p.parts, *s.projected.shape)
-    grad_a = u.new_empty(p.batches, *A.shape)
+    s = _PlainProblem((u, delta, A, B, C, D, bias), softplus)
+    p, grad_y = s.problem, _readable(grad_y)
+    grad_u, grad_delta = u.new_empty(u.shape), u.new_empty(u.shape)
+    grad_bc = u.new_empty(p.parts, 2, *B.shape)
+    grad_a, grad_skip, grad_bias = (u.new_empty(p.batches, *size) for size in (A.shape, A.shape[:1], A.shape[:1]))
     p.checkpoints = saved.data_ptr()
-    p.grad_y = Rows(grad_y.data_ptr(), *s.strides)
-    p.grad_x = Rows(grad_u.data_ptr(), *s.strides)
-    p.grad_delta = Rows(grad_delta.data_ptr(), *s.strides)
-    p.grad_projected = Rows(grad_projected.data_ptr(), *s.projected_strides)
-    p.grad_projected_size, p.grad_a = s.projected.numel(), grad_a.data_ptr()
+    p.grad_y, p.grad_x, p.grad_delta = (s.channels(tensor) for tensor in (grad_y, grad_u, grad_delta))
+    p.grad_b, p.grad_c = (_rows_of_states(grad_bc[0, i]) for i in range(2))
+    p.grad_projected_size, p.grad_a = grad_bc[0].numel(), grad_a.data_ptr()
+    p.grad_skip, p.grad_dt_bias = grad_skip.data_ptr(), grad_bias.data_ptr()
     call("slicemamba_scan_backward", p)
-    grad_B, grad_C = (part.contiguous() for part in grad_projected[0].chunk(2, dim=-1))
-    return grad_u, grad_delta, grad_a[0].clone(), grad_B, grad_C
+    grad_D, grad_bias = grad_skip[0, : D.numel()].clone(), grad_bias[0, : bias.numel()].clone()
+    return grad_u, grad_delta, grad_a[0].clone(), grad_bc[0, 0].clone(), grad_bc[0, 1].clone(), grad_D, grad_bias

@@ -15,7 +15,7 @@ from torch import Tensor
 from slicemamba.ops import cpu, reference, triton_gating
 from slicemamba.ops._native_structs import GatedNorm
 from slicemamba.ops.backends import choose_backend
-from slicemamba.ops.limits import refuse_complex_and_forward_mode
+from slicemamba.ops.limits import refuse_unsupported
 from slicemamba.ops.triton_gating import as_rows
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -46,7 +46,7 @@ def gated_norm(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float = 
             "gated_norm expects y and z of one shape (…, D) and weight and bias (D,), got "
             f"{', '.join(str(tuple(tensor.shape)) for tensor in (y, z, weight, bias))}; make them fit."
         )
-    refuse_complex_and_forward_mode(y=y, z=z, weight=weight, bias=bias)
+    refuse_unsupported(y=y, z=z, weight=weight, bias=bias)
     if _backend(y) == "torch" or torch.onnx.is_in_onnx_export():
         return reference.gated_norm(y, z, weight, bias, eps)
     result: Tensor = torch.ops.slicemamba.gated_norm(y, z, weight.float(), bias.float(), eps)

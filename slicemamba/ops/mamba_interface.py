@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from slicemamba.ops.limits import refuse_complex_and_forward_mode
+from slicemamba.ops.limits import refuse_unsupported
 from slicemamba.ops.selective_scan import compute_dtype, selective_scan
 
 
@@ -52,7 +52,7 @@ def selective_scan_fn(
         raise ValueError(
             "selective_scan_fn expects cu_seqlens=None, as packed sequences have no kernel here; pad them."
         )
-    refuse_complex_and_forward_mode(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
+    refuse_unsupported(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
     _check(u, delta, A, B, C, z, delta_bias)
     dtype = compute_dtype(u)
     channels = u.shape[1]

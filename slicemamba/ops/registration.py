@@ -4,7 +4,7 @@ Each operator returns its result and a flat ``saved`` tensor for the backward pa
 float32 from the native backend, bytes from Triton. The backend is chosen when an operator runs, not when it is traced,
 so an exported program runs wherever this package is installed. The plain scan has no Triton kernel; torch runs it.
 
-Shapes: x, y (B, H, W, Dm); u, delta (B, K, L, Dm); A (K, Dm, N); B, C (B, K, L, N).
+Shapes: x, y (B, H, W, Dm); u, delta (B, K·Dm, L); A (K·Dm, N); B, C (B, K, N, L); D, bias (K·Dm,) or empty.
 """
 
 from __future__ import annotations
@@ -76,20 +76,30 @@ def _slice_scan_backward(
 
 
 @torch.library.custom_op("slicemamba::scan", mutates_args=())
-def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, save: bool) -> tuple[Tensor, Tensor]:
+def _scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, softplus: bool, save: bool
+) -> tuple[Tensor, Tensor]:
     if _native(u):
-        return cpu.scan(u, delta, A, B, C, save=save)
-    return chunked.scan(u, delta, A, B, C), u.new_empty(0)
+        return cpu.scan(u, delta, A, B, C, D, bias, softplus, save=save)
+    return chunked.channel_scan(u, delta, A, B, C, D, bias, softplus), u.new_empty(0)
 
 
 @torch.library.custom_op("slicemamba::scan_backward", mutates_args=())
 def _scan_backward(
-    grad_y: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_y: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    bias: Tensor,
+    saved: Tensor,
+    softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     if saved.numel():
-        return cpu.scan_backward(grad_y, u, delta, A, B, C, saved)
-    grads = chunked.scan_backward(u, delta, A, B, C, grad_y)
-    return grads.u, grads.delta, grads.A, grads.B, grads.C
+        return cpu.scan_backward(grad_y, u, delta, A, B, C, D, bias, saved, softplus)
+    return chunked.channel_scan_backward(grad_y, u, delta, A, B, C, D, bias, softplus)
 
 
 @_slice_scan.register_fake
@@ -133,35 +143,56 @@ def _(
 
 
 @_scan.register_fake
-def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, save: bool) -> tuple[Tensor, Tensor]:
-    batch, groups, length, channels = u.shape
-    size = cpu.checkpoint_size(batch, groups, length, channels, A.shape[2]) if save and _native(u) else 0
+def _(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, softplus: bool, save: bool
+) -> tuple[Tensor, Tensor]:
+    batch, channels, length = u.shape
+    groups, states = B.shape[1:3]
+    size = cpu.checkpoint_size(batch, groups, length, channels // groups, states) if save and _native(u) else 0
     return u.new_empty(u.shape), u.new_empty(size)
 
 
 @_scan_backward.register_fake
-def _(grad_y: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (u, delta, A, B, C))
+def _(
+    grad_y: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    bias: Tensor,
+    saved: Tensor,
+    softplus: bool,
+) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (u, delta, A, B, C, D, bias))
 
 
 def _save_slice_scan(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.rows, ctx.columns, _ = inputs
     ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # or the backward pass would begin with as many zeros
 
 
-def _backward_slice_scan(ctx: Any, grad_y: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward_slice_scan(ctx: Any, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * 9
     grads = _slice_scan_backward(grad_y, *ctx.saved_tensors, ctx.rows, ctx.columns)
     return *grads, None, None, None
 
 
 def _save_scan(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:-1], output[1])
+    *tensors, ctx.softplus, _ = inputs
+    ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # or the backward pass would begin with as many zeros
 
 
-def _backward_scan(ctx: Any, grad_y: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *_scan_backward(grad_y, *ctx.saved_tensors), None
+def _backward_scan(ctx: Any, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * 9
+    return *_scan_backward(grad_y, *ctx.saved_tensors, ctx.softplus), None, None
 
 
 _slice_scan.register_autograd(_backward_slice_scan, setup_context=_save_slice_scan)

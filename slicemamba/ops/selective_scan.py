@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from slicemamba.ops import (
     mamba,
@@ -17,7 +16,7 @@ from slicemamba.ops import (
     registration,  # noqa: F401  (registers torch.ops.slicemamba)
 )
 from slicemamba.ops.backends import choose_backend
-from slicemamba.ops.limits import refuse_complex_and_forward_mode
+from slicemamba.ops.limits import refuse_unsupported
 
 
 def slice_scan(
@@ -53,7 +52,7 @@ def slice_scan(
     """
     if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
         _make_static(x.shape[1], x.shape[2])
-    refuse_complex_and_forward_mode(
+    refuse_unsupported(
         x=x, x_proj_weight=x_proj_weight, dt_proj_weight=dt_proj_weight, dt_proj_bias=dt_proj_bias, A_log=A_log, D=D
     )
     _check_slice_scan(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D, slice_size)
@@ -104,7 +103,7 @@ def selective_scan(
         ValueError: a shape that does not fit the others.
         InputError: SLICEMAMBA_SCAN names a backend that cannot run here.
     """
-    refuse_complex_and_forward_mode(u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias)
+    refuse_unsupported(u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias)
     _check_selective_scan(u, delta, A, B, C, D, delta_bias)
     dtype = compute_dtype(u)
     wide, delta, A, B, C = (tensor.to(dtype) for tensor in (u, delta, A, B, C))
@@ -113,17 +112,11 @@ def selective_scan(
     if backend == "reference" or (backend == "mamba_ssm" and _mamba_takes(dtype)):
         run = reference.selective_scan if backend == "reference" else mamba.selective_scan_fn()
         return run(wide, delta, A, B, C, D, delta_bias=delta_bias, delta_softplus=delta_softplus).to(u.dtype)
-    if delta_bias is not None:
-        delta = delta + delta_bias[:, None]
-    if delta_softplus:
-        delta = functional.softplus(delta)
-    batch, _, length = u.shape
-    groups = B.shape[1] if B.dim() == 4 else 1
-    rows = [tensor.reshape(batch, groups, -1, length).mT.contiguous() for tensor in (wide, delta, B, C)]
-    A = A.reshape(groups, -1, A.shape[1])
-    y, _ = torch.ops.slicemamba.scan(rows[0], rows[1], A, rows[2], rows[3], _needs_gradient(wide, delta, A, B, C))
-    scanned: Tensor = y.mT.reshape(u.shape)
-    return (scanned if D is None else scanned + D[:, None] * wide).to(u.dtype)
+    B, C = (tensor if tensor.dim() == 4 else tensor[:, None] for tensor in (B, C))
+    D, delta_bias = (A.new_empty(0) if tensor is None else tensor for tensor in (D, delta_bias))
+    tensors = (wide, delta, A, B, C, D, delta_bias)
+    y: Tensor = torch.ops.slicemamba.scan(*tensors, delta_softplus, _needs_gradient(*tensors))[0]
+    return y.to(u.dtype)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

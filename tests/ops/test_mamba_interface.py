@@ -171,6 +171,51 @@ def test_what_cannot_be_done_is_named(change, says):
         selective_scan_fn(**(inputs(8) | change))
 
 
+@pytest.mark.parametrize("dim", [0, 2])
+def test_views_are_read_as_they_are(operator_backend, dim):
+    """B, C and the step sizes as parts of one projection, u as one half; of channels, or of places (dim 2)."""
+    given = inputs(80 if dim == 0 else 40)
+    joined = {"B": torch.cat([given["B"], given["C"]], dim=2), "u": torch.cat([given["u"], given["z"]], dim=1)}
+    if dim == 2:  # every second place of each
+        joined = {name: tensor.repeat_interleave(2, dim=-1)[..., ::2] for name, tensor in joined.items()}
+    views = given | {"u": joined["u"][:, :CHANNELS], "z": joined["u"][:, CHANNELS:]}
+    views |= {"B": joined["B"][:, :, :STATES], "C": joined["B"][:, :, STATES:]}
+    assert not any(views[name].is_contiguous() for name in ("u", "z", "B", "C"))
+    results = []
+    for case in (given, views):
+        case = {name: tensor.detach().requires_grad_() for name, tensor in case.items()}
+        y = selective_scan_fn(**case, delta_softplus=True)
+        results.append([y, *torch.autograd.grad(y.square().sum(), list(case.values()))])
+    for own, expected in zip(*results, strict=True):
+        assert relative(own, expected) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["selective_scan", "gated_norm"])
+def test_vmap_gives_what_a_loop_gives(operator_backend, name):
+    u, delta, A, B, C, _, z, _ = (tensor.detach() for tensor in inputs(12).values())
+    functions = {
+        "selective_scan": lambda x: selective_scan(x, delta, A, B, C),
+        "gated_norm": lambda x: gated_norm(x, z, torch.ones(12), torch.zeros(12)),
+    }
+    several = torch.stack([u, 2 * u, -u]).requires_grad_()
+    mapped = torch.vmap(functions[name])(several)
+    looped = torch.stack([functions[name](x) for x in several])
+    assert torch.equal(mapped, looped)
+    grads = [torch.autograd.grad(y.square().sum(), several)[0] for y in (mapped, looped)]
+    assert relative(*grads) < 1e-6
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev, torch.func.hessian])
+def test_gradients_of_torch_func_are_refused(operator_backend, transform):
+    u, delta, A, B, C, *_ = inputs(8).values()
+    function = lambda x: selective_scan(x, delta, A, B, C).sum()  # noqa: E731
+    with pytest.raises(NotImplementedError, match="inside a transform of torch"):
+        transform(function)(u)
+    mapped = lambda x: torch.vmap(function, in_dims=0)(torch.stack([x, x])).sum()  # noqa: E731
+    with pytest.raises(NotImplementedError, match=r"use torch\.autograd\.grad"):
+        transform(mapped)(u)
+
+
 @pytest.mark.parametrize("scan", ["slice_scan", "selective_scan", "selective_scan_fn", "gated_norm"])
 def test_forward_mode_is_refused_and_does_not_give_zeros(operator_backend, scan):
     from scan_cases import gated_norm_inputs, slice_scan_inputs

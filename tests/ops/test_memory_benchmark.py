@@ -21,3 +21,9 @@ def test_an_allocation_is_seen():
 @pytest.mark.parametrize(("run", "make"), [(alone, scan_inputs), (whole, slice_inputs)], ids=["scan", "slice_scan"])
 def test_the_native_scan_takes_less_than_twice_its_inputs(native, run, make, backward):
     assert memory.extra(run, make(1, 32, 384), backward) < 2 * memory.size(scan_inputs(1, 32, 384))
+
+
+def test_the_plain_scan_copies_no_view_of_its_inputs(native):
+    inputs = scan_inputs(1, 32, 384)
+    views = [torch.cat([tensor, tensor], dim=1).chunk(2, dim=1)[0] for tensor in inputs]
+    assert memory.extra(alone, views, False) < 0.2 * memory.size(inputs[:1])

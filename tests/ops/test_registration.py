@@ -25,11 +25,13 @@ def test_opcheck_of_the_slice_scan(operator_backend, grad):
 
 
 @pytest.mark.parametrize("grad", [False, True], ids=["no grad", "grad"])
-def test_opcheck_of_the_plain_scan(operator_backend, grad):
-    u, delta = torch.randn(2, 1, 2, 9, 4).unbind()
-    A, B, C = -torch.rand(2, 4, 3), torch.randn(1, 2, 9, 3), torch.randn(1, 2, 9, 3)
-    tensors = [u, delta.abs(), A, B, C]
-    torch.library.opcheck(torch.ops.slicemamba.scan, (*(leaves(tensors) if grad else tensors), grad))
+@pytest.mark.parametrize("given", [False, True], ids=["plain", "skip, bias and softplus"])
+def test_opcheck_of_the_plain_scan(operator_backend, grad, given):
+    u, delta = torch.randn(2, 1, 8, 9).unbind()
+    B, C = torch.randn(2, 1, 2, 3, 9).unbind()
+    D, bias = (torch.randn(8), torch.randn(8)) if given else (torch.empty(0), torch.empty(0))
+    tensors = [u, delta.abs(), -torch.rand(8, 3), B, C, D, bias]
+    torch.library.opcheck(torch.ops.slicemamba.scan, (*(leaves(tensors) if grad else tensors), given, grad))
 
 
 def test_export_keeps_one_operator_and_the_numbers(operator_backend):
