@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from enum import StrEnum
@@ -23,7 +24,7 @@ from typing import Any, BinaryIO
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
@@ -99,6 +100,13 @@ class Trial(BaseModel):
     def eligible(self) -> bool:
         """Whether it may be on the frontier: evaluated in full, and within all constraints."""
         return self.state is TrialState.COMPLETED and self.violation == 0
+
+
+def _name_objectives(study: str, storage: BaseStorage, objectives: tuple[str, ...]) -> None:
+    """So that Optuna's dashboard and plots call them what they are, not 0 and 1."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        optuna.load_study(study_name=study, storage=storage).set_metric_names(list(objectives))
 
 
 def open_storage(location: str | Path | BaseStorage) -> BaseStorage:
@@ -191,6 +199,7 @@ class Study:
         ]
         try:
             study_id = self._storage.create_new_study(directions, name)
+            _name_objectives(name, self._storage, self.objectives)
             self._storage.set_study_user_attr(study_id, "search", meta)
         except DuplicatedStudyError:
             study_id = self._storage.get_study_id_from_name(name)

@@ -321,3 +321,11 @@ def test_what_dominates_a_member_of_a_front() -> None:
     front = [one(0, 0.9, 5.0), one(1, 0.8, 3.0)]
     others = [one(2, 0.9, 4.9), one(3, 0.8, 3.0), one(4, 0.95, 2.0, violation=0.1), one(5, 0.95, 6.0)]
     assert [trial.number for trial in dominating(others, front, ("miou", "hd95"))] == [2]
+
+
+def test_optunas_own_tools_see_the_objectives_by_name(tmp_path: Path) -> None:
+    make(tmp_path / "search.journal")
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "search.journal")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert optuna.load_study(study_name="search", storage=storage).metric_names == list(OBJECTIVES)
