@@ -13,6 +13,7 @@ from typing import Any
 
 from api import schemas
 from cluster.config import RetrainJob, SearchJob
+from cluster.rounds import finals_epochs, round_sizes
 from cluster.run_folder import Progress
 from slicemamba.config import TrainConfig
 from slicemamba.costs import NetworkCost, network_cost
@@ -72,6 +73,10 @@ def work_by_phase(job: SearchJob | RetrainJob, num_images: Mapping[str, int]) ->
         found["supernet"] = Work(job.supernet.paths_per_step * one.trained, one.evaluated)
         candidates = Work(0, job.search.num_trials * (1 + len(job.search.flips)) * num_images["search"])
         found |= dict.fromkeys(["search", "random"] if job.search.random_baseline else ["search"], candidates)
+        if job.finals_settings is not None:
+            finals = job.finals_settings
+            scored_images = sum(round_sizes(finals.max_candidates, finals.rounds)) * num_images["search"]
+            found["finals"] = Work(finals_epochs(job, finals) * num_images["train"], scored_images)
     if job.retrain is not None:
         scored = [*("search", "test"), *(["val"] if job.data.folds is not None else [])]
         found["retrain"] = _training(job.retrain, 1, num_images)

@@ -23,7 +23,15 @@ from api.states import SearchState
 from cluster.config import RetrainJob, SearchJob, TrainWorkers, parse_job
 from cluster.run_folder import Progress
 
-START_SECONDS = {"supernet": 15.0, "search": 10.0, "random": 10.0, "retrain": 15.0, "baselines": 15.0, "evaluate": 5.0}
+START_SECONDS = {
+    "supernet": 15.0,
+    "search": 10.0,
+    "random": 10.0,
+    "finals": 10.0,
+    "retrain": 15.0,
+    "baselines": 15.0,
+    "evaluate": 5.0,
+}
 """Until a phase's workers have started, roughly, where this run has not shown it yet: they import torch and load
 networks and images."""
 END_SECONDS = 10.0
@@ -34,6 +42,7 @@ _START_ALIKE = {
     "baselines": "retrain",
     "search": "random",
     "random": "search",
+    "finals": "search",
 }
 _MAX_KEPT = 256
 

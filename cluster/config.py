@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, model_validator
 
-from nas.config import SearchConfig, SpaceConfig, SupernetConfig
-from nas.sizes import refuse_without_sizes
+from nas.config import FinalsConfig, SearchConfig, SpaceConfig, SupernetConfig
+from nas.sizes import has_sizes, refuse_without_sizes
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import (
@@ -194,6 +194,8 @@ class SearchJob(_Job):
             supernet; or a path, as in a retrain job.
         baselines: networks of MONAI to train beside the winner, from scratch and for as many seconds; both are scored
             on the same images. An empty list trains none.
+        finals: training of the frontier's members and the fixed networks before one is chosen; null for none. ``auto``:
+            with the defaults where architectures of the space differ in size, none in a space of slicings alone.
     """
 
     kind: Literal["search"] = "search"
@@ -202,6 +204,15 @@ class SearchJob(_Job):
     retrain: TrainConfig | None = TrainConfig()
     init: Annotated[Literal["supernet"] | Path | None, Field(union_mode="left_to_right")] = None
     baselines: tuple[Literal["unet", "attention_unet"], ...] = ("unet",)
+
+    finals: Annotated[Literal["auto"] | FinalsConfig | None, Field(union_mode="left_to_right")] = "auto"
+
+    @property
+    def finals_settings(self) -> FinalsConfig | None:
+        """What ``finals`` comes to in this space; None for no finals."""
+        if self.finals == "auto":
+            return FinalsConfig() if has_sizes(self.search_space, self.model) else None
+        return self.finals
 
     @model_validator(mode="after")
     def _baselines_once(self) -> SearchJob:

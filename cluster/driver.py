@@ -1,6 +1,6 @@
 """The driver of one run: its phases in order, each skipped when its output is there already.
 
-    supernet → search → random (optional) → retrain (optional) → baselines (optional) → evaluate
+    supernet → search → random (optional) → finals (optional) → retrain (optional) → baselines (optional) → evaluate
 
 Killed at any point and started again on the same folder, a run goes on from the last checkpoint and the last trial.
 """
@@ -187,7 +187,7 @@ def only_driver(run: RunFolder) -> Iterator[None]:
 
 def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
     # Imported here, so that a fault in the input is told without waiting for torch.
-    from cluster import baselines, ray_pretrain, ray_train, results
+    from cluster import baselines, finals, ray_pretrain, ray_train, results
 
     if isinstance(job, PretrainJob):
         _once(run, "pretrain", "pretrained", lambda: ray_pretrain.pretrain(job, run))
@@ -209,6 +209,8 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
     if not any(trial.eligible for trial in trials):
         raise RunFailedError(_why_no_front(trials))
     front = measure_front(job, run, trials)
+    if job.finals_settings is not None:
+        front = finals.hold(job, run, front, trials, supernet, cache_dir)
     network: Path | None = None
     if job.retrain is not None:
         winner = Architecture.parse(front.members[0].architecture)

@@ -30,13 +30,20 @@ def measure_front(job: SearchJob, run: RunFolder, trials: Sequence[Trial], study
             return None
 
     names = next((found.names for trial in trials if trial.eligible and (found := scored(trial.number))), None)
-    front = measured_front(
-        trials,
-        job.search.objectives,
-        scored,
-        patients=None if names is None else groups_of(names, job.data),
-        latency_ms=latency_resolution_ms(job, run, trials),
+    return keep_front(
+        run,
+        measured_front(
+            trials,
+            job.search.objectives,
+            scored,
+            patients=None if names is None else groups_of(names, job.data),
+            latency_ms=latency_resolution_ms(job, run, trials),
+        ),
     )
+
+
+def keep_front(run: RunFolder, front: MeasuredFront) -> MeasuredFront:
+    """Writes the frontier to the run's folder, where it stands for the search's answer."""
     run.write_json(FRONT, front.model_dump(mode="json"))
     return front
 

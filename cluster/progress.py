@@ -21,6 +21,7 @@ TITLES = {
     "supernet": "Train supernet",
     "search": "Search",
     "random": "Random baseline",
+    "finals": "Finals",
     "retrain": "Retrain",
     "baselines": "Train baselines",
     "evaluate": "Evaluate on test",

@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,7 +82,7 @@ class SlicingTrial(tune.Trainable):  # type: ignore[misc]
         spec = parse_job(job)
         assert isinstance(spec, SearchJob)
         use_threads(spec.resources.search.cpus)
-        supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(device_for(spec.resources.search))
+        supernet = supernet_on(NetworkCard.model_validate_json(card), weights).to(device_for(spec.resources.search))
         table = None if latencies is None else LatencyTable.model_validate(latencies)
         self._evaluator = Evaluator(supernet, load_split(spec.data, "search", Path(cache_dir)), spec.search, table)
         self._run = RunFolder(Path(run_path))
@@ -124,7 +124,7 @@ class SlicingTrial(tune.Trainable):  # type: ignore[misc]
         return f"trial {self.config['number']} {self.config['architecture']}"
 
 
-def _supernet(card: NetworkCard, weights: Weights) -> Supernet:
+def supernet_on(card: NetworkCard, weights: Weights) -> Supernet:
     """The supernet on the weights in Ray's object store themselves, not on a copy."""
     with torch.device("meta"):
         supernet = card.build()
@@ -269,6 +269,7 @@ def search(
     latencies: dict[str, Any] | None = None,
     on_running: Callable[[int], None] = lambda number: None,
     worker: type[tune.Trainable] = SlicingTrial,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Runs a session to its end on Ray.
 
@@ -278,7 +279,8 @@ def search(
         on_trial: called in this process with each ended trial.
         latencies: of ``measure_latencies``, when the job asks for the table.
         on_running: called in this process with the number of candidates being evaluated, whenever it changes.
-        worker: what evaluates; benchmarks.scaling puts one that sleeps in its place.
+        worker: what evaluates: the finals put one that trains in its place, benchmarks.scaling one that sleeps.
+        more: what it is given beside the others' arguments.
     """
     if session.finished:
         return
@@ -293,6 +295,7 @@ def search(
         run_path=str(run.path),
         study=name,
         latencies=latencies,
+        **(more or {}),
     )
     searcher = _SessionSearcher(session, on_trial, _Room(job), partial(_tell_lost, run, name), on_running)
     tuner = Tuner(
@@ -361,7 +364,7 @@ def agreement_of_precision(job: SearchJob, supernet_dir: Path, cache_dir: Path) 
 def _agreement(weights: Weights, card: str, job: dict[str, Any], cache_dir: str) -> float:
     spec = parse_job(job)
     assert isinstance(spec, SearchJob)
-    supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(device_for(spec.resources.search))
+    supernet = supernet_on(NetworkCard.model_validate_json(card), weights).to(device_for(spec.resources.search))
     data = load_split(spec.data, "search", Path(cache_dir))
     return ranking_agreement(supernet, data, spec.search, spec.search_space)
 
@@ -374,7 +377,7 @@ def measure_latencies(job: SearchJob, supernet_dir: Path, cache_dir: Path) -> di
 def _latencies(weights: Weights, card: str, job: dict[str, Any], cache_dir: str) -> dict[str, Any]:
     spec = parse_job(job)
     assert isinstance(spec, SearchJob)
-    supernet = _supernet(NetworkCard.model_validate_json(card), weights).to(device_for(spec.resources.search))
+    supernet = supernet_on(NetworkCard.model_validate_json(card), weights).to(device_for(spec.resources.search))
     evaluator = Evaluator(supernet, load_split(spec.data, "search", Path(cache_dir)), spec.search)
     return evaluator.measure_latencies().model_dump(mode="json")
 

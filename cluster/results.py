@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob, TrainWorkers
 from cluster.connect import cluster_resources
+from cluster.finals import finals_rows
 from cluster.history import training_history
 from cluster.ray_train import path_sampler
 from cluster.run_folder import RunFolder
@@ -74,6 +75,7 @@ def searched(
         "trials": dict(Counter(trial.state.value for trial in trials)),
         "best": _row(front[0]),
         "pareto": as_rows(measured),
+        "finals": finals_rows(job, run, trials),
         "front": measured.model_dump(mode="json", exclude={"members"}),
         "fixed": {_slicing(trial): _row(trial) for trial in _completed(trials) if trial.origin == "fixed"},
         "random": None,

@@ -43,7 +43,9 @@ FRONT = "front.json"
 STATUS = "status.json"
 RESULT = "result.json"
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
-STUDY_KINDS = ("search", "random", "audit")
+MAX_ROUNDS = 4
+FINALS_KINDS = tuple(f"finals-{number}" for number in range(1, MAX_ROUNDS + 1))
+STUDY_KINDS = ("search", "random", *FINALS_KINDS, "audit")
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 PHASES = (
     "check",
@@ -51,6 +53,7 @@ PHASES = (
     "supernet",
     "search",
     "random",
+    "finals",
     "retrain",
     "baselines",
     "evaluate",

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.slicing_text import SlicingText
-from nas.objectives import OBJECTIVES, format_count, format_value
+from nas.objectives import OBJECTIVES, format_count, format_value, losses
 
 
 def print_summary(console: Console, result: Mapping[str, Any]) -> None:
@@ -22,6 +22,8 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
     """
     objectives: list[str] = result["objectives"]
     _print_findings(console, result)
+    if result.get("finals"):
+        console.print(_finals(result["finals"], objectives[0]))
     console.print(_frontier(result["pareto"], objectives))
     console.print(_comparison(result, objectives))
     if "retrained" in result:
@@ -61,11 +63,27 @@ def _frontier(front: list[dict[str, Any]], objectives: list[str]) -> Table:
         *_narrow(objectives),
         "ties",
         "slicing",
-        title="Pareto-optimal slicings (supernet weights, search split)",
+        title=f"Frontier ({'after the finals' if front[0].get('supernet') else 'supernet weights'}, search split)",
     )
     for row in front:
         cells = [*_cells(row["metrics"], objectives), str(len(row.get("tied_with", ())) or "")]
         table.add_row(str(row["number"]), *cells, SlicingText(row["architecture"]))
+    return table
+
+
+def _finals(rows: list[dict[str, Any]], objective: str) -> Table:
+    """The finalists, best first in the first objective after the last round each was in."""
+    rounds = max(len(row["rounds"]) for row in rows)
+    headings = [f"after round {number}" for number in range(1, rounds + 1)]
+    table = Table("trial", "", "supernet", *headings, title=f"Finals: {OBJECTIVES[objective].title}, search split")
+
+    def order(row: dict[str, Any]) -> tuple[float, ...]:
+        last = row["rounds"][-1] if row["rounds"] else row["supernet"]
+        return (-len(row["rounds"]), *losses(last, [objective]))
+
+    for row in sorted(rows, key=order):
+        scores = [format_value(objective, one[objective]) for one in (row["supernet"], *row["rounds"])]
+        table.add_row(str(row["number"]), "fixed" if row["origin"] == "fixed" else "", *scores)
     return table
 
 

@@ -205,6 +205,30 @@ class SearchConfig(Config):
         return self
 
 
+class FinalsConfig(Config):
+    """Finals after the search: those that may be the answer are trained on, each with weights of its own.
+
+    Attributes:
+        max_candidates: networks that take part at most: members of the frontier, and fixed networks.
+        rounds: after each but the last, the better half goes on.
+        epochs: of one that gets through all rounds; null for a quarter of the retraining's (without one, of the
+            supernet's). After each round but the last, half of those after the next.
+    """
+
+    max_candidates: int = 8
+    rounds: Annotated[int, Field(ge=1, le=4)] = 2
+    epochs: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _enough_to_compare(self) -> FinalsConfig:
+        if self.max_candidates < 2:
+            raise ValueError(
+                f"finals compare networks, so max_candidates must be at least 2; got {self.max_candidates}: raise it, "
+                "or set finals to null for none"
+            )
+        return self
+
+
 class AuditConfig(Config):
     """What an audit does. The same settings on the same run resume a stopped audit.
 

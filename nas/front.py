@@ -42,6 +42,7 @@ class Member(Config):
     Attributes:
         intervals: of its scores over images or patients, by objective.
         tied_with: numbers of compared trials that differ from it measurably in no objective.
+        supernet: its scores with the supernet's weights, where ``metrics`` are those of the finals.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Member(Config):
     metrics: dict[str, float]
     intervals: dict[str, Ends] = Field(default_factory=dict)
     tied_with: tuple[int, ...] = ()
+    supernet: dict[str, float] | None = None
 
 
 class MeasuredFront(Config):

@@ -181,7 +181,13 @@ def _front_rows(source: ReportInput, front: list[Trial]) -> list[dict[str, Any]]
     members = {row["number"]: row for row in (source.audit or {}).get("front", {}).get("members", [])}
     told = {row["number"]: row for row in source.result.get("pareto", ())}
     return [
-        {"trial": t, "audit": members.get(t.number), "ties": told.get(t.number, {}).get("tied_with", ())} for t in front
+        {
+            "trial": t,
+            "metrics": told.get(t.number, {}).get("metrics", t.metrics),
+            "audit": members.get(t.number),
+            "ties": told.get(t.number, {}).get("tied_with", ()),
+        }
+        for t in front
     ]
 
 

@@ -158,7 +158,8 @@ function head(search, url, live) {
 
 function phases(search) {
   const { retrain, baselines, search: { random_baseline: random } } = search.spec;
-  const wanted = ["supernet", "search", random && "random", ...retrain ? ["retrain", baselines.length && "baselines", "evaluate"] : []].filter(Boolean);
+  const finals = search.spec.finals === "auto" ? search.progress.finals : search.spec.finals; // in a space with sizes
+  const wanted = ["supernet", "search", random && "random", finals && "finals", ...retrain ? ["retrain", baselines.length && "baselines", "evaluate"] : []].filter(Boolean);
   return el("ol", { className: "phases" }, wanted.map((phase) => {
     const now = search.progress[phase];
     const figures = Object.entries(now?.metrics ?? {}).slice(0, 3).map(([k, v]) => `${k.replace("val_", "")} ${number(v, 3)}`).join(" · ");
