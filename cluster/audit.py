@@ -108,11 +108,10 @@ def _audit(job: SearchJob, run: RunFolder, folder: RunFolder, settings: AuditCon
     measured = read_front(run)
     numbers = [] if measured is None else [member.number for member in measured.members]
     front = [trials[number] for number in numbers] or pareto_front(trials, job.search.objectives)
-    best = front[0]
     return {
         "random": _against_random(job, trials, plans, known, settings),
         "front": front_scores(job, run, folder, front, settings.seed, cache_dir),
-        **retrained_scores(job, run, folder, settings, best, known, cache_dir),
+        **retrained_scores(job, run, folder, settings, front, known, cache_dir),
     }
 
 

@@ -24,6 +24,7 @@ from cluster.workers import device_for, run_on_worker
 from nas.audit import (
     Estimate,
     difference,
+    not_worse,
     primary_metric,
     rank_agreement,
     score_interval,
@@ -47,12 +48,16 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Training:
-    """One training of the audit. ``place`` names its folder; ``roles`` say why it is done."""
+    """One training of the audit: the ``first`` of its architecture, or from a further seed.
+
+    ``place`` names its folder; ``roles`` say why it is done.
+    """
 
     place: int
     architecture: str
     roles: tuple[str, ...]
     seed: int
+    first: bool = True
 
 
 def plan_trainings(job: SearchJob, settings: AuditConfig, best: Trial, pool: Sequence[Trial]) -> list[Training]:
@@ -79,12 +84,12 @@ def retrained_scores(
     run: RunFolder,
     folder: RunFolder,
     settings: AuditConfig,
-    best: Trial,
+    front: Sequence[Trial],
     known: dict[str, Trial],
     cache_dir: Path,
 ) -> dict[str, Any]:
     """Trains and scores what is planned, then the best and its rival from further seeds; and what follows from it."""
-    metric = primary_metric(job.search.objectives)
+    metric, best = primary_metric(job.search.objectives), front[0]
     # The search's record of an architecture goes before the random search's, so that its trial number is told.
     pool = {
         **known,
@@ -93,21 +98,26 @@ def retrained_scores(
     plan = plan_trainings(job, settings, best, list(pool.values()))
     work = _Trainings(job, run, folder, settings, cache_dir)
     folder.emit("phase", phase="audit_retrain")
-    counts = work.train(plan, more=2 * (settings.retrain_seeds - 1))
+    counts = work.train(plan, more=(2 + settings.cheaper_members) * (settings.retrain_seeds - 1))
     patients = {split: _patients(job.data, split, cache_dir) for split in SPLITS}
     own = [one for one in counts if "best" in one.roles]
     if not own:
         raise RunFailedError(f"the best slicing could not be trained: {work.failures.get(plan[0].place)}")
     rival = _rival(counts, metric)
     twins = [] if rival is None else [own[0], rival] * (settings.retrain_seeds - 1)
-    extra = [replace(one, place=len(plan) + i, seed=one.seed + 1 + i // 2) for i, one in enumerate(twins)]
+    extra = [replace(one, place=len(plan) + i, seed=one.seed + 1 + i // 2, first=False) for i, one in enumerate(twins)]
     counts |= work.train(extra)
+    fixed = _best_fixed(counts, metric)
+    members = _cheaper_members(front, fixed, pool, settings.cheaper_members)
+    extra += _further_trainings([*members, fixed.architecture], [*plan, *extra], settings.retrain_seeds)
+    counts |= work.train([one for one in extra if one not in counts])
     rows = [_row(one, counts.get(one), pool, metric, patients, work.failures.get(one.place)) for one in [*plan, *extra]]
     first = [one for one in plan if one in counts and _supernet_score(one, pool, metric) is not None]
     return {
         "metric": metric,
         "retrained": rows,
         "ranking": {split: _ranking(first, counts, pool, metric, split, settings.seed) for split in SPLITS},
+        "cheaper": _judge_cheaper(members, fixed, counts, pool, metric, patients["test"], settings),
         "comparison": _comparison(counts, own[0], rival, metric, patients["test"], settings.seed),
         "trivial": _against_trivial(job.data, counts[own[0]]["test"], metric, settings.seed, cache_dir),
         "num_test_images": len(counts[own[0]]["test"]),
@@ -271,12 +281,75 @@ def _rival(counts: dict[Training, dict[str, Counts]], metric: str) -> Training |
 
     Chosen there, so that the test split is not used to choose the one it is then used to compare with.
     """
-    fixed = [one for one in counts if any(role.startswith("fixed") for role in one.roles)]
+    best = _best_fixed(counts, metric)
+    return None if any("best" in one.roles and _is_fixed(one) for one in counts) else best
+
+
+def _best_fixed(counts: dict[Training, dict[str, Counts]], metric: str) -> Training:
+    """Of the fixed networks' first trainings, the one that scores best on the search split."""
+    fixed = [one for one in counts if _is_fixed(one) and one.first]
     if not fixed:
         raise RunFailedError("none of the fixed slicings could be trained, so there is nothing to compare with")
-    if any("best" in one.roles for one in fixed):
-        return None
     return max(fixed, key=lambda one: _score(counts[one]["search"], metric))
+
+
+def _is_fixed(one: Training) -> bool:
+    return any(role.startswith("fixed") for role in one.roles)
+
+
+def _cheaper_members(front: Sequence[Trial], fixed: Training, known: dict[str, Trial], most: int) -> list[str]:
+    """Architectures of the front, best first, that need fewer operations than the best fixed network."""
+    rival = known.get(fixed.architecture)
+    if rival is None or "flops" not in rival.metrics:
+        return []
+    return [one.architecture for one in front if one.metrics["flops"] < rival.metrics["flops"]][:most]
+
+
+def _further_trainings(architectures: Sequence[str], done: Sequence[Training], num_seeds: int) -> list[Training]:
+    """What is missing until each architecture has been trained from so many seeds."""
+    seed, place = done[0].seed, max(one.place for one in done) + 1
+    known = {(one.architecture, one.seed): one.roles for one in done}
+    wanted = [(text, seed + offset) for text in architectures for offset in range(num_seeds)]
+    missing = [one for one in wanted if one not in known]
+    return [
+        Training(place + i, text, known.get((text, seed), ("cheaper",)), own, first=False)
+        for i, (text, own) in enumerate(missing)
+    ]
+
+
+def _judge_cheaper(
+    members: Sequence[str],
+    fixed: Training,
+    counts: dict[Training, dict[str, Counts]],
+    known: dict[str, Trial],
+    metric: str,
+    patients: Sequence[str],
+    settings: AuditConfig,
+) -> dict[str, Any]:
+    """Each cheaper member against the best fixed network, over all of their trainings on test, and what both cost."""
+
+    def trainings(architecture: str) -> list[Counts]:
+        return [found["test"] for one, found in counts.items() if one.architecture == architecture]
+
+    judged = [text for text in members if trainings(text)]
+    rival = trainings(fixed.architecture)
+    found = not_worse([trainings(text) for text in judged], rival, metric, patients=patients, seed=settings.seed)
+    costs = ("flops", "params", "latency_ms")
+    own, other = ([known[text].metrics for text in texts] for texts in (judged, [fixed.architecture]))
+    return {
+        "margin": settings.margin,
+        "rival": fixed.roles[-1].removeprefix("fixed "),
+        "members": [
+            {
+                "number": known[text].number,
+                "architecture": text,
+                "difference": estimate.model_dump(),
+                "seeds": min(len(trainings(text)), len(rival)),
+                "costs": {name: [metrics[name], other[0][name]] for name in costs if name in metrics},
+            }
+            for text, estimate, metrics in zip(judged, found, own, strict=True)
+        ],
+    }
 
 
 def _score(counts: Counts, metric: str) -> float:

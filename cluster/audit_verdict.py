@@ -7,7 +7,7 @@ from typing import Any
 from cluster.config import SearchJob
 from cluster.costs import device_hours, phase_seconds
 from cluster.run_folder import RunFolder
-from nas.audit import Estimate, Evidence, judge
+from nas.audit import CheaperMember, Estimate, Evidence, judge
 from nas.checklist import RunFacts, checklist
 from nas.config import AuditConfig
 from nas.study import find_trials, open_storage
@@ -56,6 +56,17 @@ def evidence_of(audit: dict[str, Any], *, changed: bool) -> Evidence:
         ranking=Estimate(**ranking["kendall"]),
         num_architectures=ranking["num_architectures"],
         search_volume=volumes["search"],
+        margin=audit["cheaper"]["margin"],
+        cheaper=[
+            CheaperMember(
+                number=row["number"],
+                rival=audit["cheaper"]["rival"],
+                difference=Estimate(**row["difference"]),
+                seeds=row["seeds"],
+                costs={name: (own, other) for name, (own, other) in row["costs"].items()},
+            )
+            for row in audit["cheaper"]["members"]
+        ],
         random_volumes=[volume for name, volume in volumes.items() if name.startswith("random")],
     )
 

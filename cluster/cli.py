@@ -113,6 +113,8 @@ def audit(
     ] = None,
     retrain_seeds: Annotated[int, typer.Option(min=1, help="Seeds from which the best and its rival are trained.")] = 3,
     random_seeds: Annotated[int, typer.Option(min=1, help="Random searches with the search's budget.")] = 3,
+    margin: Annotated[float, typer.Option(help="Loss of score that counts as none for a cheaper network.")] = 0.01,
+    cheaper_members: Annotated[int, typer.Option(min=0, help="Cheaper members of the frontier to judge.")] = 2,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the resampling.")] = 0,
     address: Address = None,
 ) -> None:
@@ -123,14 +125,16 @@ def audit(
     from cluster.storage import mirrored
     from cluster.summary import print_audit
     from nas.config import AuditConfig
+    from slicemamba.config import validate
 
-    settings = AuditConfig(
-        num_retrained=num_retrained,
-        epochs=epochs,
-        retrain_seeds=retrain_seeds,
-        random_seeds=random_seeds,
-        seed=seed,
-    )
+    values: dict[str, Any] = {
+        "random_seeds": random_seeds,
+        "margin": margin,
+        "cheaper_members": cheaper_members,
+        "seed": seed,
+    }
+    values |= {"num_retrained": num_retrained, "epochs": epochs, "retrain_seeds": retrain_seeds}
+    settings = validate(AuditConfig, values, source="audit")
     folder = RunFolder(run)
     with _resumable(), mirrored(folder, _store()), progress_view(Console(stderr=True)) as view:
         found = run_audit(folder, settings, address=address, on_status=partial(show_status, view))

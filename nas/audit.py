@@ -1,9 +1,9 @@
 """How far the answer of a search can be trusted: the statistics of the audit and the rules of its verdict.
 
 Everything here is a function of numbers; ``cluster.audit`` has them measured. The rules stand in docs/audit.md too.
-The verdict is about one claim: *the slicing that this search found is better than fixed slicing on unseen images, and
-it was found by a search that works*. ``not supported`` means that the evidence does not carry the claim, not that the
-claim is false.
+The verdict is about two claims: *the network that this search found is better than fixed slicing on unseen images, and
+it was found by a search that works*; and *a cheaper network of the front is not worse by a margin or more*.
+``not supported`` means that the evidence does not carry the claim, not that the claim is false.
 
 Shapes: N images, K classes counted, R resamples, S training seeds.
 """
@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from nas.objectives import OBJECTIVES, losses
+from nas.objectives import OBJECTIVES, format_value, losses
 from nas.pareto import hypervolume, pareto_mask
 from nas.study import Trial, TrialState
 from slicemamba.config import Config
 from slicemamba.evaluation.metrics import summarize
-from slicemamba.evaluation.statistics import CONFIDENCE, bootstrap_samples, percentile_interval
+from slicemamba.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES, bootstrap_samples, percentile_interval
 
 Floats = NDArray[np.float64]
 Counts = NDArray[Any]
@@ -37,6 +37,7 @@ MIN_ARCHITECTURES = 8  # below, an interval of a rank correlation says nothing
 MIN_TEST_IMAGES = 20  # that are independent of each other; below, percentile intervals are too narrow
 MIN_SEEDS = 3  # trainings of the best and of its rival; random searches
 RANK_RESAMPLES = 1000
+ONE_SIDED = 0.05  # chance of calling any member not worse that is worse by the margin
 # Objectives that follow from per-image counts.
 _COUNTED = ("dice", "miou", "worst_class_dice", "sensitivity", "specificity")
 
@@ -64,12 +65,24 @@ class Criterion(Config):
     evidence: str
 
 
+class Claim(Config):
+    """One of the two claims that are judged, ``better`` and ``cheaper``, in a word and a sentence."""
+
+    name: Literal["better", "cheaper"]
+    word: Word
+    sentence: str
+
+
 class Verdict(Config):
-    """The audit in a word and a sentence, with the criteria it follows from."""
+    """The audit in a word and a sentence, with the criteria it follows from.
+
+    The word is the better one of the two claims; the sentence says which holds, and for which network.
+    """
 
     word: Word
     sentence: str
     criteria: tuple[Criterion, ...]
+    claims: tuple[Claim, ...] = ()
 
 
 def primary_metric(objectives: Sequence[str]) -> str:
@@ -156,6 +169,7 @@ def difference(
     patients: Patients = None,
     seed: int = 0,
     confidence: float = CONFIDENCE,
+    num_resamples: int = NUM_RESAMPLES,
 ) -> Estimate:
     """Mean score of one architecture's trainings less that of another's, on the same images.
 
@@ -171,13 +185,42 @@ def difference(
     widen = _widening(len(first), len(second))
     sides = []
     for trainings in (first, second):
-        drawn_alike = [bootstrap_samples(counts, groups=patients, seed=seed)[metric] for counts in trainings]
+        drawn_alike = [
+            bootstrap_samples(counts, groups=patients, seed=seed, num_resamples=num_resamples)[metric]
+            for counts in trainings
+        ]
         samples = np.stack(drawn_alike)  # (S, R)
         centre = samples.mean(axis=0)
         drawn = rng.integers(0, len(samples), samples.shape)
         sides.append(centre + widen * (np.take_along_axis(samples, drawn, axis=0).mean(axis=0) - centre))
     value = np.mean([_whole(c, metric) for c in first]) - np.mean([_whole(c, metric) for c in second])
     return _estimate(float(value), sides[0] - sides[1], confidence)
+
+
+def not_worse(
+    members: Sequence[Sequence[Counts]],
+    rival: Sequence[Counts],
+    metric: str,
+    *,
+    patients: Patients = None,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+) -> list[Estimate]:
+    """Difference of each of several networks to a rival, with what it is at least: the test of non-inferiority.
+
+    One-sided at 5 % for all members together (Bonferroni): with ``low`` above −margin, a member is worse than the rival
+    by less than the margin. The bootstrap is that of ``difference``, over images or patients and seeds.
+
+    Args:
+        members, rival: (N, K, 4) counts of each of their trainings.
+    """
+    confidence = 1 - 2 * ONE_SIDED / max(1, len(members))  # two-sided, of which the lower end is looked at
+    return [
+        difference(
+            member, rival, metric, patients=patients, seed=seed, confidence=confidence, num_resamples=num_resamples
+        )
+        for member in members
+    ]
 
 
 def _widening(*num_seeds: int) -> float:
@@ -274,6 +317,23 @@ def _curve(scaled: Floats) -> list[float]:
 
 
 @dataclass(frozen=True)
+class CheaperMember:
+    """A member of the front that costs less than the best fixed network, and how it scores against that on test.
+
+    Attributes:
+        number: its trial. rival: what all blocks of the fixed network take.
+        difference: its score less the fixed network's; ``low`` from ``not_worse``. seeds: trainings behind it.
+        costs: by ``flops``, ``params`` and, where it was timed, ``latency_ms``: its own and the fixed network's.
+    """
+
+    number: int
+    rival: str
+    difference: Estimate
+    seeds: int
+    costs: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What the verdict is made of. Differences are of the primary metric, on the test split.
 
@@ -287,6 +347,7 @@ class Evidence:
         retrain_seeds: trainings behind ``benefit``. fixed_above: fixed slicings that score above the best on test.
         ranking: Kendall's τ of supernet and stand-alone scores. num_architectures: behind it.
         search_volume: the search's final hypervolume. random_volumes: those of the random searches.
+        margin: by which a cheaper network may be worse, set before looking. cheaper: those that were judged.
     """
 
     metric: str
@@ -302,20 +363,99 @@ class Evidence:
     num_architectures: int
     search_volume: float
     random_volumes: Sequence[float]
+    margin: float = 0.01
+    cheaper: Sequence[CheaperMember] = ()
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """The verdict: ``supported`` when all criteria pass, ``not supported`` when a decisive one fails, else ``weak``.
+    """The verdict on both claims, and their criteria.
 
-    All but the comparison with random search are decisive: a slicing may be good though random search finds its like.
+    ``better`` is ``supported`` when all of its criteria pass, ``not supported`` when a decisive one fails, else
+    ``weak``. All but the comparison with random search are decisive: a slicing may be good though random search finds
+    its like. ``cheaper`` needs disjoint splits and one member that passes; it has no word where no member is cheaper.
     """
-    decisive = (_disjoint(evidence), _above_trivial(evidence), _above_fixed(evidence), _ranked(evidence))
-    criteria = (*decisive, _above_random(evidence))
+    sound = (_disjoint(evidence), _above_trivial(evidence))
+    decisive = (*sound, _above_fixed(evidence), _ranked(evidence))
+    criteria: tuple[Criterion, ...] = (*decisive, _above_random(evidence))
     if any(one.outcome == "failed" for one in decisive):
         word: Word = "not supported"
     else:
         word = "supported" if all(one.outcome == "passed" for one in criteria) else "weak"
-    return Verdict(word=word, sentence=_sentence(word, criteria), criteria=criteria)
+    claims = [Claim(name="better", word=word, sentence=_sentence(word, criteria))]
+    if evidence.cheaper:
+        at_no_loss = _at_no_loss(evidence)
+        claims.append(_cheaper_claim(evidence, (*sound, at_no_loss)))
+        criteria = (*criteria, at_no_loss)
+    words: tuple[Word, ...] = ("supported", "weak", "not supported")
+    return Verdict(
+        word=min((claim.word for claim in claims), key=words.index),
+        sentence=" ".join(claim.sentence for claim in claims),
+        criteria=criteria,
+        claims=tuple(claims),
+    )
+
+
+def _outcome(member: CheaperMember, evidence: Evidence) -> Outcome:
+    """Of the question whether it is not worse by the margin or more."""
+    found = member.difference
+    if found.value is None or found.low is None:
+        return "open"
+    if found.value <= -evidence.margin:
+        return "failed"
+    enough = member.seeds >= MIN_SEEDS and evidence.num_test_patients >= MIN_TEST_IMAGES
+    return "passed" if enough and found.low > -evidence.margin else "open"
+
+
+def _of_most_use(evidence: Evidence) -> CheaperMember:
+    """Of the members whose outcome is the best, the one that needs the fewest operations."""
+    outcomes: tuple[Outcome, ...] = ("passed", "open", "failed")
+    return min(
+        evidence.cheaper,
+        key=lambda one: (outcomes.index(_outcome(one, evidence)), one.costs["flops"][0]),
+    )
+
+
+def _at_no_loss(evidence: Evidence) -> Criterion:
+    least = min(one.seeds for one in evidence.cheaper)
+    found = "; ".join(
+        f"trial {one.number} {one.difference.value:+.3f} (at least {one.difference.low:+.3f})".replace("-", "−")
+        for one in evidence.cheaper
+        if one.difference.value is not None and one.difference.low is not None
+    )
+    return Criterion(
+        name="cheaper at no loss",
+        question=f"Is a cheaper network of the front worse than the best fixed one by less than {evidence.margin:g}?",
+        outcome=_outcome(_of_most_use(evidence), evidence),
+        evidence=f"difference in {_title(evidence.metric)}, one-sided and corrected for {len(evidence.cheaper)} "
+        f"members: {found}; over {_test_images(evidence)} and {least} seeds"
+        + _too_few_images(evidence)
+        + _too_few(least, MIN_SEEDS, "seeds"),
+    )
+
+
+def _saving(name: str, own: float, rival: float) -> str:
+    """As ``2.7 times fewer FLOPs (171 M instead of 461 M)``."""
+    if name == "latency_ms":
+        return f"{rival / own:.1f} times less time per pass ({own:.3g} instead of {rival:.3g} ms)"
+    what = "FLOPs" if name == "flops" else OBJECTIVES[name].title.lower()
+    return f"{rival / own:.1f} times fewer {what} ({format_value(name, own)} instead of {format_value(name, rival)})"
+
+
+def _cheaper_claim(evidence: Evidence, criteria: Sequence[Criterion]) -> Claim:
+    member = _of_most_use(evidence)
+    savings = ", ".join(_saving(name, own, rival) for name, (own, rival) in member.costs.items() if own > 0)
+    about = f"the network of trial {member.number}, with {savings} than the best fixed one ({member.rival})"
+    margin = f"{100 * evidence.margin:g} points of {_title(evidence.metric)}"
+    if any(one.outcome == "failed" for one in criteria):
+        word: Word = "not supported"
+        sentence = f"The evidence does not support that {about}, is worse on unseen images by less than {margin}."
+    elif all(one.outcome == "passed" for one in criteria):
+        word = "supported"
+        sentence = f"The evidence supports that {about}, is not worse on unseen images by {margin} or more."
+    else:
+        word = "weak"
+        sentence = f"It is left open whether {about}, is worse on unseen images by {margin} or more."
+    return Claim(name="cheaper", word=word, sentence=sentence)
 
 
 def _sentence(word: Word, criteria: Sequence[Criterion]) -> str:

@@ -238,6 +238,10 @@ class AuditConfig(Config):
         retrain_seeds: number of seeds from which the best and its rival are trained. With fewer than three, luck of
             training cannot be told from merit, and the verdict is ``weak`` at best.
         random_seeds: number of random searches with the search's budget.
+        margin: by how much a cheaper network may score below the best fixed one on test and still count as no loss; to
+            be set before looking.
+        cheaper_members: members of the frontier, cheaper than the best fixed network, that are judged so; each is
+            trained from ``retrain_seeds`` seeds. 0 judges none.
         seed: seed of everything drawn here but the random searches, whose seeds follow from that of the run's search.
     """
 
@@ -245,4 +249,15 @@ class AuditConfig(Config):
     epochs: PositiveInt | None = None
     retrain_seeds: PositiveInt = 3
     random_seeds: PositiveInt = 3
+    margin: float = 0.01
+    cheaper_members: Annotated[int, Field(ge=0)] = 2
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _margin_allows_something(self) -> AuditConfig:
+        if not 0 < self.margin < 1:
+            raise ValueError(
+                f"margin is the loss that counts as none, a share of 1 such as 0.01 for one point of Dice; it must lie "
+                f"between 0 and 1, got {self.margin:g}: to show that a network is better, look at the claim 'better'"
+            )
+        return self

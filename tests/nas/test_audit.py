@@ -15,6 +15,7 @@ from scipy import stats
 from search_cases import SPACE, score
 
 from nas.audit import (
+    CheaperMember,
     Estimate,
     Evidence,
     Verdict,
@@ -22,6 +23,7 @@ from nas.audit import (
     front_intervals,
     hypervolume_curves,
     judge,
+    not_worse,
     primary_metric,
     rank_agreement,
     score_interval,
@@ -29,6 +31,7 @@ from nas.audit import (
     top_k_recall,
 )
 from nas.checklist import RunFacts, checklist
+from nas.config import AuditConfig
 from nas.study import Trial, TrialState
 
 Counts = NDArray[np.int64]
@@ -306,6 +309,92 @@ class TestVerdict:
         drawn = replace(SOUND, **{name: data.draw(values, label=name) for name, values in changes.items()})
         worse = replace(drawn, **{"leaks": 1} if data.draw(st.booleans()) else {"benefit": AGAINST})
         assert rank(judge(worse)) <= rank(judge(drawn))
+
+
+MEMBER = CheaperMember(
+    number=12,
+    rival="2x2",
+    difference=Estimate(value=0.002, low=-0.006, high=0.01),
+    seeds=3,
+    costs={"flops": (171e6, 461e6), "params": (1e6, 2e6), "latency_ms": (6.1, 9.15)},
+)
+NOT_BETTER = replace(SOUND, benefit=AGAINST)
+
+
+class TestCheaperAtNoLoss:
+    def test_claim_is_told_with_the_network_and_its_savings(self) -> None:
+        verdict = judge(replace(NOT_BETTER, cheaper=[MEMBER]))
+        assert verdict.word == "supported", "one of the two claims holds"
+        assert [(claim.name, claim.word) for claim in verdict.claims] == [
+            ("better", "not supported"),
+            ("cheaper", "supported"),
+        ]
+        for words in ("trial 12", "2.7 times fewer FLOPs (171 M instead of 461 M)", "2.0 times fewer parameters",
+                      "1.5 times less time", "best fixed one (2x2)", "1 points of Dice"):  # fmt: skip
+            assert words in verdict.sentence
+
+    @pytest.mark.parametrize(
+        ("member", "evidence", "word"),
+        [
+            ({"difference": Estimate(value=0.002, low=-0.011, high=0.02)}, {}, "weak"),
+            ({"difference": Estimate(value=-0.02, low=-0.03, high=-0.01)}, {}, "not supported"),
+            ({"difference": Estimate(value=None)}, {}, "weak"),
+            ({"seeds": 2}, {}, "weak"),
+            ({}, {"num_test_patients": 12}, "weak"),
+            ({}, {"leaks": 1}, "not supported"),
+            ({}, {"margin": 0.005}, "weak"),
+        ],
+    )
+    def test_what_is_missing_is_not_claimed(self, member: dict[str, Any], evidence: dict[str, Any], word: str) -> None:
+        verdict = judge(replace(NOT_BETTER, cheaper=[replace(MEMBER, **member)], **evidence))
+        assert verdict.claims[1].word == word
+        assert "12" in verdict.claims[1].sentence
+
+    def test_of_several_members_that_pass_the_cheapest_is_named(self) -> None:
+        cheap = replace(MEMBER, number=7, costs={"flops": (100e6, 461e6)})
+        failed = replace(MEMBER, number=3, costs={"flops": (10e6, 461e6)}, difference=AGAINST)
+        verdict = judge(replace(NOT_BETTER, cheaper=[failed, MEMBER, cheap]))
+        assert "trial 7" in verdict.claims[1].sentence
+
+    def test_without_a_cheaper_member_there_is_one_claim(self) -> None:
+        assert [claim.name for claim in judge(SOUND).claims] == ["better"]
+
+    def test_networks_that_are_worse_by_the_margin_seldom_pass(self) -> None:
+        """Two members that are a margin worse than the rival, three trainings each: false positives ≤ 5 %."""
+        rng = np.random.default_rng(0)
+        margin, runs, passed = 0.01, 300, 0
+        for run in range(runs):
+            hard = rng.normal(0, 0.08, 60)  # images that are hard for all
+
+            def trained(quality: float, hard: NDArray[np.float64] = hard) -> list[Counts]:
+                lucks = rng.normal(0, 0.012, 3)
+                shares = [np.clip(quality + luck + hard + rng.normal(0, 0.03, 60), 0, 1) for luck in lucks]
+                return [of_shares(share) for share in shares]
+
+            found = not_worse([trained(0.7 - margin), trained(0.7 - margin)], trained(0.7), "dice", seed=run,
+                              num_resamples=500)  # fmt: skip
+            passed += any(one.low is not None and one.low > -margin for one in found)
+        assert passed / runs <= 0.05
+
+    def test_networks_that_are_as_good_pass_where_images_and_seeds_suffice(self) -> None:
+        rng = np.random.default_rng(1)
+        hard = rng.normal(0, 0.05, 200)
+        own, other = ([of_shares(0.7 + hard + rng.normal(0, 0.01, 200)) for _ in range(5)] for _ in range(2))
+        [found] = not_worse([own], other, "dice")
+        assert found.low is not None
+        assert found.low > -0.01
+
+
+def of_shares(shares: NDArray[np.float64]) -> Counts:
+    """Counts of images of which these shares of 1000 foreground pixels are right, which is their Dice, too."""
+    tp = (shares * 1000).astype(np.int64)
+    return np.stack([tp, 1000 - tp, 1000 - tp, 2000 + tp], axis=-1)[:, None, :]
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.01, 1.0])
+def test_margin_that_allows_nothing_is_refused(margin: float) -> None:
+    with pytest.raises(ValueError, match="it must lie between 0 and 1"):
+        AuditConfig(margin=margin)
 
 
 def rank(verdict: Verdict) -> int:
