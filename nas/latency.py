@@ -89,14 +89,20 @@ def measure_latencies(supernet: Supernet, images: Tensor, repeats: int, precisio
     space = SearchSpace(supernet.choices, config.depths, config.has_widths)
     uniform = space.fixed()[0]
     choices = [[space.choices[gene] for gene in options] for options in space.options]
+    # Blocks of networks of their own, as the chosen one will be: a smaller block of a supernet with shared weights
+    # first takes its part of them, which costs more than it saves in small networks.
+    sizes = dict.fromkeys(_size(choice) for choice in space.choices)
+    alone = {size: supernet.extract(_with(size, choices, config.depths)).eval() for size in sizes}
     calls: dict[tuple[int, Block], Callable[[], object]] = {}
     with precision():
         features = supernet.embed(images)
         for place, first in enumerate(uniform.blocks()):
             for choice in choices[place]:
-                calls.setdefault((place, _size(choice)), partial(supernet.advance, features, place, choice))
+                if (place, _size(choice)) not in calls:
+                    network = alone[_size(choice)]
+                    calls[place, _size(choice)] = partial(network.advance, features, place, choice)
             features = supernet.advance(features, place, first)
-        whole, *parts = _rounds([partial(supernet, images, uniform), *calls.values()], device, repeats)
+        whole, *parts = _rounds([partial(supernet.extract(uniform).eval(), images), *calls.values()], device, repeats)
     medians = dict(zip(calls, map(statistics.median, parts), strict=True))
     blocks = [
         {format_block(choice): medians[place, _size(choice)] for choice in options}
@@ -111,6 +117,12 @@ def measure_latencies(supernet: Supernet, images: Tensor, repeats: int, precisio
         blocks_ms=tuple(blocks),
         resolution_ms=_resolution_ms(whole),
     )
+
+
+def _with(size: Block, choices: Sequence[Sequence[Block]], depths: tuple[int, ...]) -> Architecture:
+    """An architecture with a choice of this size wherever there is one, else with the first."""
+    blocks = [next((one for one in options if _size(one) == size), options[0]) for options in choices]
+    return Architecture.from_blocks(blocks, depths)
 
 
 def _size(choice: Block) -> Block:
