@@ -26,10 +26,10 @@ import torch
 from cluster.config import SearchJob, parse_job
 from cluster.driver import open_study
 from cluster.front import keep_front, latency_resolution_ms
-from cluster.ray_tune import SlicingTrial, Weights, search, search_device, supernet_on
+from cluster.ray_tune import SlicingTrial, Weights, search, supernet_on
 from cluster.rounds import finals_training, round_epochs, round_sizes
 from cluster.run_folder import FINALS_KINDS, RunFolder
-from cluster.workers import use_threads
+from cluster.workers import device_for, use_threads
 from nas.counts import ScoredImages, load_scored
 from nas.front import MeasuredFront, measured_front
 from nas.objectives import loss_matrix
@@ -246,7 +246,7 @@ class FinalsTrial(SlicingTrial):
         assert settings is not None
         use_threads(spec.resources.search.cpus)
         self._job, self._settings = spec, settings
-        self._device = search_device(spec)
+        self._device = device_for(spec.resources.search)
         self._supernet = supernet_on(NetworkCard.model_validate_json(card), weights)
         self._data = {split: load_split(spec.data, split, Path(cache_dir)) for split in ("train", "search")}
         self._run, self._study = RunFolder(Path(run_path)), study
