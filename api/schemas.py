@@ -301,6 +301,14 @@ class Pareto(_Answer):
     sentence: str | None = Field(default=None, description="how many of them differ measurably, in words")
 
 
+class Picked(_Answer):
+    """The member of a frontier to take within some limits."""
+
+    trial: FrontTrial
+    best: int = Field(description="number of the best trial in the first objective, within the limits or not")
+    lost: dict[str, float] = Field(description="by objective, its value less that of the best")
+
+
 class Artifact(_Answer):
     path: str = Field(description="relative to …/artifacts/")
     size_bytes: int

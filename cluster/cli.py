@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
     app.command("train-supernet", rich_help_panel=TRAIN)(train_supernet)
     app.command(rich_help_panel=TRAIN)(pretrain)
     app.command("cross-validate", rich_help_panel=TRAIN)(cross_validate)
-    for command in (report, audit, compare, restore):
+    for command in (report, audit, pick, compare, restore):
         app.command(rich_help_panel=USE)(command)
 
 
@@ -140,6 +140,52 @@ def audit(
         found = run_audit(folder, settings, address=address, on_status=partial(show_status, view))
     print_audit(Console(), found)
     typer.echo(f"audit: {folder.path / 'audit.json'}\nreport: {folder.path / 'report.html'}")
+
+
+def pick(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished search.")],
+    at_most: Annotated[
+        list[str] | None, typer.Option("--max", metavar="NAME=VALUE", help="Upper limit: latency_ms=20, params=2M.")
+    ] = None,
+    at_least: Annotated[
+        list[str] | None, typer.Option("--min", metavar="NAME=VALUE", help="Lower limit: dice=0.8.")
+    ] = None,
+    members: Annotated[
+        str | None, typer.Option(help="In place of limits: knee, all, or how many, spread over the frontier.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the network; of several, a folder each in it.")
+    ] = None,
+    retrain: Annotated[bool, typer.Option(help="Train as the search's winner was, and evaluate on test.")] = False,
+    address: Address = None,
+) -> None:
+    """Choose a network of the frontier for a budget, and save it with weights."""
+    from cluster.pick import network_of, print_pick, retrain_job
+    from cluster.report import finished_search
+    from cluster.run_folder import RunFolder
+    from nas.pick import chosen_members, parse_bounds
+    from nas.pick import pick as pick_member
+    from slicemamba.errors import InputError
+
+    folder = RunFolder(run)
+    job, result = finished_search(folder), folder.read_json("result.json") or {}
+    front, objectives = result["pareto"], result["objectives"]
+    if members is None:
+        found = pick_member(front, objectives, parse_bounds(at_most or [], at_least or []))
+        print_pick(Console(), found, objectives)
+        chosen = [found.row]
+    else:
+        if at_most or at_least:
+            raise InputError("give limits (--max, --min) or --members, not both")
+        chosen = chosen_members(front, objectives, members)
+    target = out or run / "picked"
+    for row in chosen:
+        place = target if out is not None and len(chosen) == 1 else target / f"{row['number']:05d}"
+        if retrain:
+            _run_job(retrain_job(job, row["architecture"]), RunFolder(place), address, store=_store())
+            typer.echo(f"trial {row['number']}: retrained, in {place / 'retrained'}")
+        else:
+            typer.echo(f"trial {row['number']}: {network_of(folder, row, place)}, in {place}")
 
 
 def report(run: Annotated[Path, typer.Argument(help="Folder of a finished search.")]) -> None:

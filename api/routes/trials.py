@@ -17,6 +17,7 @@ from api.routes.searches import BUSY_STUDY, UNKNOWN, PageSize, PageToken
 from api.schemas import Problem
 from cluster.run_folder import FRONT
 from nas.objectives import OBJECTIVES
+from nas.pick import parse_bounds, pick
 from nas.study import Trial, TrialState
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -34,6 +35,7 @@ Sort = Annotated[
     str, Query(description="`number`, `seconds` or a metric; `-dice` for the largest first", max_length=64)
 ]
 Objectives = Annotated[str | None, Query(description="names, separated by commas; default: the search's own")]
+Limits = Annotated[Sequence[str], Query(description="`NAME=VALUE`, such as `params=2M`; may be repeated")]
 _MAX_DIGITS = 15  # of a place in a list of trials
 _CSV_CHUNK = 1 << 16
 
@@ -185,6 +187,21 @@ def get_pareto(
         num_completed=view.num_completed,
         worker_seconds=view.worker_seconds,
         **_members(_measured(parts, search_id, study, names), view.trials, front),
+    )
+
+
+@router.get("/pick")
+@written_in_its_thread
+def pick_trial(search_id: str, parts: AppParts, max: Limits = (), min: Limits = ()) -> schemas.Picked:
+    """The best member of the frontier within limits, such as `max=latency_ms=20&min=dice=0.8`.
+
+    422 names the nearest member where none is within them.
+    """
+    front = get_pareto(search_id, parts)
+    rows = [trial.model_dump() for trial in front.trials]
+    found = pick(rows, [objective.name for objective in front.objectives], parse_bounds(max, min))
+    return schemas.Picked(
+        trial=schemas.FrontTrial.model_validate(found.row), best=found.best["number"], lost=found.lost
     )
 
 
