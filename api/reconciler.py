@@ -21,6 +21,7 @@ from api.models import Search, utc_now
 from api.plain import finite
 from api.service import SearchService
 from api.settings import Settings
+from api.specs import without_folder
 from api.states import SearchState
 from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
 from cluster.run_folder import RunFolder, RunStatus
@@ -285,7 +286,8 @@ class Reconciler:
     def _explain(self, search: Search, step: Step) -> str | None:
         """The error, with the end of the driver's log where that is all there is to go by."""
         if not step.with_log:
-            return step.error
+            data = search.spec.get("data") or {}
+            return step.error and without_folder(step.error, data.get("name", ""), self._settings.data_root)
         try:
             log = self._jobs.job_logs(self._settings.ray_address, search.job_id) or ""
         except ClusterUnavailableError:

@@ -37,9 +37,9 @@ from cluster.config import SearchJob, config_hash, parse_job
 from cluster.follow_up import FollowUp, job_folder
 from cluster.ids import new_id
 from cluster.jobs import JobState
-from cluster.run_folder import STUDY_KINDS, RunFolder
+from cluster.run_folder import STUDY_KINDS, RunFolder, reports_dir
 from nas.study import delete_studies
-from slicemamba.data.checks import DatasetReport
+from slicemamba.data.checks import Listing
 from slicemamba.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -85,22 +85,23 @@ class SearchService:
 
     @property
     def checks_dir(self) -> Path:
-        """Where reports on data sets are remembered."""
-        return self._settings.runs_path / ".checks"
+        """Where drivers remember reports on data sets that have passed their checks."""
+        return reports_dir(self._settings.runs_path)
 
     def check_database(self) -> None:
         """Raises SQLAlchemyError when the database does not answer."""
         with self._sessions() as session:
             session.execute(text("SELECT 1"))
 
-    def check(self, body: Mapping[str, Any]) -> tuple[SearchJob, DatasetReport]:
+    def check(self, body: Mapping[str, Any]) -> tuple[SearchJob, Listing]:
         """All checks of a submission, without submitting.
 
         Raises:
             InputError: as ``submit``.
         """
         job = self._with_warm_start(read_job(body))
-        # One at a time per data set: the first remembers what it finds, which leaves the others nothing to do.
+        self.checks_dir.mkdir(parents=True, exist_ok=True)  # drivers look for it beside their run's folder
+        # One at a time per data set, which may lie on a slow disk.
         with self._check_locks[hash(job.data.name) % _CHECK_LOCKS]:
             return check_data(job, self._settings.data_root, self.checks_dir)
 

@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from cluster.config import SearchJob, parse_job
 from slicemamba.config import DataConfig
 from slicemamba.data.catalog import fit_model
-from slicemamba.data.checks import DatasetReport, check_dataset, list_datasets, resolve_root
+from slicemamba.data.checks import Listing, check_listing, list_datasets, resolve_root
 from slicemamba.docstrings import add_descriptions
 from slicemamba.errors import InputError
 
@@ -117,14 +117,16 @@ def _leaves(value: object, pointer: str) -> Iterator[tuple[str, object]]:
         yield pointer, value
 
 
-def check_data(job: SearchJob, data_root: Path | None, cache_dir: Path) -> tuple[SearchJob, DatasetReport]:
+def check_data(job: SearchJob, data_root: Path | None, cache_dir: Path) -> tuple[SearchJob, Listing]:
     """The job with the data set's folder put in, and what that set holds.
+
+    Its files are not decoded, which takes minutes for a large set: the driver does, before it trains.
 
     Args:
         job: as asked for. data_root: the server's folder of data sets. cache_dir: remembers reports of unchanged sets.
 
     Raises:
-        InputError: the name is unknown, or the data set has faults; they are named.
+        InputError: the name is unknown, or the files are not as they should be; they are named.
     """
     known = list_datasets(data_root)
     if job.data.name not in known:
@@ -133,18 +135,16 @@ def check_data(job: SearchJob, data_root: Path | None, cache_dir: Path) -> tuple
         )
     try:
         data = resolve_root(job.data, data_root)
-        report = check_dataset(data, cache_dir=cache_dir)
+        listing = check_listing(data, cache_dir=cache_dir)
     except InputError as error:
         # The folder is none of the request's fields, so a fault of it is one of the name that led there.
         pointer = "/data/name" if error.pointer in (None, "/data/root") else error.pointer
-        message, *details = (
-            _without_folder(text, job.data.name, data_root) for text in (error.message, *error.details)
-        )
+        message, *details = (without_folder(text, job.data.name, data_root) for text in (error.message, *error.details))
         raise InputError(message, pointer=pointer, details=details) from None
-    return job.model_copy(update={"data": data, "model": fit_model(job.model, data)}), report
+    return job.model_copy(update={"data": data, "model": fit_model(job.model, data)}), listing
 
 
-def _without_folder(text: str, name: str, data_root: Path | None) -> str:
+def without_folder(text: str, name: str, data_root: Path | None) -> str:
     """What is said of a data set, without where it lies on the server."""
     if data_root is None:
         return text

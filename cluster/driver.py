@@ -22,7 +22,7 @@ from cluster.front import LATENCIES, measure_front
 from cluster.initial import check_init, resolve_init
 from cluster.lease import held
 from cluster.room import Need, needs_of
-from cluster.run_folder import JOURNAL, RunFolder, RunStatus
+from cluster.run_folder import JOURNAL, RunFolder, RunStatus, reports_dir
 from cluster.status import StatusWriter
 from cluster.storage import mirrored
 from cluster.watch import cluster_with_room
@@ -97,7 +97,7 @@ def _run_job(
         run.emit("phase", phase="check")
         if other_resources:
             run.warn(f"continues with other resources, so the last digits may differ: {'; '.join(other_resources)}")
-        num_images = _check_input(job)
+        num_images = _check_input(job, run)
         if before is None and isinstance(job, SearchJob) and job.search.warm_start is not None:
             _warm_start(job, run, job.search.warm_start)
         run.write_json("config.json", values)
@@ -116,13 +116,20 @@ def _with_paths(job: Job) -> Job:
     return resolve_init(job.model_copy(update={"data": data, "model": fit_model(job.model, data)}))
 
 
-def _check_input(job: Job) -> dict[str, int]:
+def _check_input(job: Job, run: RunFolder) -> dict[str, int]:
     """Images of each split. Raises InputError for faults of the data and for weights to start from that do not fit."""
     if isinstance(job, PretrainJob):
         find_pictures(job.data)
         return {}
     check_init(job)
-    return check_dataset(job.data, cache_dir=default_cache_dir()).num_images
+    shared = reports_dir(run.path.parent)  # of the service whose run it is, which then knows the set
+    reports = shared if shared.is_dir() else default_cache_dir()
+    return check_dataset(job.data, cache_dir=reports, on_progress=partial(_tell_checked, run)).num_images
+
+
+def _tell_checked(run: RunFolder, done: int, total: int) -> None:
+    if done % max(1, total // 100) == 0:
+        run.emit("progress", phase="check", done=done, total=total, unit="images", metrics={})
 
 
 def _tell_scale(job: Job, run: RunFolder, num_images: dict[str, int]) -> None:

@@ -106,6 +106,11 @@ class RunStatus(BaseModel):
     updated_at: datetime
 
 
+def reports_dir(runs_path: Path) -> Path:
+    """Where reports on data sets are remembered for all runs of a service."""
+    return runs_path / ".checks"
+
+
 class Fence(Protocol):
     """What a run folder needs of a lease: raises where it was lost to another driver."""
 

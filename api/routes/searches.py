@@ -20,7 +20,9 @@ from api.schemas import Problem
 from api.service import SAFE_ID, Filter, etag
 from api.specs import EXAMPLE, JobBody, public_spec
 from api.states import SearchState
+from cluster.config import SearchJob
 from nas.advice import advice
+from slicemamba.data.checks import Listing
 
 router = APIRouter(prefix="/v1/searches", tags=["searches"], responses={422: {"model": Problem}})
 
@@ -31,6 +33,9 @@ CHANGES: dict[int | str, dict[str, Any]] = {
     412: {"model": Problem, "description": "The search has changed since the ETag of If-Match"},
 }
 
+NOT_DECODED = (
+    "the files have not been decoded yet: the search does so first, and fails where one is broken or does not fit"
+)
 BUSY_STUDY = "Too many requests wait for a large study that is being read for the first time"
 
 BodyOfJob = Annotated[JobBody, Body(openapi_examples={"small": {"summary": "A small search", "value": EXAMPLE}})]
@@ -63,7 +68,9 @@ async def submit(
     body: BodyOfJob,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> schemas.Search:
-    """Checks the job and its data set, and puts the search in the queue.
+    """Checks the job and the files of its data set by their names, and puts the search in the queue.
+
+    Files that are broken or do not fit together make the search fail in its `check` phase, with the same words.
 
     The same `Idempotency-Key` and body return the search created before; a different body gives 409.
     """
@@ -80,23 +87,32 @@ async def submit(
 
 @router.post("/validate")
 async def validate(parts: AppParts, body: BodyOfJob) -> schemas.Validation:
-    """Performs all checks of a submission and estimates the cost of the search, without starting it."""
+    """Performs all checks of a submission and estimates the cost of the search, without starting it.
+
+    Files of a data set that is new or has changed are decoded by the search itself, in its `check` phase.
+    """
     return await to_thread.run_sync(_validate, parts, body, limiter=parts.data_checkers)
 
 
 def _validate(parts: Parts, body: Mapping[str, Any]) -> schemas.Validation:
-    job, report = parts.service.check(body)
+    job, listing = parts.service.check(body)
     evaluations = num_evaluations(job)
     return schemas.Validation(
         evaluations=evaluations,
         space_size=job.search_space.size,
-        images_trained=work_of(job, report.num_images).trained,
-        images_evaluated=evaluations * report.num_images["search"],
+        images_trained=work_of(job, listing.num_images).trained,
+        images_evaluated=evaluations * listing.num_images["search"],
         advice=advice(job.search, job.data.num_classes),
-        estimate=estimate(job, report.num_images, earlier_searches(parts.service, job)),
-        data=report.model_dump(mode="json"),
+        estimate=estimate(job, listing.num_images, earlier_searches(parts.service, job)),
+        data=_content(job, listing),
         spec=public_spec(job.model_dump(mode="json")),
     )
+
+
+def _content(job: SearchJob, listing: Listing) -> dict[str, Any]:
+    if listing.report is not None:
+        return listing.report.model_dump(mode="json")
+    return {"name": job.data.name, "num_images": listing.num_images, "warnings": [NOT_DECODED]}
 
 
 @router.get("")

@@ -12,7 +12,7 @@ from service_helpers import BODY, Bench
 
 from api import specs
 from api.main import DATA_CHECKERS
-from slicemamba.data.checks import check_dataset
+from slicemamba.data.checks import check_listing
 
 MANY = 60  # more than the threads that requests have
 
@@ -65,11 +65,11 @@ def test_data_set_that_takes_long_to_check_keeps_only_submissions_waiting(
         try:
             checked.set()
             assert released.wait(60)
-            return check_dataset(*arguments, **options)
+            return check_listing(*arguments, **options)
         finally:
             alone.release()
 
-    monkeypatch.setattr(specs, "check_dataset", slow)
+    monkeypatch.setattr(specs, "check_listing", slow)
 
     async def run() -> tuple[httpx.Response, list[httpx.Response]]:
         made: list[httpx.Response] = []

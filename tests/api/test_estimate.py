@@ -151,6 +151,7 @@ def test_validation_advises_a_searcher_for_several_objectives(bench: Bench) -> N
 
 def test_data_set_is_told_with_its_last_check(tmp_path: Path) -> None:
     from slicemamba.config import DataConfig, SyntheticConfig
+    from slicemamba.data.checks import check_dataset
     from slicemamba.data.synthetic import write_isic_folder
 
     sizes = SyntheticConfig(num_train=3, num_val=2, num_search=2, num_test=2)
@@ -158,10 +159,20 @@ def test_data_set_is_told_with_its_last_check(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "runs", data_root=tmp_path / "data")
     assert bench.http.get("/v1/datasets/lesions").json() == {"name": "lesions", "checked_at": None, "report": None}
     body = {**BODY, "data": {"name": "lesions", "image_size": [32, 32]}}
-    assert bench.http.post("/v1/searches/validate", json=body).status_code == 200
+    listed = bench.http.post("/v1/searches/validate", json=body).json()
+    images = {"train": 3, "val": 2, "search": 2, "test": 2}
+    assert listed["data"]["num_images"] == images
+    assert "not been decoded yet" in listed["data"]["warnings"][0]
+    # What a driver does first; from then on the set is known.
+    data = DataConfig(name="lesions", root=tmp_path / "data" / "lesions", image_size=(32, 32))
+    check_dataset(data, cache_dir=bench.parts.service.checks_dir)
+    checked = bench.http.post("/v1/searches/validate", json=body).json()
+    assert checked["data"]["num_images"] == images
+    assert checked["data"]["largest_size"] == [32, 40]
+    assert checked["images_trained"] == listed["images_trained"]
     found = bench.http.get("/v1/datasets/lesions").json()
     assert found["checked_at"] is not None
-    assert found["report"]["num_images"] == {"train": 3, "val": 2, "search": 2, "test": 2}
+    assert found["report"]["num_images"] == images
     assert found["report"]["largest_size"] == [32, 40]
     assert str(tmp_path) not in str(found)
     missing = bench.http.get("/v1/datasets/none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -11,9 +12,13 @@ from service_helpers import BODY, Bench
 
 from api import reconciler
 from api.states import IllegalTransitionError, SearchState
+from cluster import driver
 from cluster.config import load_job
 from cluster.jobs import JobState
 from cluster.run_folder import Progress
+from slicemamba.config import DataConfig, SyntheticConfig
+from slicemamba.data.synthetic import write_isic_folder
+from slicemamba.errors import InputError
 
 
 def states(bench: Bench, search_id: str) -> list[str]:
@@ -69,6 +74,28 @@ def test_driver_error_becomes_the_searches_error(bench: Bench) -> None:
     bench.round()
     found = bench.get(search_id)
     assert (found["state"], found["error"]) == ("FAILED", "out of memory; lower search.batch_size")
+
+
+def test_fault_of_the_data_is_told_without_the_servers_folder(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    sizes = SyntheticConfig(num_train=3, num_val=2, num_search=2, num_test=2)
+    write_isic_folder(DataConfig(image_size=(32, 32), synthetic=sizes), root / "lesions")
+    bench = Bench(tmp_path / "runs", data_root=root)
+    image = next((root / "lesions" / "train" / "images").iterdir())
+    image.write_bytes(image.read_bytes()[:200])
+    search_id = bench.submit({**BODY, "data": {"name": "lesions", "image_size": [32, 32]}})
+    bench.round()
+    job = load_job(bench.folder(search_id).config_path)
+    with pytest.raises(InputError) as fault:  # what the driver meets first
+        driver._check_input(job, bench.folder(search_id))
+    assert str(root) in str(fault.value)
+    bench.drive(search_id, "FAILED", error=str(fault.value))
+    bench.round()
+    found = bench.get(search_id)
+    assert found["state"] == "FAILED"
+    assert image.name in found["error"]
+    assert found["error"].startswith("data set 'lesions' has 1 fault")
+    assert str(tmp_path) not in found["error"]
 
 
 def test_killed_driver_is_started_once_more_and_then_fails_with_the_end_of_its_log(bench: Bench) -> None:

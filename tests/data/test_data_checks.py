@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from slicemamba.config import DataConfig
-from slicemamba.data import reports
-from slicemamba.data.checks import DatasetReport, check_dataset
+from slicemamba.data import checks, reports
+from slicemamba.data.checks import DatasetReport, check_dataset, check_listing
 from slicemamba.data.splits import hold_out
 from slicemamba.errors import InputError
 
@@ -309,3 +309,26 @@ def test_needs_neither_torch_nor_ray() -> None:
     code = "import sys, slicemamba.data.checks, slicemamba.data.base; print({'torch', 'ray'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_listing_decodes_nothing_and_knows_what_was_checked(
+    folder: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = check_dataset(folder, cache_dir=tmp_path / "reports")
+    monkeypatch.setattr(checks, "examine", None)
+    assert check_listing(folder, cache_dir=tmp_path / "reports") == (checked.num_images, checked)
+    assert check_listing(folder, cache_dir=tmp_path / "elsewhere") == (checked.num_images, None)
+    assert folder.root is not None
+    image = sorted((folder.root / "train" / "images").iterdir())[0]
+    image.write_bytes(image.read_bytes()[:100])
+    assert check_listing(folder, cache_dir=tmp_path / "reports") == (checked.num_images, None)
+
+
+def test_listing_tells_what_is_missing_in_the_words_of_the_check(folder: DataConfig) -> None:
+    assert folder.root is not None
+    sorted((folder.root / "train" / "masks").iterdir())[0].unlink()
+    with pytest.raises(InputError) as listed:
+        check_listing(folder)
+    with pytest.raises(InputError) as checked:
+        check_dataset(folder)
+    assert str(listed.value) == str(checked.value)
