@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from moto.server import ThreadedMotoServer
 
 from cluster import storage, store_lease
 from cluster.connect import ENVIRONMENT
+from cluster.local import RayHead, ray_head
 from cluster.run_folder import STUDY_VARIABLE
 
 if TYPE_CHECKING:
@@ -27,6 +29,18 @@ def small_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     yield running
     ray.shutdown()
     running.shutdown()
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
+    """A Ray head of three CPUs, for all tests that submit a job or drive from outside: starting one takes long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "500")  # 10 s by default, more than a small search takes
+        before = dict(os.environ)
+        with ray_head(num_cpus=3, log=tmp_path_factory.mktemp("head") / "ray.log") as running:
+            os.environ.clear()  # what it has set for its clients is not meant for the tests beside them
+            os.environ.update(before)
+            yield running
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,15 @@ import pytest
 import torch
 import yaml
 
-from cluster import driver, ray_tune
+from cluster import driver, entrypoint, ray_tune
 from cluster.config import SearchJob, parse_job
 from cluster.local import stop_tree
-from cluster.run_folder import STUDY_VARIABLE, RunFolder
+from cluster.run_folder import STUDY_VARIABLE, RunFolder, reports_dir
 from nas.config import WarmStart
 from nas.study import Study, Trial, TrialState, find_trials, open_storage
+from slicemamba.config import DataConfig, SyntheticConfig
+from slicemamba.data.checks import check_listing
+from slicemamba.data.synthetic import write_isic_folder
 from slicemamba.errors import InputError
 from slicemamba.evaluation.metrics import summarize
 
@@ -46,8 +50,11 @@ JOB = {
 }
 
 
-def command(config: Path, run: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "cluster.entrypoint", "--config", str(config), "--run-dir", str(run), *more]
+@pytest.fixture
+def command(config: Path) -> Callable[..., list[str]]:
+    """A driver on a Ray of its own."""
+    start = [sys.executable, "-m", "cluster.entrypoint", "--config", str(config)]
+    return lambda run, *more: [*start, "--run-dir", str(run), *more]
 
 
 @pytest.fixture
@@ -66,26 +73,26 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
-    config: Path, environment: dict[str, str], tmp_path: Path
+    command: Callable[..., list[str]], environment: dict[str, str], tmp_path: Path
 ) -> None:
     longer = ["--set", "data.synthetic.num_search=60"]  # so that the kill comes before the end
     undisturbed, disturbed = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
-    subprocess.run(command(config, undisturbed.path, *longer), env=environment, check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(command(undisturbed.path, *longer), env=environment, check=True, stdin=subprocess.DEVNULL)
 
-    first = subprocess.Popen(command(config, disturbed.path, *longer), env=environment, stdin=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while sum(event["event"] == "trial" for _, event in disturbed.events()) < 7:
-        assert first.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    stop_tree(first.pid)
-    first.wait()
+    first = subprocess.Popen(command(disturbed.path, *longer), env=environment, stdin=subprocess.DEVNULL)
+    try:
+        while sum(event["event"] == "trial" for _, event in disturbed.events()) < 7:
+            assert first.poll() is None, "it ended before it could be killed"
+            time.sleep(0.02)
+        first.send_signal(signal.SIGKILL)
+    finally:
+        stop_tree(first.pid)
+        first.wait()
     ended_before = [t for t in find_trials(open_storage(disturbed.study_location), "search") if t.ended]
     assert 7 <= len(ended_before) < NUM_TRIALS
     assert disturbed.read_json("result.json") is None
 
-    subprocess.run(command(config, disturbed.path, *longer), env=environment, check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(command(disturbed.path, *longer), env=environment, check=True, stdin=subprocess.DEVNULL)
     trials = find_trials(open_storage(disturbed.study_location), "search")
     assert {t.number: t for t in trials}.items() >= {t.number: t for t in ended_before}.items()
     assert [t.state for t in trials] == [TrialState.COMPLETED] * NUM_TRIALS
@@ -97,10 +104,10 @@ def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
 
     # A finished run is not done again, and its folder takes no other configuration.
     num_events = len(list(disturbed.events()))
-    subprocess.run(command(config, disturbed.path, *longer), env=environment, check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(command(disturbed.path, *longer), env=environment, check=True, stdin=subprocess.DEVNULL)
     assert len(list(disturbed.events())) == num_events
     other = subprocess.run(
-        command(config, disturbed.path, *longer, "--set", "search.seed=1"),
+        command(disturbed.path, *longer, "--set", "search.seed=1"),
         env=environment,
         capture_output=True,
         text=True,
@@ -115,13 +122,13 @@ def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_search_keeps_each_candidates_counts_and_what_it_took(
-    config: Path, environment: dict[str, str], tmp_path: Path
+    command: Callable[..., list[str]], environment: dict[str, str], tmp_path: Path
 ) -> None:
     run = RunFolder(tmp_path / "raced")
     options = ["search.racing={min_images: 6, confidence: 0.6}", "search.batch_size=3", "search.num_trials=14"]
     options += ["data.synthetic.num_search=12", "supernet.sampling=fair", "resources.search.num_workers=1"]
     more = [part for option in options for part in ("--set", option)]
-    subprocess.run(command(config, run.path, *more), env=environment, check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(command(run.path, *more), env=environment, check=True, stdin=subprocess.DEVNULL)
     trials = find_trials(open_storage(run.study_location), "search")
     assert len(trials) == 14
     for trial in trials:
@@ -184,12 +191,19 @@ def test_faster_arithmetic_is_taken_only_where_the_ranking_holds(
     ],
 )
 def test_bad_input_exits_2_with_the_mend(
-    config: Path, environment: dict[str, str], tmp_path: Path, more: list[str], says: str
+    config: Path,
+    tmp_path: Path,
+    more: list[str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = subprocess.run(command(config, tmp_path / "run", *more), env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setenv("SLICEMAMBA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the handlers of this process stay
+    assert entrypoint.main(["--config", str(config), "--run-dir", str(tmp_path / "run"), *more]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert says in said
 
 
 def earlier_run(folder: Path, monkeypatch: pytest.MonkeyPatch, database: str | None) -> str:
@@ -229,6 +243,23 @@ def test_journal_of_a_run_is_found_though_studies_now_go_to_a_database(
     assert isinstance(job, SearchJob)
     found = driver._warm_start(job, RunFolder(tmp_path / "later"), WarmStart(study=str(tmp_path / "earlier")))
     assert [str(each) for each in found] == [architecture]
+
+
+def test_checked_data_set_is_known_to_the_service_whose_run_it_is(tmp_path: Path) -> None:
+    sizes = SyntheticConfig(num_train=3, num_val=2, num_search=2, num_test=2)
+    data = DataConfig(image_size=(32, 32), synthetic=sizes)
+    job = parse_job({**JOB, "data": {"name": "lesions", "root": str(write_isic_folder(data, tmp_path / "lesions"))}})
+    reports_dir(tmp_path / "runs").mkdir(parents=True)
+    run = RunFolder(tmp_path / "runs" / "s-1")
+    assert isinstance(job, SearchJob)
+    assert check_listing(job.data, cache_dir=reports_dir(tmp_path / "runs")).report is None
+    counted = driver._check_input(job, run)
+    assert counted == {"train": 3, "val": 2, "search": 2, "test": 2}
+    listing = check_listing(job.data, cache_dir=reports_dir(tmp_path / "runs"))
+    assert listing.num_images == counted
+    assert listing.report is not None
+    told = [(event["done"], event["total"]) for _, event in run.events()]
+    assert told[-1] == (9, 9)
 
 
 def test_search_by_way_of_rays_client_is_refused_before_anything_is_done(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from benchmarks.job_server import JobServer
 from cluster import jobs
 from cluster.jobs import JobState
-from cluster.local import ray_head
+from cluster.local import RayHead
 from slicemamba.errors import InputError
 
 NOWHERE = "http://127.0.0.1:9"
@@ -63,11 +63,10 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 
         time.sleep(0.2)
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the job server of a head of our own."""
-    with ray_head(num_cpus=1, log=tmp_path_factory.mktemp("head") / "ray.log") as running:
-        yield running.dashboard
+@pytest.fixture
+def address(head: RayHead) -> str:
+    """Of the head's job server."""
+    return head.dashboard
 
 
 def submit(address: str, submission_id: str, code: str) -> None:
@@ -85,32 +84,32 @@ def submit(address: str, submission_id: str, code: str) -> None:
 
 @pytest.mark.ray
 class TestOnRay:
-    def test_job_runs_with_its_environment_to_its_end(self, head: str) -> None:
+    def test_job_runs_with_its_environment_to_its_end(self, address: str) -> None:
         code = "import os; print(os.environ['RAY_USAGE_STATS_ENABLED'], os.environ['PYTHONUNBUFFERED'])"
-        submit(head, "s-good", code)
-        wait_for(lambda: jobs.job_state(head, "s-good") is JobState.SUCCEEDED, "the end of the job")
-        assert "0 1" in (jobs.job_logs(head, "s-good") or "")
+        submit(address, "s-good", code)
+        wait_for(lambda: jobs.job_state(address, "s-good") is JobState.SUCCEEDED, "the end of the job")
+        assert "0 1" in (jobs.job_logs(address, "s-good") or "")
 
-    def test_submitting_again_changes_nothing(self, head: str) -> None:
-        submit(head, "s-again", "print('first')")
-        submit(head, "s-again", "raise SystemExit('second')")
-        wait_for(lambda: bool((state := jobs.job_state(head, "s-again")) and state.ended), "the end of the job")
-        assert jobs.job_state(head, "s-again") is JobState.SUCCEEDED
-        assert "second" not in (jobs.job_logs(head, "s-again") or "")
+    def test_submitting_again_changes_nothing(self, address: str) -> None:
+        submit(address, "s-again", "print('first')")
+        submit(address, "s-again", "raise SystemExit('second')")
+        wait_for(lambda: bool((state := jobs.job_state(address, "s-again")) and state.ended), "the end of the job")
+        assert jobs.job_state(address, "s-again") is JobState.SUCCEEDED
+        assert "second" not in (jobs.job_logs(address, "s-again") or "")
 
-    def test_failing_job_is_failed_with_its_log(self, head: str) -> None:
-        submit(head, "s-bad", "raise SystemExit('no data')")
-        wait_for(lambda: jobs.job_state(head, "s-bad") is JobState.FAILED, "the failure")
-        assert "no data" in (jobs.job_logs(head, "s-bad") or "")
+    def test_failing_job_is_failed_with_its_log(self, address: str) -> None:
+        submit(address, "s-bad", "raise SystemExit('no data')")
+        wait_for(lambda: jobs.job_state(address, "s-bad") is JobState.FAILED, "the failure")
+        assert "no data" in (jobs.job_logs(address, "s-bad") or "")
 
-    def test_stopped_job_is_stopped(self, head: str) -> None:
-        submit(head, "s-long", "import signal; print('up', flush=True); signal.pause()")
-        wait_for(lambda: "up" in (jobs.job_logs(head, "s-long") or ""), "the start of the job")
-        jobs.stop_run(head, "s-long")
-        wait_for(lambda: jobs.job_state(head, "s-long") is JobState.STOPPED, "the stop")
-        jobs.stop_run(head, "s-long")
+    def test_stopped_job_is_stopped(self, address: str) -> None:
+        submit(address, "s-long", "import signal; print('up', flush=True); signal.pause()")
+        wait_for(lambda: "up" in (jobs.job_logs(address, "s-long") or ""), "the start of the job")
+        jobs.stop_run(address, "s-long")
+        wait_for(lambda: jobs.job_state(address, "s-long") is JobState.STOPPED, "the stop")
+        jobs.stop_run(address, "s-long")
 
-    def test_unknown_job_is_none(self, head: str) -> None:
-        assert jobs.job_state(head, "s-none") is None
-        assert jobs.job_logs(head, "s-none") is None
-        jobs.stop_run(head, "s-none")
+    def test_unknown_job_is_none(self, address: str) -> None:
+        assert jobs.job_state(address, "s-none") is None
+        assert jobs.job_logs(address, "s-none") is None
+        jobs.stop_run(address, "s-none")

@@ -31,11 +31,18 @@ class Cache:
         self.idle.append(worker)
 
 
+class Candidate:
+    """A candidate that waits, as Tune keeps it."""
+
+    status = TuneTrial.PENDING
+    placement_group_factory = 0
+
+
 class Controller(SimpleNamespace):
     """A controller with two candidates, for which workers are being started."""
 
     def __init__(self) -> None:
-        self.first, self.second = (SimpleNamespace(status=TuneTrial.PENDING, placement_group_factory=0) for _ in "ab")
+        self.first, self.second = Candidate(), Candidate()
         super().__init__(
             _actor_cache=Cache(),
             _actor_manager=SimpleNamespace(is_actor_started=lambda worker: True),

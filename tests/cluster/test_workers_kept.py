@@ -28,6 +28,7 @@ from slicemamba.models.supernet import Supernet
 WORKERS = 3
 CANDIDATES = 30
 FIRST = 9  # of the evolution's second generation some
+CANDIDATES_A_START = 3  # evaluated by the first worker while one more starts; it could do a generation alone
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -45,26 +46,34 @@ def _ray() -> Iterator[None]:
 
 
 class SlowlyStarted(Sleeper):
-    """Each start takes two seconds longer than the one before, and all but the first candidates wait for the last.
+    """Each start takes until the workers before have evaluated some candidates more, and all but the first candidates
+    wait for the last start.
 
-    What is started and what is ready is told by files in the folder of the run.
+    What is started, ready and done is told by files in the folder of the run.
     """
 
-    seconds = 0.3
+    seconds = 0.05
     places = WORKERS
 
     def setup(self, config: dict[str, Any], *, run_path: str, **shared: Any) -> None:
         self._run = Path(run_path)
         (self._run / f"{os.getpid()}.started").touch()
-        time.sleep(2.0 * (len(list(self._run.glob("*.started"))) - 1))
+        before = len(list(self._run.glob("*.started"))) - 1
+        self._wait_for("*.done", CANDIDATES_A_START * before)
         (self._run / f"{os.getpid()}.ready").touch()
 
     def step(self) -> dict[str, Any]:
+        if self.config["number"] > FIRST:
+            self._wait_for("*.ready", self.places)
+        outcome = super().step()
+        (self._run / f"{self.config['number']}.done").touch()
+        return outcome
+
+    def _wait_for(self, pattern: str, number: int) -> None:
         deadline = time.monotonic() + 100
-        while self.config["number"] > FIRST and len(list(self._run.glob("*.ready"))) < self.places:
-            assert time.monotonic() < deadline, "a worker whose start was given up never gets ready"
-            time.sleep(0.05)
-        return super().step()
+        while len(list(self._run.glob(pattern))) < number:
+            assert time.monotonic() < deadline, f"a worker whose start was given up never gets ready ({pattern})"
+            time.sleep(0.02)
 
 
 class WithoutOne(SlowlyStarted):
