@@ -16,13 +16,13 @@ from pydantic import ValidationError
 
 from api.decisions import NO_RESULT
 from api.models import Label, Search, utc_now
-from api.plain import finite
 from api.service import SAFE_ID, SearchService
 from api.states import SearchState
 from cluster.config import SearchJob, config_hash, parse_job
 from cluster.run_folder import STATUS, RunFolder, RunStatus
 from cluster.storage import OLDER
 from slicemamba.errors import InputError
+from slicemamba.text import finite
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from subprocess import Popen
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from api.client import ApiError, ApiUnreachableError, Client
 from api.states import SearchState
@@ -23,6 +24,7 @@ from slicemamba.commands import command_line
 from slicemamba.config import DATA_NAME, DataConfig
 from slicemamba.data.checks import check_dataset
 from slicemamba.errors import InputError
+from slicemamba.files import write_text
 
 _START_SECONDS = 60.0
 
@@ -87,7 +89,7 @@ def run_demo(out: Path, folder: Path | None, console: Console) -> int:
         return 1
     shutil.rmtree(out / "runs")  # the same files once more
     console.print(
-        f"Report: {out / 'report.html'}\n"
+        f"Report: {escape(str(out))}/report.html\n"
         f"Next, with your own images: {command_line('data', 'check', 'FOLDER')} (laid out as in docs/data.md)",
         highlight=False,
         soft_wrap=True,
@@ -141,9 +143,9 @@ def _search(url: str, job: dict[str, Any], out: Path, console: Console, head: St
             if not ended:
                 with contextlib.suppress(ApiError, ApiUnreachableError):
                     client.cancel(search.id)
-        (out / "logs" / "driver.log").write_text(client.logs(search.id, tail=100_000), encoding="utf-8")
+        write_text(out / "logs" / "driver.log", client.logs(search.id, tail=100_000))
         if search.state is not SearchState.SUCCEEDED:
-            console.print(f"[red]{search.state.value}[/]: {search.error}\nLogs: {out / 'logs'}")
+            console.print(f"[red]{search.state.value}[/]: {escape(str(search.error))}\nLogs: {escape(str(out))}/logs")
             return False
         client.download(search.id, out)
         print_summary(console, client.result(search.id))

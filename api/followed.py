@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
@@ -11,17 +10,17 @@ from typing import Any
 
 from api.feeds import MAX_PIECES, Batch, Piece
 from api.models import Search
-from api.plain import finite
 from api.reconciler import Jobs
 from api.service import SearchService
 from cluster.jobs import ClusterUnavailableError
 from cluster.run_folder import RunFolder
+from slicemamba.text import to_json
 
 
 def format_event(kind: str, data: dict[str, Any], place: object = None) -> str:
     """A server-sent event; ``place`` is its id, from which the stream is resumed."""
     id_line = "" if place is None else f"id: {place}\n"
-    return f"{id_line}event: {kind}\ndata: {json.dumps(finite(data))}\n\n"
+    return f"{id_line}event: {kind}\ndata: {to_json(data)}\n\n"
 
 
 def _end(state: str | None) -> str:

@@ -9,9 +9,9 @@ from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
-from api.plain import well_formed
 from api.states import SearchState
 from cluster.follow_up import JOBS
+from slicemamba.text import well_formed
 
 SEARCH = "search"
 

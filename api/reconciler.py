@@ -18,13 +18,13 @@ from typing import Protocol
 from api.adoption import Adoption
 from api.decisions import UNREACHABLE, Sight, Step, decide
 from api.models import Search, utc_now
-from api.plain import finite
 from api.service import SearchService
 from api.settings import Settings
 from api.specs import without_folder
 from api.states import SearchState
 from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
 from cluster.run_folder import RunFolder, RunStatus
+from slicemamba.text import finite
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import uuid
@@ -12,19 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slicemamba.errors import InputError, RunFailedError
+from slicemamba.files import DISK_FAULTS
 
 MIN_FREE_BYTES = 32 << 20
 """Less than the checkpoints of the smallest network and the records of a search take."""
 _RESERVE_BYTES = 64 << 10
-
-_FAULTS = {
-    errno.ENOSPC: "is full; free space",
-    errno.EDQUOT: "is over its quota; free space",
-    errno.EFBIG: "accepts no larger files (ulimit -f); raise the limit",
-    errno.EROFS: "is read-only; make it writable",
-    errno.EIO: "fails to read or write; repair it",
-    errno.ESTALE: "is gone from its server; mount it again",
-}
 
 
 def check_disk(run_path: Path) -> None:
@@ -49,7 +40,7 @@ def check_disk(run_path: Path) -> None:
 
 def disk_fault(error: BaseException, run_path: Path) -> str | None:
     """What is wrong with the disk of a run and how to mend it; None for an error that is not the disk's."""
-    fault = _FAULTS.get(error.errno or 0) if isinstance(error, OSError) else None
+    fault = DISK_FAULTS.get(error.errno or 0) if isinstance(error, OSError) else None
     if fault is None:
         return None
     return f"the disk of {run_path} {fault} and run again; the run continues from here ({error})"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cluster.config import Job, RetrainJob, SearchJob, SegmentationJob
 from cluster.run_folder import RunFolder
 from slicemamba.architecture import Architecture
+from slicemamba.files import from_here
 
 if TYPE_CHECKING:
     from slicemamba.models.ensemble import SingleNetwork
@@ -30,7 +31,7 @@ def build_network(job: SegmentationJob, architecture: Architecture | None) -> Su
 def resolve_init(job: Job) -> Job:
     """The job with the path of its ``init`` made absolute, as workers have other working directories."""
     if isinstance(job, (SearchJob, RetrainJob)) and isinstance(job.init, Path):
-        return job.model_copy(update={"init": job.init.expanduser().resolve()})
+        return job.model_copy(update={"init": from_here(job.init, "init")})
     return job
 
 

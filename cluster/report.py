@@ -19,9 +19,10 @@ from nas.report_choices import effects
 from nas.report_html import Picture, ReportInput, front_members, hypervolume_of, render_report
 from nas.study import find_trials, open_storage
 from slicemamba.errors import InputError
+from slicemamba.files import write_text
 
 _NUM_PICTURES, _PICTURE_WIDTH = 8, 720
-_PICTURE = re.compile(r"(?P<rank>\d+)_(?P<name>.*)_dice(?P<dice>\d\.\d+)\.png")
+_PICTURE = re.compile(r"(?P<rank>\d+)_(?P<name>.*)_dice(?P<dice>\d\.\d+)\.png", re.DOTALL)
 
 
 def write_report(run: RunFolder) -> Path:
@@ -38,9 +39,7 @@ def write_report_of(run: RunFolder, job: SearchJob, result: Mapping[str, Any]) -
     source = _read_input(run, job, result)
     _write_figures(run, source)
     target = run.path / "report.html"
-    temporary = target.with_name(".report.html.part")
-    temporary.write_text(render_report(source), encoding="utf-8")
-    temporary.replace(target)
+    write_text(target, render_report(source))
     return target
 
 

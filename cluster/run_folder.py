@@ -30,13 +30,15 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from slicemamba.files import writing
+from slicemamba.text import to_json
 
 JOURNAL = "search.journal"
 FRONT = "front.json"
@@ -65,6 +67,16 @@ PHASES = (
 )
 
 
+def _known(figures: object) -> object:
+    """Without those that are null, as one is written that is not finite."""
+    return (
+        {name: value for name, value in figures.items() if value is not None} if isinstance(figures, dict) else figures
+    )
+
+
+Figures = Annotated[dict[str, float], BeforeValidator(_known)]
+
+
 class Progress(BaseModel):
     """How far a phase is: ``done`` of ``total`` epochs, trials or images, with its latest figures.
 
@@ -81,7 +93,7 @@ class Progress(BaseModel):
     done: int
     total: int
     unit: str
-    metrics: dict[str, float] = {}
+    metrics: Figures = {}
     seconds: float = 0.0
     seconds_per_unit: float | None = None
     began_at: datetime | None = None
@@ -186,19 +198,9 @@ class RunFolder:
         self.check_lease()
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Named at random, as threads, processes and hosts may write the same file at the same time.
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(values, indent=2) + "\n")
-                if lasting:
-                    file.flush()
-                    os.fsync(file.fileno())
+        with writing(target, lasting=lasting) as draft:
+            draft.write_text(to_json(values, indent=2) + "\n", encoding="utf-8")
             self.check_lease()  # again, as the disk may have taken its time
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
         return target
 
     def check_lease(self) -> None:
@@ -234,7 +236,7 @@ class RunFolder:
         event = {"time": datetime.now(timezone.utc).isoformat(), "event": kind, **fields}
         self.path.mkdir(parents=True, exist_ok=True)
         with self.events_path.open("ab", buffering=0) as file:
-            file.write((json.dumps(event) + "\n").encode())
+            file.write((to_json(event) + "\n").encode())
 
     def warn(self, message: str, phase: str | None = None) -> None:
         """Tells something that a user should know: in the events, and in the log of this process."""

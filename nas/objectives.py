@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -60,8 +61,13 @@ OBJECTIVES: dict[str, Objective] = {
 assert set(OBJECTIVES) == set(get_args(ObjectiveName))
 
 
-def format_value(name: str, value: float) -> str:
-    """A metric's value for people: shares with four digits, counts as 317 M, the rest with four figures in all."""
+def format_value(name: str, value: float | None) -> str:
+    """A metric's value for people: shares with four digits, counts as 317 M, the rest with four figures in all.
+
+    ``–`` stands for none, or one that is not finite.
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
     objective = OBJECTIVES.get(name)
     if objective is not None and objective.unit == "count":
         return format_count(value)

@@ -17,6 +17,7 @@ from nas.report_choices import stage_names
 from nas.space import SearchSpace
 from nas.study import Trial, TrialState, pareto_front
 from slicemamba.architecture import Architecture, format_block
+from slicemamba.files import save_figure
 
 FRONT, TRIALS, RANDOM, FIXED = "#d55e00", "#0072b2", "#999999", "#009e73"
 
@@ -50,7 +51,7 @@ def plot_pareto(
         _panel(axes, done, on_front, others, other, first)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)  # covers no point
     figure.suptitle(f"{len(done)} networks evaluated, {int(on_front.sum())} on the frontier")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def _panel(
@@ -146,7 +147,7 @@ def plot_slicing(path: Path, front: Sequence[Trial], space: SearchSpace) -> None
     axes.set_ylabel("choice")
     axes.set_title("What the best takes (framed)", pad=22)
     figure.colorbar(image, ax=axes, label=f"share of the {len(front)} Pareto-optimal", fraction=0.03, pad=0.02)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def plot_hypervolume(path: Path, curves: Mapping[str, Sequence[float]]) -> None:
@@ -172,7 +173,7 @@ def plot_hypervolume(path: Path, curves: Mapping[str, Sequence[float]]) -> None:
     axes.set_ylabel("hypervolume (share of the box)")
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", fontsize=8)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def plot_effects(
@@ -196,7 +197,7 @@ def plot_effects(
     axes.set_ylabel(f"mean {OBJECTIVES[metric].title} of candidates with it")
     axes.grid(axis="y", alpha=0.25)
     figure.legend(title="choice", fontsize=8, loc="outside right upper")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def plot_ranking(path: Path, retrained: Sequence[Mapping[str, Any]], metric: str) -> None:
@@ -219,4 +220,4 @@ def plot_ranking(path: Path, retrained: Sequence[Mapping[str, Any]], metric: str
     axes.set_ylabel(f"{title}, retrained (test)")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)

@@ -7,7 +7,6 @@ anything and from running anything but what stands in it; whatever a user wrote 
 from __future__ import annotations
 
 import base64
-import json
 import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from nas.report_figures import Spec, completed
 from nas.space import SearchSpace
 from nas.study import Trial, TrialState, pareto_front
 from slicemamba.architecture import format_block
+from slicemamba.text import to_json
 
 _TEMPLATE = "report.html.j2"
 _SCORES = ("dice", "miou", "hd95", "sensitivity", "specificity", "accuracy")
@@ -84,7 +84,7 @@ class Figure:
     @property
     def json(self) -> Markup:
         """The specification for a script element: ``<`` is escaped, so nothing in it can end that element."""
-        text = json.dumps(_finite(self.spec), separators=(",", ":"), ensure_ascii=True)
+        text = to_json(self.spec, compact=True)
         return Markup(text.replace("<", "\\u003c"))
 
     @property
@@ -415,17 +415,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
             text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
             rows.append((f"{prefix}{key}", "none" if value is None else text))
     return rows
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN; Plotly leaves out what is null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
 
 
 def _number(value: float | None) -> str:

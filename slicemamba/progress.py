@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function to call as (done, in all); the bar appears with its first call."""
     console = Console(stderr=True)
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    name = TextColumn("{task.description}", markup=False)  # a title may hold the name of a file, with brackets
+    columns = (name, BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
     progress = Progress(*columns, console=console, disable=not console.is_terminal)
     task = progress.add_task(title, total=None)
 

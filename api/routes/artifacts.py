@@ -17,11 +17,11 @@ from starlette.types import Message, Receive, Scope, Send
 from api import schemas
 from api.dashboard import SANDBOX
 from api.deps import AppParts
-from api.plain import finite
 from api.problems import not_found
 from api.routes.searches import UNKNOWN
 from api.schemas import Problem
 from api.specs import public_spec
+from slicemamba.text import finite
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {422: {"model": Problem}, **UNKNOWN}
 router = APIRouter(prefix="/v1/searches/{search_id}", tags=["results"], responses=_RESPONSES)

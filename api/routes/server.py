@@ -6,13 +6,13 @@ from fastapi import APIRouter
 
 from api import schemas
 from api.deps import AppParts
-from api.plain import finite
 from api.problems import not_found
 from api.schemas import Problem
 from nas.objectives import OBJECTIVES
 from slicemamba import __version__
 from slicemamba.data.checks import list_datasets
 from slicemamba.data.reports import newest_report
+from slicemamba.text import finite
 
 router = APIRouter(tags=["server"])
 

@@ -11,6 +11,7 @@ from slicemamba.data.isic import has_split
 from slicemamba.data.polyp import is_polyp
 from slicemamba.data.synapse import is_synapse
 from slicemamba.errors import InputError
+from slicemamba.files import from_here
 
 MAX_CLASSES = 255  # masks are kept in 8 bits, of which one value is for ignored pixels
 SYNTHETIC = "synthetic"
@@ -52,14 +53,14 @@ def resolve_root(config: DataConfig, data_root: Path | None = None) -> DataConfi
         data_root: folder in which a name without ``root`` is looked up; SLICEMAMBA_DATA when None.
 
     Raises:
-        InputError: the name is unknown (the known ones are listed), the options do not fit together, or
-            ``dataset.yaml`` is wrong.
+        InputError: the name is unknown (the known ones are listed), a relative root leads nowhere, the
+            options do not fit together, or ``dataset.yaml`` is wrong.
     """
     _check_options(config)
     if config.name == SYNTHETIC:
         return config
     root = config.root or _look_up(config.name, data_root or data_root_from_environment())
-    resolved = describe(config.model_copy(update={"root": root.expanduser().resolve()}))
+    resolved = describe(config.model_copy(update={"root": from_here(root, "data.root")}))
     _check_options(resolved)
     return resolved
 

@@ -20,6 +20,7 @@ from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.data.isic import IMAGE_EXTENSIONS, is_picture_name
 from slicemamba.data.reading import as_rgb
 from slicemamba.errors import InputError, name_some
+from slicemamba.files import from_here
 
 Pixels = NDArray[np.uint8]
 _EXPECTED = "expected <root>/train/<class>/… and <root>/val/<class>/…, each class a folder of pictures"
@@ -53,7 +54,7 @@ def resolve_pictures(config: PicturesConfig) -> PicturesConfig:
             "looked up, is not set",
             pointer="/data/root",
         )
-    return config.model_copy(update={"root": root.expanduser().resolve()})
+    return config.model_copy(update={"root": from_here(root, "data.root")})
 
 
 def find_pictures(config: PicturesConfig) -> tuple[Pictures, Pictures]:

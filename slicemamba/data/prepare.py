@@ -183,7 +183,7 @@ def building(destination: Path) -> Iterator[Path]:
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InputError(f"{destination} must not exist or be an empty folder; remove it or choose another")
-    workplace = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
+    workplace = destination.with_name(f".{uuid.uuid4().hex}")
     try:
         workplace.mkdir(parents=True)
         yield workplace

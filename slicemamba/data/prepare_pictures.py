@@ -32,6 +32,7 @@ from slicemamba.data.prepare import (
 from slicemamba.data.prepare_volumes import prepare_volumes
 from slicemamba.data.reading import IGNORED
 from slicemamba.errors import InputError
+from slicemamba.files import write_json
 
 VOID = 255
 
@@ -110,7 +111,7 @@ def prepare_pictures(
         description = _options(summary.mask_values, reading, described, class_names)
         description["groups"] = stored_groups(names, told, groups)
         write_description(workplace, validate(Description, description, source="--classes"))
-        (workplace / SUMMARY_FILE).write_text(summary.model_dump_json(indent=2))
+        write_json(workplace / SUMMARY_FILE, summary.model_dump(mode="json"))
     return summary
 
 

@@ -25,6 +25,7 @@ from slicemamba.data.prepare import (
 from slicemamba.data.splits import SPLITS
 from slicemamba.data.volumes import Volume, check_orientation, is_nifti, read_volume
 from slicemamba.errors import InputError, name_some
+from slicemamba.files import write_json, write_text
 
 WINDOW = (-125.0, 275.0)
 """Hounsfield units that become 0 and 1."""
@@ -106,7 +107,7 @@ def prepare_synapse(
         write_description(
             workplace, Description(num_classes=NUM_CLASSES, class_names=CLASSES, groups=dict(plan.groups or {}))
         )
-        (workplace / SUMMARY_FILE).write_text(summary.model_dump_json(indent=2))
+        write_json(workplace / SUMMARY_FILE, summary.model_dump(mode="json"))
     return summary
 
 
@@ -192,4 +193,4 @@ def write_lists(workplace: Path, lists: dict[str, list[str]]) -> None:
     for split, names in lists.items():
         if names:
             name = "test_vol" if split == "test" else split
-            (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in names))
+            write_text(folder / f"{name}.txt", "".join(f"{line}\n" for line in names))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from slicemamba.config import Config
 from slicemamba.errors import InputError
+from slicemamba.files import write_json
 
 MAX_REPORTS = 500
 """That are kept in a folder, the newest ones."""
@@ -78,11 +78,9 @@ def remember(cache_dir: Path | None, report: DatasetReport) -> None:
     if cache_dir is None:
         return
     path = cache_dir / f"check-{report.fingerprint[:20]}.json"
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(report.model_dump_json())
-        unfinished.replace(path)  # in one step: another process reads all or nothing
+        write_json(path, report.model_dump(mode="json"))
         _forget_oldest(cache_dir)
     except OSError as error:
         raise InputError(

@@ -14,6 +14,8 @@ from slicemamba.data.catalog import SYNTHETIC, resolve_root
 from slicemamba.data.reading import IGNORED, as_picture, read_pair
 from slicemamba.data.splits import SPLITS, split_pairs
 from slicemamba.data.synthetic import draw_lesion, split_size
+from slicemamba.files import save_figure
+from slicemamba.text import figure_text
 
 # Bright enough for CT, and lost neither on skin nor on mucosa.
 COLOURS = ("#ffd800", "#00b7ff", "#ff3ea5", "#2bdc5c", "#ff7a00", "#b07cff", "#00e5d0", "#ff4040")
@@ -42,9 +44,9 @@ def write_contact_sheet(config: DataConfig, path: Path, *, per_split: int = 8) -
         axes[0].set_ylabel(f"{split}, {count} images")
         for place, (name, picture, mask) in zip(axes, row, strict=False):
             _draw(place, name, picture, mask)
-    figure.suptitle(config.name, fontsize=10)
+    figure.suptitle(figure_text(config.name), fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save_figure(figure, path, dpi=110)
     return path
 
 
@@ -80,4 +82,4 @@ def _draw(axes: Any, name: str, picture: NDArray[np.uint8], mask: NDArray[np.uin
     axes.imshow(picture)
     for label in np.unique(mask[(mask > 0) & (mask != IGNORED)]):
         axes.contour(mask == label, levels=[0.5], colors=[COLOURS[(label - 1) % len(COLOURS)]], linewidths=1.2)
-    axes.set_title(name if len(name) <= 22 else f"…{name[-21:]}", fontsize=6, pad=2)
+    axes.set_title(figure_text(name if len(name) <= 22 else f"…{name[-21:]}"), fontsize=6, pad=2)

@@ -21,6 +21,7 @@ from slicemamba.config import DataConfig
 from slicemamba.data.dicom import is_series, read_series
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.errors import InputError
+from slicemamba.files import writing
 
 NIFTI_EXTENSIONS = (".nii", ".nii.gz")
 HDF5_EXTENSIONS = (".h5", ".hdf5")
@@ -142,7 +143,8 @@ def _write_nifti(path: Path, array: NDArray[Any], like: Volume) -> None:
     image: Any = nib.Nifti1Image(np.ascontiguousarray(array), affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(image, path)
+    with writing(path) as draft:
+        nib.save(image, draft)
 
 
 def find_volumes(config: DataConfig) -> list[Path]:

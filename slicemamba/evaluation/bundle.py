@@ -24,6 +24,7 @@ from slicemamba.data.transforms import to_input
 from slicemamba.errors import InputError
 from slicemamba.evaluation.export import FILES, FORMATS, TOLERANCE, Artifact, Format, export_programs
 from slicemamba.evaluation.metrics import METRICS_VERSION
+from slicemamba.files import write_json, write_text, writing
 from slicemamba.models.checkpoints import CARD, WEIGHTS, NetworkCard, title_of
 
 PREPROCESSING, METRICS, MODEL_CARD = "preprocessing.json", "metrics.json", "MODEL_CARD.md"
@@ -71,15 +72,16 @@ def export_bundle(
         (folder / name).unlink(missing_ok=True)
     data = _data(card).model_copy(update={"root": None})  # a folder of this machine means nothing elsewhere
     artifacts = export_programs(network, _inputs(data), folder, formats, tolerance=tolerance, on_step=on_step)
-    shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
+    with writing(folder / WEIGHTS) as draft:
+        shutil.copyfile(source / WEIGHTS, draft)
     preprocessing, metrics = describe_preprocessing(data), read_metrics(source, card)
-    _write_json(folder / PREPROCESSING, preprocessing)
+    write_json(folder / PREPROCESSING, preprocessing)
     if metrics is not None:
-        _write_json(folder / METRICS, metrics)
+        write_json(folder / METRICS, metrics)
     text = model_card(card, data, metrics, artifacts, sum(p.numel() for p in network.parameters()))
-    (folder / MODEL_CARD).write_text(text, encoding="utf-8")
+    write_text(folder / MODEL_CARD, text)
     final = card.model_copy(update={"data": data})
-    (folder / CARD).write_text(final.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_json(folder / CARD, final.model_dump(mode="json"))
     return artifacts
 
 
@@ -151,10 +153,6 @@ def _inputs(data: DataConfig) -> list[Tensor]:
     pair = torch.stack([noise, picture]).numpy()
     both = to_input(pair, data.intensity, channels=data.channels, per_channel=data.scales_each)
     return [both, both[1:]]
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def model_card(

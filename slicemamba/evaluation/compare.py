@@ -19,6 +19,7 @@ from slicemamba.evaluation.per_image import class_scores
 from slicemamba.evaluation.published import SOURCE, published_scores
 from slicemamba.evaluation.scores import ImageScores, refuse_other_images
 from slicemamba.evaluation.statistics import PairedDifference, paired_difference
+from slicemamba.files import write_text
 from slicemamba.models.checkpoints import INSIDE_RUNS, WEIGHTS, find_network, load_network, read_card, title_of
 from slicemamba.models.complexity import count_flops, num_parameters
 from slicemamba.models.supernet import Supernet
@@ -232,6 +233,6 @@ def write_tables(entrants: Sequence[Entrant], out: Path) -> tuple[Path, Path]:
     stem = out.with_suffix("") if out.suffix in (".md", ".csv") else out
     stem.parent.mkdir(parents=True, exist_ok=True)
     markdown, table = stem.with_name(f"{stem.name}.md"), stem.with_name(f"{stem.name}.csv")
-    markdown.write_text("\n".join(table.to_markdown() for table in comparison_tables(entrants)), encoding="utf-8")
-    table.write_text(to_csv(entrants), encoding="utf-8")
+    write_text(markdown, "\n".join(table.to_markdown() for table in comparison_tables(entrants)))
+    write_text(table, to_csv(entrants))
     return markdown, table

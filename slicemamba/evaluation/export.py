@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from slicemamba.errors import InputError, RunFailedError
+from slicemamba.files import writing
 from slicemamba.ops import portable, reference
 
 Format = Literal["pt2", "portable", "onnx"]
@@ -141,7 +142,8 @@ def _nameless(program: ExportedProgram) -> ExportedProgram:
 
 
 def _write_program(program: ExportedProgram, file: Path) -> Callable[[Tensor], Tensor]:
-    torch.export.save(program, file)
+    with writing(file) as draft:
+        torch.export.save(program, draft)
     run: Callable[[Tensor], Tensor] = torch.export.load(file).module()
     return run
 
@@ -160,7 +162,8 @@ def _write_onnx(program: ExportedProgram, file: Path) -> Callable[[Tensor], Tens
             verbose=False,
         )
     _strip_metadata(made.model)
-    made.save(file)
+    with writing(file) as draft:
+        made.save(draft)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     return lambda batch: torch.from_numpy(session.run(None, {"image": batch.numpy()})[0])
 

@@ -30,6 +30,8 @@ from slicemamba.evaluation.drawing import (
 )
 from slicemamba.evaluation.evaluate import Evaluation
 from slicemamba.evaluation.per_image import foreground_dice
+from slicemamba.files import file_name, save_figure, writing
+from slicemamba.text import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,11 +67,12 @@ def save_predictions(folder: Path, data: SegmentationData, scored: Evaluation, l
     files = []
     for rank, i in enumerate(ranked):
         row = tile(panels(data, scored, i), columns=3, gap=_GAP)
-        file = folder / f"{rank:02d}_{data.names[i]}_dice{dice[i]:.3f}.png"
-        Image.fromarray(row).save(file)
+        file = folder / file_name(f"{rank:02d}_{data.names[i]}", f"_dice{dice[i]:.3f}.png")
+        with writing(file) as draft:
+            Image.fromarray(row).save(draft)
         files.append(file)
     overview = folder / "predictions.png"
-    _save(plot_grid(data, scored, ranked.tolist()), overview)
+    save_figure(plot_grid(data, scored, ranked.tolist()), overview, dpi=110)
     return [*files, overview]
 
 
@@ -93,7 +96,7 @@ def save_figures(
     for name, figure in (("grid", plot_grid(data, scored, chosen)), ("scores", plot_scores(data, scored))):
         for suffix in (".png", ".pdf"):
             files.append(folder / (name + suffix))
-            figure.savefig(files[-1], dpi=150)
+            save_figure(figure, files[-1], dpi=150)
     return files
 
 
@@ -151,7 +154,7 @@ def plot_grid(data: SegmentationData, scored: Evaluation, indices: Sequence[int]
         line, first = place // side_by_side, place % side_by_side * 4
         for axis, picture in zip(axes[line, first : first + 3], panels(data, scored, i), strict=True):
             axis.imshow(picture, interpolation="nearest")
-        axes[line, first].set_title(_short(data.names[i]), fontsize=7, loc="left", pad=2)
+        axes[line, first].set_title(figure_text(_short(data.names[i])), fontsize=7, loc="left", pad=2)
         axes[line, first + 2].set_title(f"Dice {dice[i]:.3f}", fontsize=7, loc="right", pad=2)
         if line == 0:
             axes[line, first + 1].set_title("truth", fontsize=7, pad=2)
@@ -222,7 +225,3 @@ def _legend(figure: Figure, data: SegmentationData, scored: Evaluation) -> None:
 
 def _short(name: str, limit: int = 26) -> str:
     return name if len(name) <= limit else f"{name[: limit - 1]}…"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=110)

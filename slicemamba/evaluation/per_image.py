@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from slicemamba.evaluation.evaluate import Evaluation
 from slicemamba.evaluation.metrics import image_scores, pooled_scores
+from slicemamba.files import write_text
 
 Row = dict[str, str | float]
 
@@ -72,7 +74,8 @@ def foreground_dice(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Writes rows that all have the first one's columns; numbers in full."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -33,6 +33,7 @@ from slicemamba.data.volumes import (
 from slicemamba.errors import InputError, name_some
 from slicemamba.evaluation.drawing import PREDICTION_COLOUR, Pixels, draw_outlines, enlarge, enlargement, tile
 from slicemamba.evaluation.inference import Segmenter
+from slicemamba.files import file_name, writing
 
 _SHEET = 12  # slices on the overlay of a volume
 _NOT_FINITE = "the network gives values that are not finite"
@@ -148,7 +149,11 @@ def _place(path: Path, roots: Sequence[Path]) -> Path:
 
 def _with_ending(place: Path, path: Path) -> Path:
     """The place of what is made of the input ``path``; of a volume it is NIfTI."""
-    return place.with_name(place.name + (".nii.gz" if is_volume(path) else ".png"))
+    return _file(place, ".nii.gz" if is_volume(path) else ".png")
+
+
+def _file(place: Path, ending: str) -> Path:
+    return place.with_name(file_name(place.name, ending))
 
 
 def _make_folders(outputs: Outputs, below: Collection[Path]) -> None:
@@ -186,19 +191,24 @@ def _predict_pictures(
 
 def _save_picture(segmenter: Segmenter, place: Path, image: Pixels, probabilities: Tensor, outputs: Outputs) -> Path:
     binary = segmenter.config.num_classes == 1
-    labels, name = segmenter.labels(probabilities), str(place)
-    mask = outputs.folder / f"{name}.png"
-    Image.fromarray(labels * np.uint8(255) if binary else labels).save(mask)
+    labels, mask = segmenter.labels(probabilities), outputs.folder / _file(place, ".png")
+    _save_image(labels * np.uint8(255) if binary else labels, mask)
     if outputs.probabilities and binary:
         grey = np.rint(probabilities[0].numpy() * 65535).astype(np.uint16)
-        Image.fromarray(grey).save(outputs.folder / "probabilities" / f"{name}.png")
+        _save_image(grey, outputs.folder / "probabilities" / _file(place, ".png"))
     elif outputs.probabilities:
         half = probabilities.numpy().astype(np.float16)
-        np.savez_compressed(outputs.folder / "probabilities" / f"{name}.npz", probabilities=half)
+        with writing(outputs.folder / "probabilities" / _file(place, ".npz")) as draft:
+            np.savez_compressed(draft, probabilities=half)
     if outputs.overlays:
         drawn = draw_outlines(as_picture(image), labels, PREDICTION_COLOUR if binary else None)
-        Image.fromarray(drawn).save(outputs.folder / "overlays" / f"{name}.png")
+        _save_image(drawn, outputs.folder / "overlays" / _file(place, ".png"))
     return mask
+
+
+def _save_image(array: Pixels, path: Path) -> None:
+    with writing(path) as draft:
+        Image.fromarray(array).save(draft)
 
 
 def _predict_volume(
@@ -220,7 +230,7 @@ def _predict_volume(
         write_probabilities(outputs.folder / "probabilities" / place.parent / mask.name, probabilities, volume)
     if outputs.overlays:
         sheet = contact_sheet(volume.image, labels, binary=segmenter.config.num_classes == 1)
-        Image.fromarray(sheet).save(outputs.folder / "overlays" / f"{place}.png")
+        _save_image(sheet, outputs.folder / "overlays" / _file(place, ".png"))
     result.masks.append(mask)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,14 @@ from slicemamba.errors import InputError
 from slicemamba.evaluation.evaluate import Evaluation
 from slicemamba.evaluation.metrics import METRICS_VERSION, summarize
 from slicemamba.evaluation.statistics import Interval, bootstrap_metrics
+from slicemamba.files import writing
 
 
 def save_arrays(path: Path, **arrays: npt.NDArray[Any]) -> None:
     """Writes an ``.npz`` file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.npz")
-    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]  # numpy's own option comes after the arrays
-    temporary.replace(path)
+    with writing(path) as draft:
+        np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]  # numpy's own option comes after the arrays
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from slicemamba.errors import InputError
 from slicemamba.evaluation.inference import Segmenter
 from slicemamba.evaluation.metrics import confusion, foregrounds, hd95
 from slicemamba.evaluation.predict import open_volume, segment_volume
+from slicemamba.files import file_name
 
 Unit = Literal["mm", "voxels"]
 
@@ -87,7 +88,7 @@ def evaluate_volumes(
         truth = _truth(volume, path, segmenter)
         predicted, _ = segment_volume(segmenter, volume)
         if destination is not None:
-            write_labels(destination / f"{volume.name}.nii.gz", predicted, volume)
+            write_labels(destination / file_name(volume.name, ".nii.gz"), predicted, volume)
         dice.append(volume_dice(predicted, truth, segmenter.config.num_classes))
         in_voxels.append(volume_hd95(predicted, truth, segmenter.config.num_classes, (1.0, 1.0, 1.0)))
         if volume.spacing is not None:

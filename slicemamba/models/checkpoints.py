@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from slicemamba.architecture import SKIP, Architecture, Block, format_block, parse_block
 from slicemamba.config import Config, DataConfig, ModelConfig, describe_errors
 from slicemamba.errors import InputError, name_some
+from slicemamba.files import write_json, writing
 from slicemamba.models.baselines import ConvUNet
 from slicemamba.models.ensemble import Ensemble, SegmentationNetwork, SingleNetwork
 from slicemamba.models.supernet import Supernet
@@ -123,10 +124,9 @@ def save_network(folder: Path, network: SegmentationNetwork | Supernet, data: Da
     """Writes ``weights.safetensors`` and ``config.json``; the card last, so a folder with a card is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    temporary = folder / f".{WEIGHTS}"
-    save_file(state, temporary)
-    temporary.replace(folder / WEIGHTS)
-    (folder / CARD).write_text(card_of(network, data).model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with writing(folder / WEIGHTS) as draft:
+        save_file(state, draft)
+    write_json(folder / CARD, card_of(network, data).model_dump(mode="json"))
 
 
 def find_network(path: Path) -> Path:
@@ -147,7 +147,7 @@ def read_card(folder: Path) -> NetworkCard:
             f"{folder} is not a saved network: it has no {CARD}; give a folder such as <run>/retrained"
         ) from None
     except ValidationError as error:
-        pointer, found = describe_errors(error)[0]
+        pointer, found = describe_errors(error, NetworkCard)[0]
         raise InputError(
             f"{folder / CARD} is not the card of a saved network ({pointer or '/'}: {found}); give a folder such as "
             "<run>/retrained"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from slicemamba.architecture import Architecture
 from slicemamba.config import Config, ModelConfig
 from slicemamba.errors import InputError
+from slicemamba.files import write_json, writing
 from slicemamba.models.checkpoints import CARD, WEIGHTS
 from slicemamba.models.layers import PatchEmbed, fit_image
 from slicemamba.models.unet import encoder_stages, init_linear, make_block, stage_dims
@@ -74,11 +75,10 @@ def save_encoder(folder: Path, network: SliceClassifier, classes: tuple[str, ...
     """Writes ``weights.safetensors`` and ``config.json``; the card last, so a folder with a card is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    temporary = folder / f".{WEIGHTS}"
-    save_file(state, temporary)
-    temporary.replace(folder / WEIGHTS)
+    with writing(folder / WEIGHTS) as draft:
+        save_file(state, draft)
     card = EncoderCard(model=network.config, architecture=str(network.architecture), classes=classes, data=data)
-    (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_json(folder / CARD, card.model_dump(mode="json"))
 
 
 def read_encoder_card(folder: Path) -> EncoderCard | None:

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from slicemamba.files import save_figure
+from slicemamba.text import figure_text
 from slicemamba.training.trainer import EpochReport
 
 LOSS, SCORE, BEST = "#0072b2", "#009e73", "#d55e00"
@@ -51,13 +53,16 @@ def plot_training(path: Path, curves: Sequence[tuple[str, str, Sequence[Mapping[
     for (name, score, epochs), (left, right) in zip(curves, rows, strict=True):
         _plot(left, epochs, "loss", LOSS)
         ending = " (stopped early)" if epochs[-1].get("stopped_early") else ""
-        left.set_title(f"{name}: training loss{ending}")
-        validated = [row for row in epochs if score in row]
+        left.set_title(f"{figure_text(name)}: training loss{ending}")
+        validated = [row for row in epochs if row.get(score) is not None]
         _plot(right, validated, score, SCORE)
+        if not validated:  # all of a network that gives values which are not finite
+            right.set_title(f"{figure_text(name)}: {score} is nowhere finite")
+            continue
         best = max(validated, key=lambda row: row[score])
         right.plot(best["epoch"], best[score], "*", color=BEST, markersize=12, zorder=3)
-        right.set_title(f"{name}: {score}, best {best[score]:.4f} in epoch {best['epoch']}")
-    figure.savefig(path, dpi=150)
+        right.set_title(f"{figure_text(name)}: {score}, best {best[score]:.4f} in epoch {best['epoch']}")
+    save_figure(figure, path, dpi=150)
 
 
 def _plot(axes: Axes, epochs: Sequence[Mapping[str, Any]], column: str, colour: str) -> None:

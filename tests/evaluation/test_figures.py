@@ -208,3 +208,19 @@ def test_rows_of_label_tasks_hold_the_dice_of_each_class(tiny_data: Segmentation
         assert row["dice_class2"] == 1.0, "neither holds it"
         assert row["dice_foreground"] == row["dice_class1"]
         assert row["dice"] == pytest.approx((row["dice_class1"] + 1) / 2)
+
+
+ODD_NAMES = ("x$y^$", "n" * 245, "ü" * 120, "$\\frac{", "[bold]a[red", "a\nb", "{0}", "图像", "undecodable\udcff")
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_every_name_that_a_file_system_allows_can_be_shown(tmp_path: Path, name: str) -> None:
+    image, mask = (np.zeros((2, 32, 32, 3), np.uint8), np.zeros((2, 32, 32), np.uint8))
+    data = SegmentationData(image, mask, (name, "plain"), "test", 1)
+    scored = evaluate(darkness, data, batch_size=2, device=torch.device("cpu"))
+    files = save_figures(tmp_path, data, scored, cases=[name])
+    assert all(file.is_file() for file in files)
+    write_csv(tmp_path / "per_image.csv", image_rows(data.names, scored))
+    with (tmp_path / "per_image.csv").open(newline="", encoding="utf-8") as file:
+        [first, _] = csv.DictReader(file)
+    assert first["name"] == name.replace("\udcff", r"\udcff")

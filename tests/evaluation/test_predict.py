@@ -217,3 +217,15 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     file = save_picture(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"cannot be created: .*give another folder"):
         predict_files(segmenter(Brightness()), [file], Outputs(file / "out"))
+
+
+def test_every_name_that_a_file_system_allows_gives_a_mask(tmp_path: Path) -> None:
+    names = ("x$y^$.png", "[bold]{0}.png", "n" * 251 + ".jpg", "n" * 251 + ".png")
+    files = [save_picture(tmp_path / "in" / name) for name in names]
+    volume = "v" * 252 + ".h5"
+    files.append(save_hdf5(tmp_path / "in" / volume, np.full((2, 30, 40), 0.5, np.float32)))
+    done = predict_files(segmenter(Brightness()), files, Outputs(tmp_path / "out", overlays=True))
+    assert done.failed == {}
+    assert len({path.name for path in done.masks}) == len(files)
+    assert all(path.is_file() for path in done.masks)
+    assert len([path for path in (tmp_path / "out" / "overlays").iterdir() if path.name[0] != "."]) == len(files)

@@ -1,0 +1,50 @@
+"""Free text and numbers made fit for where they go: JSON, UTF-8, figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+
+def finite(value: Any) -> Any:
+    """The same value with null in place of each number that is not finite, and plain numbers in place of NumPy's."""
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def to_json(values: Any, *, indent: int | None = None, compact: bool = False) -> str:
+    """JSON that every parser takes: ASCII, with null for what is not finite."""
+    separators = (",", ":") if compact else None
+    return json.dumps(finite(values), indent=indent, separators=separators, allow_nan=False)
+
+
+def well_formed(text: str) -> str:
+    """The text with ``?`` for each half of a character, which JSON may name (``\\ud800``) and UTF-8 does not know."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def displayable(value: Any) -> Any:
+    """The same value with ``well_formed`` text in it, whatever an older version has stored."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, Mapping):
+        return {displayable(key): displayable(item) for key, item in value.items()}
+    return [displayable(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def figure_text(text: str) -> str:
+    """A name as matplotlib is to draw it: dollars are no formula, and control characters and line breaks a ``?``."""
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return printable.replace("$", r"\$")
