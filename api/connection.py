@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from api import schemas
 from api.sse import ServerEvent, parse_events
-from slicemamba.errors import InputError
+from slicemamba.errors import Crossing, InputError, crossing
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT = httpx.Timeout(10.0, read=120.0)  # the checks of a large data set take their time
@@ -32,6 +32,9 @@ class ApiError(Exception):
         super().__init__(problem.detail)
         self.problem = problem
         self.status = problem.status
+
+    def __reduce__(self) -> Crossing:
+        return crossing(self)
 
     def __str__(self) -> str:
         lines = [f"{item.pointer or item.parameter or '/'}: {item.detail}" for item in self.problem.errors]

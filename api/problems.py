@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from api.schemas import Finding, Problem
-from slicemamba.errors import InputError
+from slicemamba.errors import Crossing, InputError, crossing
 
 logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -35,6 +35,9 @@ class ProblemError(Exception):
         self.detail = detail
         self.errors = list(errors)
         self.headers = headers
+
+    def __reduce__(self) -> Crossing:
+        return crossing(self)
 
 
 def not_found(detail: str) -> ProblemError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob, parse_job
 from cluster.disk import disk_fault
+from cluster.final_fault import FinalFault
 from cluster.history import plot_trainings
 from cluster.initial import build_network, init_source
 from cluster.lease import DriversLease
@@ -119,14 +121,17 @@ def run_workers(
         phase: of the run. score: what epochs are compared by.
 
     Raises:
-        RunFailedError: the workers failed, again and again.
+        InputError: a fault of the data or of the job, at once.
+        RunFailedError: the training diverged, or the workers failed, again and again.
     """
     workers = job.resources.train
     total = settings.epochs * steps_per_epoch(num_samples, settings.batch_size, workers.num_workers)
     run.emit("progress", phase=phase, done=0, total=total, unit="steps", metrics={})
+    fault = FinalFault(run.path / ".ray" / f"fault-{phase}.json")
+    fault.forget()
     trainer = partial(
         TorchTrainer,
-        worker,
+        partial(fault.run, worker),
         train_loop_config={
             "job": job.model_dump(mode="json"),
             "run": str(run.path),
@@ -148,7 +153,10 @@ def run_workers(
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # mypy sees the older class
         ),
     )
-    result = _fit(trainer, run, phase)
+    try:
+        result = _fit(trainer, run, phase)
+    finally:
+        fault.tell()
     best = result.get_best_checkpoint(score, "max")
     state = load_checkpoint(best)
     assert state is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
@@ -168,7 +176,7 @@ def _fit(trainer: Callable[[], TorchTrainer], run: RunFolder, phase: str) -> Res
             raise RunFailedError(_why_failed(error, run)) from error
         except (ControllerError, RayActorError) as error:
             cause = error.controller_failure if isinstance(error, ControllerError) else error
-            reason = str(cause).strip().partition("\n")[0]
+            reason = _reason(cause)
             if not isinstance(cause, RayActorError) or deaths > _MAX_FAILURES:
                 raise RunFailedError(f"training failed: {reason}") from error
             message = f"training could not start or lost its controller ({reason}); continuing from the last checkpoint"
@@ -182,7 +190,14 @@ def _why_failed(error: WorkerGroupError, run: RunFolder) -> str:
     raised = getattr(failure, "_base_exc", failure)  # which Ray Train puts beside its traceback
     if (fault := disk_fault(raised, run.path)) is not None:
         return fault
-    return f"training failed after its retries: {str(failure).strip().splitlines()[-1]}"
+    return f"training failed after its retries: {_reason(failure)}"
+
+
+def _reason(error: BaseException) -> str:
+    """The line of an error that tells its cause: the last one of a traceback, else the first."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__]
+    from_worker = any(line.startswith(("Traceback", "ray::")) for line in lines)
+    return lines[-1] if from_worker else lines[0]
 
 
 def validation_architectures(space: SearchSpace, num_random: int, seed: int) -> list[Architecture]:

@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 from cluster.config import SearchWorkers, TrainWorkers
+from slicemamba.errors import InputError, RunFailedError
 
 T = TypeVar("T")
 
@@ -40,9 +42,18 @@ def device_for(workers: TrainWorkers | SearchWorkers) -> torch.device:
 
 
 def run_on_worker(function: Callable[..., T], workers: TrainWorkers | SearchWorkers, name: str, *arguments: Any) -> T:
-    """Calls a function on one worker with these resources, shown in Ray's dashboard by ``name``, and waits."""
+    """Calls a function on one worker with these resources, shown in Ray's dashboard by ``name``, and waits.
+
+    Raises:
+        InputError, RunFailedError: raised by the function.
+    """
     task = ray.remote(_call).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name=name)
-    result: T = ray.get(task.remote(function, workers.cpus, *arguments))
+    try:
+        result: T = ray.get(task.remote(function, workers.cpus, *arguments))
+    except RayTaskError as error:
+        if isinstance(error.cause, (InputError, RunFailedError)):  # told to users, who need no traceback of the worker
+            raise error.cause from None
+        raise
     return result
 
 

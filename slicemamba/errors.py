@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+Crossing = tuple[Any, tuple[type[BaseException], tuple[Any, ...], dict[str, Any]]]
 
 
 class InputError(ValueError):
@@ -23,9 +26,26 @@ class InputError(ValueError):
     def __str__(self) -> str:
         return "\n  - ".join([self.message, *self.details])
 
+    def __reduce__(self) -> Crossing:
+        return crossing(self)
+
 
 class RunFailedError(RuntimeError):
     """A run failed for a reason that its message tells; a traceback would add nothing. The CLI exits 1."""
+
+
+def crossing(error: BaseException) -> Crossing:
+    """The ``__reduce__`` of an error whose class takes other arguments than its message, so that it crosses processes.
+
+    Python itself would call the class with ``args``, which is the message alone.
+    """
+    return _rebuild, (type(error), error.args, error.__dict__)
+
+
+def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 def name_some(items: list[str] | list[Path], limit: int = 5) -> str:

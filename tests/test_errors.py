@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import importlib
+import pickle
+import pkgutil
+from http import HTTPStatus
+
+import cloudpickle
+
+import api
+import cluster
+import nas
+import slicemamba
 from slicemamba.errors import InputError, name_some
 
 
@@ -22,3 +35,46 @@ def test_a_few_names_are_shown_and_the_rest_counted() -> None:
     assert name_some(names[:5]) == "0.png, 1.png, 2.png, 3.png, 4.png"
     assert name_some(names) == "0.png, 1.png, 2.png, 3.png, 4.png and 2 more"
     assert name_some(names, limit=1) == "0.png and 6 more"
+
+
+def our_errors() -> list[type[BaseException]]:
+    """Every class of an error that the packages define."""
+    packages = (slicemamba, nas, cluster, api)
+    names = [info.name for one in packages for info in pkgutil.walk_packages(one.__path__, f"{one.__name__}.")]
+    for name in names:
+        if "migrations" not in name:
+            with contextlib.suppress(ImportError):  # kernels of a GPU that is not here
+                importlib.import_module(name)
+    found, open_classes = [], [BaseException]
+    while open_classes:
+        subclasses = open_classes.pop().__subclasses__()
+        open_classes += subclasses
+        found += [one for one in subclasses if one.__module__.partition(".")[0] in {each.__name__ for each in packages}]
+    return sorted(set(found), key=str)
+
+
+def an_error(kind: type[BaseException]) -> BaseException:
+    from api.connection import ApiError
+    from api.problems import ProblemError
+    from api.schemas import Finding, Problem
+    from slicemamba.data.findings import BadFileError, Fault
+
+    if kind is InputError:
+        return InputError("no such set", pointer="/data", details=["a.png", "b.png"])
+    if kind is BadFileError:
+        return BadFileError(Fault.BROKEN, "a.png")
+    if kind is ApiError:
+        return ApiError(Problem(title="Conflict", status=409, detail="in use", instance="/v1", errors=[]))
+    if kind is ProblemError:
+        return ProblemError(HTTPStatus.CONFLICT, "in use", [Finding(pointer="/a", detail="b")], {"Allow": "GET"})
+    return kind("what is wrong")
+
+
+def test_every_error_of_ours_crosses_processes() -> None:
+    kinds = our_errors()
+    assert len(kinds) >= 12
+    for kind in kinds:
+        error = an_error(kind)
+        for back in (pickle.loads(pickle.dumps(error)), pickle.loads(cloudpickle.dumps(error)), copy.copy(error)):
+            assert (type(back), str(back), back.args) == (kind, str(error), error.args)
+            assert back.__dict__ == error.__dict__

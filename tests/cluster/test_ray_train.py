@@ -95,6 +95,12 @@ def test_death_that_ray_train_gives_up_for_is_tried_again(tmp_path: Path) -> Non
     [
         (ControllerError(ValueError("no such strategy")), "training failed: no such strategy"),
         (
+            ControllerError(
+                RuntimeError("\x1b[36mray::RayTrainWorker.run()\x1b[39m (pid=1)\nImportError: no module x")
+            ),
+            "training failed: ImportError: no module x",
+        ),
+        (
             WorkerGroupError("", {1: RuntimeError("Traceback\nRuntimeError: the loss is nan")}),
             "after its retries: RuntimeError: the loss is nan",
         ),
