@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import signal
 import sys
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ from api import tables
 from slicemamba import __version__
 from slicemamba.cli import SERVICE, START
 from slicemamba.errors import InputError, RunFailedError
+from slicemamba.files import DISK_FAULTS
 
 if TYPE_CHECKING:
     from api.client import ApiError
@@ -30,9 +32,7 @@ if TYPE_CHECKING:
 _OF_FILES = {
     errno.EACCES,
     errno.EPERM,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
+    errno.ENAMETOOLONG,
     errno.ENOTDIR,
     errno.EISDIR,
     errno.EEXIST,
@@ -78,8 +78,14 @@ def demo(
     raise typer.Exit(run_demo(out, data, Console()))
 
 
+def _check_document(values: Mapping[str, Any], source: str) -> None:
+    from cluster.config import check_document
+
+    check_document(values, source)
+
+
 cluster.cli.register(app)
-slicemamba.cli.register(app)
+slicemamba.cli.register(app, _check_document)
 
 RunsDir = Annotated[Path | None, typer.Option(help="Folder of all runs.")]
 Database = Annotated[str | None, typer.Option(help="Run database; default: a SQLite file in the folder of runs.")]
@@ -188,6 +194,8 @@ def explain(error: Exception) -> tuple[str, int] | None:
         return str(error), 2
     if isinstance(error, RunFailedError):
         return str(error), 1
+    if isinstance(error, OSError) and error.filename and error.errno in DISK_FAULTS:
+        return f"{error.filename} cannot be written: the disk {DISK_FAULTS[error.errno]}, then repeat the command", 2
     if isinstance(error, OSError) and error.filename and error.errno in _OF_FILES:
         reason = (error.strerror or type(error).__name__).lower()
         return f"{error.filename} cannot be used: {reason}; choose another path, or fix this one", 2

@@ -10,7 +10,6 @@ from api.service import Filter, SearchService
 from api.states import SearchState
 from cluster.config import SearchJob, parse_job
 from cluster.run_folder import Progress
-from slicemamba.errors import InputError
 
 MAX_SEARCHES = 20
 
@@ -20,20 +19,16 @@ def ended_searches(service: SearchService) -> Iterator[tuple[str, SearchJob, dic
     found, _ = service.page(Filter(states=[SearchState.SUCCEEDED]), MAX_SEARCHES, with_specs=True)
     for row in found:
         try:
-            job = parse_job(row.spec)
-        except InputError:  # of a version with other options
+            job, progress = parse_job(row.spec), read_progress(row.progress)
+        except ValueError:  # of a version with other options
             continue
         if isinstance(job, SearchJob):
-            yield row.id, job, read_progress(row.progress)
+            yield row.id, job, progress
 
 
 def read_progress(stored: Mapping[str, Any]) -> dict[str, Progress]:
-    """A row's progress as its driver wrote it, less the figures that were not finite."""
-    found = {}
-    for name, values in stored.items():
-        figures = {key: value for key, value in values.get("metrics", {}).items() if value is not None}
-        found[name] = Progress.model_validate({**values, "metrics": figures})
-    return found
+    """A row's progress as its driver wrote it."""
+    return {name: Progress.model_validate(values) for name, values in stored.items()}
 
 
 def earlier_searches(service: SearchService, wanted: SearchJob) -> Iterator[Earlier]:

@@ -22,6 +22,7 @@ from api.service import SearchService
 from api.states import SearchState
 from cluster.config import RetrainJob, SearchJob, TrainWorkers, parse_job
 from cluster.run_folder import Progress
+from slicemamba.errors import InputError
 
 START_SECONDS = {
     "supernet": 15.0,
@@ -236,11 +237,14 @@ class Etas:
         """When a search or job that goes on will be done, to the second; None while nothing tells."""
         if row.state not in (SearchState.STARTING, SearchState.RUNNING):
             return None
-        known = self._known(row)
+        known, now = self._known(row), utc_now()
         if known is None:
             return None
-        now = utc_now()
-        seconds = remaining_seconds(known[0], row.phase, read_progress(row.progress), now, known[1])
+        try:
+            progress = read_progress(row.progress)
+        except ValueError:  # written by another version
+            return None
+        seconds = remaining_seconds(known[0], row.phase, progress, now, known[1])
         return None if seconds is None else (now + timedelta(seconds=seconds)).replace(microsecond=0)
 
     def _known(self, row: Search) -> tuple[SearchJob | RetrainJob, Before] | None:
@@ -260,7 +264,10 @@ class Etas:
     def _look_up(self, row: Search) -> tuple[SearchJob | RetrainJob, Before] | None:
         if row.kind not in (SEARCH, "retrain"):
             return None
-        job = parse_job(row.spec if row.kind != SEARCH else self._service.spec_of(row.id))
+        try:
+            job = parse_job(row.spec if row.kind != SEARCH else self._service.spec_of(row.id))
+        except InputError:  # of a version with other options
+            return None
         if not isinstance(job, SearchJob):
             assert isinstance(job, RetrainJob)
             return job, NOTHING

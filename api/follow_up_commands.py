@@ -6,7 +6,6 @@ ask a service, and so they stand under what they are about.
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -30,7 +29,8 @@ from api.commands import (
     study_of,
 )
 from slicemamba.cli import SERVICE
-from slicemamba.config import override
+from slicemamba.documents import override
+from slicemamba.text import to_json
 
 if TYPE_CHECKING:
     from api.client import Client
@@ -174,7 +174,7 @@ def audit(
         if watch:
             result = client.audit_result(found)
             print(
-                json.dumps(result, indent=2)
+                to_json(result, indent=2)
                 if as_json
                 else f"{result['verdict']['word']}: {result['verdict']['sentence']}"
             )

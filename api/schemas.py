@@ -7,14 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
-from api.plain import finite, well_formed
 from api.states import SearchState
 from nas.study import TrialState
+from slicemamba.text import displayable, finite, well_formed
 
 StudyName = Literal["search", "random"]
 EXPECTED_END = "estimated end, all remaining phases included; null while it does not run or nothing allows an estimate"
 Quoting = Annotated[str, BeforeValidator(well_formed)]
 """Text that may quote a request."""
+Spec = Annotated[dict[str, Any], BeforeValidator(displayable)]
 Metrics = Annotated[dict[str, float | None], BeforeValidator(finite)]
 
 
@@ -91,7 +92,7 @@ class Change(_Answer):
 class Search(SearchSummary):
     """A search with its job and its changes of state, oldest first."""
 
-    spec: dict[str, Any]
+    spec: Spec
     history: list[Change]
 
 
@@ -170,7 +171,7 @@ class JobSummary(_Answer):
 class Job(JobSummary):
     """A job with what it does and its changes of state, oldest first."""
 
-    spec: dict[str, Any]
+    spec: Spec
     history: list[Change]
 
 
@@ -205,7 +206,7 @@ class Validation(_Answer):
     advice: list[str] = Field(description="what may not be meant: settings that are valid and seldom wanted")
     estimate: Estimate
     data: dict[str, Any] = Field(description="content of the data set")
-    spec: dict[str, Any] = Field(description="the job with all defaults filled in")
+    spec: Spec = Field(description="the job with all defaults filled in")
 
 
 class Trial(_Answer):

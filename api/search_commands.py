@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,9 +24,10 @@ from api.commands import (
     study_of,
 )
 from slicemamba.cli import SERVICE
-from slicemamba.config import override, read_yaml
+from slicemamba.documents import override, read_yaml
 from slicemamba.errors import InputError
 from slicemamba.presets import complete_preset
+from slicemamba.text import to_json
 
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="Maximum number.")]
 
@@ -222,7 +222,7 @@ def events(search_id: SearchId = "latest", url: Url = None) -> None:
     with connect(url) as client:
         try:
             for event in client.events(client.resolve(search_id)):
-                print(json.dumps({"id": event.id, "event": event.kind, **event.data}), flush=True)
+                print(to_json({"id": event.id, "event": event.kind, **event.data}), flush=True)
         except KeyboardInterrupt:
             raise typer.Exit(commands.INTERRUPTED) from None
 
@@ -238,7 +238,7 @@ def download(
     """Download the files of a search. Repeat the command to continue an interrupted download."""
     with connect(url) as client:
         files = fetch(client, client.resolve(search_id), out, folder)
-    print(json.dumps([str(path) for path in files]) if as_json else f"{len(files)} files in {out}")
+    print(to_json([str(path) for path in files]) if as_json else f"{len(files)} files in {out}")
 
 
 def _upper(states: list[str] | None) -> list[str]:

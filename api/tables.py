@@ -219,8 +219,9 @@ def _table(
 
 
 def _values(trial: schemas.Trial, names: Sequence[str]) -> list[str]:
-    values = [trial.metrics.get(name) for name in names]
-    return ["–" if value is None else f"{value:.5g}" for value in values]
+    from nas.objectives import format_value
+
+    return [format_value(name, trial.metrics.get(name)) for name in names]
 
 
 def _progress(found: schemas.SearchSummary | schemas.JobSummary) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -34,6 +34,14 @@ Address = Annotated[
 ]
 
 INTERRUPTED = 130  # exit code
+Kind = Literal["search", "supernet", "retrain", "pretrain"]
+_COMMANDS = {"search": "search", "supernet": "train-supernet", "retrain": "retrain", "pretrain": "pretrain"}
+_ALSO_TAKEN: dict[str, tuple[str, ...]] = {  # kinds that hold all that the other needs
+    "search": (),
+    "supernet": ("search",),
+    "retrain": ("search", "supernet"),
+    "pretrain": (),
+}
 
 ArchitectureText = Annotated[
     str | None,
@@ -63,7 +71,7 @@ def pretrain(
     address: Address = None,
 ) -> None:
     """Train an encoder as an image classifier; retrain from it with --set init=RUN/pretrained."""
-    values = _read(config, overrides, pretraining=True) | {"kind": "pretrain"}
+    values = _read(config, overrides, "pretrain")
     run = _run(_with_architecture(values, config, architecture), config, out, address)
     best = (run.read_json("result.json") or {})["pretrained"]["best_epoch"]
     typer.echo(f"top-1 {best['val_top1']:.4f}, top-5 {best['val_top5']:.4f} on val, in epoch {best['epoch']}")
@@ -72,10 +80,7 @@ def pretrain(
 
 def train_supernet(config: ConfigFile, out: Out = None, overrides: Overrides = None, address: Address = None) -> None:
     """Train only the supernet. Repeat the command to resume."""
-    values = _read(config, overrides)
-    others = ("search", "retrain", "init")
-    values = {key: value for key, value in values.items() if key not in others} | {"kind": "supernet"}
-    run = _run(values, config, out, address)
+    run = _run(_read(config, overrides, "supernet"), config, out, address)
     typer.echo(f"supernet: {run.path / 'supernet'}")
 
 
@@ -83,7 +88,7 @@ def search(config: ConfigFile, out: Out = None, overrides: Overrides = None, add
     """Train the supernet, search, retrain the winner and evaluate it. Repeat the command to resume."""
     from cluster.summary import print_summary
 
-    run = _run(_read(config, overrides) | {"kind": "search"}, config, out, address)
+    run = _run(_read(config, overrides, "search"), config, out, address)
     print_summary(Console(), run.read_json("result.json") or {})
     typer.echo(f"report: {run.path / 'report.html'}")
     typer.echo(f"next, how far to trust it: {command_line('audit', str(run.path))}")
@@ -248,6 +253,7 @@ def compare(
 ) -> None:
     """Compare trained networks on the same images, with intervals and published figures."""
     import torch
+    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
@@ -265,9 +271,9 @@ def compare(
     console = Console()
     for text in comparison_tables(entrants):
         header, *lines = zip(text.header, *text.rows, strict=True)  # a column a network, which is narrow enough
-        table = Table(*header, show_lines=True)
+        table = Table(*map(escape, header), show_lines=True)
         for line in lines:
-            table.add_row(*(cell.replace(" [", "\n\\[") for cell in line))
+            table.add_row(*(escape(cell.replace(" [", "\n[")) for cell in line))
         console.print(Text(text.title, "italic"), table, Text(text.note, "dim"))
     if out is not None:
         typer.echo("written: " + ", ".join(map(str, write_tables(entrants, out))))
@@ -277,8 +283,7 @@ def _retrain_values(
     config: Path, overrides: list[str] | None, architecture: str | None, network: str | None
 ) -> dict[str, Any]:
     """A retrain job out of any job's file."""
-    values = _read(config, overrides)
-    values = {key: value for key, value in values.items() if key not in ("search", "supernet")} | {"kind": "retrain"}
+    values = _read(config, overrides, "retrain")
     if network is not None:
         values["network"] = network
     return _with_architecture(values, config, architecture)
@@ -295,18 +300,34 @@ def _with_architecture(values: dict[str, Any], config: Path, architecture: str |
     return values if architecture is None else values | {"architecture": architecture}
 
 
-def _read(config: Path, overrides: list[str] | None, *, pretraining: bool = False) -> dict[str, Any]:
-    from slicemamba.config import override, read_yaml
-    from slicemamba.errors import InputError
+def _read(config: Path, overrides: list[str] | None, kind: Kind) -> dict[str, Any]:
+    """A file's document as a job of this kind; says which parts of it are not used."""
+    from cluster.config import check_document, fields_of
+    from slicemamba.documents import override, read_yaml
 
     values = override(read_yaml(config), overrides or [])
-    kind = values.get("kind", "pretrain" if pretraining else "search")
-    if (kind == "pretrain") != pretraining:
-        needed = "`slicemamba pretrain` needs a job" if pretraining else "only `slicemamba pretrain` accepts jobs"
-        raise InputError(
-            f"{config} is a job of kind {kind}; {needed} of kind pretrain (`slicemamba config list` lists some)"
-        )
-    return values
+    fields = fields_of(kind)
+    aside = check_document(values, str(config), used=fields)
+    _check_kind(config, values.get("kind", kind), kind)
+    if aside:
+        typer.echo(f"not used of {config}: {', '.join(aside)}", err=True)
+    return {name: value for name, value in values.items() if name in fields} | {"kind": kind}
+
+
+def _check_kind(config: Path, given: str, wanted: Kind) -> None:
+    """Raises InputError where a file is of a kind that cannot be taken for the wanted one."""
+    from slicemamba.errors import InputError
+
+    if given == wanted or given in _ALSO_TAKEN[wanted]:
+        return
+    needed = f"`slicemamba {_COMMANDS[wanted]}` needs a job of kind {' or '.join((wanted, *_ALSO_TAKEN[wanted]))}"
+    if given == "pretrain":
+        needed = "only `slicemamba pretrain` accepts jobs of kind pretrain"
+    raise InputError(
+        f"{config} is a job of kind {given}; {needed}. `slicemamba {_COMMANDS[given]} {config}` runs this one, "
+        "`slicemamba config list` lists others",
+        pointer="/kind",
+    )
 
 
 def _run(values: dict[str, Any], config: Path, out: Path | None, address: str | None) -> RunFolder:

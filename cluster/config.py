@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, create_model, model_validator
 
 from nas.config import FinalsConfig, SearchConfig, SpaceConfig, SupernetConfig
 from nas.sizes import has_sizes, refuse_without_sizes
@@ -22,10 +22,10 @@ from slicemamba.config import (
     PicturesConfig,
     PretrainConfig,
     TrainConfig,
-    override,
-    read_yaml,
+    one_of,
     validate,
 )
+from slicemamba.documents import override, read_yaml
 from slicemamba.errors import InputError
 from slicemamba.recipes import TRAININGS, RecipeName, with_recipe
 
@@ -326,9 +326,40 @@ def parse_job(values: Mapping[str, Any], *, source: str = "job") -> Job:
     """Checks a mapping against the schema of its ``kind`` (``search`` when absent). Raises InputError."""
     kind = values.get("kind", "search")
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise InputError(f"{source}: kind must be one of {', '.join(_KINDS)}; got {kind!r}", pointer="/kind")
+        raise InputError(f"{source}: kind {one_of(list(_KINDS), kind)}", pointer="/kind")
     job: Job = validate(_KINDS[kind], values, source=source)
     return job
+
+
+def fields_of(kind: str) -> frozenset[str]:
+    """Top-level options of a kind of job."""
+    return frozenset(_KINDS[kind].model_fields)
+
+
+def check_document(values: Mapping[str, Any], source: str, used: Collection[str] = ()) -> list[str]:
+    """Checks the parts of a job's document that a command leaves aside, so that nothing misspelt passes in silence.
+
+    Args:
+        values: the document. source: where it comes from. used: parts that the command checks itself.
+
+    Returns:
+        The parts that are left aside.
+
+    Raises:
+        InputError: an option is unknown, a value is impossible, or the kind is unknown.
+    """
+    kind = values.get("kind", "search")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise InputError(f"{source}: kind {one_of(list(_KINDS), kind)}", pointer="/kind")
+    # Without a kind, it may be meant for any command.
+    kinds: list[type[_AnyJob]] = [_KINDS[kind]] if "kind" in values else [RetrainJob, SupernetJob, SearchJob]
+    fields = {name: field for one in kinds for name, field in one.model_fields.items()}
+    parts: dict[str, Any] = {}
+    for name, field in fields.items():
+        parts[name] = (Annotated[(field.annotation, *field.metadata, None)], None)  # none of them needed
+    rest = {name: value for name, value in values.items() if name not in (*used, "kind")}
+    validate(create_model("Document", __base__=Config, **parts), rest, source=source)
+    return list(rest)
 
 
 def load_job(path: Path, overrides: list[str] | None = None, **fields: Any) -> Job:

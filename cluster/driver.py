@@ -28,7 +28,7 @@ from cluster.storage import mirrored
 from cluster.watch import cluster_with_room
 from nas.advice import advice
 from nas.config import SearchConfig, WarmStart
-from nas.objectives import Constraints
+from nas.objectives import Bound, Constraints, format_value
 from nas.patience import Patience
 from nas.racing import Leaders
 from nas.search import SearchSession
@@ -214,7 +214,7 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
         _search(job, run, cache_dir, supernet, RANDOM, config.model_copy(update=plain | own_seed))
     trials = study.trials()
     if not any(trial.eligible for trial in trials):
-        raise RunFailedError(_why_no_front(trials))
+        raise RunFailedError(_why_no_front(trials, study.constraints))
     front = measure_front(job, run, trials)
     if job.finals_settings is not None:
         front = finals.hold(job, run, front, trials, supernet, cache_dir)
@@ -241,16 +241,24 @@ def _set_aside_other_winner(run: RunFolder, winner: Architecture) -> None:
     run.write_json(WINNER, {"architecture": str(winner)})
 
 
-def _why_no_front(trials: list[Trial]) -> str:
+def _why_no_front(trials: list[Trial], constraints: Constraints) -> str:
     completed = [trial for trial in trials if trial.state is TrialState.COMPLETED]
     if not completed:
         return f"none of the candidates could be evaluated; the first: {trials[0].error}"
     nearest = min(completed, key=lambda trial: trial.violation)
-    metrics = ", ".join(f"{name} {value:.6g}" for name, value in nearest.metrics.items())
+    broken = {name: bound for name, bound in constraints.items() if bound.excess(nearest.metrics[name])}
+    missed = " and ".join(f"{name} {format_value(name, nearest.metrics[name])}" for name in broken)
+    limits = " and ".join(f"{name} {_limits(name, bound)}" for name, bound in broken.items())
     return (
-        f"none of {len(completed)} candidates meets the constraints; the nearest is {nearest.architecture}: {metrics}. "
-        "Loosen search.constraints, or widen the space"
+        f"none of {len(completed)} candidates meets the constraints; the nearest has {missed}, where {limits} is asked "
+        f"for: {nearest.architecture}. Loosen search.constraints, or widen the space"
     )
+
+
+def _limits(name: str, bound: Bound) -> str:
+    """``at least 0.9``, ``at most 317 M``, or both."""
+    told = (("at least", bound.min), ("at most", bound.max))
+    return " and ".join(f"{word} {format_value(name, limit)}" for word, limit in told if limit is not None)
 
 
 def _once(run: RunFolder, phase: str, folder: str, train: Callable[[], Path]) -> Path:

@@ -27,7 +27,7 @@ from cluster.object_store import STORE_VARIABLE
 from cluster.progress import progress_view, show_status
 from cluster.run_folder import RunFolder
 from cluster.storage import bring
-from slicemamba.config import read_yaml
+from slicemamba.documents import read_yaml
 from slicemamba.errors import InputError, RunFailedError
 
 RUNS_VARIABLE = "SLICEMAMBA_RUNS_DIR"

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from cluster.run_folder import PHASES, RunStatus
+from nas.objectives import format_value
 
 _LINE_SECONDS = 5.0
 NO_NOTES: Mapping[str, str] = {}
@@ -88,7 +89,7 @@ def _begun(progress: Mapping[str, PhaseProgress]) -> list[tuple[str, PhaseProgre
 
 
 def _figures(item: PhaseProgress, note: str) -> str:
-    figures = [f"{name} {'–' if value is None else f'{value:.4g}'}" for name, value in item.metrics.items()]
+    figures = [f"{name} {format_value(name.removeprefix('best_'), value)}" for name, value in item.metrics.items()]
     return "  ".join([*figures, *([note] if note else [])])
 
 

@@ -195,12 +195,17 @@ class Architecture:
         return cls(tuple(tuple(as_block(next(remaining)) for _ in range(depth)) for depth in depths))
 
     @classmethod
-    def uniform(cls, block: Block | SliceSize, depths: Sequence[int], widths: Block | None = None) -> Architecture:
+    def uniform(
+        cls, block: Block | SliceSize | str, depths: Sequence[int], widths: Block | None = None
+    ) -> Architecture:
         """The fixed architecture: the same in every block.
 
         Args:
+            block: what each takes, also as text: ``2x4``.
             widths: of the stages' convolutions, which then come first in each stage; none in the published skeleton.
         """
+        if isinstance(block, str):
+            block = parse_block(block)
         if widths is None:
             return cls.from_blocks([block] * sum(depths), depths)
         return cls(tuple((widths, *[as_block(block)] * (depth - 1)) for depth in depths))

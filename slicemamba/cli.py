@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 import slicemamba.data.cli
@@ -53,12 +53,12 @@ class PredictMode(StrEnum):
     window = "window"
 
 
-def register(app: typer.Typer) -> None:
-    """Adds this package's commands."""
+def register(app: typer.Typer, check_rest: slicemamba.data.cli.CheckRest | None = None) -> None:
+    """Adds this package's commands; ``check_rest`` as of ``slicemamba.data.cli.register``."""
     for command in (evaluate, predict, figures, export):
         app.command(rich_help_panel=USE)(command)
     app.command(rich_help_panel=START)(doctor)
-    slicemamba.data.cli.register(app, START)
+    slicemamba.data.cli.register(app, START, check_rest)
     configs = typer.Typer(help="Configurations that come with the package; commands accept their names.")
     configs.command("list")(list_configs)
     configs.command("show")(show_config)
@@ -84,6 +84,7 @@ def evaluate(
     """
     from slicemamba.evaluation.metrics import METRICS_VERSION
     from slicemamba.evaluation.per_image import class_scores
+    from slicemamba.text import to_json
 
     on_split = _open(network, split, data, batch_size, device)
     scored, volumes = on_split.score(), on_split.score_volumes(out)
@@ -97,7 +98,7 @@ def evaluate(
     if out is not None:
         _write_evaluation(out, values, images, scored)
     if as_json:
-        typer.echo(json.dumps(values, indent=2))
+        typer.echo(to_json(values, indent=2))
         return
     table = Table("metric", "value", "95 % interval", title=f"{config.name} / {split}, {len(images)} images")
     intervals = scored.intervals()
@@ -131,7 +132,9 @@ def figures(
     on_split = _open(network, split, data, batch_size, device)
     check_cases(on_split.images, case or ())
     files = save_figures(out, on_split.images, on_split.score(), cases=case or (), limit=limit)
-    Console(stderr=True).print(f"{len(files)} files written to {out}: cases/, grid and scores (PNG and PDF)")
+    Console(stderr=True).print(
+        f"{len(files)} files written to {escape(str(out))}: cases/, grid and scores (PNG and PDF)"
+    )
 
 
 def predict(
@@ -172,7 +175,11 @@ def predict(
     with bar("Predict", "images and slices") as on_progress:
         done = predict_files(Segmenter(model, card.data, on, options), files, outputs, on_progress=on_progress)
     console = Console(stderr=True)
-    console.print(f"{len(done.masks)} masks written to {out}{tell_aside(aside)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(done.masks)} masks written to {escape(str(out))}{escape(tell_aside(aside))}",
+        highlight=False,
+        soft_wrap=True,
+    )
     if any(is_dicom(path) or path.is_dir() for path in files):
         console.print(TELL, highlight=False, soft_wrap=True)
     if done.failed:
@@ -202,7 +209,7 @@ def export(
         artifacts = export_bundle(
             find_network(network), model, card, out, chosen, tolerance=tolerance, on_step=status.update
         )
-    table = Table("file", "MB", "largest difference", "seconds", title=f"programs in {out}")
+    table = Table("file", "MB", "largest difference", "seconds", title=f"programs in {escape(str(out))}")
     for made in artifacts:
         size = made.file.stat().st_size / 1e6
         table.add_row(made.file.name, f"{size:.1f}", f"{made.error:.1e}", f"{made.seconds:.0f}")
@@ -219,7 +226,7 @@ def doctor(
     table = Table("", "what", "found")
     faults = 0
     for finding in examine(storage):
-        table.add_row(signs[finding.state], finding.topic, finding.text)
+        table.add_row(signs[finding.state], finding.topic, escape(finding.text))
         faults += finding.state == "fault"
     Console().print(table)
     if faults:
@@ -327,9 +334,10 @@ def _boundaries(images: SegmentationData, scored: Evaluation, tolerance: float) 
 def _write_evaluation(out: Path, values: dict[str, Any], images: SegmentationData, scored: Evaluation) -> None:
     from slicemamba.evaluation.figures import save_predictions
     from slicemamba.evaluation.per_image import image_rows, write_csv
+    from slicemamba.files import write_json
 
     out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "evaluation.json", values)
     write_csv(out / "per_image.csv", image_rows(images.names, scored))
     save_predictions(out / "predictions", images, scored)
 
@@ -338,7 +346,9 @@ def _class_table(classes: Any) -> Table:
     """Scores of each class: their mean would hide one that was never found."""
     table = Table("class", "images with it", "Dice", "IoU", "sensitivity", title="by class, pooled over all images")
     for name, row in classes.items():
-        table.add_row(name, str(row["images"]), *(f"{row[score]:.4f}" for score in ("dice", "iou", "sensitivity")))
+        table.add_row(
+            escape(name), str(row["images"]), *(f"{row[score]:.4f}" for score in ("dice", "iou", "sensitivity"))
+        )
     return table
 
 
@@ -354,7 +364,7 @@ def _volume_table(scores: VolumeScores) -> Table:
         return [f"{one:.3f}\n{other:.2f}" for one, other in pairs]
 
     for name, dice, distance in zip(scores.cases, scores.dice, scores.hd95, strict=True):
-        table.add_row(name, *cells(dice, distance))
+        table.add_row(escape(name), *cells(dice, distance))
     table.add_section()
     table.add_row("mean", *cells(scores.dice.mean(axis=0), scores.hd95.mean(axis=0)))
     return table

@@ -6,14 +6,12 @@ This module imports neither torch nor Ray, so that the API and ``slicemamba --he
 
 from __future__ import annotations
 
-import copy
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -29,12 +27,11 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, ErrorDetails
 
 from slicemamba.architecture import FULL, Architecture, Block
 from slicemamba.docstrings import add_descriptions
 from slicemamba.errors import InputError
-from slicemamba.presets import advise_on, find_config
 
 T = TypeVar("T")
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -57,6 +54,14 @@ def _check_name(value: object) -> object:
 
 
 DataName = Annotated[str, Field(pattern=DATA_NAME.pattern), BeforeValidator(_check_name)]
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _takes_bool(annotation: object) -> bool:
@@ -82,6 +87,15 @@ class Config(BaseModel):
         assert info.field_name is not None
         if isinstance(value, bool) and not _takes_bool(cls.model_fields[info.field_name].annotation):
             raise ValueError(f"must not be true or false (in YAML also yes, no, on and off); got {value}")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _can_be_written(cls, value: object) -> object:
+        """Every file, database and terminal takes it. Names of files may hold bytes that are no UTF-8."""
+        for text in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(text, str) and ("\0" in text or not _is_encodable(text)):
+                raise ValueError(f"must not contain NUL or halves of characters; got {text!r}")
         return value
 
 
@@ -472,20 +486,69 @@ class PretrainConfig(TrainConfig):
         return self
 
 
-def describe_errors(error: ValidationError, schema: Any = None) -> list[tuple[str, str]]:
-    """(JSON pointer, sentence) of each finding of a pydantic error; with the schema, what a misspelt field may mean."""
-    found = []
-    for item in error.errors(include_url=False):
-        pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = f"unknown field; {_advice(schema, item['loc'])}"
-        elif item["type"] in ("tuple_type", "list_type"):
-            message = f"must be a list in brackets, such as [64, 64]; got {item['input']!r}"
-        elif item["type"] != "value_error" and "input" in item and not isinstance(item["input"], (dict, list)):
-            message = f"{message}; got {item['input']!r}"
-        found.append((pointer, message))
-    return found
+_MAPPINGS = ("model_type", "dict_type", "mapping_type", "model_attributes_type", "dataclass_type")
+_CHOICES = ("literal_error", "enum", "union_tag_invalid")
+
+
+def describe_errors(error: ValidationError, schema: Any = None, values: object = None) -> list[tuple[str, str]]:
+    """(JSON pointer, sentence) of each finding of a pydantic error.
+
+    Args:
+        error: of pydantic. schema: in which names that are spelt alike are looked for. values: what was checked, to
+            which the pointers lead.
+    """
+    return [
+        (
+            _pointer(item["loc"] if values is None else _place(item["loc"], values, item["type"])),
+            _sentence(item, schema),
+        )
+        for item in error.errors(include_url=False)
+    ]
+
+
+def _pointer(place: Sequence[int | str]) -> str:
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place)
+
+
+def _place(location: Sequence[int | str], values: object, kind: str) -> list[int | str]:
+    """The parts of a location that lead into the values: pydantic adds which member of a union it tried, and [key]."""
+    place: list[int | str] = []
+    for part in location:
+        if isinstance(values, Mapping):
+            known = part in values
+            values = values.get(part)
+        elif isinstance(values, (list, tuple)) and isinstance(part, int):
+            known = part < len(values)
+            values = values[part] if known else None
+        else:
+            known = isinstance(values, BaseModel)
+        if known or kind == "missing":
+            place.append(part)
+    return place
+
+
+def _sentence(item: ErrorDetails, schema: Any) -> str:
+    """What was expected and what came, in terms of options, not of classes."""
+    kind, message, came = item["type"], item["msg"], item.get("input")
+    got = f"; got {came!r}"
+    if kind == "extra_forbidden":
+        return f"unknown field; {_advice(schema, item['loc'])}"
+    if kind == "missing":
+        return "is required"
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    if kind in _MAPPINGS:
+        return f"must be a mapping of options{got}"
+    if kind in ("tuple_type", "list_type"):
+        return f"must be a list in brackets, such as [64, 64]{got}"
+    if kind == "path_type":
+        return f"must be a path{got}"
+    if kind in _CHOICES:
+        context = item["ctx"]
+        choices = re.findall(r"'([^']*)'", str(context.get("expected", context.get("expected_tags"))))
+        return one_of(choices, came)
+    message = message.replace("Input should be", "must be", 1)
+    return message if isinstance(came, (dict, list)) else f"{message}{got}"
 
 
 def _advice(schema: Any, location: Sequence[int | str]) -> str:
@@ -506,6 +569,17 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)
 
 
+def one_of(choices: Sequence[str], came: object) -> str:
+    """``must be one of a, b; got 'c'``, and which of them may be meant."""
+    near = difflib.get_close_matches(str(came), choices, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return (
+        f"must be one of {', '.join(choices)}; got {came!r}{meant}"
+        if len(choices) > 1
+        else (f"must be {choices[0]!r}; got {came!r}{meant}")
+    )
+
+
 def validate(schema: Any, values: object, *, source: str) -> Any:
     """Checks ``values`` against a pydantic model or annotated union.
 
@@ -515,50 +589,9 @@ def validate(schema: Any, values: object, *, source: str) -> Any:
     try:
         return TypeAdapter(schema).validate_python(values)
     except ValidationError as error:
-        findings = describe_errors(error, schema)
+        findings = describe_errors(error, schema, values)
         raise InputError(
             f"{source} is not a valid configuration",
             pointer=findings[0][0],
             details=[f"{pointer or '/'}: {message}" for pointer, message in findings],
         ) from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML (or JSON) mapping from a file, or the one of that name which travels with the package.
-
-    InputError says which line could not be read.
-    """
-    try:
-        values = yaml.safe_load(find_config(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"config file {path} does not exist; {advise_on(path)}give the path of a YAML file, or a name from "
-            "`slicemamba config list`"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"config file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"config file {path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"config file {path} must hold a mapping of options; got {type(values).__name__}")
-    return values
-
-
-def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Applies ``a.b=value`` assignments (values in YAML) to nested options and returns a new mapping."""
-    result = copy.deepcopy(values)
-    for assignment in assignments:
-        key, separator, text = assignment.partition("=")
-        if not separator or not key:
-            raise InputError(f"an override must look like 'supernet.epochs=10'; got {assignment!r}")
-        *parents, last = key.split(".")
-        node = result
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise InputError(f"override {assignment!r}: {parent!r} holds a value, not options")
-        try:
-            node[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"override {assignment!r}: the value is not valid YAML: {error}") from None
-    return result

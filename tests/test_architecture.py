@@ -109,3 +109,9 @@ def test_architectures_are_values() -> None:
     assert one == other
     assert len({one, other, Architecture.uniform((4, 2), (1, 2))}) == 2
     assert sorted([Architecture.uniform((4, 2), (1, 2)), one])[0] is one
+
+
+def test_uniform_takes_the_text_of_the_command_line() -> None:
+    assert Architecture.uniform("2x4n8", (1, 2)) == Architecture.uniform(Block(2, 4, 8), (1, 2))
+    with pytest.raises(InputError, match="slice size must look like '2x4'"):
+        Architecture.uniform("2", (1, 2))

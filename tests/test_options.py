@@ -16,10 +16,9 @@ from slicemamba.config import (
     ModelConfig,
     SyntheticConfig,
     TrainConfig,
-    override,
-    read_yaml,
     validate,
 )
+from slicemamba.documents import override, read_yaml
 from slicemamba.errors import InputError
 
 
@@ -133,7 +132,7 @@ def test_override_of_another_form_is_refused(assignment: str) -> None:
 
 def test_values_that_json_does_not_know_pass_an_override(tmp_path: Path) -> None:
     file = tmp_path / "test.yaml"
-    file.write_text("name: 2024-05-01\n", encoding="utf-8")
+    file.write_text("name: !!set {a}\n", encoding="utf-8")
     with pytest.raises(InputError) as caught:
         validate(DataConfig, override(read_yaml(file), ["num_classes=1"]), source="test.yaml")
     assert caught.value.pointer == "/name"

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from slicemamba import cli
-from slicemamba.config import read_yaml
+from slicemamba.documents import read_yaml
 from slicemamba.errors import InputError
 from slicemamba.presets import CONFIGS, find_config, list_presets, preset_text
 

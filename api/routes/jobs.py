@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -10,16 +11,17 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 
 from api import schemas
+from api.bodies import StrictRoute
 from api.deps import AppParts, Parts
 from api.models import Search
-from api.routes.searches import BUSY_STUDY, CHANGES, UNKNOWN, IfMatch
+from api.routes.searches import BUSY_STUDY, CHANGES, UNKNOWN, IfMatch, listed, readable
 from api.routes.streams import EVENT_STREAM, LOG_RESPONSES, Accept, Follow, LastEventId, Tail, answer_log
 from api.schemas import Problem
 from api.service import etag
 from api.specs import public_spec
 from nas.config import AuditConfig
 
-router = APIRouter(prefix="/v1", tags=["jobs"], responses={422: {"model": Problem}})
+router = APIRouter(route_class=StrictRoute, prefix="/v1", tags=["jobs"], responses={422: {"model": Problem}})
 
 _NEW: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such search or trial"},
@@ -32,7 +34,7 @@ Key = Annotated[str | None, Header(min_length=1, max_length=255, description="th
 
 
 def _summary(parts: Parts, row: Search) -> schemas.JobSummary:
-    summary = schemas.JobSummary.model_validate(row)
+    summary = readable(schemas.JobSummary, row)
     return summary.model_copy(update={"expected_end_at": parts.etas.expected_end(row)})
 
 
@@ -131,7 +133,7 @@ def list_jobs(search_id: str, parts: AppParts) -> schemas.JobList:
     """Follow-up jobs of this search, newest first."""
     parts.service.check_exists(search_id)
     found = parts.service.jobs_of(search_id)
-    return schemas.JobList(jobs=[_summary(parts, row) for row in found])
+    return schemas.JobList(jobs=listed(found, partial(_summary, parts)))
 
 
 @router.get("/jobs/{job_id}", responses=UNKNOWN, name="get_job")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
+from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Query, Request, Response
+from pydantic import ValidationError
 
 from api import schemas
+from api.bodies import StrictRoute
 from api.deps import AppParts, Parts, bad_token, page_token, read_page_token, written_in_its_thread
 from api.earlier import earlier_searches
 from api.estimate import estimate, num_evaluations, work_of
@@ -24,7 +28,11 @@ from cluster.config import SearchJob
 from nas.advice import advice
 from slicemamba.data.checks import Listing
 
-router = APIRouter(prefix="/v1/searches", tags=["searches"], responses={422: {"model": Problem}})
+router = APIRouter(
+    route_class=StrictRoute, prefix="/v1/searches", tags=["searches"], responses={422: {"model": Problem}}
+)
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such search"}}
 CHANGES: dict[int | str, dict[str, Any]] = {
@@ -39,14 +47,36 @@ NOT_DECODED = (
 BUSY_STUDY = "Too many requests wait for a large study that is being read for the first time"
 
 BodyOfJob = Annotated[JobBody, Body(openapi_examples={"small": {"summary": "A small search", "value": EXAMPLE}})]
+Row = TypeVar("Row", schemas.SearchSummary, schemas.JobSummary)
 IfMatch = Annotated[str | None, Header(description="the ETag that you know; 412 if it has changed")]
 PageSize = Annotated[int, Query(ge=1, le=1000, description="maximum number")]
 PageToken = Annotated[str | None, Query(description="next_page_token of the previous page")]
 
 
 def _summary(parts: Parts, search: Search) -> schemas.SearchSummary:
-    summary = schemas.SearchSummary.model_validate(search)
+    summary = readable(schemas.SearchSummary, search)
     return summary.model_copy(update={"expected_end_at": parts.etas.expected_end(search)})
+
+
+def readable(kind: type[Row], row: Search) -> Row:
+    """What a list shows of a row; without its progress where another version has written that in its own way."""
+    try:
+        return kind.model_validate(row)
+    except ValidationError:
+        known = {name: getattr(row, name, None) for name in kind.model_fields}
+        note = "its progress was written by another version and cannot be shown"
+        return kind.model_validate({**known, "progress": {}, "message": row.message or note})
+
+
+def listed(rows: Iterable[Search], show: Callable[[Search], Row]) -> list[Row]:
+    """What is shown of each row. One that cannot be shown at all is left out and logged: it breaks no list."""
+    found = []
+    for row in rows:
+        try:
+            found.append(show(row))
+        except ValidationError:
+            logger.exception("%s cannot be shown", row.title)
+    return found
 
 
 def to_answer(parts: Parts, search: Search) -> schemas.Search:
@@ -129,7 +159,7 @@ def list_searches(
     wanted = Filter(state or (), [_read_label(text) for text in label or ()], after)
     found, more = parts.service.page(wanted, page_size)
     return schemas.SearchPage(
-        searches=[_summary(parts, search) for search in found],
+        searches=listed(found, partial(_summary, parts)),
         next_page_token=_token_after(found) if more else None,
     )
 

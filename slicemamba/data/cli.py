@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from slicemamba.commands import command_line
 from slicemamba.errors import InputError
+from slicemamba.text import to_json
 
 if TYPE_CHECKING:
     from slicemamba.config import DataConfig
@@ -25,8 +27,17 @@ _FEW_VALUES = 10  # of masks with labels; those of grey borders are far more
 data = typer.Typer(name="data", help="Check a data set, or create one from a raw download.", no_args_is_help=True)
 
 
-def register(app: typer.Typer, panel: str) -> None:
-    """Adds ``data`` and its commands to a panel of the help."""
+CheckRest = Callable[[Mapping[str, Any], str], object]
+_checks: list[CheckRest] = []
+
+
+def register(app: typer.Typer, panel: str, check_rest: CheckRest | None = None) -> None:
+    """Adds ``data`` and its commands to a panel of the help.
+
+    Args:
+        check_rest: checks a whole job's document, of which this package knows ``data`` alone, and where it comes from.
+    """
+    _checks[:] = [] if check_rest is None else [check_rest]
     app.add_typer(data, rich_help_panel=panel)
 
 
@@ -54,12 +65,12 @@ def check(
     except InputError as error:
         if not as_json:
             raise
-        typer.echo(json.dumps({"ok": False, "message": error.message, "faults": error.details}, indent=2))
+        typer.echo(to_json({"ok": False, "message": error.message, "faults": error.details}, indent=2))
         raise typer.Exit(FAULTS) from None
     path = write_contact_sheet(config, sheet or Path(f"contact-sheet-{config.name}.png")) if with_sheet else None
     if as_json:
         drawn = None if path is None else str(path)
-        typer.echo(json.dumps({"ok": True, "contact_sheet": drawn, **report.model_dump(mode="json")}, indent=2))
+        typer.echo(to_json({"ok": True, "contact_sheet": drawn, **report.model_dump(mode="json")}, indent=2))
         return
     _print_report(Console(), report)
     if path is not None:
@@ -264,10 +275,11 @@ def _pattern(text: str | None) -> str | None:
 
 def _data_config(target: Path, overrides: list[str]) -> DataConfig:
     """The ``data`` of a job file, or one made for a folder; Synapse folders have nine classes unless told otherwise."""
-    from slicemamba.config import DataConfig, override, read_yaml, validate
+    from slicemamba.config import DataConfig, validate
     from slicemamba.data.catalog import resolve_root
     from slicemamba.data.description import FILE
     from slicemamba.data.synapse import is_synapse
+    from slicemamba.documents import override, read_yaml
 
     if target.is_dir():
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", target.resolve().name).strip("-._")[:64] or "data"
@@ -277,6 +289,8 @@ def _data_config(target: Path, overrides: list[str]) -> DataConfig:
     else:
         values = read_yaml(target)
     values = override(values, overrides)
+    for check_rest in _checks:
+        check_rest(values, str(target))
     config: DataConfig = validate(DataConfig, values.get("data", {}), source=f"data of {target}")
     return resolve_root(config)
 
@@ -286,7 +300,7 @@ def _print_prepared(console: Console, made: Prepared, destination: Path, *, labe
     from slicemamba.data.dicom import TELL
     from slicemamba.data.prepare_pictures import VOID, is_void
 
-    table = Table("split", "images", "groups", title=str(destination))
+    table = Table("split", "images", "groups", title=escape(str(destination)))
     for split, count in made.num_images.items():
         table.add_row(split, str(count), str(made.num_groups[split]))
     console.print(table)
@@ -294,7 +308,7 @@ def _print_prepared(console: Console, made: Prepared, destination: Path, *, labe
         name, share = made.most_intermediate
         console.print(
             f"{made.num_intermediate_pixels} mask pixels were neither black nor white and were thresholded at half "
-            f"scale; most in {name} ({share:.2%})",
+            f"scale; most in {escape(name)} ({share:.2%})",
             highlight=False,
         )
     values = made.mask_values or []
@@ -338,12 +352,12 @@ def _print_report(console: Console, report: DatasetReport) -> None:
     classes = len(report.class_share["train"])
     for label in range(1, classes):
         shares = (f"{report.class_share[split][label]:.2%}" for split in splits)
-        table.add_row(_class_name(report, label, classes), *shares)
+        table.add_row(escape(_class_name(report, label, classes)), *shares)
     console.print(table)
     sizes = ["×".join(map(str, size)) for size in (report.smallest_size, report.largest_size)]
     console.print(f"height×width: {sizes[0]}" + (f" to {sizes[1]}" if sizes[0] != sizes[1] else ""))
     if report.value_range is not None:
         console.print(f"values: {report.value_range[0]:g} to {report.value_range[1]:g}")
     for warning in report.warnings:
-        console.print(f"[yellow]warning:[/] {warning}", highlight=False)
+        console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
     console.print("no faults" if not report.warnings else f"no faults, {len(report.warnings)} warnings")

@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, PositiveInt, model_validator
 
-from slicemamba.config import Config, DataConfig, check_label_map, read_yaml, validate
+from slicemamba.config import Config, DataConfig, check_label_map, validate
+from slicemamba.documents import read_yaml
+from slicemamba.files import write_text
 
 FILE = "dataset.yaml"
 _HEAD = "# Written by `slicemamba data prepare`; every command reads it and it may be edited: docs/data.md.\n"
@@ -68,7 +70,7 @@ def write_description(folder: Path, description: Description) -> None:
     if description.label_map is not None:
         values["label_map"] = dict(description.label_map)  # numbers, which JSON would make text
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else "{}\n"
-    (folder / FILE).write_text(_HEAD + text, encoding="utf-8")
+    write_text(folder / FILE, _HEAD + text)
 
 
 def describe(config: DataConfig) -> DataConfig:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from service_helpers import BODY, Bench, write_study
-from sqlalchemy import event
+from sqlalchemy import event, update
 from sqlalchemy.orm import Session
 
+from api.models import Search
 from cluster.run_folder import STUDY_KINDS, STUDY_VARIABLE
 from nas.study import open_storage
 
@@ -340,3 +341,48 @@ def test_largest_synthetic_set_is_checked_at_once(bench: Bench) -> None:
     answer = bench.http.post("/v1/searches/validate", json=body).json()
     assert answer["data"]["num_images"]["train"] == 100_000
     assert all(0 < share < 1 for share in answer["data"]["foreground_share"].values())
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"data": {"name": "synthetic", "test_set": "\ud800"}}, "/data/test_set"),
+        ({"data": {"name": "synthetic", "class_names": ["a", "\udfff"]}}, "/data/class_names"),
+        ({"data": {"name": "synthetic", "patient_pattern": "(a\0)"}}, "/data/patient_pattern"),
+        ({"labels": {"\ud800": "x"}}, "/labels/?"),
+        ({"\ud800": 1}, "/?"),
+    ],
+)
+def test_text_that_cannot_be_written_is_refused_and_not_stored(
+    bench: Bench, change: dict[str, Any], pointer: str
+) -> None:
+    refused = bench.http.post("/v1/searches", content=json.dumps({**BODY, **change}))
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, pointer)
+    assert bench.http.get("/v1/searches").json()["searches"] == []
+
+
+def test_field_that_is_given_twice_is_refused(bench: Bench) -> None:
+    body = json.dumps(BODY)[:-1] + ', "data": {"name": "synthetic"}}'
+    refused = bench.http.post("/v1/searches", content=body)
+    assert refused.status_code == 422
+    assert "'data' is given twice" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": {"kind": "search", "data": {"test_set": "\ud800"}}},
+        {"spec": {"of_an_older_version": True}, "progress": {"search": {"percent": 3}}},
+        {"state": "WAITING_FOR_BETTER_TIMES"},
+        {"kind": "search", "progress": {"search": "3/8"}, "state": "RUNNING"},
+    ],
+)
+def test_row_of_another_version_breaks_no_list(bench: Bench, change: dict[str, Any]) -> None:
+    good, bad = (bench.http.post("/v1/searches", json=BODY).json()["id"] for _ in range(2))
+    with bench.parts.service._sessions.begin() as session:
+        session.execute(update(Search).where(Search.id == bad).values(**change))
+    listed = bench.http.get("/v1/searches")
+    assert listed.status_code == 200
+    assert good in [row["id"] for row in listed.json()["searches"]]
+    if "state" not in change:
+        assert bench.http.get(f"/v1/searches/{bad}").status_code == 200

@@ -13,6 +13,7 @@ from cluster.config import (
     RetrainJob,
     SearchJob,
     SupernetJob,
+    check_document,
     config_hash,
     differing_fields,
     load_job,
@@ -82,7 +83,15 @@ def test_file_gives_the_job_with_overrides(tmp_path: Path, values: dict[str, Any
     ("values", "pointer", "said"),
     [
         ({"kind": "train"}, "/kind", "kind must be one of supernet, search, retrain, pretrain; got 'train'"),
+        ({"kind": "serach"}, "/kind", "got 'serach'; did you mean 'search'?"),
         ({"kind": None}, "/kind", "got None"),
+        ({"search": {"objectives": ["dise"]}}, "/search/objectives/0", "got 'dise'; did you mean 'dice'?"),
+        ({"search": {"constraints": {"dise": {"min": 1}}}}, "/search/constraints/dise", "did you mean 'dice'?"),
+        ({"search": {"constraints": {"dice": 3}}}, "/search/constraints/dice", "must be a mapping of options; got 3"),
+        ({"init": 3}, "/init", "must be 'supernet'; got 3"),
+        ({"model": "conv"}, "/model", "must be a mapping of options; got 'conv'"),
+        ({"data": {"root": 3}}, "/data/root", "must be a path; got 3"),
+        ({"data": {"label_map": {"a": 1}}}, "/data/label_map/a", "must be a valid integer"),
         ({"kind": ["search"]}, "/kind", "got ['search']"),
         ({"nmae": "x"}, "/nmae", "unknown field; did you mean 'name'?"),
         ({"supernet": {"epoch": 3}}, "/supernet/epoch", "unknown field; did you mean 'epochs'?"),
@@ -142,6 +151,30 @@ def test_a_recipe_fills_what_is_left_out() -> None:
     assert none.retrain is None
     with pytest.raises(InputError, match="recipe"):
         parse_job({"recipe": "scrtach"})
+
+
+@pytest.mark.parametrize(
+    ("values", "pointer", "said"),
+    [
+        ({"kind": "serach"}, "/kind", "did you mean 'search'?"),
+        ({"search": {"num_trial": 3}}, "/search/num_trial", "did you mean 'num_trials'?"),
+        ({"retrain": {"epochs": "many"}}, "/retrain/epochs", "got 'many'"),
+        ({"serach": {}}, "/serach", "did you mean 'search'?"),
+        ({"kind": "search", "architecture": "s1:2x2"}, "/architecture", "unknown field"),
+    ],
+)
+def test_parts_that_a_command_leaves_aside_are_checked_too(values: dict[str, Any], pointer: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_document(values, "job.yaml", used=("data",))
+    assert caught.value.pointer == pointer
+    assert said in str(caught.value)
+    assert "job.yaml" in str(caught.value)
+
+
+def test_parts_left_aside_are_named() -> None:
+    values = {"kind": "search", "data": {"nonsense": 1}, "search": {}, "retrain": None, "init": "supernet"}
+    assert check_document(values, "job.yaml", used=("data", "retrain")) == ["search", "init"]
+    assert check_document({"architecture": "s1:2x2", "supernet": {}}, "job.yaml") == ["architecture", "supernet"]
 
 
 def test_budget_may_not_exceed_the_space() -> None:
@@ -301,7 +334,7 @@ def test_shares_of_cpus_and_gpus_are_taken_and_shares_of_several_gpus_refused(wo
 def test_placement_is_pack_or_spread() -> None:
     assert ResourcesConfig().train.placement == "PACK"
     assert parse_job({"resources": {"train": {"placement": "SPREAD"}}}).resources.train.placement == "SPREAD"
-    with pytest.raises(InputError, match="/resources/train/placement: Input should be 'PACK' or 'SPREAD'"):
+    with pytest.raises(InputError, match="/resources/train/placement: must be one of PACK, SPREAD"):
         parse_job({"resources": {"train": {"placement": "anywhere"}}})
 
 

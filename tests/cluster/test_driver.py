@@ -21,6 +21,7 @@ from cluster.config import SearchJob, parse_job
 from cluster.local import stop_tree
 from cluster.run_folder import STUDY_VARIABLE, RunFolder, reports_dir
 from nas.config import WarmStart
+from nas.objectives import Bound
 from nas.study import Study, Trial, TrialState, find_trials, open_storage
 from slicemamba.config import DataConfig, SyntheticConfig
 from slicemamba.data.checks import check_listing
@@ -285,7 +286,16 @@ def test_search_without_an_answer_says_why() -> None:
         return Trial.model_validate(given | fields)
 
     failed = trial(0, state="FAILED", error="out of memory")
-    assert driver._why_no_front([failed]) == "none of the candidates could be evaluated; the first: out of memory"
-    outside = [trial(i, state="COMPLETED", metrics={"hd95": 9.0 - i}, violation=0.5 - 0.1 * i) for i in (1, 2)]
-    said = driver._why_no_front([failed, *outside])
-    assert "none of 2 candidates meets the constraints; the nearest is a2: hd95 7." in said
+    at_most = {"hd95": Bound(max=6.5)}
+    assert (
+        driver._why_no_front([failed], at_most) == "none of the candidates could be evaluated; the first: out of memory"
+    )
+    outside = [
+        trial(i, state="COMPLETED", metrics={"hd95": 9.0 - i, "dice": 0.8, "flops": 3e8}, violation=0.5 - 0.1 * i)
+        for i in (1, 2)
+    ]
+    said = driver._why_no_front([failed, *outside], at_most)
+    assert "none of 2 candidates meets the constraints; the nearest has hd95 7, where hd95 at most 6.5 is asked" in said
+    assert "dice" not in said
+    small = driver._why_no_front(outside, {"flops": Bound(max=1e8)})
+    assert "has flops 300 M, where flops at most 100 M is asked for: a2" in small

@@ -47,12 +47,27 @@ def test_an_interrupt_is_followed_by_the_command_that_goes_on(
     [
         (["pretrain", "laptop"], "laptop is a job of kind search; `slicemamba pretrain` needs a job of kind pretrain"),
         (["search", "pretrain"], "kind pretrain; only `slicemamba pretrain` accepts jobs of kind pretrain"),
+        (["search", "supernet.yaml"], "is a job of kind supernet; `slicemamba search` needs a job of kind search"),
+        (["search", "laptop", "--set", "kind=serach"], "did you mean 'search'"),
+        (["retrain", "laptop", "--set", "search.num_trial=3"], "did you mean 'num_trials'"),
+        (["train-supernet", "laptop", "--set", "retrain.epoch=3"], "did you mean 'epochs'"),
         (["retrain", "pretrain", "--architecture", "2x2"], "pretrain is a job of kind pretrain"),
     ],
 )
-def test_a_job_of_another_kind_is_refused_in_one_sentence(app: typer.Typer, arguments: list[str], said: str) -> None:
+def test_a_job_of_another_kind_is_refused_in_one_sentence(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "supernet.yaml").write_text("kind: supernet\n")
     with pytest.raises(InputError, match=said):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_parts_that_are_not_used_are_named(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "run_job", lambda *_, **__: None)
+    monkeypatch.setattr("cluster.summary.print_scores", lambda *_: None)
+    done = CliRunner().invoke(app, ["retrain", "laptop", "--architecture", "2x2"], catch_exceptions=False)
+    assert "not used of laptop: supernet, search" in done.stderr
 
 
 def test_seed_that_no_generator_takes_is_refused_in_one_sentence(app: typer.Typer, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from synapse_cases import write_download
 from typer.testing import CliRunner
 
 import slicemamba.cli
+from cluster.config import check_document
 from slicemamba.config import DataConfig
 from slicemamba.data.description import read_description
 from slicemamba.data.sheet import write_contact_sheet
@@ -27,7 +28,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-unt
     import typer
 
     app = typer.Typer()
-    slicemamba.cli.register(app)
+    slicemamba.cli.register(app, check_document)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object, code: int = 0) -> str:
@@ -168,3 +169,21 @@ def test_labels_are_told_from_masks_that_are_not_quite_binary(  # type: ignore[n
         report = json.loads(run("check", "binary", "--json"))
         assert report["class_share"]["train"][1] == pytest.approx(2 / 3, abs=0.01)
         assert report["class_names"] == ["skin", "lesion"]
+
+
+def test_check_of_a_job_file_looks_at_all_of_it(run, folder: DataConfig, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({"data": {"name": "lesions", "root": str(folder.root)}}))
+    with pytest.raises(InputError, match=r"/search/num_trial: unknown field; did you mean 'num_trials'"):
+        run("check", "job.yaml", "--set", "search.num_trial=3")
+    with pytest.raises(InputError, match="did you mean 'search'"):
+        run("check", "job.yaml", "--set", "kind=serach")
+
+
+def test_check_of_a_folder_with_names_of_all_kinds(run, folder: DataConfig) -> None:  # type: ignore[no-untyped-def]
+    assert folder.root is not None
+    images = sorted((folder.root / "train" / "images").iterdir())
+    for name, image in zip(("x$y^$", "[bold]", "n" * 230, "{0}"), images, strict=False):
+        [mask] = (folder.root / "train" / "masks").glob(f"{image.stem}_*")
+        image.rename(image.with_name(f"{name}{image.suffix}"))
+        mask.rename(mask.with_name(f"{name}_mask.png"))
+    assert "no faults" in run("check", folder.root)
