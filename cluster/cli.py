@@ -354,9 +354,26 @@ def _resumable() -> Iterator[None]:
 def _run_job(job: Job, run: RunFolder, address: str | None, store: str | None = None) -> None:
     from cluster.driver import run_job
     from cluster.progress import progress_view, show_status
+    from slicemamba.errors import InputError
 
     with _resumable(), progress_view(Console(stderr=True)) as view:
-        run_job(job, run, address=address, on_status=partial(show_status, view), store=store)
+        try:
+            run_job(job, run, address=address, on_status=partial(show_status, view), store=store)
+        except InputError as error:
+            if error.pointer != "/resources" or address or os.environ.get("RAY_ADDRESS"):
+                raise
+            raise InputError(error.message, pointer=error.pointer, details=[*error.details, *_would_run(job)]) from None
+
+
+def _would_run(job: Job) -> list[str]:
+    """The whole command that this machine has room for."""
+    import torch
+
+    from cluster.fit import to_fit
+
+    changes = to_fit(job, os.cpu_count() or 1, torch.cuda.device_count())
+    options = [part for change in changes for part in ("--set", change)]
+    return [f"this runs here: {command_line(*sys.argv[1:], *options)}"] if options else []
 
 
 def _store() -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +16,14 @@ from urllib.parse import urlsplit
 from slicemamba.errors import InputError, RunFailedError
 
 _CONNECT_SECONDS = 5.0
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _START_ATTEMPTS = 3
 # For Ray's processes and ours: no usage reports; training reports taken at once, and training shown in the dashboard;
 # no log files a trial, as the study holds it all; all workers of a search started at once, not one after the other; no
 # colours in logs; OpenMP threads that sleep while they wait, without which two processes on the same cores slow each
-# other down several times over; time for a node to start on a busy machine, where 30 s do not do.
+# other down several times over; time for a node to start on a busy machine, where 30 s do not do; no modules from the
+# working directory, where a user's cluster.py or nas/ would stand in for ours; no upload of that directory by Ray
+# where a command is called by `uv run`.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -32,6 +36,8 @@ ENVIRONMENT = {
     "RAY_COLOR_PREFIX": "0",
     "RAY_raylet_start_wait_time_s": "60",
     "OMP_WAIT_POLICY": "PASSIVE",
+    "PYTHONSAFEPATH": "1",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 _INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for drivers it has started itself
 
@@ -116,8 +122,9 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
     use_local_token()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    spare_proxy()
     if address == "local":
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as Ray does by itself, with a warning that helps nobody here
+        _choose_token()
     import ray
 
     # The log of a job is the place for what the workers say; in a terminal that would bury the progress, and errors
@@ -126,10 +133,11 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
     runtime_env = None if address == "local" else {"env_vars": worker_variables()}
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": in_job, "runtime_env": runtime_env}
     try:
-        if address == "local":
-            _start_own(options)
-        else:
-            ray.init(address=address, **options)
+        with _in_folder_of_packages():
+            if address == "local":
+                _start_own(options)
+            else:
+                ray.init(address=address, **options)
     except ConnectionError as error:
         raise InputError(
             f"no Ray cluster can be reached at {address!r}: {error}; if it asks for a token, set RAY_AUTH_MODE=token "
@@ -141,6 +149,32 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
         ray.shutdown()
 
 
+def _choose_token() -> None:
+    """A Ray of this process's own asks for a token, as by default, but none that has to be kept in the home folder."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # by itself Ray does the same with a warning that helps nobody here
+    known = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if not known and not (Path.home() / ".ray" / "auth_token").exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def spare_proxy() -> None:
+    """Has every client of this process and its children reach this machine itself without the proxy of the way out."""
+    for name in ("no_proxy", "NO_PROXY"):
+        spared = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join([*spared, *(host for host in _LOOPBACK if host not in spared)])
+
+
+@contextmanager
+def _in_folder_of_packages() -> Iterator[None]:
+    """Ray puts the working directory first among the places where workers look for modules: that is to be ours."""
+    before = Path.cwd()
+    os.chdir(Path(__file__).resolve().parents[1])
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 def _start_own(options: dict[str, Any]) -> None:
     """Starts a Ray, and again where it took too long: it gives its parts 15 s, which a busy machine exceeds."""
     import ray
@@ -148,8 +182,14 @@ def _start_own(options: dict[str, Any]) -> None:
     for attempt in range(1, _START_ATTEMPTS + 1):
         try:
             ray.init(address="local", **options)
-        except OSError:  # says what it is of
-            raise
+        except OSError as error:
+            if "AF_UNIX" not in str(error):  # says what it is of
+                raise
+            folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR")
+            raise InputError(
+                f"the folder {folder} has too long a path for Ray's sockets, which may have 107 characters in all; set "
+                "RAY_TMPDIR to a short one, such as RAY_TMPDIR=/tmp"
+            ) from None
         except Exception as error:  # Ray has no class for it
             if "timed out during startup" in str(error) and attempt < _START_ATTEMPTS:
                 continue

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from slicemamba.data.cache import default_cache_dir
 from slicemamba.errors import InputError, RunFailedError
 from slicemamba.files import DISK_FAULTS
 
@@ -39,11 +40,27 @@ def check_disk(run_path: Path) -> None:
 
 
 def disk_fault(error: BaseException, run_path: Path) -> str | None:
-    """What is wrong with the disk of a run and how to mend it; None for an error that is not the disk's."""
+    """What is wrong with the disk of a run, or of another file that it needs, and how to mend it.
+
+    None for an error that is not a disk's.
+    """
     fault = DISK_FAULTS.get(error.errno or 0) if isinstance(error, OSError) else None
     if fault is None:
         return None
-    return f"the disk of {run_path} {fault} and run again; the run continues from here ({error})"
+    assert isinstance(error, OSError)
+    place = run_path if error.filename is None else Path(os.fsdecode(error.filename))
+    if place.is_relative_to(run_path):
+        return f"the disk of {run_path} {fault} and run again; the run continues from here ({error})"
+    variable = _moves(place)
+    other = f", or set {variable} to a folder on another one," if variable else ""
+    return f"the disk of {place} {fault}{other} and run again; the run continues from here ({error})"
+
+
+def _moves(place: Path) -> str | None:
+    """The variable that moves a file elsewhere; None where there is none."""
+    if place.is_relative_to(default_cache_dir()):
+        return "SLICEMAMBA_CACHE"
+    return "HOME" if place.is_relative_to(Path.home()) else None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cluster.connect import ENVIRONMENT, use_local_token
+from cluster.connect import ENVIRONMENT, spare_proxy, use_local_token
 from slicemamba.errors import InputError
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def _connect(address: str) -> JobSubmissionClient:
 def _translated(address: str) -> Iterator[None]:
     """Turns what Ray's client raises into the two errors above."""
     use_local_token()  # before Ray is imported, which reads it then
+    spare_proxy()
     from ray.exceptions import AuthenticationError
 
     try:

@@ -25,6 +25,7 @@ from slicemamba.errors import InputError, RunFailedError
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
+_LONGEST_TEMP = 30  # characters; what Ray puts behind takes some seventy
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[Started
     ports = HeadPorts.free()
     head = ports.head
     # A short name, as the paths of the sockets in it are limited to 107 characters.
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+    base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_TEMP else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="ray", dir=base, ignore_cleanup_errors=True) as folder:
         command = [*ports.start_command(num_cpus=num_cpus, num_gpus=num_gpus, folder=folder), "--block"]
         with started(command, environment=head.environment, log=log) as process, _variables(head.environment):
             deadline = time.monotonic() + _START_SECONDS

@@ -1,9 +1,9 @@
 """What a run tells Ray's metrics endpoint, for Prometheus and the dashboards on it.
 
-Every metric has the labels ``run``, the name of the run's folder, and ``phase``; Ray puts ``ray_`` before its name and
-the counter's ``_total`` behind. Gauges are of the run as a whole, so they go on where they were when it is resumed;
-the counter and the histogram are of what this driver has seen. The driver sets those of a search, the first worker
-those of a training.
+Every metric has the labels ``run``, the name of the run's folder with percent-encoding of what is not ASCII, and
+``phase``; Ray puts ``ray_`` before its name and the counter's ``_total`` behind. Gauges are of the run as a whole, so
+they go on where they were when it is resumed; the counter and the histogram are of what this driver has seen. The
+driver sets those of a search, the first worker those of a training.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 from nas.study import Trial, TrialState
 from nas.tally import SearchTally
+from slicemamba.text import ascii_name
 
 _SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]
 _LABELS = ("run", "phase")
@@ -30,7 +31,7 @@ class SearchMetrics:
 
     def __init__(self, run: str, phase: str) -> None:
         def labelled(metric: M) -> M:
-            metric.set_default_tags({"run": run, "phase": phase})
+            metric.set_default_tags({"run": ascii_name(run), "phase": phase})
             return metric
 
         self._ended = labelled(Gauge("slicemamba_candidates", "Candidates that ended, by state.", (*_LABELS, "state")))
@@ -75,7 +76,7 @@ class TrainingMetrics:
     """
 
     def __init__(self, run: str, phase: str) -> None:
-        self._tags = {"run": run, "phase": phase}
+        self._tags = {"run": ascii_name(run), "phase": phase}
         self._done = Gauge("slicemamba_training_steps", "Optimiser steps done.", _LABELS)
         self._planned = Gauge("slicemamba_training_steps_planned", "Optimiser steps in all.", _LABELS)
         self._figures = Gauge("slicemamba_training", "Latest figures of the training.", (*_LABELS, "figure"))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import string
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
+from urllib.parse import quote
+
+_PRINTABLE = string.ascii_letters + string.digits + string.punctuation.replace("%", "") + " "
 
 
 def finite(value: Any) -> Any:
@@ -42,6 +46,11 @@ def displayable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {displayable(key): displayable(item) for key, item in value.items()}
     return [displayable(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def ascii_name(text: str) -> str:
+    """The text for what takes nothing but ASCII, as Ray's metrics and HTTP headers do: the rest percent-encoded."""
+    return quote(text, safe=_PRINTABLE, errors="surrogateescape")
 
 
 def figure_text(text: str) -> str:

@@ -86,7 +86,7 @@ def test_no_writer_leaves_a_part_and_all_name_the_file_where_the_disk_takes_no_m
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
     assert made.stdout.splitlines() == [f"{errno.EFBIG} {tmp_path / name}" for name in WRITERS]
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

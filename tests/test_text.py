@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from slicemamba.files import save_figure
-from slicemamba.text import figure_text, finite, to_json, well_formed
+from slicemamba.text import ascii_name, displayable, figure_text, finite, to_json, well_formed
 
 
 def test_numbers_that_are_not_finite_become_null_wherever_they_stand() -> None:
@@ -25,6 +25,16 @@ def test_json_is_ascii_and_keeps_halves_of_characters() -> None:
     name = "über \ud800"
     assert to_json(name).isascii()
     assert json.loads(to_json(name)) == name
+
+
+def test_name_for_what_takes_ascii_alone() -> None:
+    assert ascii_name("run 1 (a)") == "run 1 (a)"
+    assert ascii_name("über%") == "%C3%BCber%25"
+    assert ascii_name("\udcff图") == "%FF%E5%9B%BE"
+
+
+def test_what_an_older_version_stored_can_be_shown() -> None:
+    assert displayable({"a\ud800": ["\udfff", 1, {"b": None}]}) == {"a?": ["?", 1, {"b": None}]}
 
 
 def test_halves_of_characters_are_not_kept_in_text() -> None:

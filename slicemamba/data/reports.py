@@ -84,7 +84,7 @@ def remember(cache_dir: Path | None, report: DatasetReport) -> None:
         _forget_oldest(cache_dir)
     except OSError as error:
         raise InputError(
-            f"cache folder {cache_dir} cannot be written ({error}); free space or choose another"
+            f"cache folder {cache_dir} cannot be written ({error}); free space, or set SLICEMAMBA_CACHE to another"
         ) from error
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
+import requests
 
+import cluster
 from cluster import connect
 from cluster.connect import check_address, ray_cluster
 from slicemamba.errors import InputError, RunFailedError
@@ -170,3 +174,48 @@ def test_fault_of_a_cluster_that_runs_already_is_told_as_it_is(monkeypatch: pyte
     monkeypatch.setattr(ray, "init", slow)
     with pytest.raises(Exception, match=r"^The current node"), ray_cluster("auto"):
         pass
+
+
+def test_this_machine_is_not_reached_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No client of Ray's would find a Ray of this machine otherwise; they read the variables themselves."""
+    monkeypatch.setenv("http_proxy", "http://192.0.2.9:3128")
+    monkeypatch.setenv("no_proxy", "intranet,localhost")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    connect.spare_proxy()
+    connect.spare_proxy()
+    assert os.environ["no_proxy"] == "intranet,localhost,127.0.0.1,::1"
+    assert requests.utils.should_bypass_proxies("http://127.0.0.1:8265/api/version", no_proxy=None)
+    assert not requests.utils.should_bypass_proxies("http://example.org/", no_proxy=None)
+
+
+def test_temporary_folder_with_too_long_a_path_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise OSError("AF_UNIX path length cannot exceed 107 bytes: /very/long/session/sockets/raylet")
+
+    monkeypatch.setenv("RAY_TMPDIR", "/very/long")
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(InputError, match=r"folder /very/long has too long a path .* set RAY_TMPDIR to a short one"):
+        connect._start_own({})
+
+
+def test_ray_of_ones_own_keeps_no_token_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    connect._choose_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("mine")
+    connect._choose_token()
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_workers_look_for_modules_where_the_packages_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's cluster.py or nas/ in the working directory would be found before ours."""
+    monkeypatch.chdir(tmp_path)
+    with connect._in_folder_of_packages():
+        assert Path.cwd() == Path(cluster.__file__).resolve().parents[1]
+    assert Path.cwd() == tmp_path

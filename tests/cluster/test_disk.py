@@ -169,3 +169,18 @@ def test_reserve_gives_its_room_back(small_disk: Path) -> None:
     fill(small_disk)
     reserve.give_up()
     (small_disk / "last words").write_bytes(bytes(4096))
+
+
+def test_fault_of_another_disk_names_it_and_the_variable_that_moves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SLICEMAMBA_CACHE", raising=False)
+    run = tmp_path / "run"
+    for place, says in {
+        tmp_path / "home" / ".ray" / "auth_token": "home/.ray/auth_token is read-only.*, or set HOME to",
+        tmp_path / "home" / ".cache" / "slicemamba" / "a": "is read-only.*, or set SLICEMAMBA_CACHE to",
+        run / "result.json": f"the disk of {run} is read-only; make it writable and run again",
+    }.items():
+        with pytest.raises(RunFailedError, match=says), disk_faults(run):
+            raise OSError(errno.EROFS, "Read-only file system", str(place))
