@@ -59,7 +59,7 @@ def register(app: typer.Typer) -> None:
     app.command("train-supernet", rich_help_panel=TRAIN)(train_supernet)
     app.command(rich_help_panel=TRAIN)(pretrain)
     app.command("cross-validate", rich_help_panel=TRAIN)(cross_validate)
-    for command in (report, audit, pick, compare, restore):
+    for command in (report, audit, pick, compare, restore, repair):
         app.command(rich_help_panel=USE)(command)
 
 
@@ -214,6 +214,28 @@ def restore(
         raise InputError("no object store is given; use --store or set SLICEMAMBA_STORE")
     brought = bring_all(RunFolder(run), store)
     typer.echo(f"downloaded: {', '.join(brought)}" if brought else f"the store has nothing newer than {run}")
+
+
+def repair(run: Annotated[Path, typer.Argument(help="Folder of the run.")]) -> None:
+    """Cut a damaged study off behind its last whole record; repeat the run's command to evaluate the rest anew."""
+    from cluster.lease import held
+    from cluster.run_folder import JOURNAL, RunFolder
+    from nas.damage import cut_damage
+    from slicemamba.errors import InputError
+
+    folder = RunFolder(run)
+    journal = folder.path / JOURNAL
+    if not journal.is_file():
+        raise InputError(f"{journal} does not exist: give the folder of a search, whose trials are kept in a file")
+    with held(folder.path):  # no driver writes to it meanwhile
+        cut = cut_damage(journal)
+        if cut is not None and folder.result_path.exists():
+            folder.set_aside_result()  # else the run would count as finished without the trials that were lost
+    if cut is None:
+        typer.echo(f"{journal} is whole; nothing was changed")
+        return
+    damage, aside = cut
+    typer.echo(f"{damage}\nthe damaged file is now {aside.name}; repeat the run's command to evaluate the rest anew")
 
 
 def cross_validate(

@@ -37,6 +37,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from slicemamba.errors import InputError
 from slicemamba.files import writing
 from slicemamba.text import to_json
 
@@ -209,11 +210,16 @@ class RunFolder:
             self.lease.check()
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The file's content, None where it does not exist."""
+        """The file's content, None where it does not exist. Raises InputError where it is damaged."""
         try:
             values: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise InputError(
+                f"{self.path / name} is damaged ({error}); bring it back from a copy (`slicemamba restore` where runs "
+                "are kept in a store), or remove it and repeat the run's command, which makes it anew"
+            ) from None
         return values
 
     def write_status(self, status: RunStatus) -> None:
@@ -226,7 +232,7 @@ class RunFolder:
         It is written whole, but a machine that loses its power may leave an empty file: then Ray's word counts.
         """
         try:
-            return RunStatus.model_validate_json((self.path / STATUS).read_bytes())
+            return RunStatus.model_validate(json.loads((self.path / STATUS).read_bytes()))
         except (FileNotFoundError, ValueError):
             return None
 

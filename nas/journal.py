@@ -8,7 +8,6 @@ installed writes it still, and ``tests/nas/test_journal.py`` holds the two reade
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from dataclasses import dataclass, field
@@ -21,8 +20,8 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState as OptunaState
-from pydantic_core import from_json
 
+from nas.damage import parse_record
 from nas.space import SearchSpace
 from nas.study import Study, Trial, TrialReader, as_trial, open_storage
 from slicemamba.architecture import Block
@@ -72,14 +71,6 @@ class _OpenTrial:
 
     def as_trial(self) -> Trial:
         return as_trial(self.number, self.state, self.user_attrs, _moment(self.started), _moment(self.ended))
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = from_json(line)
-    except ValueError:  # half of a surrogate pair, as in the name of a file, which only Python's parser takes
-        record = json.loads(line)
-    return record
 
 
 def _moment(text: str | None) -> datetime | None:
@@ -143,8 +134,10 @@ class JournalReader:
     def read(self, name: str) -> list[Trial]:
         """Trials of the study of this name, by number: the same list for as long as nothing is new.
 
+        Of a journal that is damaged in the middle those before the damage, as ``nas.damage`` keeps them.
+
         Raises:
-            ValueError: a line is no record of a journal.
+            ValueError: a record is of a later version.
         """
         with self._lock:
             self._catch_up()
@@ -166,17 +159,13 @@ class JournalReader:
                 self._begin()
             self._file = identity
             file.seek(self._offset)
-            broken: ValueError | None = None
             for line in file:
                 if not line.endswith(b"\n"):
                     return
-                if broken is not None:  # it is not the last, which may yet be written anew
-                    raise broken
                 try:
-                    record = _parse(line)
-                except ValueError as error:
-                    broken = ValueError(f"{self._path} has an invalid record at byte {self._offset}: {error}")
-                    continue
+                    record = parse_record(line)
+                except ValueError:  # the last one may yet be written anew; behind any other nothing can be taken up
+                    return
                 self._apply(record)
                 self._offset += len(line)
                 self.bytes_read += len(line)

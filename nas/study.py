@@ -32,6 +32,7 @@ from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 from pydantic import BaseModel, ConfigDict
 
+from nas.damage import check_journal
 from nas.objectives import OBJECTIVES, Constraints, loss_matrix, losses, violation
 from nas.pareto import ParetoFront, pareto_mask
 from nas.patience import Patience
@@ -110,13 +111,18 @@ def _name_objectives(study: str, storage: BaseStorage, objectives: tuple[str, ..
 
 
 def open_storage(location: str | Path | BaseStorage) -> BaseStorage:
-    """A journal file for a path, a database for an SQLAlchemy URL; a storage that is open already as it is."""
+    """A journal file for a path, a database for an SQLAlchemy URL; a storage that is open already as it is.
+
+    Raises:
+        InputError: the journal is damaged; says how to go on.
+    """
     if isinstance(location, BaseStorage):
         return location
     if isinstance(location, str) and "://" in location:
         return get_storage(location)
     path = Path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
+    check_journal(path)
     return JournalStorage(JournalFileBackend(str(path)))
 
 

@@ -296,3 +296,18 @@ def test_front_and_curve_kept_up_are_those_made_anew(bench: Bench) -> None:
                 assert [whole[place - 1] for _, place, _ in kept] == pytest.approx([volume for *_, volume in kept])
                 assert kept[-1][1] == len(whole)
                 assert len({round(volume, 9) for volume in whole}) <= len(kept)
+
+
+def test_trials_before_the_damage_of_a_study_stay_readable(bench: Bench) -> None:
+    search_id = bench.submit()
+    folder = bench.folder(search_id)
+    write_study(folder, [{"dice": 0.5 + i / 100, "hd95": 3.0} for i in range(4)])
+    journal = folder.path / "search.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:8], bytes(len(lines[8]) - 1) + b"\n", *lines[9:]]))
+    url = f"/v1/searches/{search_id}"
+    page = bench.http.get(f"{url}/trials")
+    assert (page.status_code, page.json()["total"]) == (200, 2)
+    for place in ("pareto", "hypervolume", "trials/0"):
+        assert bench.http.get(f"{url}/{place}").status_code == 200
+    assert bench.http.get(f"{url}/trials.csv").text.count("COMPLETED") == 2

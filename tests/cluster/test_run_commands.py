@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 from cluster import cli, driver
 from cluster.progress import progress_view, show_status
-from cluster.run_folder import Progress, RunStatus
+from cluster.run_folder import Progress, RunFolder, RunStatus
+from nas.space import SearchSpace
+from nas.study import Study
 from slicemamba.errors import InputError
 
 
@@ -96,3 +98,24 @@ def test_progress_outside_of_a_terminal_is_told_in_order_and_once() -> None:
         "Random baseline",
         "Random baseline: 0/4 trials",
     ]
+
+
+def test_damaged_study_is_repaired_and_its_run_counts_as_unfinished(app: typer.Typer, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    space = SearchSpace(((2, 2), (4, 4)), (1, 1))
+    study = Study(tmp_path / "run" / "search.journal", "search", space, ("dice",), "random")
+    for number in range(3):
+        study.start(space.decode([number & 1, number >> 1]), origin="random", asked_after=number)
+    run.write_json("result.json", {})
+    journal = run.path / "search.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    said = CliRunner().invoke(app, ["repair", str(run.path)], catch_exceptions=False).stdout
+    assert "is whole; nothing was changed" in said
+    journal.write_bytes(b"".join([*lines[:3], bytes(20) + b"\n", *lines[4:]]))
+    said = CliRunner().invoke(app, ["repair", str(run.path)], catch_exceptions=False).stdout
+    assert f"{journal} is damaged in line 4; the 1 trials begun before it are whole, and 1 or more behind it" in said
+    assert journal.read_bytes() == b"".join(lines[:3])
+    assert (run.path / "search.journal.damaged-1").exists()
+    assert not run.result_path.exists()
+    with pytest.raises(InputError, match="give the folder of a search"):
+        CliRunner().invoke(app, ["repair", str(tmp_path)], catch_exceptions=False)

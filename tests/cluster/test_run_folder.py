@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster.run_folder import STUDY_VARIABLE, Progress, RunFolder, RunStatus
+from slicemamba.errors import InputError
 
 
 @pytest.fixture
@@ -174,3 +175,10 @@ def test_one_file_written_by_many_threads_is_always_whole(run: RunFolder) -> Non
             list(pool.map(lambda value: run.write_json("shared.json", value), values))
             assert run.read_json("shared.json") in values
     assert [path.name for path in run.path.iterdir()] == ["shared.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"a": 1', b"\xff"])
+def test_damaged_file_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "result.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"result\.json is damaged .*bring it back from a copy"):
+        RunFolder(tmp_path).read_json("result.json")
