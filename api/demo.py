@@ -54,7 +54,7 @@ def run_demo(out: Path, folder: Path | None, console: Console) -> int:
     """Runs the demonstration; the results are left in ``out``.
 
     Args:
-        out: made anew; one from an earlier demonstration is replaced.
+        out: made anew; one from an earlier demonstration is replaced once this one has succeeded.
         folder: a data set in the ISIC layout; the synthetic set when None.
         console: for progress and tables.
 
@@ -69,7 +69,24 @@ def run_demo(out: Path, folder: Path | None, console: Console) -> int:
     )
     root = None if folder is None else folder.resolve().parent
     _check(data, folder)
-    _empty(out)
+    place = _place_for(out.resolve())
+    succeeded = _run(place, data, root, console)
+    if not succeeded:
+        return 1
+    if place != out.resolve():
+        shutil.rmtree(out)  # now that the new one is whole
+        place.rename(out)
+    console.print(
+        f"Report: {escape(str(out))}/report.html\n"
+        f"Next, with your own images: {command_line('data', 'check', 'FOLDER')} (laid out as in docs/data.md)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _run(out: Path, data: dict[str, Any], root: Path | None, console: Console) -> bool:
+    """Whether the search succeeded, whose results are then in ``out``."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     job = JOB | {"data": data, "resources": {"train": {"cpus": min(cores, 8)}}}
     console.print(f"Starting Ray on {cores} cores ...")
@@ -85,16 +102,9 @@ def run_demo(out: Path, folder: Path | None, console: Console) -> int:
             except KeyboardInterrupt:
                 console.print("Stopping Ray and the service ...")
                 raise
-    if not succeeded:
-        return 1
-    shutil.rmtree(out / "runs")  # the same files once more
-    console.print(
-        f"Report: {escape(str(out))}/report.html\n"
-        f"Next, with your own images: {command_line('data', 'check', 'FOLDER')} (laid out as in docs/data.md)",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return 0
+    if succeeded:
+        shutil.rmtree(out / "runs")  # the same files once more
+    return succeeded
 
 
 def _check(data: dict[str, Any], folder: Path | None) -> None:
@@ -110,15 +120,24 @@ def _check(data: dict[str, Any], folder: Path | None) -> None:
     check_dataset(DataConfig(name=data["name"], root=folder))
 
 
-def _empty(out: Path) -> None:
-    """Replaces an earlier demonstration, which its ``logs`` folder tells, and nothing else."""
-    if out.exists() and any(out.iterdir()):
-        if not (out / "logs" / "ray.log").is_file():
+def _place_for(out: Path) -> Path:
+    """An empty folder to run in: ``out``, or one beside it while an earlier demonstration is there, which is kept until
+    the new one has succeeded.
+
+    Raises:
+        InputError: a folder holds something else than a demonstration, which its ``logs`` folder tells.
+    """
+    for place in (out, out.with_name(f"{out.name}.new")):
+        if not place.exists() or not any(place.iterdir()):
+            break
+        if not (place / "logs" / "ray.log").is_file():
             raise InputError(
-                f"{out} holds files that do not belong to a demonstration; choose another folder with --out"
+                f"{place} holds files that do not belong to a demonstration; choose another folder with --out"
             )
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+    else:
+        shutil.rmtree(place)  # of a demonstration that failed or was stopped
+    place.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def _wait_for_url(service: Popen[bytes], log: Path) -> str:

@@ -38,6 +38,21 @@ _IN_NUMPY: dict[Intensity, str] = {
     "zscore": "(pixels - pixels.mean()) / max(pixels.std(), 1e-3)",
     "unit": "pixels / 255",
 }
+_TORCH = 'program = torch.export.load("{file}").module()\nlogits = program(torch.from_numpy(batch)).detach().numpy()'
+_RUNS: dict[Format, tuple[str, str, str]] = {
+    "onnx": (
+        "ONNX Runtime",
+        "import onnxruntime",
+        f'session = onnxruntime.InferenceSession("{FILES["onnx"]}")\n(logits,) = session.run(None, {{"image": batch}})',
+    ),
+    "portable": ("torch", "import torch", _TORCH.format(file=FILES["portable"])),
+    "pt2": (
+        "torch, this package",
+        "import slicemamba.ops  # registers the operator\nimport torch",
+        _TORCH.format(file=FILES["pt2"]),
+    ),
+}
+"""For the example of each program: what it needs, its imports, and how ``batch`` becomes ``logits``."""
 
 
 def export_bundle(
@@ -185,7 +200,7 @@ def model_card(
         "- Its probabilities are not calibrated.\n"
         f"- Programs take {height}×{width} pixels only; details smaller than a few pixels at that size are lost.",
         "## Files\n\n" + _files(artifacts),
-        "## Use\n\n" + _example(data),
+        "## Use\n\n" + _example(data, artifacts),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -215,23 +230,30 @@ def _files(artifacts: Sequence[Artifact]) -> str:
     )
 
 
-def _example(data: DataConfig) -> str:
-    """Python that needs neither torch nor this package; for pictures that Pillow reads."""
+def _example(data: DataConfig, artifacts: Sequence[Artifact]) -> str:
+    """Python that opens a program of the bundle, the one that needs the fewest packages, on pictures that Pillow reads;
+    none without any."""
     if data.scales_each:
         return f"`{PREPROCESSING}` tells how its {data.channels} channels are made; `slicemamba predict` does so."
+    made = {artifact.file.name for artifact in artifacts}
     height, width = data.image_size
     labels = "logits[0, 0] > 0" if data.num_classes == 1 else "logits[0].argmax(axis=0)"
-    return f"""With ONNX Runtime, NumPy and Pillow:
+    preferred: tuple[Format, ...] = ("onnx", "portable", "pt2")
+    found = next((name for name in preferred if FILES[name] in made), None)
+    if found is None:
+        return "`slicemamba predict` reads this folder: `slicemamba predict THIS-FOLDER image.png --out masks`."
+    needs, imports, run = _RUNS[found]
+    return f"""With {needs}, NumPy and Pillow:
 
 ```python
 import numpy as np
-import onnxruntime
+{imports}
 from PIL import Image
 
-session = onnxruntime.InferenceSession("model.onnx")
 picture = Image.open("image.png").convert("RGB").resize(({width}, {height}), Image.Resampling.BILINEAR)
 pixels = np.asarray(picture, dtype=np.float32)
 pixels = {_IN_NUMPY[data.intensity]}
-(logits,) = session.run(None, {{"image": pixels.transpose(2, 0, 1)[None].astype(np.float32)}})
+batch = pixels.transpose(2, 0, 1)[None].astype(np.float32)
+{run}
 mask = {labels}  # ({height}, {width})
 ```"""

@@ -177,6 +177,25 @@ def test_the_cards_example_gives_the_networks_mask(
     assert np.array_equal(found["mask"], expected)
 
 
+@pytest.mark.parametrize("exported", [["model_portable.pt2"], ["model.pt2"], []])
+def test_the_cards_example_opens_what_was_exported(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: list[str]
+) -> None:
+    artifacts = [Artifact(bundle / name, 0.0, 0.0) for name in exported]
+    text = model_card(read_card(bundle), DATA, None, artifacts, 1)
+    if not exported:
+        assert "slicemamba predict" in text.split("## Use")[1]
+        assert "```python" not in text
+        return
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "image.png")
+    (tmp_path / exported[0]).write_bytes((bundle / exported[0]).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], found)
+    assert found["mask"].shape == (32, 40)
+    assert found["logits"].shape == (1, 1, 32, 40)
+
+
 @pytest.mark.parametrize("intensity", ["minmax", "zscore", "unit"])
 @pytest.mark.parametrize("num_classes", [1, 4])
 def test_card_without_scores(tmp_path: Path, intensity: str, num_classes: int) -> None:
