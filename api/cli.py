@@ -99,13 +99,16 @@ def serve(
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets that requests may name.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray's job server; default: http://127.0.0.1:8265.")] = None,
     database_url: Database = None,
+    root_path: Annotated[
+        str | None, typer.Option(help="Prefix under which a reverse proxy shows the service: /nas.")
+    ] = None,
 ) -> None:
     """Run the service. SLICEMAMBA_* variables set the same options (docs/api.md)."""
     from api.serving import serve as run
     from api.settings import Settings
 
     given: dict[str, Any] = {"host": host, "port": port, "runs_dir": runs_dir, "data_root": data}
-    given |= {"ray_address": ray_address, "database_url": database_url}
+    given |= {"ray_address": ray_address, "database_url": database_url, "root_path": root_path}
     run(Settings.from_env(**given))
 
 

@@ -61,6 +61,11 @@ async def parts_of(request: Request) -> Parts:
 AppParts = Annotated[Parts, Depends(parts_of)]
 
 
+def link(request: Request, name: str, **parts: str) -> str:
+    """The path of a route, below the prefix that a proxy has taken off."""
+    return f"{request.scope.get('root_path', '')}{request.app.url_path_for(name, **parts)}"
+
+
 def page_token(place: str | int) -> str:
     """Opaque, so that clients do not come to rely on what is in it."""
     return base64.urlsafe_b64encode(str(place).encode()).decode().rstrip("=")

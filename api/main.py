@@ -77,7 +77,7 @@ def create_app(settings: Settings, jobs: Jobs = ray_jobs) -> FastAPI:
     app.include_router(health.router)
     dashboard.install(app)
     problems.install(app)
-    app.add_middleware(Gate, telemetry=parts.telemetry, local=settings.local)
+    app.add_middleware(Gate, telemetry=parts.telemetry, local=settings.local, root_path=settings.root_path)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.settings import is_loopback
+from api.settings import PREFIX, is_loopback
 from api.telemetry import Telemetry
 
 access_log = logging.getLogger("api.access")
@@ -45,18 +45,21 @@ class Gate:
         app: the rest of it.
         telemetry: counts requests.
         local: refuse what a page of another site may have sent, as nobody is asked for a token.
+        root_path: prefix that a proxy before the service takes off, where it does not say so in X-Forwarded-Prefix.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, local: bool) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, local: bool, root_path: str = "") -> None:
         self._app = app
         self._telemetry = telemetry
         self._local = local
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        _put_below(scope, headers.get("X-Forwarded-Prefix", "").rstrip("/") or self._root_path)
         given = headers.get("X-Request-ID", "")
         # What may be asked for may be asked about: HEAD is GET without the body.
         answered = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
@@ -129,6 +132,20 @@ class _Exchange:
         start = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
         await self.send({"type": "http.response.start", "status": int(status), "headers": start})
         await self.send({"type": "http.response.body", "body": json.dumps(body).encode()})
+
+
+def _put_below(scope: Scope, prefix: str) -> None:
+    """Puts the request below a prefix, as ASGI has it: ``path`` begins with ``root_path``, even if a proxy cut it.
+
+    A prefix of another form than a path's is passed over, as it would end up in Location.
+    """
+    if not re.fullmatch(PREFIX, prefix) or not prefix:
+        return
+    scope["root_path"] = prefix
+    if not f"{scope['path']}/".startswith(f"{prefix}/"):
+        scope["path"] = prefix + scope["path"]
+        if scope.get("raw_path") is not None:
+            scope["raw_path"] = prefix.encode() + scope["raw_path"]
 
 
 def _is_from_here(headers: Headers) -> bool:

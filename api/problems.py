@@ -137,7 +137,8 @@ def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
 def _methods(request: Request) -> list[str]:
     """All methods of this path; the exception knows those of the first matching route only."""
     paths = request.app.openapi()["paths"]
-    template = request.scope["route"].path if "route" in request.scope else request.url.path
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    template = request.scope["route"].path if "route" in request.scope else path
     return sorted(method.upper() for method in paths.get(template.replace(":path}", "}"), {}))
 
 

@@ -15,6 +15,9 @@ from slicemamba.config import Config, validate
 
 DEFAULT_RAY_ADDRESS = "http://127.0.0.1:8265"
 
+PREFIX = r"(?:/[A-Za-z0-9._~-]+)*"
+"""Form of a path below which the service is shown: none, ``/nas``, ``/tools/nas``."""
+
 VARIABLES = {
     "database_url": "SLICEMAMBA_DATABASE_URL",
     "runs_dir": "SLICEMAMBA_RUNS_DIR",
@@ -26,6 +29,7 @@ VARIABLES = {
     "stale_seconds": "SLICEMAMBA_STALE_SECONDS",
     "require_tokens": "SLICEMAMBA_REQUIRE_TOKENS",
     "writes_per_minute": "SLICEMAMBA_WRITES_PER_MINUTE",
+    "root_path": "SLICEMAMBA_ROOT_PATH",
 }
 
 
@@ -42,6 +46,8 @@ class Settings(Config):
         stale_seconds: a driver whose status is older, and whose Ray job is gone, counts as dead.
         require_tokens: whether requests need a token; null: yes, unless only this machine can reach the service.
         writes_per_minute: submissions and other changes per client; more are answered with 429.
+        root_path: prefix, such as ``/nas``, under which a reverse proxy shows the service; a proxy may say it in the
+            header ``X-Forwarded-Prefix`` instead.
     """
 
     database_url: str | None = None
@@ -54,6 +60,7 @@ class Settings(Config):
     stale_seconds: PositiveFloat = 60.0
     require_tokens: bool | None = None
     writes_per_minute: PositiveFloat = 600.0
+    root_path: Annotated[str, Field(pattern=f"^{PREFIX}$")] = ""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:

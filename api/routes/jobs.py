@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse
 
 from api import schemas
 from api.bodies import StrictRoute
-from api.deps import AppParts, Parts
+from api.deps import AppParts, Parts, link
 from api.models import Search
 from api.routes.searches import BUSY_STUDY, CHANGES, UNKNOWN, IfMatch, listed, readable
 from api.routes.streams import EVENT_STREAM, LOG_RESPONSES, Accept, Follow, LastEventId, Tail, answer_log
@@ -51,7 +51,7 @@ def _answer(response: Response, parts: Parts, row: Search) -> schemas.Job:
 
 def _accepted(request: Request, response: Response, parts: Parts, submitted: tuple[Search, bool]) -> schemas.Job:
     row, new = submitted
-    response.headers["Location"] = str(request.app.url_path_for("get_job", job_id=row.id))
+    response.headers["Location"] = link(request, "get_job", job_id=row.id)
     if not new:
         response.headers["Idempotent-Replayed"] = "true"
     return _answer(response, parts, row)

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 from api import schemas
 from api.bodies import StrictRoute
-from api.deps import AppParts, Parts, bad_token, page_token, read_page_token, written_in_its_thread
+from api.deps import AppParts, Parts, bad_token, link, page_token, read_page_token, written_in_its_thread
 from api.earlier import earlier_searches
 from api.estimate import estimate, num_evaluations, work_of
 from api.models import Search
-from api.problems import bad_parameter
+from api.problems import ProblemError, bad_parameter, conflict
 from api.schemas import Problem
 from api.service import SAFE_ID, Filter, etag
 from api.specs import EXAMPLE, JobBody, public_spec
@@ -59,23 +59,30 @@ def _summary(parts: Parts, search: Search) -> schemas.SearchSummary:
 
 
 def readable(kind: type[Row], row: Search) -> Row:
-    """What a list shows of a row; without its progress where another version has written that in its own way."""
+    """What is shown of a row; without its progress where another version has written that in its own way.
+
+    Raises:
+        ProblemError: nothing of it can be shown (409).
+    """
     try:
         return kind.model_validate(row)
     except ValidationError:
         known = {name: getattr(row, name, None) for name in kind.model_fields}
         note = "its progress was written by another version and cannot be shown"
+    try:
         return kind.model_validate({**known, "progress": {}, "message": row.message or note})
+    except ValidationError:
+        raise conflict(f"{row.title} was written by another version of the service and cannot be shown") from None
 
 
 def listed(rows: Iterable[Search], show: Callable[[Search], Row]) -> list[Row]:
-    """What is shown of each row. One that cannot be shown at all is left out and logged: it breaks no list."""
+    """What is shown of each row; one that cannot be shown is left out, and the log says so: it breaks no list."""
     found = []
     for row in rows:
         try:
             found.append(show(row))
-        except ValidationError:
-            logger.exception("%s cannot be shown", row.title)
+        except ProblemError as error:
+            logger.warning("%s", error.detail)
     return found
 
 
@@ -107,7 +114,7 @@ async def submit(
 
     def take_in() -> schemas.Search:
         search, new = parts.service.submit(body, idempotency_key)
-        response.headers["Location"] = str(request.app.url_path_for("get_search", search_id=search.id))
+        response.headers["Location"] = link(request, "get_search", search_id=search.id)
         if not new:
             response.headers["Idempotent-Replayed"] = "true"
         return _answer(response, parts, search)

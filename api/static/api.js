@@ -13,6 +13,9 @@ const KEY = "slicemamba-token";
 let askForToken = async () => null;
 export const onTokenNeeded = (ask) => { askForToken = ask; };
 
+// Below the page's own folder, wherever a proxy shows it.
+const place = (path) => new URL(path.slice(1), new URL(".", document.baseURI)).href;
+
 export async function send(method, path, body, headers = {}, signal = undefined) {
   const token = sessionStorage.getItem(KEY);
   const options = { method, headers: { ...headers }, signal };
@@ -23,7 +26,7 @@ export async function send(method, path, body, headers = {}, signal = undefined)
   }
   let response;
   try {
-    response = await fetch(path, options);
+    response = await fetch(place(path), options);
   } catch {
     throw new Problem(0, { detail: "the service does not answer" });
   }
@@ -97,7 +100,7 @@ export async function download(path, name) {
 
 // A page of a run goes to a window without an origin: its scripts run there, and reach neither the service nor the token.
 export async function openPage(path) {
-  const shown = window.open("/view", "_blank");
+  const shown = window.open(place("/view"), "_blank");
   if (!shown) throw new Problem(0, { detail: "the browser blocked a new window; allow pop-ups for this page" });
   const ready = new Promise((go) => {
     addEventListener("message", function hear(event) {

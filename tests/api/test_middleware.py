@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,3 +137,31 @@ def test_figures_for_prometheus(bench: Bench) -> None:
     assert requests["POST", "/v1/searches", "202"] == 2
     assert requests["GET", "/v1/searches/{search_id}", "404"] == 1  # by route, so that ids make no series of their own
     assert requests["other", "/healthz", "405"] == 3  # nor does what anybody makes up
+
+
+@pytest.mark.parametrize("by_header", [True, False])
+@pytest.mark.parametrize("cut", [True, False])
+def test_service_below_a_prefix(tmp_path: Path, by_header: bool, cut: bool) -> None:
+    """Behind a proxy that takes the prefix off, as nginx does for ``proxy_pass http://…/``, and one that does not."""
+    bench = Bench(tmp_path / "runs", root_path="" if by_header else "/tools/nas")
+    headers = {"X-Forwarded-Prefix": "/tools/nas/"} if by_header else {}
+    below = "" if cut else "/tools/nas"
+    made = bench.http.post(f"{below}/v1/searches", json=BODY, headers=headers)
+    assert made.status_code == 202
+    assert made.headers["Location"] == f"/tools/nas/v1/searches/{made.json()['id']}"
+    assert bench.http.get(f"{below}/v1/searches", headers=headers).status_code == 200
+    page = bench.http.get(f"{below}/", headers=headers)
+    links = re.findall(r'(?:src|href)="([^"#]*)"', page.text)
+    assert "static/main.js" in links
+    for link in links:
+        assert not link.startswith("/")  # from the folder of the page, wherever it is shown
+        assert bench.http.get(f"{below}/{link}", headers=headers).status_code == 200, link
+    refused = bench.http.put(f"{below}/v1/searches", headers=headers)
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "GET, POST")
+    assert "/tools/nas/openapi.json" in bench.http.get(f"{below}/docs", headers=headers).text
+
+
+@pytest.mark.parametrize("prefix", ["//evil.example", "/a b", "nas", "/<b>", "/nas\r\nX: y"])
+def test_prefix_of_another_form_is_passed_over(bench: Bench, prefix: str) -> None:
+    made = bench.http.post("/v1/searches", json=BODY, headers={"X-Forwarded-Prefix": prefix.replace("\r\n", " ")})
+    assert made.headers["Location"] == f"/v1/searches/{made.json()['id']}"
