@@ -6,6 +6,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -351,15 +352,19 @@ def check_document(values: Mapping[str, Any], source: str, used: Collection[str]
     kind = values.get("kind", "search")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise InputError(f"{source}: kind {one_of(list(_KINDS), kind)}", pointer="/kind")
-    # Without a kind, it may be meant for any command.
-    kinds: list[type[_AnyJob]] = [_KINDS[kind]] if "kind" in values else [RetrainJob, SupernetJob, SearchJob]
-    fields = {name: field for one in kinds for name, field in one.model_fields.items()}
-    parts: dict[str, Any] = {}
-    for name, field in fields.items():
-        parts[name] = (Annotated[(field.annotation, *field.metadata, None)], None)  # none of them needed
     rest = {name: value for name, value in values.items() if name not in (*used, "kind")}
-    validate(create_model("Document", __base__=Config, **parts), rest, source=source)
+    validate(_document(kind if "kind" in values else None), rest, source=source)
     return list(rest)
+
+
+@lru_cache
+def _document(kind: str | None) -> type[Config]:
+    """All parts of a kind of job, none of them needed; without a kind, those of any command."""
+    kinds: list[type[_AnyJob]] = [RetrainJob, SupernetJob, SearchJob] if kind is None else [_KINDS[kind]]
+    parts: dict[str, Any] = {}
+    for name, field in ((name, field) for one in kinds for name, field in one.model_fields.items()):
+        parts[name] = (Annotated[(field.annotation, *field.metadata, None)], None)
+    return create_model("Document", __base__=Config, **parts)
 
 
 def load_job(path: Path, overrides: list[str] | None = None, **fields: Any) -> Job:

@@ -25,5 +25,8 @@ PAGES = {
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages."""
     for path, page in PAGES.items():
+        said = files.get_file_from_path(path)  # how to build the page, for who reads the sources
+        if said is not None:
+            files.remove(said)
         files.append(File.generated(config, path, content=page()))
     return files

@@ -544,9 +544,9 @@ def _sentence(item: ErrorDetails, schema: Any) -> str:
     if kind == "path_type":
         return f"must be a path{got}"
     if kind in _CHOICES:
-        context = item["ctx"]
-        choices = re.findall(r"'([^']*)'", str(context.get("expected", context.get("expected_tags"))))
-        return one_of(choices, came)
+        expected = str(item["ctx"].get("expected", item["ctx"].get("expected_tags")))
+        choices = re.findall(r"'([^']*)'", expected)
+        return one_of(choices, came) if choices else f"must be {expected}{got}"
     message = message.replace("Input should be", "must be", 1)
     return message if isinstance(came, (dict, list)) else f"{message}{got}"
 
