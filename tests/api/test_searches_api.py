@@ -51,7 +51,7 @@ def test_submitted_search_is_queued_and_found_at_its_location(bench: Bench) -> N
         ({"data": {"name": "kvasir"}}, "/data/name", "known: synthetic"),
         ({"data": {"name": "x", "root": "/etc"}}, "/data/root", "/v1/datasets"),
         ({"init": "/etc/passwd"}, "/init", "'supernet' or null only"),
-        ({"search": {"objectives": ["beauty"]}}, "/search/objectives/0", "'dice'"),
+        ({"search": {"objectives": ["beauty"]}}, "/search/objectives/0", "must be one of dice"),
         ({"space": {"choices": ["0x2", "2x2"]}}, "/space/choices/0", "1 or more"),
         ({"serach": {}}, "/serach", "unknown field"),
         ({"search": {"num_trials": 10**9}, "space": {"choices": ["1x1", "2x2"]}}, "", "none is evaluated twice"),
