@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -21,6 +20,7 @@ from slicemamba.data.prepare import building
 from slicemamba.data.reading import IGNORED, read_pair
 from slicemamba.data.splits import split_pairs
 from slicemamba.errors import InputError
+from slicemamba.files import write_json
 
 SPLITS_FILE = "splits_final.json"
 _FOLDER = re.compile(r"Dataset\d{3}_[A-Za-z0-9_-]+")
@@ -107,4 +107,4 @@ def _description(config: DataConfig, count: int) -> dict[str, Any]:
 
 
 def _write_json(path: Path, values: object) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, values)

@@ -22,6 +22,7 @@ from slicemamba.data.prepare_synapse import write_case, write_lists
 from slicemamba.data.reading import read_mask_values
 from slicemamba.data.splits import SPLITS
 from slicemamba.data.volumes import Volume, check_orientation, read_volume, turned_to
+from slicemamba.files import write_json
 
 _MOST_LABEL = 255
 
@@ -88,7 +89,7 @@ def prepare_volumes(
         )
         options = options_of(sorted(values)) | {"groups": _told_groups(names, groups)}
         write_description(workplace, validate(Description, options, source="dataset.yaml"))
-        (workplace / SUMMARY_FILE).write_text(summary.model_dump_json(indent=2))
+        write_json(workplace / SUMMARY_FILE, summary.model_dump(mode="json"))
     return summary
 
 
