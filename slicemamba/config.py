@@ -56,6 +56,9 @@ def _check_name(value: object) -> object:
 DataName = Annotated[str, Field(pattern=DATA_NAME.pattern), BeforeValidator(_check_name)]
 
 
+_LARGEST = 2**53  # from which on floats pass over whole numbers, as JavaScript's in the dashboard do
+
+
 def _is_encodable(text: str) -> bool:
     try:
         text.encode("utf-8", "surrogateescape")
@@ -87,6 +90,14 @@ class Config(BaseModel):
         assert info.field_name is not None
         if isinstance(value, bool) and not _takes_bool(cls.model_fields[info.field_name].annotation):
             raise ValueError(f"must not be true or false (in YAML also yes, no, on and off); got {value}")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_slip_of_the_pen(cls, value: object) -> object:
+        """No option counts so far, and sizes that follow from such numbers are none that floats hold."""
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise ValueError(f"must lie between -{_LARGEST} and {_LARGEST}; got a number beyond")
         return value
 
     @field_validator("*", mode="before")

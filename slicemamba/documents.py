@@ -38,8 +38,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         first: dict[Hashable, int] = {}
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key_node.tag == _MERGE:  # brings keys that may be given anew
+                continue
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if key_node.tag == _MERGE or not isinstance(key, Hashable):
+            if not isinstance(key, Hashable):
                 continue
             if key in first:
                 raise yaml.YAMLError(

@@ -222,6 +222,7 @@ def test_weights_that_do_not_fit_are_refused_before_anything_runs(tmp_path: Path
 
 def test_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pth").touch()
     job = resolve_init(parse_job({"init": "weights.pth"}))
     assert isinstance(job, SearchJob)
     assert init_source(job, RunFolder(tmp_path / "run")) == tmp_path / "weights.pth"
