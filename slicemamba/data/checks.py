@@ -23,6 +23,7 @@ from slicemamba.data.description import read_description
 from slicemamba.data.facts import Facts, examine
 from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import Pair, find_pairs, fingerprint_files
+from slicemamba.data.likeness import alike_pairs
 from slicemamba.data.parallel import Progress, run_parallel
 from slicemamba.data.patients import groups_of, patients_of
 from slicemamba.data.reports import DatasetReport, recall, remember
@@ -32,7 +33,7 @@ from slicemamba.errors import name_some
 
 __all__ = ["DatasetReport", "Pair", "check_dataset", "find_pairs", "list_datasets", "resolve_root"]
 
-CHECKS_VERSION = 5
+CHECKS_VERSION = 6
 """Raised when the checks change, so that remembered reports of older ones are not used."""
 
 _FEW = 10
@@ -240,10 +241,32 @@ def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str
             f"{len(without_alpha)} images have an alpha channel that is the same everywhere and is dropped: "
             f"{name_some(without_alpha)}"
         )
+    alike = _alike(splits, facts)
+    if alike:
+        found.append(
+            f"{len(alike)} pairs of images in different splits look alike, as copies or neighbouring frames do, so "
+            f"scores are too good: {name_some(alike)}; `slicemamba data prepare` keeps such images together"
+        )
     unseen = _unseen_classes(config, facts["train"])
     if unseen:
         found.append(f"no train mask holds class {name_some(unseen)}; the network cannot learn it")
     return _small_splits(config, splits) + found + _option_warnings(config, splits, facts)
+
+
+def _alike(splits: dict[str, list[Pair]], facts: dict[str, list[Facts]]) -> list[str]:
+    """Pairs of images in different splits that look alike; equal ones are a fault of their own."""
+    rows = [
+        (split, pair, one, one.sketch)
+        for split in SPLITS
+        for pair, one in zip(splits[split], facts[split], strict=True)
+        if one.sketch is not None
+    ]
+    pairs = [(rows[i], rows[j]) for i, j in alike_pairs([row[3] for row in rows])]
+    return [
+        f"{short_path(first.image)} ~ {short_path(second.image)}"
+        for (split, first, one, _), (other, second, two, _) in pairs
+        if split != other and one.digest != two.digest
+    ]
 
 
 def _small_splits(config: DataConfig, splits: dict[str, list[Pair]]) -> list[str]:

@@ -325,6 +325,8 @@ def _print_prepared(console: Console, made: Prepared, destination: Path, *, labe
             highlight=False,
             soft_wrap=True,
         )
+    if made.num_alike:
+        console.print(f"{made.num_alike} pairs of images look alike and were kept together", highlight=False)
     if made.from_dicom:
         console.print(TELL, highlight=False, soft_wrap=True)
     if made.num_left_out:

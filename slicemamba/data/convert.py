@@ -18,6 +18,7 @@ from slicemamba.data.colours import Colour, classes_of_colours, offer_colours
 from slicemamba.data.dicom import is_dicom
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import Pair
+from slicemamba.data.likeness import Sketch, sketch
 from slicemamba.data.parallel import Progress, run_parallel
 from slicemamba.data.reading import check_fit, content_digest, distinct, read_image, read_mask_values
 from slicemamba.data.volumes import base_name
@@ -85,12 +86,13 @@ class Reading:
         return self.channels != 3 if self.per_channel is None else self.per_channel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Converted:
     """A pair in its final form: its files, and what its pixels told.
 
     Attributes:
-        digest: of the image's content. values: that the mask held. counts: pixels of each.
+        digest: of the image's content. sketch: of the image, for what looks alike.
+        values: that the mask held. counts: pixels of each.
         intermediate: mask pixels neither black nor white. share: the same as a share of all.
         marked, erased: mask pixels that became 255, and those that became 0 though they hold more than noise.
     """
@@ -98,6 +100,7 @@ class Converted:
     image: Path
     mask: Path
     digest: str
+    sketch: Sketch
     intermediate: int
     share: float
     values: list[float]
@@ -184,6 +187,7 @@ def _convert(raw: RawPair, folder: Path, reading: Reading) -> Converted:
         new_image,
         new_mask,
         content_digest(image),
+        sketch(image),
         intermediate,
         intermediate / values.size,
         distinct(values),

@@ -10,11 +10,12 @@ import numpy as np
 from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError, Finding
 from slicemamba.data.isic import Pair
+from slicemamba.data.likeness import Sketch, sketch
 from slicemamba.data.parallel import Result
 from slicemamba.data.reading import content_digest, has_alpha, image_of, is_turned, mask_of, read_pair
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Facts:
     """What one pair gave: all fields, or findings alone when it is faulty.
 
@@ -22,6 +23,7 @@ class Facts:
         findings: what is wrong with it.
         size: (height, width) in pixels.
         digest: of the image's content; empty for slices that show nothing.
+        sketch: of the image, for what looks alike; None of slices.
         class_shares: share of the pixels of each class, background first.
         value_range: lowest and highest value of a CT slice; None for pictures.
         turned: the picture bears an EXIF orientation, which is not applied.
@@ -31,6 +33,7 @@ class Facts:
     findings: tuple[Finding, ...] = ()
     size: tuple[int, int] = (0, 0)
     digest: str = ""
+    sketch: Sketch | None = None
     class_shares: tuple[float, ...] = ()
     value_range: tuple[float, float] | None = None
     turned: bool = False
@@ -55,6 +58,7 @@ def examine(pair: Pair, config: DataConfig) -> Facts:
     return Facts(
         size=(image.shape[0], image.shape[1]),
         digest="" if pair.is_slice and low == high else content_digest(image),  # slices of air alone are no twins
+        sketch=None if pair.is_slice else sketch(image),
         class_shares=tuple(shares.tolist()),
         value_range=(low, high) if pair.is_slice else None,
         turned=not pair.is_slice and is_turned(pair.image),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -105,8 +106,8 @@ class BadFileError(InputError):
 
 
 def short_path(path: Path) -> str:
-    """``train/images/a.jpg``: the part of a path that tells files of one data set apart."""
-    return Path(*path.parts[-3:]).as_posix()
+    """``train/images/a.jpg``: the part of a path that tells files of one data set apart; can always be printed."""
+    return os.fsencode(Path(*path.parts[-3:])).decode(errors="replace")
 
 
 def describe_findings(findings: Iterable[Finding]) -> list[str]:

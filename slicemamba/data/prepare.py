@@ -75,6 +75,7 @@ class Prepared(Config):
         most_intermediate: the mask with the largest share of them, and that share; None when there were none.
         mask_values: all values that the masks held; of volumes None.
         num_left_out: volumes without labels, which cannot be used.
+        num_alike: pairs of images that look alike and were kept together.
         from_dicom: whether the download is DICOM, of whose tags nothing is kept.
     """
 
@@ -88,6 +89,7 @@ class Prepared(Config):
     most_intermediate: tuple[str, float] | None = None
     mask_values: list[float] | None = None
     num_left_out: int = 0
+    num_alike: int = 0
     from_dicom: bool = False
 
 
@@ -145,14 +147,20 @@ def assign_around(groups: Sequence[str], fractions: Sequence[float], seed: int, 
     return ["test" if group in fixed else next(dealt) for group in groups]
 
 
-def join_twins(groups: Sequence[str], digests: Sequence[str]) -> list[str]:
-    """Groups joined where they share an image's content, so that equal images come into one split."""
+def join_twins(groups: Sequence[str], digests: Sequence[str], alike: Sequence[tuple[int, int]] = ()) -> list[str]:
+    """Groups joined where they share an image's content or have images that are alike, so that these share a split.
+
+    Args:
+        groups, digests: of each image. alike: pairs of their indices.
+    """
     nodes = {
         key: index for index, key in enumerate(dict.fromkeys([*map("g".__add__, groups), *map("d".__add__, digests)]))
     }
     rows = [nodes[f"g{group}"] for group in groups]
     columns = [nodes[f"d{digest}"] for digest in digests]
-    links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(nodes), len(nodes)))
+    ends = [*zip(rows, columns, strict=True), *((rows[first], rows[second]) for first, second in alike)]
+    starts, targets = zip(*ends, strict=True)
+    links = coo_array((np.ones(len(ends)), (starts, targets)), shape=(len(nodes), len(nodes)))
     _, labels = connected_components(links, directed=False)
     return [str(labels[row]) for row in rows]
 

@@ -15,6 +15,7 @@ from slicemamba.data.convert import IGNORED_GREY, Converted, Reading, convert_al
 from slicemamba.data.description import Description, write_description
 from slicemamba.data.dicom import is_dicom
 from slicemamba.data.downloads import find_download
+from slicemamba.data.likeness import alike_pairs
 from slicemamba.data.parallel import Progress
 from slicemamba.data.patients import ALONE
 from slicemamba.data.prepare import (
@@ -91,7 +92,8 @@ def prepare_pictures(
             offer_values(converted)
         names = [pair.name for pair in pairs]
         told = plan.groups_of(names)
-        groups = join_twins(told, [one.digest for one in converted])
+        alike = alike_pairs([one.sketch for one in converted])
+        groups = join_twins(told, [one.digest for one in converted], alike)
         splits = assign_around(groups, plan.fractions, plan.seed, found.is_test)
         _deal_out(workplace, converted, splits)
         worst = max(range(len(pairs)), key=lambda index: converted[index].share)
@@ -105,6 +107,7 @@ def prepare_pictures(
             num_intermediate_pixels=sum(one.intermediate for one in converted),
             most_intermediate=(pairs[worst].masks[0].name, converted[worst].share) if converted[worst].share else None,
             mask_values=sorted(set().union(*(one.values for one in converted))),
+            num_alike=len(alike),
             from_dicom=any(is_dicom(pair.images[0]) for pair in pairs),
         )
         assert summary.mask_values is not None

@@ -7,6 +7,7 @@ written with the geometry of the image it was made from lies on it voxel by voxe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from slicemamba.files import writing
 NIFTI_EXTENSIONS = (".nii", ".nii.gz")
 HDF5_EXTENSIONS = (".h5", ".hdf5")
 ITK_EXTENSIONS = (".nrrd", ".nhdr", ".mha", ".mhd")
+MOST_VOXELS = 1 << 30
+"""More are refused before memory is taken: 4 GiB as they are read."""
 VOLUME_EXTENSIONS = (*NIFTI_EXTENSIONS, *HDF5_EXTENSIONS, *ITK_EXTENSIONS)
 MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 """What a NIfTI length unit is in mm; most writers leave it unknown and mean mm."""
@@ -170,8 +173,8 @@ def read_nifti(path: Path, channels: int | None = None) -> tuple[NDArray[Any], A
     Raises:
         BadFileError: the file is missing, broken, in colour, complex or of more than three dimensions.
     """
+    image = _open_nifti(path)
     try:
-        image: Any = nib.load(path)
         stored = np.asanyarray(image.dataobj)
     except Exception as error:  # nibabel, gzip and numpy raise nearly anything on a broken file
         raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({_reason(error)})") from error
@@ -186,6 +189,18 @@ def read_nifti(path: Path, channels: int | None = None) -> tuple[NDArray[Any], A
         told = f"; if its fourth axis holds channels, set data.channels: {stored.shape[3]}" if stored.ndim == 4 else ""
         raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} (shape {stored.shape}{told})")
     return array.T, image
+
+
+def _open_nifti(path: Path) -> Any:
+    """nibabel's image with its header read; raises BadFileError."""
+    try:
+        image: Any = nib.load(path)
+        count = math.prod(map(int, image.shape))
+    except Exception as error:  # nibabel and gzip raise nearly anything on a broken file
+        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({_reason(error)})") from error
+    if not 0 <= count <= MOST_VOXELS:
+        raise BadFileError(Fault.LARGE, f"{short_path(path)} ({'×'.join(map(str, image.shape))} voxels)")
+    return image
 
 
 def check_orientation(image: Path, mask: Path) -> None:
@@ -208,7 +223,7 @@ def _axes(path: Path) -> str | None:
         return "".join(code or "?" for code in nib.aff2axcodes(affine))  # type: ignore[no-untyped-call]
     if not is_nifti(path):
         return None
-    image: Any = nib.load(path)
+    image = _open_nifti(path)
     if not (image.header["sform_code"] or image.header["qform_code"]):
         return None
     if not np.isfinite(image.affine).all():
@@ -227,6 +242,9 @@ def _itk_header(path: Path) -> Any:
         raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({_last_line(error)})") from error
     if reader.GetDimension() not in (2, 3):
         raise BadFileError(Fault.NO_VOLUME, f"{short_path(path)} ({reader.GetDimension()} dimensions)")
+    if math.prod(reader.GetSize()) > MOST_VOXELS:
+        sizes = "×".join(map(str, reader.GetSize()))
+        raise BadFileError(Fault.LARGE, f"{short_path(path)} ({sizes} voxels)")
     return reader
 
 
