@@ -194,8 +194,56 @@ def prepare(
                 on_progress=on_progress,
             )
     described = read_description(destination)
-    kept = labels or marked or (described.num_classes, described.label_map) != (1, None)
+    told = labels or marked or colours is not None or ignore is not None
+    kept = told or (described.num_classes, described.label_map) != (1, None)
     _print_prepared(Console(), made, destination, labels=labels, asks=not kept)
+
+
+@data.command()
+def plan(
+    target: Annotated[Path, typer.Argument(help="Folder of a data set.")],
+    out: Annotated[Path, typer.Option(help="New YAML file of the job.")] = Path("plan.yaml"),
+    longest_side: Annotated[int, typer.Option(min=32, help="Longest side of images in the network, in pixels.")] = 96,
+    base: Annotated[str, typer.Option(help="Configuration that gives the other options.")] = "laptop",
+) -> None:
+    """Propose a search for a data set from its sizes and counts, as a YAML file with a reason for each option."""
+    import yaml
+
+    from slicemamba.config import read_yaml
+    from slicemamba.data.checks import check_dataset
+    from slicemamba.data.plan import as_yaml, propose
+    from slicemamba.progress import bar
+
+    if out.exists():
+        raise InputError(f"{out} exists; remove it or give another --out")
+    config = _data_config(target, [])
+    with bar("Check", "images") as on_progress:
+        report = check_dataset(config, on_progress=on_progress)
+    proposed = propose(config, report, longest_side)
+    own: dict[str, Any] = yaml.safe_load(as_yaml(proposed))
+    rest = {
+        part: values
+        if not isinstance(values, dict)
+        else {k: v for k, v in values.items() if k not in own.get(part, {})}
+        for part, values in read_yaml(Path(base)).items()
+        if part != "data"
+    }
+    text = as_yaml(proposed)
+    for part, values in rest.items():
+        text = _insert(text, part, values) if part in own else text + yaml.safe_dump({part: values}, sort_keys=False)
+    out.write_text(
+        f"# Proposed by `slicemamba data plan {target}`, on the options of {base}.\n{text}", encoding="utf-8"
+    )
+    typer.echo(f"written: {out}")
+    _print_next(["search", str(out)])
+
+
+def _insert(text: str, part: str, values: dict[str, Any]) -> str:
+    """Further options of a part, at its start."""
+    import yaml
+
+    lines = "".join(f"  {line}\n" for line in yaml.safe_dump(values, sort_keys=False).splitlines()) if values else ""
+    return text.replace(f"{part}:\n", f"{part}:\n{lines}", 1)
 
 
 @data.command("export-nnunet")
@@ -325,6 +373,8 @@ def _print_prepared(console: Console, made: Prepared, destination: Path, *, labe
             highlight=False,
             soft_wrap=True,
         )
+    if made.num_united:
+        console.print(f"{made.num_united} images have several masks, which were united", highlight=False)
     if made.num_alike:
         console.print(f"{made.num_alike} pairs of images look alike and were kept together", highlight=False)
     if made.from_dicom:

@@ -75,6 +75,7 @@ class Prepared(Config):
         most_intermediate: the mask with the largest share of them, and that share; None when there were none.
         mask_values: all values that the masks held; of volumes None.
         num_left_out: volumes without labels, which cannot be used.
+        num_united: images with several masks, which became one.
         num_alike: pairs of images that look alike and were kept together.
         from_dicom: whether the download is DICOM, of whose tags nothing is kept.
     """
@@ -89,6 +90,7 @@ class Prepared(Config):
     most_intermediate: tuple[str, float] | None = None
     mask_values: list[float] | None = None
     num_left_out: int = 0
+    num_united: int = 0
     num_alike: int = 0
     from_dicom: bool = False
 

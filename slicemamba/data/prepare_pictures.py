@@ -107,6 +107,7 @@ def prepare_pictures(
             num_intermediate_pixels=sum(one.intermediate for one in converted),
             most_intermediate=(pairs[worst].masks[0].name, converted[worst].share) if converted[worst].share else None,
             mask_values=sorted(set().union(*(one.values for one in converted))),
+            num_united=sum(len(pair.masks) > 1 for pair in pairs),
             num_alike=len(alike),
             from_dicom=any(is_dicom(pair.images[0]) for pair in pairs),
         )

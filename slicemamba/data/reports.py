@@ -23,6 +23,7 @@ class DatasetReport(Config):
         name: as in DataConfig.
         num_images: images in each split; search counts those held out of train when there is no search folder.
         smallest_size, largest_size: (height, width) in pixels of the images with the fewest and the most of them.
+        median_size: (height, width) in pixels, the median of each.
         foreground_share: share of marked pixels, 0…1, the mean over the images of each split.
         class_share: share of the pixels of each class, background first, the mean over the images of each split.
         num_patients: patients (or volumes, videos) in each split, where ``dataset.yaml`` or names tell them.
@@ -36,6 +37,7 @@ class DatasetReport(Config):
     num_images: dict[str, int]
     smallest_size: tuple[int, int]
     largest_size: tuple[int, int]
+    median_size: tuple[int, int] = (0, 0)
     foreground_share: dict[str, float]
     class_share: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     num_patients: dict[str, int] = Field(default_factory=dict)

@@ -188,7 +188,7 @@ def test_several_masks_of_an_image_are_united_as_in_busi(tmp_path: Path) -> None
         for suffix, half in zip(("_mask", "_mask_1"), halves, strict=True):
             Image.fromarray(half).save(tmp_path / "raw" / kind / f"{name}{suffix}.png")
     made = prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", PLAN)
-    assert sum(made.num_images.values()) == COUNT
+    assert sum(made.num_images.values()) == made.num_united == COUNT
     for mask in masks_of(tmp_path / "set")[1]:
         np.testing.assert_array_equal(mask, MARKED)
 
