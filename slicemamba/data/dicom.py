@@ -19,6 +19,7 @@ from pydicom.pixels.utils import pixel_array
 from slicemamba.data.findings import BadFileError, Fault, short_path
 
 EXTENSIONS = (".dcm", ".dicom", ".ima")
+_LOOKED_AT = 4
 TELL = "DICOM: what is written here carries no tags of the patients, but names of files and folders are kept"
 
 logging.getLogger("pydicom").setLevel(logging.ERROR)  # remarks on values of tags that are not used here
@@ -59,8 +60,20 @@ def read_frame(path: Path) -> NDArray[Any]:
 
 
 def is_series(folder: Path) -> bool:
-    """Whether a folder holds two DICOM files or more, by their names."""
-    return folder.is_dir() and len(files_of(folder)) > 1
+    """Whether a folder holds DICOM files of which the first belong to one series: others are pictures of their own."""
+    if not folder.is_dir():
+        return False
+    series = [uid for path in files_of(folder)[:_LOOKED_AT] if (uid := _series_of(path)) is not None]
+    return len(set(series)) < len(series)
+
+
+def _series_of(path: Path) -> str | None:
+    """None where the file cannot be read or does not tell."""
+    try:
+        data: Any = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+        return str(data.SeriesInstanceUID)
+    except Exception:  # pydicom raises nearly anything on a broken file, which is named when it is used
+        return None
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -99,6 +99,9 @@ def find_download(
         is_test = [False] * len(found.train) + [True] * len(found.test)
         return Download(found.train + found.test, is_test, found.description, found.volumes)
     if kind == "folder" and not _is_one(source, folders):
+        instances = _find_instances(source, folders)
+        if instances:
+            return Download(instances, [False] * len(instances))
         series = _find_series(source, folders)
         if series:
             return Download(series, [False] * len(series), volumes=True)
@@ -110,9 +113,6 @@ def _find_raw(kind: Kind, source: Path, folders: Folders) -> list[RawPair]:
     if kind == "folder":
         if _is_one(source, folders):
             return _find_beside(picture_files(source / str(folders[0])), source / str(folders[0]))
-        instances = _find_instances(source, folders)
-        if instances:
-            return instances
         if folders == (None, None) and not _has_folders(source):
             files = _pictures_below(source)
             if _masks_among(files):

@@ -225,6 +225,12 @@ def test_predict_on_series_writes_one_volume_each(tmp_path: Path) -> None:
     assert alone.masks == [tmp_path / "one/s0.nii.gz"]
 
 
+def test_frames_of_different_series_in_a_folder_are_pictures(tmp_path: Path) -> None:
+    for number in range(3):
+        write_frame(tmp_path / f"x{number}.dcm", draw(number)[0][0], series=f"1.2.{number}")
+    assert [path.name for path in find_inputs([tmp_path])[0]] == ["x0.dcm", "x1.dcm", "x2.dcm"]
+
+
 def test_series_without_labels_is_named(tmp_path: Path) -> None:
     write_series(tmp_path / "raw/images/p1", draw(1)[0])
     (tmp_path / "raw/labels").mkdir()

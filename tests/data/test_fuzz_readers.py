@@ -91,7 +91,8 @@ def damaged_files(root: Path) -> list[Path]:
         ending = ".nii.gz" if seed.name.endswith(".nii.gz") else seed.suffix
         for variant in range(VARIANTS):
             new = ENDINGS[int(rng.integers(0, len(ENDINGS)))] if variant % 6 == 5 else ending
-            path = root / "in" / f"s{index:02d}v{variant:02d}{new}"
+            path = root / "in" / f"{index}-{variant}" / f"s{index:02d}v{variant:02d}{new}"
+            path.parent.mkdir()
             path.write_bytes(damage(seed.read_bytes(), variant, rng))
             found.append(path)
     return found
