@@ -209,9 +209,9 @@ def plan(
     """Propose a search for a data set from its sizes and counts, as a YAML file with a reason for each option."""
     import yaml
 
-    from slicemamba.config import read_yaml
     from slicemamba.data.checks import check_dataset
     from slicemamba.data.plan import as_yaml, propose
+    from slicemamba.documents import read_yaml
     from slicemamba.progress import bar
 
     if out.exists():

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from api.cli import app
 from cluster.config import SearchJob
-from slicemamba.config import DataConfig, read_yaml, validate
+from slicemamba.config import DataConfig, validate
 from slicemamba.data.plan import as_yaml, propose
 from slicemamba.data.reports import DatasetReport
+from slicemamba.documents import read_yaml
 
 
 def report(size: tuple[int, int], train: int, values: tuple[float, float] | None = None) -> DatasetReport:
