@@ -304,7 +304,8 @@ def test_trials_before_the_damage_of_a_study_stay_readable(bench: Bench) -> None
     write_study(folder, [{"dice": 0.5 + i / 100, "hd95": 3.0} for i in range(4)])
     journal = folder.path / "search.journal"
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines[:8], bytes(len(lines[8]) - 1) + b"\n", *lines[9:]]))
+    third = [place for place, line in enumerate(lines) if b'"op_code":4,' in line][2]
+    journal.write_bytes(b"".join([*lines[:third], bytes(len(lines[third]) - 1) + b"\n", *lines[third + 1 :]]))
     url = f"/v1/searches/{search_id}"
     page = bench.http.get(f"{url}/trials")
     assert (page.status_code, page.json()["total"]) == (200, 2)
