@@ -82,8 +82,13 @@ def slice_mamba(config: ModelConfig, block: Block) -> SliceMambaUNet:
 
 def basic_unet(flops: float, size: int) -> BasicUNet:
     """Of the width, doubled at each level as its own default is, whose FLOPs are nearest."""
-    candidates = [BasicUNet(2, 3, 1, features=(w, w, 2 * w, 4 * w, 8 * w, w)) for w in range(4, 65, 2)]
-    return min(candidates, key=lambda network: abs(count_flops(network, (size, size)) - flops))
+
+    def of_width(width: int) -> BasicUNet:
+        return BasicUNet(2, 3, 1, features=(width, width, 2 * width, 4 * width, 8 * width, width))
+
+    with torch.device("meta"):  # no weights are needed to count
+        distance = {w: abs(count_flops(of_width(w), (size, size)) - flops) for w in range(4, 65, 2)}
+    return of_width(min(distance, key=lambda width: distance[width]))
 
 
 def contenders(dim: int, size: int, batch: int) -> dict[str, dict[str, tuple[nn.Module, Step]]]:
