@@ -71,6 +71,8 @@ def work_by_phase(job: SearchJob | RetrainJob, num_images: Mapping[str, int]) ->
         paths = len(job.space.choices) + job.supernet.num_val_architectures
         one = _training(job.supernet, paths, num_images)
         found["supernet"] = Work(job.supernet.paths_per_step * one.trained, one.evaluated)
+        if job.search.num_surveyed:
+            found["survey"] = Work(0, job.search.num_surveyed * (1 + len(job.search.flips)) * num_images["search"])
         candidates = Work(0, job.search.num_trials * (1 + len(job.search.flips)) * num_images["search"])
         found |= dict.fromkeys(["search", "random"] if job.search.random_baseline else ["search"], candidates)
         if job.finals_settings is not None:

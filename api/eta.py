@@ -26,6 +26,7 @@ from slicemamba.errors import InputError
 
 START_SECONDS = {
     "supernet": 15.0,
+    "survey": 10.0,
     "search": 10.0,
     "random": 10.0,
     "finals": 10.0,
@@ -43,6 +44,7 @@ _START_ALIKE = {
     "baselines": "retrain",
     "search": "random",
     "random": "search",
+    "survey": "search",
     "finals": "search",
 }
 _MAX_KEPT = 256

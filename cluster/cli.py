@@ -269,7 +269,12 @@ def cross_validate(
 
 
 def compare(
-    networks: Annotated[list[Path], typer.Argument(help="Runs or networks; differences are taken from the first.")],
+    networks: Annotated[
+        list[str],
+        typer.Argument(
+            help="Runs or networks; trainings of one from several seeds joined by commas. The first is compared with."
+        ),
+    ],
     split: Annotated[str, typer.Option(help="train, val, search or test.")] = "test",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write OUT.md and OUT.csv.")] = None,
 ) -> None:
@@ -281,14 +286,15 @@ def compare(
 
     from slicemamba.data.cache import default_cache_dir
     from slicemamba.data.splits import check_split_name
-    from slicemamba.evaluation.compare import comparison_tables, enter, write_tables
+    from slicemamba.evaluation.compare import comparison_tables, enter_trainings, write_tables
     from slicemamba.progress import bar
 
     check_split_name(split)
     on = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    groups = [[Path(text)] if Path(text).exists() else [*map(Path, text.split(","))] for text in networks]
     entrants = [
-        enter(path, split, default_cache_dir(), on, progress=partial(bar, f"Evaluate {path}", "images"))
-        for path in networks
+        enter_trainings(paths, split, default_cache_dir(), on, progress=partial(bar, f"Evaluate {text}", "images"))
+        for text, paths in zip(networks, groups, strict=True)
     ]
     console = Console()
     for text in comparison_tables(entrants):

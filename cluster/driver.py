@@ -1,6 +1,7 @@
 """The driver of one run: its phases in order, each skipped when its output is there already.
 
-    supernet → search → random (optional) → finals (optional) → retrain (optional) → baselines (optional) → evaluate
+    supernet → survey (optional) → search → random (optional) → finals (optional)
+    → retrain (optional) → baselines (optional) → evaluate
 
 Killed at any point and started again on the same folder, a run goes on from the last checkpoint and the last trial.
 """
@@ -13,16 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, extends, refuse_mixing
 from cluster.connect import check_can_search
 from cluster.disk import check_disk, disk_faults
-from cluster.front import LATENCIES, measure_front
 from cluster.initial import check_init, resolve_init
 from cluster.lease import held
 from cluster.room import Need, needs_of
-from cluster.run_folder import JOURNAL, RunFolder, RunStatus, reports_dir
+from cluster.run_folder import JOURNAL, LATENCIES, RunFolder, RunStatus, reports_dir
 from cluster.status import StatusWriter
 from cluster.storage import mirrored
 from cluster.watch import cluster_with_room
@@ -46,7 +46,11 @@ from slicemamba.data.pictures import find_pictures, resolve_pictures
 from slicemamba.errors import RunFailedError
 from slicemamba.recipes import FEW_STEPS, TRAININGS
 
-SEARCH, RANDOM = "search", "random"
+if TYPE_CHECKING:
+    from nas.survey import Survey
+
+SEARCH, RANDOM, SURVEY = "search", "random", "survey"
+SURVEY_INDEX = 2**16  # of its seed, apart from those of the audit's random searches
 WINNER = "winner.json"
 
 
@@ -195,6 +199,7 @@ def only_driver(run: RunFolder) -> Iterator[None]:
 def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
     # Imported here, so that a fault in the input is told without waiting for torch.
     from cluster import baselines, finals, ray_pretrain, ray_train, results
+    from cluster.front import measure_front
 
     if isinstance(job, PretrainJob):
         _once(run, "pretrain", "pretrained", lambda: ray_pretrain.pretrain(job, run))
@@ -206,12 +211,14 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
     if isinstance(job, SupernetJob):
         return results.supernet(job, run)
     config = with_proven_precision(job, run, cache_dir, supernet)
+    if config.num_surveyed:
+        found = _survey(job, run, cache_dir, supernet, config)
+        if found is not None and found.flat and config.stop_if_flat:
+            run.warn("stop_if_flat: only the fixed networks are evaluated, and the best of them is taken", SEARCH)
+            config = config.model_copy(update={"num_trials": len(job.search_space.fixed()), "random_baseline": False})
     study = _search(job, run, cache_dir, supernet, SEARCH, config)
-    if job.search.random_baseline:
-        # Scored in full: what a search is compared with shows how scores are spread, not the best one alone.
-        plain = {"searcher": "random", "evaluate_fixed": False, "warm_start": None, "racing": None}
-        own_seed = {"seed": baseline_seed(config.seed)}
-        _search(job, run, cache_dir, supernet, RANDOM, config.model_copy(update=plain | own_seed))
+    if config.random_baseline:
+        _search(job, run, cache_dir, supernet, RANDOM, _at_random(config, baseline_seed(config.seed)))
     trials = study.trials()
     if not any(trial.eligible for trial in trials):
         raise RunFailedError(_why_no_front(trials, study.constraints))
@@ -226,6 +233,28 @@ def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
         if job.baselines:
             baselines.train(job, run, winner, cache_dir)
     return results.searched(job, run, front, network, cache_dir)
+
+
+def _at_random(config: SearchConfig, seed: int) -> SearchConfig:
+    """A random search, scored in full: what others are compared with shows how scores are spread, not the best one."""
+    plain = {"searcher": "random", "evaluate_fixed": False, "warm_start": None, "racing": None, "seed": seed}
+    return config.model_copy(update=plain)
+
+
+def _survey(job: SearchJob, run: RunFolder, cache_dir: Path, supernet: Path, config: SearchConfig) -> Survey | None:
+    """Random architectures before the search, and what they show; told in the log and kept in ``survey.json``."""
+    from cluster.front import survey_of
+
+    drawn = _at_random(config, baseline_seed(config.seed, SURVEY_INDEX))
+    count = min(config.num_surveyed, job.search_space.size)
+    study = _search(job, run, cache_dir, supernet, SURVEY, drawn.model_copy(update={"num_trials": count}))
+    found = survey_of(job, run, study.trials(), SURVEY)
+    if found is not None:
+        run.emit("survey", phase=SURVEY, **found.model_dump(mode="json"))
+        run.write_json("survey.json", found.model_dump(mode="json"))
+        if found.flat:
+            run.warn(found.sentence, SURVEY)
+    return found
 
 
 def _set_aside_other_winner(run: RunFolder, winner: Architecture) -> None:
@@ -413,7 +442,7 @@ class _SearchProgress:
     def _show(self) -> None:
         tally = self._tally
         figures: dict[str, float] = {"front": tally.front_size}
-        if self._phase != RANDOM:  # that has no fixed slicings to measure from, so its figure would not compare
+        if self._phase == SEARCH:  # that has no fixed slicings to measure from, so its figure would not compare
             figures["hypervolume"] = tally.hypervolume
         if tally.best is not None:
             figures[f"best_{self._config.objectives[0]}"] = tally.best

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from cluster.config import SearchJob
-from cluster.run_folder import FRONT, RunFolder
+from cluster.run_folder import FRONT, LATENCIES, RunFolder
+from nas.audit import primary_metric
 from nas.counts import ScoredImages, load_scored
 from nas.front import MeasuredFront, measured_front, timing_noise_ms
+from nas.sizes import has_sizes
 from nas.study import Trial
+from nas.survey import Survey, survey
 from slicemamba.data.patients import groups_of
-
-LATENCIES = "latencies.json"
 
 
 def measure_front(job: SearchJob, run: RunFolder, trials: Sequence[Trial], study: str = "search") -> MeasuredFront:
@@ -22,13 +23,7 @@ def measure_front(job: SearchJob, run: RunFolder, trials: Sequence[Trial], study
         trials: of the study; at least one is within the constraints.
     """
 
-    @cache
-    def scored(number: int) -> ScoredImages | None:
-        try:
-            return load_scored(run.counts_path(study, number))
-        except FileNotFoundError:
-            return None
-
+    scored = _scores_of(run, study)
     names = next((found.names for trial in trials if trial.eligible and (found := scored(trial.number))), None)
     return keep_front(
         run,
@@ -42,10 +37,40 @@ def measure_front(job: SearchJob, run: RunFolder, trials: Sequence[Trial], study
     )
 
 
+def _scores_of(run: RunFolder, study: str) -> Callable[[int], ScoredImages | None]:
+    """What a trial scored on each image, by its number; None where that was not kept."""
+
+    @cache
+    def scored(number: int) -> ScoredImages | None:
+        try:
+            return load_scored(run.counts_path(study, number))
+        except FileNotFoundError:
+            return None
+
+    return scored
+
+
 def keep_front(run: RunFolder, front: MeasuredFront) -> MeasuredFront:
     """Writes the frontier to the run's folder, where it stands for the search's answer."""
     run.write_json(FRONT, front.model_dump(mode="json"))
     return front
+
+
+def survey_of(job: SearchJob, run: RunFolder, trials: Sequence[Trial], study: str) -> Survey | None:
+    """What random architectures of a study show of the search; None where too few have scores of each image."""
+    metric = primary_metric(job.search.objectives)
+    scored = _scores_of(run, study)
+    names = next((found.names for trial in trials if (found := scored(trial.number))), None)
+    costs = {"latency_ms", "peak_memory_mb", "params", "flops"} & set(job.search.objectives)
+    return survey(
+        trials,
+        scored,
+        job.search_space,
+        metric,
+        num_candidates=job.search.num_trials,
+        has_costs=bool(costs) and has_sizes(job.search_space, job.model),
+        patients=None if names is None else groups_of(names, job.data),
+    )
 
 
 def latency_resolution_ms(job: SearchJob, run: RunFolder, trials: Sequence[Trial]) -> float:

@@ -20,6 +20,7 @@ TITLES = {
     "check": "Check data",
     "pretrain": "Pretrain encoder",
     "supernet": "Train supernet",
+    "survey": "Survey",
     "search": "Search",
     "random": "Random baseline",
     "finals": "Finals",

@@ -75,6 +75,7 @@ def searched(
         "trials": dict(Counter(trial.state.value for trial in trials)),
         "best": _row(front[0]),
         "pareto": as_rows(measured),
+        "survey": run.read_json("survey.json"),
         "finals": finals_rows(job, run, trials),
         "front": measured.model_dump(mode="json", exclude={"members"}),
         "fixed": {_slicing(trial): _row(trial) for trial in _completed(trials) if trial.origin == "fixed"},
@@ -114,7 +115,7 @@ def _hypervolumes(trials: list[Trial], random: list[Trial], objectives: tuple[st
 
 def _findings(result: Mapping[str, Any]) -> list[str]:
     """What a reader should know first, in sentences."""
-    about = [*result.get("baselines", {}).values(), result["front"], result["scan_use"]]
+    about = [*result.get("baselines", {}).values(), result["front"], result["scan_use"], result["survey"]]
     told = [found["sentence"] for found in about if found is not None]
     return [*_missed_classes(result.get("retrained", {})), *told]
 

@@ -43,17 +43,19 @@ from slicemamba.text import to_json
 
 JOURNAL = "search.journal"
 FRONT = "front.json"
+LATENCIES = "latencies.json"
 STATUS = "status.json"
 RESULT = "result.json"
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 MAX_ROUNDS = 4
 FINALS_KINDS = tuple(f"finals-{number}" for number in range(1, MAX_ROUNDS + 1))
-STUDY_KINDS = ("search", "random", *FINALS_KINDS, "audit")
+STUDY_KINDS = ("survey", "search", "random", *FINALS_KINDS, "audit")
 RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 PHASES = (
     "check",
     "pretrain",
     "supernet",
+    "survey",
     "search",
     "random",
     "finals",

@@ -25,7 +25,14 @@ from nas.pareto import hypervolume, pareto_mask
 from nas.study import Trial, TrialState
 from slicemamba.config import Config
 from slicemamba.evaluation.metrics import summarize
-from slicemamba.evaluation.statistics import CONFIDENCE, NUM_RESAMPLES, bootstrap_samples, percentile_interval
+from slicemamba.evaluation.statistics import (
+    CONFIDENCE,
+    NUM_RESAMPLES,
+    Training,
+    bootstrap_samples,
+    difference_of_trainings,
+    percentile_interval,
+)
 
 Floats = NDArray[np.float64]
 Counts = NDArray[Any]
@@ -173,28 +180,23 @@ def difference(
 ) -> Estimate:
     """Mean score of one architecture's trainings less that of another's, on the same images.
 
-    The bootstrap has two levels: images, or patients with all of theirs, are drawn with replacement, the same for both,
-    and training seeds within each architecture. So the interval covers another sample of patients and, with several
-    seeds, the luck of training.
+    The two-level bootstrap of ``slicemamba.evaluation.statistics.difference_of_trainings``: over images, or patients
+    with all of theirs, and training seeds.
 
     Args:
         first, second: (N, K, 4) counts of each training.
         patients: N, as in SegmentationData; images are drawn one by one when None.
     """
-    rng = np.random.default_rng(seed)
-    widen = _widening(len(first), len(second))
-    sides = []
-    for trainings in (first, second):
-        drawn_alike = [
-            bootstrap_samples(counts, groups=patients, seed=seed, num_resamples=num_resamples)[metric]
-            for counts in trainings
-        ]
-        samples = np.stack(drawn_alike)  # (S, R)
-        centre = samples.mean(axis=0)
-        drawn = rng.integers(0, len(samples), samples.shape)
-        sides.append(centre + widen * (np.take_along_axis(samples, drawn, axis=0).mean(axis=0) - centre))
-    value = np.mean([_whole(c, metric) for c in first]) - np.mean([_whole(c, metric) for c in second])
-    return _estimate(float(value), sides[0] - sides[1], confidence)
+    found = difference_of_trainings(
+        [Training(counts) for counts in first],
+        [Training(counts) for counts in second],
+        metric,
+        groups=patients,
+        num_resamples=num_resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+    return Estimate(value=found.difference, low=found.interval.low, high=found.interval.high)
 
 
 def not_worse(
@@ -221,18 +223,6 @@ def not_worse(
         )
         for member in members
     ]
-
-
-def _widening(*num_seeds: int) -> float:
-    """By how much the scatter of seeds drawn with replacement is widened.
-
-    Draws from S values scatter by √((S−1)/S) too little, and of few values Student's t asks for wider intervals than
-    percentiles give; for three seeds each, together, 1.7.
-    """
-    least, freedom = min(num_seeds), sum(num_seeds) - len(num_seeds)
-    if least < 2:
-        return 1.0
-    return float(np.sqrt(least / (least - 1)) * stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975))
 
 
 def front_intervals(

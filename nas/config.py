@@ -36,6 +36,9 @@ COUNTED = ("dice", "miou", "sensitivity", "specificity")
 SearcherName = Literal["evolution", "nsga2", "local", "regularized_evolution", "optuna_nsga2", "tpe", "random"]
 
 
+_SURVEYED, _MIN_SURVEYED = 32, 8
+
+
 class SpaceConfig(Config):
     """The slicings to choose from.
 
@@ -136,6 +139,10 @@ class SearchConfig(Config):
         evaluate_fixed: first evaluate the slicings that give all blocks the same size.
         warm_start: architectures of an earlier search to evaluate next.
         random_baseline: after the search, evaluate as many random architectures for comparison, from their own seed.
+        survey: random architectures to measure before the search, to tell what it can gain at most; at least 8, or 0
+            for none. Null: 32 with ``stop_if_flat``, else none.
+        stop_if_flat: where these scores differ no more than sampling of images explains, and no objective is a cost in
+            which architectures differ, evaluate the fixed networks alone and take the best of them.
         batch_size: images per forward pass of the evaluation.
         flips: also score each image in these mirrored forms, and add up the pixel counts.
         precision: format of the forward pass. ``bf16`` is only used if it ranks slicings as ``float32`` does;
@@ -165,6 +172,8 @@ class SearchConfig(Config):
     evaluate_fixed: bool = True
     warm_start: WarmStart | None = None
     random_baseline: bool = False
+    survey: Annotated[int, Field(ge=0)] | None = None
+    stop_if_flat: bool = False
     batch_size: PositiveInt = 16
     flips: tuple[Flip, ...] = ()
     precision: Literal["float32", "bf16"] = "float32"
@@ -175,6 +184,11 @@ class SearchConfig(Config):
     latency_batch_size: PositiveInt = 1
     latency_repeats: PositiveInt = 10
     seed: Seed = 0
+
+    @property
+    def num_surveyed(self) -> int:
+        """Random architectures to measure before the search."""
+        return (_SURVEYED if self.stop_if_flat else 0) if self.survey is None else self.survey
 
     @property
     def measured(self) -> frozenset[str]:
@@ -193,6 +207,13 @@ class SearchConfig(Config):
                 f"racing compares pixel counts, so objectives can be {', '.join(COUNTED)} only; got "
                 f"{', '.join(uncounted)}; leave them out or set racing to null"
             )
+        if 0 < self.num_surveyed < _MIN_SURVEYED or (self.stop_if_flat and not self.num_surveyed):
+            raise ValueError(
+                f"survey needs {_MIN_SURVEYED} architectures or more to tell anything; got {self.num_surveyed}"
+                + (", and stop_if_flat decides by it" if self.stop_if_flat else "; 0 for none")
+            )
+        if self.stop_if_flat and not self.evaluate_fixed:
+            raise ValueError("stop_if_flat takes the best fixed network, so evaluate_fixed must be true")
         if self.num_parents > self.population_size:
             raise ValueError(
                 f"num_parents ({self.num_parents}) must not exceed population_size ({self.population_size})"

@@ -158,8 +158,9 @@ function head(search, url, live) {
 
 function phases(search) {
   const { retrain, baselines, search: { random_baseline: random } } = search.spec;
+  const survey = search.spec.search.survey ?? search.spec.search.stop_if_flat;
   const finals = search.spec.finals === "auto" ? search.progress.finals : search.spec.finals; // in a space with sizes
-  const wanted = ["supernet", "search", random && "random", finals && "finals", ...retrain ? ["retrain", baselines.length && "baselines", "evaluate"] : []].filter(Boolean);
+  const wanted = ["supernet", survey && "survey", "search", random && "random", finals && "finals", ...retrain ? ["retrain", baselines.length && "baselines", "evaluate"] : []].filter(Boolean);
   return el("ol", { className: "phases" }, wanted.map((phase) => {
     const now = search.progress[phase];
     const figures = Object.entries(now?.metrics ?? {}).slice(0, 3).map(([k, v]) => `${k.replace("val_", "")} ${number(v, 3)}`).join(" · ");

@@ -111,4 +111,4 @@ export function rough(hours) {
   return hours < 1 ? `${digits(hours * 60)} min` : `${digits(hours)} h`;
 }
 
-export const PHASES = { check: "Check", supernet: "Supernet", search: "Search", random: "Random baseline", finals: "Finals", retrain: "Retrain", evaluate: "Test", baselines: "Baselines", audit_search: "Random searches", audit_front: "Intervals of the frontier", audit_retrain: "Retrain a sample", export: "Export", figures: "Draw" };
+export const PHASES = { check: "Check", supernet: "Supernet", survey: "Survey", search: "Search", random: "Random baseline", finals: "Finals", retrain: "Retrain", evaluate: "Test", baselines: "Baselines", audit_search: "Random searches", audit_front: "Intervals of the frontier", audit_retrain: "Retrain a sample", export: "Export", figures: "Draw" };

@@ -6,8 +6,9 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -18,7 +19,13 @@ from slicemamba.evaluation.metrics import METRICS_VERSION
 from slicemamba.evaluation.per_image import class_scores
 from slicemamba.evaluation.published import SOURCE, published_scores
 from slicemamba.evaluation.scores import ImageScores, refuse_other_images
-from slicemamba.evaluation.statistics import PairedDifference, paired_difference
+from slicemamba.evaluation.statistics import (
+    PairedDifference,
+    Training,
+    difference_of_trainings,
+    interval_of_trainings,
+    mean_of_trainings,
+)
 from slicemamba.files import write_text
 from slicemamba.models.checkpoints import INSIDE_RUNS, WEIGHTS, find_network, load_network, read_card, title_of
 from slicemamba.models.complexity import count_flops, num_parameters
@@ -37,6 +44,7 @@ class Entrant:
     Attributes:
         name: folder of its run, or its own. title: its family.
         parameters, flops: FLOPs of one image of the size it was scored at. class_names: as in DataConfig.
+        more: scores of further trainings of the same network, from other seeds.
     """
 
     name: str
@@ -45,6 +53,25 @@ class Entrant:
     parameters: int
     flops: int
     class_names: tuple[str, ...] | None = None
+    more: tuple[ImageScores, ...] = ()
+
+    @property
+    def trainings(self) -> list[Training]:
+        return [Training(scores.counts, scores.hd95) for scores in (self.scores, *self.more)]
+
+    def estimates(self) -> dict[str, tuple[float, float, float]]:
+        """By metric: the score, the mean over trainings, with the ends of its interval over images and seeds."""
+        if not self.more:
+            values, intervals = self.scores.metrics(), self.scores.intervals()
+            return {metric: (values[metric], *intervals[metric]) for metric in METRICS}
+        groups = self.scores.patients
+        return {
+            metric: (
+                mean_of_trainings(self.trainings, metric),
+                *interval_of_trainings(self.trainings, metric, groups=groups),
+            )
+            for metric in METRICS
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,27 +127,52 @@ def enter(
     return Entrant(run.resolve().name, title_of(card), scores, num_parameters(network), flops, names)
 
 
+def enter_trainings(
+    paths: Sequence[Path],
+    split: str,
+    cache_dir: Path,
+    device: torch.device,
+    *,
+    progress: Callable[[], AbstractContextManager[Progress | None]] = nullcontext,
+) -> Entrant:
+    """A network that was trained from several seeds, each training as of ``enter``.
+
+    Raises:
+        InputError: the folders hold networks of different size, or the same one twice.
+    """
+    first, *others = [enter(path, split, cache_dir, device, progress=progress) for path in paths]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise InputError(f"{', '.join(map(str, paths))}: trainings of one network must not name a folder twice")
+    for other in others:
+        if (other.parameters, other.flops) != (first.parameters, first.flops):
+            raise InputError(
+                f"{first.name} and {other.name} must be trainings of one network, as they are joined by a comma; they "
+                f"have {first.parameters:,} and {other.parameters:,} parameters: separate networks by a space"
+            )
+    name = first.name if not others else f"{first.name} and {len(others)} more"
+    return replace(first, name=name, more=tuple(other.scores for other in others))
+
+
 def check_comparable(entrants: Sequence[Entrant]) -> None:
     """Raises InputError unless all were scored on the same images by the contract of this version."""
     first = entrants[0]
-    old = [entrant.name for entrant in entrants if entrant.scores.metrics_version != METRICS_VERSION]
+    every = [(entrant.name, scores) for entrant in entrants for scores in (entrant.scores, *entrant.more)]
+    old = [name for name, scores in every if scores.metrics_version != METRICS_VERSION]
     if old:
         raise InputError(
             f"scores of {name_some(old)} are not of metrics contract {METRICS_VERSION}; remove their scores folders "
             "to score them again"
         )
-    for other in entrants[1:]:
-        refuse_other_images(first.scores, other.scores, (first.name, other.name))
+    for name, scores in every[1:]:
+        refuse_other_images(first.scores, scores, (first.name, name))
 
 
 def differences(entrants: Sequence[Entrant]) -> list[dict[str, PairedDifference]]:
-    """Of each network but the first: its scores minus the first's, by metric, paired over images."""
-    first = entrants[0].scores
+    """Of each network but the first: its scores minus the first's, by metric, paired over images; over seeds, too."""
+    first = entrants[0]
     return [
         {
-            metric: paired_difference(
-                other.scores.counts, first.counts, metric, hd95=(other.scores.hd95, first.hd95), groups=first.patients
-            )
+            metric: difference_of_trainings(other.trainings, first.trainings, metric, groups=first.scores.patients)
             for metric in PAIRED
         }
         for other in entrants[1:]
@@ -139,7 +191,7 @@ def comparison_tables(entrants: Sequence[Entrant]) -> list[TextTable]:
 def _score_table(entrants: Sequence[Entrant]) -> TextTable:
     scores = entrants[0].scores
     height, width = scores.image_size
-    rows = [(entrant.name, entrant.title, *_score_cells(entrant.scores), *_cost_cells(entrant)) for entrant in entrants]
+    rows = [(entrant.name, entrant.title, *_score_cells(entrant), *_cost_cells(entrant)) for entrant in entrants]
     published = published_scores(scores.data) if scores.split == "test" else ()
     for row in published:
         cells = [f"{100 * value:.2f}" for name, value in asdict(row).items() if name in PERCENT]
@@ -155,17 +207,22 @@ def _score_table(entrants: Sequence[Entrant]) -> TextTable:
 
 def _class_table(entrants: Sequence[Entrant]) -> TextTable:
     """Dice of each class: the mean over classes hides one that is never found."""
-    found = [class_scores(entrant.scores.counts, entrants[0].class_names) for entrant in entrants]
+    found = [_class_dice(entrant, entrants[0].class_names) for entrant in entrants]
     rows = [
-        (entrant.name, entrant.title, *(f"{100 * row['dice']:.2f}" for row in classes.values()))
+        (entrant.name, entrant.title, *(f"{100 * dice:.2f}" for dice in classes.values()))
         for entrant, classes in zip(entrants, found, strict=True)
     ]
     return TextTable("Dice % of each class, pooled over all images", ("run", "network", *found[0]), tuple(rows))
 
 
-def _score_cells(scores: ImageScores) -> list[str]:
-    values, intervals = scores.metrics(), scores.intervals()
-    return [_cell(metric, values[metric], *intervals[metric]) for metric in METRICS]
+def _class_dice(entrant: Entrant, names: tuple[str, ...] | None) -> dict[str, float]:
+    """By class, the mean over trainings."""
+    found = [class_scores(scores.counts, names) for scores in (entrant.scores, *entrant.more)]
+    return {name: fmean(row[name]["dice"] for row in found) for name in found[0]}
+
+
+def _score_cells(entrant: Entrant) -> list[str]:
+    return [_cell(metric, *ends) for metric, ends in entrant.estimates().items()]
 
 
 def _cell(metric: str, value: float, low: float, high: float, sign: str = "") -> str:
@@ -190,7 +247,18 @@ def _difference_table(entrants: Sequence[Entrant]) -> TextTable:
         ("run", "network", "ΔmIoU points", "ΔDSC points", "ΔHD95 px"),
         tuple(rows),
         note="In brackets: 95 % intervals of the paired difference; a tie where they hold 0. “Better”: share of "
-        "resamples of the images in which the network beats the first.",
+        f"resamples in which the network beats the first. {_covered(entrants)}",
+    )
+
+
+def _covered(entrants: Sequence[Entrant]) -> str:
+    """What the intervals of differences are about, in a sentence."""
+    counts = [1 + len(entrant.more) for entrant in entrants]
+    if min(counts) > 1:
+        return f"The intervals cover another sample of images and other seeds, from {min(counts)} trainings or more."
+    return (
+        "The intervals cover another sample of images, for these trained networks: another seed of training may differ "
+        "by more. Join trainings of one network by commas to cover that, too."
     )
 
 
@@ -204,14 +272,11 @@ def to_csv(entrants: Sequence[Entrant]) -> str:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for entrant, paired in zip(entrants, [{}, *differences(entrants)], strict=True):
-        values, intervals = entrant.scores.metrics(), entrant.scores.intervals()
+        estimates = entrant.estimates()
         row: dict[str, str | float] = {"run": entrant.name, "network": entrant.title, "source": "measured"}
         for metric in METRICS:
-            row |= {
-                metric: values[metric],
-                f"{metric}_low": intervals[metric].low,
-                f"{metric}_high": intervals[metric].high,
-            }
+            value, low, high = estimates[metric]
+            row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
         row |= {"parameters": entrant.parameters, "flops": entrant.flops}
         for metric, found in paired.items():
             column = f"difference_{metric}"

@@ -21,6 +21,7 @@ from slicemamba.evaluation.compare import (
     comparison_tables,
     differences,
     enter,
+    enter_trainings,
     to_csv,
     write_tables,
 )
@@ -205,3 +206,47 @@ def test_each_class_has_a_score_under_its_name() -> None:
     classes = [table for table in tables if table.title.startswith("Dice % of each class")]
     assert [table.header for table in classes] == [("run", "network", "aorta", "liver")] * 2
     assert [table.rows[0][2:] for table in classes] == [("90.00", "94.74"), ("90.00", "0.00")]
+
+
+def shaken(runs: dict[str, Path], tmp_path: Path, name: str, count: int) -> list[Path]:
+    """Networks of one kind whose random weights are of other seeds."""
+    paths = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        paths.append(tmp_path / "runs" / f"{name}-{seed}")
+        save_network(paths[-1] / "retrained", networks()[name].eval(), DATA)
+    return paths
+
+
+def test_several_trainings_are_one_entrant_with_their_mean(runs: dict[str, Path], tmp_path: Path) -> None:
+    paths = shaken(runs, tmp_path, "fixed", 3)
+    one = enter_trainings(paths, "test", tmp_path / "cache", CPU)
+    alone = [enter(path, "test", tmp_path / "cache", CPU).scores for path in paths]
+    assert one.name == "fixed-0 and 2 more"
+    value, low, high = one.estimates()["dice"]
+    assert value == pytest.approx(np.mean([scores.metrics()["dice"] for scores in alone]))
+    assert low <= value <= high
+    assert enter_trainings(paths[:1], "test", tmp_path / "cache", CPU).estimates()["dice"][1:] == pytest.approx(
+        alone[0].intervals()["dice"]
+    )
+
+
+def test_what_the_interval_covers_is_told(runs: dict[str, Path], tmp_path: Path) -> None:
+    groups = [shaken(runs, tmp_path, name, 2) for name in ("fixed", "unet")]
+    several = [enter_trainings(paths, "test", tmp_path / "cache", CPU) for paths in groups]
+    assert "another sample of images and other seeds, from 2 trainings or more" in comparison_tables(several)[-1].note
+    alone = [enter_trainings(paths[:1], "test", tmp_path / "cache", CPU) for paths in groups]
+    assert (
+        "for these trained networks: another seed of training may differ by more" in comparison_tables(alone)[-1].note
+    )
+    [wide], [narrow] = differences(several), differences(alone)
+    expected = [np.mean([scores.metrics()["hd95"] for scores in (one.scores, *one.more)]) for one in several]
+    assert wide["hd95"].difference == pytest.approx(expected[1] - expected[0])
+    assert wide["dice"].difference != narrow["dice"].difference
+
+
+def test_trainings_of_one_network_must_be_of_one_network(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fixed and unet must be trainings of one network"):
+        enter_trainings([runs["fixed"], runs["unet"]], "test", tmp_path / "cache", CPU)
+    with pytest.raises(InputError, match="must not name a folder twice"):
+        enter_trainings([runs["fixed"], runs["fixed"]], "test", tmp_path / "cache", CPU)
