@@ -284,6 +284,9 @@ class FrontTrial(Trial):
         default=None,
         description="trials that differ from it measurably in no objective; null while the search is under way",
     )
+    supernet: Metrics | None = Field(
+        default=None, description="its objectives with the supernet's weights, where `metrics` are those of the finals"
+    )
 
 
 class Pareto(_Answer):

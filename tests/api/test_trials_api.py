@@ -312,3 +312,46 @@ def test_trials_before_the_damage_of_a_study_stay_readable(bench: Bench) -> None
     for place in ("pareto", "hypervolume", "trials/0"):
         assert bench.http.get(f"{url}/{place}").status_code == 200
     assert bench.http.get(f"{url}/trials.csv").text.count("COMPLETED") == 2
+
+
+def end_with_front(bench: Bench, search_id: str, objectives: list[str]) -> None:
+    """What a search that has ended leaves: one of its Pareto-optimal trials stands for the others."""
+    folder = bench.folder(search_id)
+    member = {
+        "number": 0,
+        "architecture": "ignored",
+        "metrics": {**ROWS[0], "dice": 0.77},
+        "intervals": {"dice": {"value": 0.77, "low": 0.7, "high": 0.8}},
+        "tied_with": [1, 3],
+        "supernet": {"dice": ROWS[0]["dice"]},
+    }
+    folder.write_json("front.json", {"objectives": objectives, "members": [member], "sentence": "One remains."})
+    folder.write_json("result.json", {})
+
+
+def test_measured_frontier_of_a_search_that_has_ended(bench: Bench) -> None:
+    search_id = bench.submit()
+    write_study(bench.folder(search_id), ROWS)
+    assert pareto(bench, search_id).json()["trials"][0]["tied_with"] is None, "under way"
+    end_with_front(bench, search_id, ["dice", "hd95"])
+    answer = pareto(bench, search_id)
+    assert numbers(answer) == [0]
+    [found] = answer.json()["trials"]
+    assert (found["tied_with"], found["intervals"]["dice"]["low"]) == ([1, 3], 0.7)
+    assert (found["metrics"]["dice"], found["supernet"]["dice"]) == (0.77, ROWS[0]["dice"])
+    assert answer.json()["sentence"] == "One remains."
+    assert numbers(pareto(bench, search_id, objectives="latency_ms, dice")) == [0, 1], "others by their figures"
+
+
+def test_member_for_a_budget(bench: Bench) -> None:
+    search_id = bench.submit()
+    write_study(bench.folder(search_id), ROWS)
+    path = f"/v1/searches/{search_id}/pick"
+    best = max(ROWS[number]["dice"] for number in (0, 1, 3))
+    found = bench.http.get(path, params={"max": [f"hd95={ROWS[0]['hd95']}"]}).json()
+    assert found["trial"]["metrics"]["hd95"] <= ROWS[0]["hd95"]
+    assert found["lost"]["dice"] == pytest.approx(found["trial"]["metrics"]["dice"] - best)
+    none = bench.http.get(path, params={"min": ["dice=0.999"]})
+    assert none.status_code == 422
+    assert "the nearest is trial 1" in none.json()["detail"]
+    assert bench.http.get(path, params={"max": "speed=2"}).status_code == 422
