@@ -267,9 +267,9 @@ def _sentence(title: str, baseline: Mapping[str, Any], chosen: Mapping[str, Any]
         f"{100 * of['scores']['test']['dice']:.1f} % at {format_count(of['flops'])}FLOPs" for of in (chosen, baseline)
     )
     return (
-        f"{verdict}: Dice on test {own}, {title} {other} in the same time of training; difference "
-        f"{100 * dice['value']:+.1f} points (95 % interval over images or patients {ends}). One training of each: "
-        "another seed may differ by more."
+        f"{verdict}: Dice on test {own}, {title} {other}, given the same time of training ({chosen['seconds']:.0f} s "
+        f"and {baseline['seconds']:.0f} s on the clock); difference {100 * dice['value']:+.1f} points (95 % interval "
+        f"over images or patients {ends}). One training of each: another seed may differ by more."
     )
 
 

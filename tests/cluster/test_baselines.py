@@ -147,7 +147,7 @@ def test_the_better_network_is_named_first(tmp_path: Path, own: float, other: fl
 def test_a_baseline_that_diverged_is_said_to_have(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     scores(0.7).save(run.scores_path("test"))
-    found = results._against("unet", {"scores": {"test": scores(0.7).metrics()}, "flops": 1.0}, run)
+    found = results._against("unet", {"scores": {"test": scores(0.7).metrics()}, "flops": 1.0, "seconds": 1.0}, run)
     assert found["difference"] is None
     assert "diverged" in found["sentence"]
 

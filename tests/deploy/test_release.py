@@ -123,7 +123,7 @@ def test_the_wheel_in_a_fresh_environment_and_an_empty_folder_runs_the_demonstra
     found = run([command, "doctor"], empty, **cache)
     assert next(line for line in found.splitlines() if "scan on CPU" in line).count("native") == 1
     assert "laptop" in run([command, "config", "list"], empty, **cache)
-    assert run([command, "demo"], empty, **cache).count("Pareto-optimal slicings") == 1
+    assert run([command, "demo"], empty, **cache).count("Frontier (after the finals, search split)") == 1
     result = json.loads((empty / "demo-output" / "result.json").read_text())
     assert result["retrained"]["scores"]["test"]["dice"] > 0.5
     assert {path.name for path in empty.iterdir()} <= {"demo-output", "runs"}

@@ -64,7 +64,7 @@ def test_demonstration_leaves_its_results_and_nothing_running(
     out = tmp_path / "out"
     done = demo("--out", str(out), *data, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Pareto-optimal slicings" in done.stdout
+    assert "Frontier (after the finals, search split)" in done.stdout
     result = json.loads((out / "result.json").read_text())
     test = result["retrained"]["scores"]["test"]["dice"]
     assert test > max(scores["dice"] for scores in result["trivial"]["test"].values())
