@@ -177,6 +177,10 @@ def get_pareto(
 
     Over its own objectives, a search that has ended tells which members differ measurably, with intervals and ties.
     """
+    return _pareto(search_id, parts, objectives, study)
+
+
+def _pareto(search_id: str, parts: AppParts, objectives: Objectives = None, study: Study = "search") -> schemas.Pareto:
     names = _objectives(parts, search_id, objectives)
     view = _view(parts, search_id, study)
     front = view.front(names).trials()
@@ -197,7 +201,7 @@ def pick_trial(search_id: str, parts: AppParts, max: Limits = (), min: Limits = 
 
     422 names the nearest member where none is within them.
     """
-    front = get_pareto(search_id, parts)
+    front = _pareto(search_id, parts)
     rows = [trial.model_dump() for trial in front.trials]
     found = pick(rows, [objective.name for objective in front.objectives], parse_bounds(max, min))
     return schemas.Picked(

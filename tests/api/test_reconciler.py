@@ -58,14 +58,14 @@ def test_driver_that_ended_between_two_looks_goes_through_running(bench: Bench) 
     assert states(bench, search_id) == ["QUEUED", "STARTING", "RUNNING", "SUCCEEDED"]
 
 
-def test_not_a_number_in_progress_is_null(bench: Bench) -> None:
+def test_not_a_number_in_progress_is_no_figure(bench: Bench) -> None:
     search_id = bench.running()
     text = json.dumps({"done": 2, "total": 4, "unit": "epochs", "metrics": {"loss": float("nan")}})
     status = json.loads(bench.folder(search_id).path.joinpath("status.json").read_text())
     status["progress"]["supernet"] = json.loads(text)
     bench.folder(search_id).write_json("status.json", status)
     bench.round()
-    assert bench.get(search_id)["progress"]["supernet"]["metrics"] == {"loss": None}
+    assert bench.get(search_id)["progress"]["supernet"]["metrics"] == {}
 
 
 def test_driver_error_becomes_the_searches_error(bench: Bench) -> None:
