@@ -245,7 +245,7 @@ def test_search_that_is_extended_goes_on_where_its_folder_was_gone(
     values = {"data": {"name": "synthetic"}, "model": {"embed_dim": 8}, "search": search}
     before, after = (parse_job({**values, "search": {**search, "num_trials": n}}) for n in (8, 12))
     monkeypatch.setattr(driver, "_phases", lambda job, *_: {"trials": job.search.num_trials})
-    monkeypatch.setattr(driver, "_check_input", lambda _: {})
+    monkeypatch.setattr(driver, "_check_input", lambda *_: {})
     monkeypatch.setattr(driver, "cluster_with_room", lambda *_: nullcontext())
     assert isinstance(after, SearchJob)
     assert driver.run_job(before, run, store=URL) == {"trials": 8}
