@@ -57,7 +57,7 @@ def test_exact_name_comes_before_suffix(tmp_path: Path) -> None:
         (["images/a.jpg", "masks/a.png", "masks/a_mask.png"], ["several masks", "a.png and a_mask.png"]),
         (["images/a.jpg", "images/a.png", "masks/a.png"], ["several images with the same name", "a.jpg", "a.png"]),
         ([], ["split without images", ".jpeg"]),
-        (["images/a.gif"], ["split without images"]),
+        (["images/a.svg"], ["split without images"]),
     ],
 )
 def test_names_that_do_not_match(tmp_path: Path, names: list[str], expected: list[str]) -> None:

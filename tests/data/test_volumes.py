@@ -116,7 +116,10 @@ def test_hdf5_geometry(tmp_path: Path) -> None:
 
 
 def test_four_dimensions(tmp_path: Path) -> None:
-    with pytest.raises(BadFileError, match=r"series\.nii \(shape \(2, 3, 4, 5\)\)"):
+    with pytest.raises(
+        BadFileError,
+        match=r"series\.nii \(shape \(2, 3, 4, 5\); if its fourth axis holds channels, set data.channels: 5",
+    ):
         read_volume(save_nifti(tmp_path / "series.nii", np.zeros((2, 3, 4, 5), np.int16)))
     with pytest.raises(BadFileError, match=r"'image' has shape \(2, 3\)"):
         read_volume(save_hdf5(tmp_path / "flat.h5", image=np.zeros((2, 3))))
@@ -155,7 +158,7 @@ def test_broken_files_are_named(tmp_path: Path, name: str, content: bytes | str 
 
 def test_other_files(tmp_path: Path) -> None:
     with pytest.raises(BadFileError, match="extension is not known"):
-        read_volume(tmp_path / "case.mha")
+        read_volume(tmp_path / "case.xyz")
     volume = read_volume(save_nifti(tmp_path / "case.nii"))
     with pytest.raises(InputError, match=r"\.nii\.gz; got out\.png"):
         write_labels(tmp_path / "out.png", np.zeros((4, 3, 2)), volume)
