@@ -66,7 +66,7 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv(STUDY_VARIABLE, raising=False)
-    monkeypatch.setattr(store_lease, "EXPIRE_SECONDS", 3.0)
+    monkeypatch.setattr(store_lease, "EXPIRE_SECONDS", 6.0)
     monkeypatch.setattr(store_lease, "RENEW_SECONDS", 0.2)
     monkeypatch.setattr(store_lease, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(storage, "ROUND_SECONDS", 0.2)
