@@ -18,6 +18,7 @@ from cluster.run_folder import Progress
 from slicemamba.config import TrainConfig
 from slicemamba.costs import NetworkCost, network_cost
 from slicemamba.errors import InputError
+from slicemamba.recipes import TRAININGS
 
 # A training step passes forward once and backward at the cost of two forward passes.
 TRAIN_PASSES = 3
@@ -25,7 +26,6 @@ TRAIN_PASSES = 3
 # large ones do. A CPU thread with AVX-512 reached 37e9 and more at the published size (docs/benchmarks.md).
 CPU_RANGE, GPU_RANGE = (3e9, 40e9), (1e12, 20e12)
 MAX_EARLIER = 5
-TRAININGS = ("supernet", "retrain")
 _MEASURED_SPREAD = 1.3  # machines and images differ, even for the same network
 _SCALED_SPREAD = 3.0
 

@@ -16,13 +16,14 @@ from threading import Lock
 from typing import Any
 
 from api.earlier import ended_searches, read_progress
-from api.estimate import TRAININGS, Work, alike, seconds_per_pass, work_told, workers_of, workers_told
+from api.estimate import Work, alike, seconds_per_pass, work_told, workers_of, workers_told
 from api.models import SEARCH, Search, utc_now
 from api.service import SearchService
 from api.states import SearchState
 from cluster.config import RetrainJob, SearchJob, TrainWorkers, parse_job
 from cluster.run_folder import Progress
 from slicemamba.errors import InputError
+from slicemamba.recipes import TRAININGS
 
 START_SECONDS = {
     "supernet": 15.0,

@@ -13,6 +13,7 @@ from cluster.config import SearchJob, SearchWorkers
 from cluster.run_folder import RunFolder
 from cluster.workers import device_for, run_on_worker
 from nas.audit import counted, front_intervals, primary_metric
+from nas.counts import ScoredImages, load_scored, save_counts
 from nas.study import Trial
 from slicemamba.architecture import Architecture
 from slicemamba.config import DataConfig
@@ -20,7 +21,6 @@ from slicemamba.data.base import load_split
 from slicemamba.data.catalog import resolve_root
 from slicemamba.data.patients import groups_of
 from slicemamba.evaluation.evaluate import evaluate
-from slicemamba.evaluation.scores import save_arrays
 from slicemamba.models.checkpoints import load_network
 from slicemamba.models.supernet import Supernet
 
@@ -40,22 +40,14 @@ def front_scores(
         run_on_worker(_count_candidates, workers, "audit front", *given)
     primary = primary_metric(job.search.objectives)
     shown = list(dict.fromkeys([primary, *counted(job.search.objectives)]))
-    found = [counts_by_name(run.counts_path("search", trial.number)) for trial in front]
-    counts, patients = [one for one, _ in found], groups_of(found[0][1], resolve_root(job.data))
+    found = [load_scored(run.counts_path("search", trial.number)) for trial in front]
+    counts, patients = [one.counts for one in found], groups_of(found[0].names, resolve_root(job.data))
     rows = front_intervals(counts, shown, primary, seed, patients=patients)
     members = [
         {"number": trial.number, "architecture": trial.architecture, "metrics": trial.metrics, **row}
         for trial, row in zip(front, rows, strict=True)
     ]
     return {"num_images": len(patients), "num_patients": len(set(patients)), "members": members}
-
-
-def counts_by_name(path: Path) -> tuple[Counts, list[str]]:
-    """A trial's counts with the images in the order of their names: a race may have seen them in another; the names."""
-    with np.load(path, allow_pickle=False) as arrays:
-        names, counts = arrays["names"], arrays["counts"]
-    order = np.argsort(names)
-    return counts[order].astype(np.int64), names[order].tolist()
 
 
 def _count_candidates(
@@ -81,7 +73,7 @@ def _count_candidates(
             device=device,
             with_hd95=False,
         )
-        save_arrays(path, counts=scored.counts.astype(np.uint32), names=np.array(data.names))
+        save_counts(path, ScoredImages(data.names, scored.counts, None))
         RunFolder(folder).emit(
             "progress", phase="audit_front", done=done, total=len(todo), unit="candidates", metrics={}
         )

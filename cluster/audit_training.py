@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cluster.audit_front import Counts
-from cluster.config import RetrainJob, SearchJob, TrainWorkers, refuse_mixing
+from cluster.config import RetrainJob, SearchJob, TrainWorkers, refuse_mixing, retraining
 from cluster.ray_train import retrain
 from cluster.room import live_nodes, num_fitting
 from cluster.run_folder import RunFolder, RunStatus
@@ -178,16 +178,8 @@ class _Trainings:
             return {split: arrays[split] for split in SPLITS}
 
     def _retrain_job(self, one: Training) -> RetrainJob:
-        job = self._job
-        return RetrainJob(
-            name=job.name,
-            data=job.data,
-            model=job.model,
-            space=job.space,
-            resources=job.resources,
-            architecture=one.architecture,
-            retrain=self._settings.model_copy(update={"seed": one.seed}),
-        )
+        settings = self._settings.model_copy(update={"seed": one.seed})
+        return retraining(self._job, settings, architecture=one.architecture)
 
     def _network(self, one: Training, job: RetrainJob, place: RunFolder) -> Path:
         """The folder of the trained network: the run's own where it was trained just so."""

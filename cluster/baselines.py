@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from cluster import results
-from cluster.config import RetrainJob, SearchJob, refuse_mixing
+from cluster.config import RetrainJob, SearchJob, refuse_mixing, retraining
 from cluster.history import training_history
 from cluster.initial import build_network
 from cluster.ray_train import retrain
@@ -36,7 +36,7 @@ def train(job: SearchJob, run: RunFolder, winner: Architecture, cache_dir: Path)
     assert job.retrain is not None
     run.emit("phase", phase="baselines")
     seconds = _step_seconds(job, run, winner)
-    jobs = {name: _retrain_job(job, name, _as_long(job.retrain, seconds, name)) for name in job.baselines}
+    jobs = {name: retraining(job, _as_long(job.retrain, seconds, name), network=name) for name in job.baselines}
     num_images, num_workers = len(load_split(job.data, "train", cache_dir)), job.resources.train.num_workers
     a_epoch = steps_per_epoch(num_images, job.retrain.batch_size, num_workers)
     total = sum(one.retrain.epochs for one in jobs.values()) * a_epoch
@@ -72,18 +72,6 @@ def _train_one(job: RetrainJob, place: RunFolder, cache_dir: Path, tell: Any) ->
     place.write_json("scores.json", trained | results.costs_of(network, job, history) | scored)
 
 
-def _retrain_job(job: SearchJob, name: Any, settings: TrainConfig) -> RetrainJob:
-    return RetrainJob(
-        name=job.name,
-        data=job.data,
-        model=job.model,
-        space=job.space,
-        resources=job.resources,
-        network=name,
-        retrain=settings,
-    )
-
-
 def _as_long(settings: TrainConfig, seconds: Mapping[str, float], name: str) -> TrainConfig:
     """The winner's settings with as many epochs as take as long; the learning rate's course keeps its form."""
     share = seconds["winner"] / seconds[name]
@@ -111,7 +99,7 @@ def _measure_steps(job: SearchJob, winner: str) -> dict[str, float]:
     assert job.retrain is not None
     device = device_for(job.resources.train)
     networks = {"winner": build_network(job, Architecture.parse(winner))}
-    networks |= {name: build_network(_retrain_job(job, name, job.retrain), None) for name in job.baselines}
+    networks |= {name: build_network(retraining(job, job.retrain, network=name), None) for name in job.baselines}
     size = job.retrain.batch_size // (job.resources.train.num_workers * job.retrain.accumulate_steps)
     images = torch.randn(size, job.model.in_channels, *job.data.image_size, device=device)
     best = dict.fromkeys(networks, float("inf"))

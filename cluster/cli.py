@@ -165,11 +165,13 @@ def pick(
     address: Address = None,
 ) -> None:
     """Choose a network of the frontier for a budget, and save it with weights."""
-    from cluster.pick import network_of, print_pick, retrain_job
+    from cluster.config import retraining
+    from cluster.pick import network_of, print_pick
     from cluster.report import finished_search
     from cluster.run_folder import RunFolder
     from nas.pick import chosen_members, parse_bounds
     from nas.pick import pick as pick_member
+    from slicemamba.config import TrainConfig
     from slicemamba.errors import InputError
 
     folder = RunFolder(run)
@@ -187,7 +189,8 @@ def pick(
     for row in chosen:
         place = target if out is not None and len(chosen) == 1 else target / f"{row['number']:05d}"
         if retrain:
-            _run_job(retrain_job(job, row["architecture"]), RunFolder(place), address, store=_store())
+            one = retraining(job, job.retrain or TrainConfig(), architecture=row["architecture"])
+            _run_job(one, RunFolder(place), address, store=_store())
             typer.echo(f"trial {row['number']}: retrained, in {place / 'retrained'}")
         else:
             typer.echo(f"trial {row['number']}: {network_of(folder, row, place)}, in {place}")

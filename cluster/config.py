@@ -205,7 +205,6 @@ class SearchJob(_Job):
     retrain: TrainConfig | None = TrainConfig()
     init: Annotated[Literal["supernet"] | Path | None, Field(union_mode="left_to_right")] = None
     baselines: tuple[Literal["unet", "attention_unet"], ...] = ("unet",)
-
     finals: Annotated[Literal["auto"] | FinalsConfig | None, Field(union_mode="left_to_right")] = "auto"
 
     @property
@@ -279,6 +278,16 @@ class RetrainJob(_Job):
         if self.network == "vm_unet":
             return Architecture.uniform((1, 1), self.model.depths)
         return None if self.architecture is None else Architecture.parse(self.architecture)
+
+
+def retraining(job: SearchJob, settings: TrainConfig, **network: Any) -> RetrainJob:
+    """The training from scratch of one network beside a search, on the same data and workers.
+
+    Args:
+        settings: how it is trained. network: ``architecture``, or ``network`` for one that slices nothing.
+    """
+    shared = {name: getattr(job, name) for name in ("name", "data", "model", "space", "resources")}
+    return RetrainJob(**shared, retrain=settings, **network)
 
 
 class PretrainJob(_AnyJob):

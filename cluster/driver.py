@@ -154,11 +154,14 @@ def _warn_of_few_steps(job: Job, run: RunFolder, num_train: int) -> None:
 
     The built-in lesions are there to see the machinery at work, and are learned within a hundred steps.
     """
+    from slicemamba.training.trainer import steps_per_epoch
+
     for name in TRAININGS if job.data.name != "synthetic" else ():
         settings: TrainConfig | None = getattr(job, name, None)
         if settings is None or getattr(job, "recipe", None) != "scratch":
             continue
-        steps = settings.epochs * math.ceil(num_train / min(settings.batch_size, num_train))
+        a_epoch = steps_per_epoch(num_train, settings.batch_size, job.resources.train.num_workers)
+        steps = settings.epochs * a_epoch
         if steps < FEW_STEPS:
             epochs = math.ceil(FEW_STEPS * settings.epochs / steps)
             run.warn(

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from optuna.storages import BaseStorage
 
 from cluster.config import SearchJob, parse_job
 from cluster.driver import open_study
@@ -30,19 +31,20 @@ from cluster.ray_tune import SlicingTrial, Weights, search, supernet_on
 from cluster.rounds import finals_training, round_epochs, round_sizes
 from cluster.run_folder import FINALS_KINDS, RunFolder
 from cluster.workers import device_for, use_threads
-from nas.counts import ScoredImages, load_scored
+from nas.counts import ScoredImages, load_scored, save_counts
 from nas.front import MeasuredFront, measured_front
 from nas.objectives import loss_matrix
 from nas.pareto import crowded_order
+from nas.pick import spread
 from nas.search import SearchSession
 from nas.searchers.listed import ListedSearcher
-from nas.study import Trial, TrialState, delete_studies, find_trials, open_storage
+from nas.study import Trial, TrialState, delete_studies, find_trials
 from slicemamba.architecture import Architecture
 from slicemamba.config import TrainConfig
 from slicemamba.data.base import load_split
 from slicemamba.data.patients import groups_of
 from slicemamba.evaluation.evaluate import evaluate
-from slicemamba.evaluation.scores import save_arrays
+from slicemamba.files import writing
 from slicemamba.models.checkpoints import NetworkCard, save_network
 from slicemamba.training.trainer import State, fit, trained_weights
 
@@ -92,8 +94,7 @@ def choose_finalists(front: MeasuredFront, trials: Sequence[Trial], most: int, o
     others.sort(key=lambda t: loss_matrix([t.metrics], [objective])[0, 0])
     fixed = others[: max(most // 2, most - len(members))]
     room = most - len(fixed)
-    places = np.linspace(0, len(members) - 1, min(room, len(members))).round().astype(int)
-    return [members[place] for place in dict.fromkeys(places.tolist())] + fixed
+    return spread(members, room) + fixed
 
 
 def survivors(
@@ -198,7 +199,7 @@ def _front_of(
     return keep_front(run, front.model_copy(update={"members": members}))
 
 
-def finals_rows(job: SearchJob, run: RunFolder, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+def finals_rows(job: SearchJob, run: RunFolder, trials: Sequence[Trial], storage: BaseStorage) -> list[dict[str, Any]]:
     """All finalists with the supernet's scores and those after each round; empty without finals."""
     begun = run.read_json(FINALISTS)
     settings = job.finals_settings
@@ -206,7 +207,6 @@ def finals_rows(job: SearchJob, run: RunFolder, trials: Sequence[Trial]) -> list
         return []
     by_architecture = {trial.architecture: trial for trial in trials}
     rows: dict[str, dict[str, Any]] = {}
-    storage = open_storage(run.study_location)
     for architecture in begun["architectures"]:
         own = by_architecture[architecture]
         rows[architecture] = {
@@ -294,9 +294,8 @@ class FinalsTrial(SlicingTrial):
                 device=self._device,
                 with_hd95="hd95" in search.measured,
             )
-        distances = {} if scored.hd95 is None else {"hd95": scored.hd95}
         path = self._run.counts_path(self._study, self.config["number"])
-        save_arrays(path, counts=scored.counts.astype(np.uint32), names=np.array(data.names), **distances)
+        save_counts(path, ScoredImages(data.names, scored.counts, scored.hd95))
         return scored.metrics
 
     def _state_path(self, number: int, trial: int) -> Path:
@@ -306,6 +305,5 @@ class FinalsTrial(SlicingTrial):
 def _save(path: Path, state: State) -> None:
     """What the next round goes on from; the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
+    with writing(path) as draft:
+        torch.save(state, draft)

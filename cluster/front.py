@@ -22,7 +22,6 @@ def measure_front(job: SearchJob, run: RunFolder, trials: Sequence[Trial], study
     Args:
         trials: of the study; at least one is within the constraints.
     """
-
     scored = _scores_of(run, study)
     names = next((found.names for trial in trials if trial.eligible and (found := scored(trial.number))), None)
     return keep_front(

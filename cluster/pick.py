@@ -10,13 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cluster.config import RetrainJob, SearchJob
 from cluster.run_folder import RunFolder
 from cluster.slicing_text import SlicingText
 from nas.objectives import OBJECTIVES, format_value
 from nas.pick import Pick
 from slicemamba.architecture import Architecture
-from slicemamba.config import TrainConfig
 from slicemamba.errors import InputError
 
 
@@ -56,16 +54,3 @@ def network_of(run: RunFolder, row: Mapping[str, Any], target: Path) -> str:
     assert isinstance(supernet, Supernet)
     save_network(target, supernet.extract(Architecture.parse(row["architecture"])), read_card(folder).data)
     return "inherited from the supernet"
-
-
-def retrain_job(job: SearchJob, architecture: str) -> RetrainJob:
-    """The training of a member as the search's winner is trained."""
-    return RetrainJob(
-        name=job.name,
-        data=job.data,
-        model=job.model,
-        space=job.space,
-        resources=job.resources,
-        architecture=architecture,
-        retrain=job.retrain or TrainConfig(),
-    )

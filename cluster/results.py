@@ -35,12 +35,12 @@ from slicemamba.evaluation.per_image import class_scores
 from slicemamba.evaluation.scores import ImageScores
 from slicemamba.evaluation.statistics import paired_difference
 from slicemamba.evaluation.volumes import evaluate_volumes
+from slicemamba.models.baselines import TITLES, ConvKind
 from slicemamba.models.checkpoints import load_network, read_card, title_of
 from slicemamba.models.complexity import count_flops, num_parameters
 
 SPLITS = ("search", "test")
 COMPARED = ("dice", "miou", "hd95")
-TITLES_OF_BASELINES = {"unet": "U-Net", "attention_unet": "Attention U-Net"}
 _PACKAGES = ("slicemamba-nas", "torch", "ray", "optuna", "numpy", "medpy")
 
 
@@ -76,7 +76,7 @@ def searched(
         "best": _row(front[0]),
         "pareto": as_rows(measured),
         "survey": run.read_json("survey.json"),
-        "finals": finals_rows(job, run, trials),
+        "finals": finals_rows(job, run, trials, storage),
         "front": measured.model_dump(mode="json", exclude={"members"}),
         "fixed": {_slicing(trial): _row(trial) for trial in _completed(trials) if trial.origin == "fixed"},
         "random": None,
@@ -231,14 +231,14 @@ def place_of_baseline(run: RunFolder, name: str) -> RunFolder:
     return RunFolder(run.path / "baselines" / name)
 
 
-def _against(name: str, chosen: Mapping[str, Any], run: RunFolder) -> dict[str, Any]:
+def _against(name: ConvKind, chosen: Mapping[str, Any], run: RunFolder) -> dict[str, Any]:
     """A baseline's scores and costs, what the chosen network scores more on the same images, and that as a sentence."""
     place = place_of_baseline(run, name)
     found = dict(place.read_json("scores.json") or {})
     scored = run.scores_path("test"), place.scores_path("test")
     # A network that diverged has left no scores.
     found["difference"] = _differences(*map(ImageScores.load, scored)) if all(map(Path.exists, scored)) else None
-    return found | {"sentence": _sentence(TITLES_OF_BASELINES[name], found, chosen)}
+    return found | {"title": TITLES[name], "sentence": _sentence(TITLES[name], found, chosen)}
 
 
 def _differences(own: ImageScores, other: ImageScores) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.audit_front import counts_by_name
 from cluster.config import SearchJob
 from cluster.run_folder import RunFolder
 from nas.audit import difference, primary_metric
+from nas.counts import load_scored
 from nas.objectives import OBJECTIVES, losses
 from nas.study import Trial
 from slicemamba.architecture import Architecture
@@ -34,8 +34,8 @@ def scan_use(job: SearchJob, run: RunFolder, best: Trial, trials: Sequence[Trial
     if not others or not run.counts_path("search", best.number).exists():
         return None
     rival = min(others, key=lambda t: (losses(t.metrics, [metric]), t.number))
-    (own, names), (other, _) = (counts_by_name(run.counts_path("search", t.number)) for t in (best, rival))
-    found = difference([own], [other], metric, patients=groups_of(names, job.data))
+    own, other = (load_scored(run.counts_path("search", trial.number)) for trial in (best, rival))
+    found = difference([own.counts], [other.counts], metric, patients=groups_of(own.names, job.data))
     ratio = _flops(job, best) / _flops(job, rival)
     blocks = sum(1 for block in Architecture.parse(best.architecture).blocks() if not block.divisor)
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from slicemamba.errors import InputError
 
 Metrics = Mapping[str, float]
 Row = Mapping[str, Any]
+T = TypeVar("T")
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([kMG]?)\s*", re.IGNORECASE)
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 
@@ -116,5 +117,10 @@ def chosen_members(members: Sequence[Row], objectives: Sequence[str], wanted: st
         return [knee(members, objectives)]
     if not wanted.isdecimal() or int(wanted) < 1:
         raise InputError(f"members must be all, knee or a number of 1 or more; got {wanted!r}")
-    places = np.linspace(0, len(members) - 1, min(int(wanted), len(members))).round().astype(int)
+    return spread(members, int(wanted))
+
+
+def spread(members: Sequence[T], most: int) -> list[T]:
+    """So many of a frontier's members, spread evenly over it, its ends first; all where there are no more."""
+    places = np.linspace(0, len(members) - 1, min(most, len(members))).round().astype(int)
     return [members[place] for place in dict.fromkeys(places.tolist())]

@@ -31,7 +31,6 @@ from slicemamba.text import to_json
 
 _TEMPLATE = "report.html.j2"
 _SCORES = ("dice", "miou", "hd95", "sensitivity", "specificity", "accuracy")
-_BASELINES = {"unet": "U-Net", "attention_unet": "Attention U-Net"}
 _GENERATIONS = ("evolution", "nsga2")
 _ENOUGH_RANDOM = 30  # from here on, random candidates alone show the effect of choices
 
@@ -167,10 +166,10 @@ def _tiles(source: ReportInput, front: list[Trial], objectives: Sequence[str]) -
         interval = source.result["retrained"].get("intervals", {}).get("test", {}).get("dice")
         note = "retrained" + (f", 95 % interval {interval[0]:.3f}–{interval[1]:.3f}" if interval else "")
         tiles.append(("Dice on test", _number(test["dice"]), note))
-    for name, other in source.result.get("baselines", {}).items():
+    for other in source.result.get("baselines", {}).values():
         if "test" in other.get("scores", {}):
             dice = _number(other["scores"]["test"]["dice"])
-            tiles.append((f"Dice on test, {_BASELINES[name]}", dice, "trained for as long"))
+            tiles.append((f"Dice on test, {other['title']}", dice, "trained for as long"))
     hours = source.costs.get("device_hours")
     if hours:
         tiles.append(("device hours", f"{sum(hours.values()):.2g}", "training and evaluation"))
@@ -392,9 +391,9 @@ def _test_scores(source: ReportInput) -> dict[str, Any] | None:
     intervals = retrained.get("intervals", {}).get("test", {})
     best = [(retrained["scores"]["test"][name], intervals.get(name)) for name in names]
     rows = [("Best slicing, retrained", best)]
-    for name, found in source.result.get("baselines", {}).items():
+    for found in source.result.get("baselines", {}).values():
         scores, ends = (found.get(part, {}).get("test", {}) for part in ("scores", "intervals"))
-        title = f"{_BASELINES[name]}, trained for as long"
+        title = f"{found['title']}, trained for as long"
         rows.append((title, [(scores.get(metric), ends.get(metric)) for metric in names]))
     for name, scores in source.result.get("trivial", {}).get("test", {}).items():
         rows.append((name, [(scores.get(metric), None) for metric in names]))

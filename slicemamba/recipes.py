@@ -8,7 +8,7 @@ from typing import Any, Literal
 RecipeName = Literal["published", "scratch"]
 
 TRAININGS = ("supernet", "retrain")
-_SCRATCH: dict[str, Any] = {
+SCRATCH: dict[str, Any] = {
     "epochs": 100,
     "batch_size": 8,
     "learning_rate": 2e-3,
@@ -19,11 +19,11 @@ _SCRATCH: dict[str, Any] = {
     "ema_decay": 0.99,
     "validate_every": 5,
 }
-"""Many small stable steps: what the study of networks trained all its networks with (docs/studies.md)."""
+"""Many small stable steps: what the studies train all networks with (docs/studies.md)."""
 _SCRATCH_MODEL: dict[str, Any] = {"drop_path_rate": 0.0, "linear_init": "width"}
 
 FEW_STEPS = 1000
-"""Below so many optimiser steps, seeds of one network scatter by several points of Dice (docs/studies.md)."""
+"""Optimiser steps below which a training from scratch is warned of; a convention (docs/training.md)."""
 
 
 def with_recipe(values: Mapping[str, Any], trainings: tuple[str, ...]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def with_recipe(values: Mapping[str, Any], trainings: tuple[str, ...]) -> dict[s
     """
     if values.get("recipe", "published") != "scratch":
         return dict(values)
-    filled = {part: _fill(values.get(part, {}), _SCRATCH) for part in trainings}
+    filled = {part: _fill(values.get(part, {}), SCRATCH) for part in trainings}
     return {**values, **filled, "model": _fill(values.get("model", {}), _SCRATCH_MODEL)}
 
 

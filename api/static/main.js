@@ -12,7 +12,7 @@ const lost = document.getElementById("lost");
 
 function clock(main) {
   const left = new AbortController();
-  let timer = null, refresh = async () => {}, seconds = 3, running = false, again = false, stopped = false;
+  let timer = null, refresh = async () => {}, seconds = 3, running = false, again = false, stopped = false, shown = false;
   const tick = async () => {
     again = running; // asked for meanwhile: what is on its way may be too old
     if (running || stopped) return;
@@ -20,8 +20,11 @@ function clock(main) {
     clearTimeout(timer);
     try {
       await refresh();
-      if (!stopped) say("");
-      main.ariaBusy = false;
+      if (!stopped) {
+        say("");
+        shown = true;
+        main.ariaBusy = false;
+      }
     } catch (error) {
       if (!stopped) failed(error);
     }
@@ -30,7 +33,7 @@ function clock(main) {
   };
   // Before anything was shown there is nothing to keep: what does not exist is told in its place.
   const failed = (error) => {
-    if (main.ariaBusy !== "true" || error.status === 0 || error.status >= 500) return say(error.message);
+    if (shown || error.status === 0 || error.status >= 500) return say(error.message);
     stopped = true;
     return wrong(main, error);
   };

@@ -2,14 +2,13 @@
 import { count, el, number, table } from "./ui.js";
 
 const SCORES = [["dice", "Dice ↑"], ["miou", "mIoU ↑"], ["hd95", "HD95 (pixels) ↓"]];
-const TITLES = { unet: "U-Net, trained for as long", attention_unet: "Attention U-Net, trained for as long" };
 
 export function resultCard(result) {
   const findings = (result.findings ?? []).map((sentence) => el("p", { className: "finding" }, sentence));
   const chosen = result.retrained;
   if (!chosen?.scores?.test) return findings;
   const guesses = Object.entries(result.trivial?.test ?? {}).map(([name, scores]) => [name, { scores: { test: scores } }]);
-  const others = Object.entries(result.baselines ?? {}).map(([name, one]) => [TITLES[name] ?? name, one]);
+  const others = Object.values(result.baselines ?? {}).map((one) => [`${one.title}, trained for as long`, one]);
   const columns = ["", ...SCORES.map(([, title]) => title), "FLOPs", "Parameters"].map((title, i) => ({ title, num: i > 0 }));
   const rows = [["chosen network, retrained", chosen], ...others, ...guesses].map(([name, one]) => el("tr", {}, el("td", {}, name),
     SCORES.map(([key]) => el("td", { className: "num" }, score(one, key))), ["flops", "params"].map((cost) => el("td", { className: "num" }, count(one[cost])))));

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -220,23 +221,13 @@ def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str
     ]
     if twins:
         found.append(f"{len(twins)} images are in a split twice: {name_some(twins)}")
-    turned = [
-        short_path(pair.image)
-        for split in SPLITS
-        for pair, one in zip(splits[split], facts[split], strict=True)
-        if one.turned
-    ]
+    turned = _images_that(splits, facts, lambda one: one.turned)
     if turned:
         found.append(
             f"{len(turned)} images have an EXIF orientation, which viewers apply and this software does not: "
             f"{name_some(turned)}; their masks must fit the pixels as stored"
         )
-    without_alpha = [
-        short_path(pair.image)
-        for split in SPLITS
-        for pair, one in zip(splits[split], facts[split], strict=True)
-        if one.without_alpha
-    ]
+    without_alpha = _images_that(splits, facts, lambda one: one.without_alpha)
     if without_alpha:
         found.append(
             f"{len(without_alpha)} images have an alpha channel that is the same everywhere and is dropped: "
@@ -252,6 +243,18 @@ def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str
     if unseen:
         found.append(f"no train mask holds class {name_some(unseen)}; the network cannot learn it")
     return _small_splits(config, splits) + found + _option_warnings(config, splits, facts)
+
+
+def _images_that(
+    splits: dict[str, list[Pair]], facts: dict[str, list[Facts]], told: Callable[[Facts], bool]
+) -> list[str]:
+    """Images of which something is told, in all splits."""
+    return [
+        short_path(pair.image)
+        for split in SPLITS
+        for pair, one in zip(splits[split], facts[split], strict=True)
+        if told(one)
+    ]
 
 
 def _alike(splits: dict[str, list[Pair]], facts: dict[str, list[Facts]]) -> list[str]:

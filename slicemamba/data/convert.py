@@ -183,6 +183,7 @@ def _convert(raw: RawPair, folder: Path, reading: Reading) -> Converted:
         shutil.copyfile(pair.mask, new_mask)
     else:
         Image.fromarray(values).save(new_mask)
+    held = distinct(values)
     return Converted(
         new_image,
         new_mask,
@@ -190,8 +191,8 @@ def _convert(raw: RawPair, folder: Path, reading: Reading) -> Converted:
         sketch(image),
         intermediate,
         intermediate / values.size,
-        distinct(values),
-        [int((values == value).sum()) for value in distinct(values)[:_MOST_COUNTED]],
+        held,
+        [int((values == value).sum()) for value in held[:_MOST_COUNTED]],
         kept,
         erased,
     )

@@ -15,7 +15,7 @@ _STEP, _SMALLEST = 16, 32
 _AIR = -500.0
 """Hounsfield units below which there is only air: lower values tell CT."""
 _STEPS = 3000
-"""Optimiser steps with which small networks have mostly learnt what they will."""
+"""Optimiser steps of a training; a convention, not a measurement."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from slicemamba.models.layers import fit_image
 
 ConvKind = Literal["unet", "attention_unet"]
 CONV_KINDS: tuple[ConvKind, ...] = get_args(ConvKind)
+TITLES: dict[str, str] = {"unet": "U-Net", "attention_unet": "Attention U-Net"}
 _LEVELS = 5
 
 

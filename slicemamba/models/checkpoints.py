@@ -19,7 +19,7 @@ from slicemamba.architecture import SKIP, Architecture, Block, format_block, par
 from slicemamba.config import Config, DataConfig, ModelConfig, describe_errors
 from slicemamba.errors import InputError, name_some
 from slicemamba.files import write_json, writing
-from slicemamba.models.baselines import ConvUNet
+from slicemamba.models.baselines import TITLES, ConvUNet
 from slicemamba.models.ensemble import Ensemble, SegmentationNetwork, SingleNetwork
 from slicemamba.models.supernet import Supernet
 from slicemamba.models.unet import SliceMambaUNet
@@ -107,7 +107,7 @@ def title_of(card: NetworkCard) -> str:
         kinds = sorted({title_of(member) for member in card.members})
         return f"Ensemble of {len(card.members)} ({', '.join(kinds)})"
     if card.kind != "slicemamba":
-        return {"unet": "U-Net", "attention_unet": "Attention U-Net"}[card.kind]
+        return TITLES[card.kind]
     if card.architecture is None:
         return "Supernet"
     sizes = {block for block in Architecture.parse(card.architecture).blocks() if not block.divisor}

@@ -240,6 +240,28 @@ def test_form_that_was_left_while_it_loads_does_not_replace_the_next_page(page: 
     page.get_by_role("heading", name="New search").wait_for()
 
 
+def test_answer_to_a_page_that_was_left_does_not_speak_for_the_next_one(page: Page, place: tuple[str, Bench]) -> None:
+    url, _ = place
+    held: list[Any] = []
+    page.route("**/v1/searches*", lambda route: held.append(route))
+    page.goto(f"{url}/#/new")
+    page.get_by_role("navigation").get_by_role("link", name="Searches").click()
+    while not held:
+        page.wait_for_timeout(10)
+    page.route("**/v1/searches/**", lambda route: held.append(route))
+    page.goto(f"{url}/#/s/s-00000000000000000000000000/t/3")
+    while len(held) < 5:
+        page.wait_for_timeout(10)
+    with page.expect_response("**/v1/searches*"):
+        held.pop(0).continue_()
+    page.wait_for_timeout(200)  # the list's page has its answer, after it was left
+    page.unroute("**/v1/searches/**")
+    for route in held:
+        route.continue_()
+    page.unroute("**/v1/searches*")
+    page.get_by_role("heading", name="Not found").wait_for()
+
+
 def end_job(bench: Bench, job_id: str, search_id: str) -> None:
     """The cluster takes a job up and ends it well, with a picture and its list."""
     bench.jobs.states[job_id] = JobState.RUNNING
@@ -263,7 +285,7 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     bench.folder(search_id).write_json("supernet/config.json", {})
     scores = {"test": {"dice": 0.701, "miou": 0.54, "hd95": 7.25}}
     chosen = {"scores": scores, "intervals": {"test": {"dice": [0.65, 0.75]}}, "flops": 317_400_000, "params": 79_270}
-    unet = {"scores": {"test": {"dice": 0.804}}, "flops": 1.556e9, "params": 1_950_000}
+    unet = {"title": "U-Net", "scores": {"test": {"dice": 0.804}}, "flops": 1.556e9, "params": 1_950_000}
     said = "U-Net is better than the chosen network: Dice on test 70.1 % …"
     result = {"findings": [said], "retrained": chosen, "baselines": {"unet": unet}, "trivial": {"test": {}}}
     bench.folder(search_id).write_json("result.json", result)

@@ -139,7 +139,7 @@ SMALL: dict[str, Any] = {
     "supernet": {"epochs": 1, "batch_size": 4, "sampling": "sandwich"},
     "search": {"searcher": "nsga2", "objectives": ["dice", "flops"], "num_trials": 8, "population_size": 6,
                "num_parents": 3, "num_mutations": 3, "num_crossovers": 3},
-    "finals": {"max_candidates": 4, "epochs": 2},
+    "finals": {"max_candidates": 3, "epochs": 2},
     "retrain": None,
     "baselines": [],
     "resources": {"search": {"num_workers": 1}},
@@ -165,8 +165,8 @@ def test_finals_stopped_in_their_last_round_end_as_if_they_had_not(tmp_path: Pat
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     result = run(whole)
-    assert len(result["finals"]) == 4
-    assert sorted(len(row["rounds"]) for row in result["finals"]) == [1, 1, 2, 2]
+    # Whatever the frontier, the three fixed networks are there to take part.
+    assert sorted(len(row["rounds"]) for row in result["finals"]) == [1, 2, 2]
     assert all(set(member["supernet"]) == {"dice", "flops"} for member in result["pareto"])
 
     # As a driver leaves it that is killed in the second round: the first one's states, nothing of the last.
@@ -182,7 +182,7 @@ def test_finals_stopped_in_their_last_round_end_as_if_they_had_not(tmp_path: Pat
     assert [row["rounds"] for row in again["finals"]] == [row["rounds"] for row in result["finals"]]
     assert again["pareto"] == result["pareto"]
     trials = {kind: find_trials(open_storage(stopped / "search.journal"), kind) for kind in ("finals-1", "finals-2")}
-    assert [len(found) for found in trials.values()] == [4, 2]
+    assert [len(found) for found in trials.values()] == [3, 2]
     for path in networks:
         before, after = (read_state(of / "finals" / path.name / "weights.safetensors") for of in (whole, stopped))
         assert all(torch.equal(before[name], after[name]) for name in before)
