@@ -25,7 +25,7 @@ STUDY = Study(
         "published c3": Row(PUBLISHED, "c3"),
     },
     reference="unet",
-    seconds=400.0,
+    seconds=120.0,
 )
 
 if __name__ == "__main__":
