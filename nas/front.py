@@ -2,7 +2,9 @@
 
 Differences of scores come with the spread of the paired bootstrap over the search split's images (or patients), those
 of latencies with the spread of repeated timings, and counted costs are exact. ``nas.pareto.measurable_front`` takes
-from the Pareto-optimal trials those that are better than one another by more.
+from the Pareto-optimal trials those that are better than one another by more. Few images can tell hardly anything
+apart, and what is not measurably better need not be no better: a score that is higher by more than ``MARGIN`` counts
+too, so that a small network is named for an accurate one only where it scores about the same.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from slicemamba.evaluation.statistics import CONFIDENCE, bootstrap_samples, perc
 Floats = NDArray[np.float64]
 
 NUM_RESAMPLES = 2000
+MARGIN = 0.01
+"""Difference of two scores between 0 and 1 that counts, measurable or not: one point, as ``audit.margin`` has it."""
 _MOST_COMPARED = 200  # of the candidates: those on the frontier and the next best
 
 
@@ -59,6 +63,7 @@ class MeasuredFront(Config):
     Attributes:
         num_images, num_patients: that scores were compared on; 0 where counts of images are missing.
         num_optimal: trials that are Pareto-optimal by their figures, of which the members are some.
+        num_undecided: members that score higher than a cheaper one by more than a point, but not measurably.
         num_compared: candidates that members were compared with.
         resolution: by objective, the difference that two of the Pareto-optimal trials must exceed: the median of pairs.
         sentence: what can be told, in words.
@@ -68,6 +73,7 @@ class MeasuredFront(Config):
     num_images: int
     num_patients: int
     num_optimal: int
+    num_undecided: int = 0
     num_compared: int
     resolution: dict[str, float]
     members: tuple[Member, ...]
@@ -97,7 +103,9 @@ def measured_front(
     resolution = _resolution(samples, objectives, confidence, latency_ms)
     losses = loss_matrix([trial.metrics for trial in compared], objectives)
     n = len(optimal)  # which come first among the compared
-    chosen = np.flatnonzero(measurable_front(losses[:n], resolution[:n, :n]))
+    counting = np.minimum(resolution, [MARGIN if OBJECTIVES[name].unit == "0…1" else np.inf for name in objectives])
+    chosen = np.flatnonzero(measurable_front(losses[:n], counting[:n, :n]))
+    undecided = len(chosen) - int(measurable_front(losses[chosen], resolution[np.ix_(chosen, chosen)]).sum())
     tied = np.all(np.abs(losses[:, None] - losses[None]) <= resolution, axis=2)
     members = tuple(
         Member(
@@ -120,10 +128,11 @@ def measured_front(
         num_images=num_images,
         num_patients=num_images if patients is None or not num_images else len(set(patients)),
         num_optimal=n,
+        num_undecided=undecided,
         num_compared=len(compared),
         resolution=told,
         members=members,
-        sentence=_sentence(members, n, len(compared), told, num_images),
+        sentence=_sentence(members, n, undecided, len(compared), told, num_images),
     )
 
 
@@ -174,7 +183,12 @@ def _ends(trial: Trial, name: str, samples: Floats) -> Ends:
 
 
 def _sentence(
-    members: Sequence[Member], num_optimal: int, num_compared: int, resolution: Mapping[str, float], num_images: int
+    members: Sequence[Member],
+    num_optimal: int,
+    num_undecided: int,
+    num_compared: int,
+    resolution: Mapping[str, float],
+    num_images: int,
 ) -> str:
     if num_compared == 1:
         return "Only one network could be compared."
@@ -188,6 +202,12 @@ def _sentence(
     if len(members) > 1:
         more = num_optimal - len(members)
         others = f"; {more} more Pareto-optimal by their figures are not measurably better than these" if more else ""
+        if num_undecided:
+            less = "scores" if num_undecided == 1 else "score"
+            return (
+                f"{len(members)} networks are on the frontier; {num_undecided} of them {less} higher than a cheaper one "
+                f"by more than a point, but not measurably{others}{limit}."
+            )
         return f"{len(members)} networks of the frontier differ measurably from one another{others}{limit}."
     if len(members[0].tied_with) == num_compared - 1:
         return f"No measurable difference between these networks{limit}."

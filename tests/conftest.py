@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from nas.space import SearchSpace
 from slicemamba.config import ModelConfig
@@ -27,6 +28,8 @@ from slicemamba.data.synthetic import draw_lesion
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 torch.set_num_threads(min(4, torch.get_num_threads()))
+settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

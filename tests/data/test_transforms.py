@@ -157,7 +157,7 @@ options = st.fixed_dictionaries(
 sizes = st.tuples(st.integers(32, 70), st.integers(32, 70))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(options=options, size=sizes, seed=st.integers(0, 2**32))
 def test_any_augmentation_keeps_image_and_mask_together(
     options: dict[str, Any], size: tuple[int, int], seed: int
@@ -182,7 +182,7 @@ def test_any_augmentation_keeps_image_and_mask_together(
     torch.testing.assert_close(again[1], turned, rtol=0, atol=0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(size=sizes, seed=st.integers(0, 2**32), labels=st.integers(2, 9))
 def test_masks_hold_no_label_that_was_not_there(size: tuple[int, int], seed: int, labels: int) -> None:
     masks = torch.randint(0, labels, (4, *size), generator=generator(seed)) * 17 + 3

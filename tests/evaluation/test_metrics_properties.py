@@ -19,7 +19,7 @@ from sklearn import metrics as sklearn
 from slicemamba.evaluation.metrics import confusion, hd95, image_hd95, summarize
 
 Masks = NDArray[np.uint8]
-MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 SPACINGS = st.tuples(*[st.sampled_from([0.5, 1.0, 3.0])] * 2)
 
 

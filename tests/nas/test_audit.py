@@ -295,7 +295,7 @@ class TestVerdict:
         assert len(told) == 2
         assert all("1500 images of 12 patients" in one and "fewer than 20 patients" in one for one in told)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.data())
     def test_worse_evidence_never_earns_a_better_word(self, data: st.DataObject) -> None:
         changes = {

@@ -130,6 +130,20 @@ def test_what_costs_more_must_be_measurably_better() -> None:
     assert front.resolution["flops"] == 0
 
 
+def test_few_images_name_no_small_network_for_one_that_scores_points_more() -> None:
+    """Four images on which the networks do well in turns: ten points cannot be told from chance, two tenths are none."""
+    hits = np.array([[100, 400, 100, 400], [101, 399, 102, 400], [430, 150, 440, 160]])
+    images = {number: scored(row) for number, row in enumerate(hits)}
+    trials = [trial(number, dice_of(one), 1e6 * (1 + number)) for number, one in images.items()]
+    front = measured_front(trials, ("dice", "flops"), images.get)
+    assert front.resolution["dice"] > 0.05
+    assert trials[2].metrics["dice"] - trials[0].metrics["dice"] > 0.05
+    assert trials[1].metrics["dice"] > trials[0].metrics["dice"], "so that all three are Pareto-optimal"
+    assert [member.number for member in front.members] == [2, 0]
+    assert (front.num_undecided, front.members[0].tied_with) == (1, ())
+    assert front.sentence.startswith("2 networks are on the frontier; 1 of them scores higher than a cheaper one")
+
+
 def test_latencies_within_their_noise_are_equal() -> None:
     images = population(np.random.default_rng(2), [300.0, 300.0])
     slow, fast = sorted(images, key=lambda number: -dice_of(images[number]))  # the slower has the higher score

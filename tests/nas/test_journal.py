@@ -190,7 +190,7 @@ def test_optuna_that_writes_otherwise_is_told_once_and_read_by_itself(
 RECORD = st.one_of(CREATED, CREATED, MOVED, MOVED, ADDED, NAMED, REMOVED)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(records=st.lists(RECORD, max_size=25), cuts=st.sets(st.integers(0, 25)))
 def test_any_order_of_records_is_read_alike(
     records: list[dict[str, Any]], cuts: set[int], tmp_path_factory: pytest.TempPathFactory
