@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,9 @@ from slicemamba.config import DataConfig
 from slicemamba.data.reading import resize_image
 from slicemamba.data.slices import resize_slice, resize_slice_labels
 from slicemamba.data.transforms import to_input
+from slicemamba.errors import InputError
+from slicemamba.models.checkpoints import find_network, load_network, read_card
+from slicemamba.models.supernet import Supernet
 
 Pixels = NDArray[np.uint8]
 Mode = Literal["resize", "window"]
@@ -61,6 +65,28 @@ class Segmenter:
         options: InferenceOptions = InferenceOptions(),
     ) -> None:
         self.network, self.config, self.device, self.options = network, config, device, options
+
+    @classmethod
+    def load(
+        cls, path: str | Path, device: str | torch.device = "cpu", options: InferenceOptions = InferenceOptions()
+    ) -> Segmenter:
+        """The trained network of a run, of a network's folder or of a bundle.
+
+        Raises:
+            InputError: there is none, it is a supernet, or its card does not say what data it was trained on.
+        """
+        folder = find_network(Path(path))
+        data, network = read_card(folder).data, load_network(folder)
+        if isinstance(network, Supernet):
+            raise InputError(f"{folder} holds a supernet; give a plain network, such as RUN/retrained")
+        if data is None:
+            raise InputError(f"{folder} does not say what data it was trained on; its config.json needs 'data'")
+        on = torch.device(device)
+        return cls(network.to(on), data, on, options)
+
+    def masks(self, images: Sequence[Pixels]) -> list[Pixels]:
+        """Images (h, w, C) uint8 of any sizes → labels (h, w) uint8 of the same sizes."""
+        return [self.labels(probabilities) for probabilities in self.pictures(images)]
 
     @torch.inference_mode()
     def pictures(self, images: Sequence[Pixels]) -> Iterator[Tensor]:
