@@ -44,6 +44,7 @@ from slicemamba.models.initialise import initialise
 from slicemamba.models.supernet import Supernet
 from slicemamba.training.learning import LearningWatch
 from slicemamba.training.logs import TensorBoardLog
+from slicemamba.training.prior import start_at_prior
 from slicemamba.training.seeds import generator_for
 from slicemamba.training.trainer import EpochReport, State, fit, steps_per_epoch, trained_weights
 from slicemamba.training.validation import shared_scores
@@ -218,10 +219,12 @@ def _worker(config: dict[str, Any]) -> None:
     torch.manual_seed(settings.seed)
     network = build_network(job, architecture)
     state = load_checkpoint(ray.train.get_checkpoint())
+    data = load_split(job.data, "train", Path(config["cache"]))
+    if state is None and settings.prior_bias:
+        start_at_prior(network, data)
     if state is None and config["init"] is not None:
         initialise(network, Path(config["init"]), architecture)
     network.to(device)
-    data = load_split(job.data, "train", Path(config["cache"]))
     val = load_split(job.data, "val", Path(config["cache"]))
     reporter = Reporter(workers_folder(config), config["phase"])
     if ray.train.get_context().get_world_rank() == 0 or settings.stop_if_not_learning:  # then all stop at once

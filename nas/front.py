@@ -205,8 +205,8 @@ def _sentence(
         if num_undecided:
             less = "scores" if num_undecided == 1 else "score"
             return (
-                f"{len(members)} networks are on the frontier; {num_undecided} of them {less} higher than a cheaper one "
-                f"by more than a point, but not measurably{others}{limit}."
+                f"{len(members)} networks are on the frontier; {num_undecided} of them {less} higher than a cheaper "
+                f"one by more than a point, but not measurably{others}{limit}."
             )
         return f"{len(members)} networks of the frontier differ measurably from one another{others}{limit}."
     if len(members[0].tied_with) == num_compared - 1:

@@ -387,6 +387,9 @@ class TrainConfig(Config):
         min_learning_rate: minimum of the cosine.
         warmup_epochs: epochs over which the learning rate rises linearly, step by step, before the cosine.
         clip_grad_norm: maximum gradient norm; null for no limit.
+        prior_bias: begin with the logits of the classes' shares of the training pixels as the head's biases, so that
+            small lesions are not lost in the first steps (``slicemamba.training.prior``). Weights from ``init`` go
+            before it.
         precision: format of the network's matrix products; scan, loss and weights stay float32. ``fp16`` needs a GPU.
         ema_decay: validate and keep an exponential moving average of the weights with this decay; null keeps the
             weights themselves.
@@ -416,6 +419,7 @@ class TrainConfig(Config):
     min_learning_rate: Annotated[float, Field(ge=0)] = 1e-5
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     clip_grad_norm: PositiveFloat | None = None
+    prior_bias: bool = False
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     augment: bool = True
@@ -489,7 +493,7 @@ class PretrainConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _of_pictures(self) -> PretrainConfig:
-        for name in ("rotate_probability", "scale_probability", "intensity_probability"):
+        for name in ("rotate_probability", "scale_probability", "intensity_probability", "prior_bias"):
             if getattr(self, name):
                 raise ValueError(f"{name} is for segmentation; pretraining only crops and flips, so leave it out")
         if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:

@@ -16,7 +16,7 @@ STUDY = Study(
         "from isic2018_500": Row(CONV, "c3", source="isic2018_500"),
     },
     reference="from scratch",
-    seconds=200.0,
+    seconds=60.0,
     sets=("busi",),
 )
 

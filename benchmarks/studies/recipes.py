@@ -6,7 +6,10 @@ python -m benchmarks.studies.recipes table
 
 from __future__ import annotations
 
+from benchmarks.studies.networks import PUBLISHED, UNET
 from benchmarks.studies.trainings import CONV, Row, Study, main
+
+PRIOR = {"prior_bias": True}
 
 STUDY = Study(
     "recipes",
@@ -14,6 +17,11 @@ STUDY = Study(
         "recipe": Row(CONV, "-"),
         "learning rate 1e-3": Row(CONV, "-", {"learning_rate": 1e-3}),
         "learning rate 4e-3": Row(CONV, "-", {"learning_rate": 4e-3}),
+        "prior bias": Row(CONV, "-", PRIOR),
+        "unet": Row(UNET),
+        "unet, prior bias": Row(UNET, train=PRIOR, beside="unet"),
+        "published 2x2": Row(PUBLISHED, "2x2"),
+        "published 2x2, prior bias": Row(PUBLISHED, "2x2", PRIOR, beside="published 2x2"),
         "no warm-up": Row(CONV, "-", {"warmup_epochs": 0}),
         "no clipping": Row(CONV, "-", {"clip_grad_norm": None}),
         "no average of weights": Row(CONV, "-", {"ema_decay": None}),
@@ -25,7 +33,7 @@ STUDY = Study(
         "blocks c3, published initialisation": Row({**CONV, "linear_init": "published"}, "c3"),
     },
     reference="recipe",
-    seconds=200.0,
+    seconds=60.0,
 )
 
 if __name__ == "__main__":

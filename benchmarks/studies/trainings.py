@@ -40,6 +40,7 @@ from slicemamba.models.complexity import count_flops, num_parameters
 from slicemamba.models.initialise import initialise
 from slicemamba.models.unet import SliceMambaUNet
 from slicemamba.recipes import SCRATCH
+from slicemamba.training.prior import start_at_prior
 from slicemamba.training.trainer import State, fit, steps_per_epoch
 
 FOLDER = Path("benchmarks/results")
@@ -57,18 +58,27 @@ class Row:
     Attributes:
         model: its settings. block: what all its blocks take; None of MONAI's U-Net.
         train: what differs from the recipe ``scratch``. source: another set on which it is trained first, for as long.
+        beside: the row that it is set beside in the table; None for the study's reference.
     """
 
     model: Mapping[str, Any]
     block: str | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
     source: str | None = None
+    beside: str | None = None
 
     def build(self) -> ConvUNet | SliceMambaUNet:
         model = ModelConfig.model_validate(self.model)
         if self.block is None:
             return ConvUNet("unet", model, 1)
         return SliceMambaUNet(model, 1, model.uniform(parse_block(self.block)))
+
+    def start(self, data: SegmentationData) -> ConvUNet | SliceMambaUNet:
+        """The network as it goes into training on these images."""
+        network = self.build()
+        if {**RECIPE, **self.train}.get("prior_bias", False):
+            start_at_prior(network, data)
+        return network
 
     @property
     def batch_size(self) -> int:
@@ -140,11 +150,13 @@ def train(study: Study, name: str, dataset: str, seed: int, seconds: float, a_st
     torch.set_num_threads(1)
     row = study.rows[name]
     torch.manual_seed(seed)
-    network = row.build()
+    data = load(dataset, "train")
+    network = row.start(data)
     started = time.process_time()
     if row.source is not None:
-        before = row.build()
-        _fit(before, row, load(row.source, "train"), seed, seconds, a_step, dict)
+        other = load(row.source, "train")
+        before = row.start(other)
+        _fit(before, row, other, seed, seconds, a_step, dict)
         with tempfile.TemporaryDirectory() as folder:
             save_network(Path(folder), before)
             initialise(network, Path(folder), network.architecture if isinstance(network, SliceMambaUNet) else None)
@@ -155,7 +167,7 @@ def train(study: Study, name: str, dataset: str, seed: int, seconds: float, a_st
         scored.update(dice=result.metrics["dice"], counts=result.counts[:, 0, :3].tolist())
         return {"dice": result.metrics["dice"]}
 
-    epochs, steps, losses = _fit(network, row, load(dataset, "train"), seed, seconds, a_step, score)
+    epochs, steps, losses = _fit(network, row, data, seed, seconds, a_step, score)
     return {
         "network": name,
         "set": dataset,
@@ -233,13 +245,13 @@ def run(study: Study, chosen: argparse.Namespace) -> None:
 def table(study: Study, chosen: argparse.Namespace) -> None:
     """Mean Dice over seeds, and the difference to the reference with a two-level interval."""
     lines = [line for line in study.finished() if line["seconds"] == chosen.seconds]
-    columns = (*COLUMNS, f"to {study.reference}, points")
+    columns = (*COLUMNS, "difference, points")
     for dataset in chosen.sets:
         by_name: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
         for line in lines:
             if line["set"] == dataset:
                 by_name[line["network"]][line["seed"]] = line
-        if study.reference not in by_name:
+        if not by_name:
             continue
         print(f"\n{dataset}\n\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
         for name in [name for name in study.rows if name in by_name]:
@@ -247,7 +259,8 @@ def table(study: Study, chosen: argparse.Namespace) -> None:
 
 
 def _cells(study: Study, name: str, by_name: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
-    runs, others = by_name[name], by_name[study.reference]
+    beside = study.rows[name].beside or study.reference
+    runs, others = by_name[name], by_name.get(beside, {})
     dice = [100 * run["dice"] for _, run in sorted(runs.items())]
     common = sorted(set(runs) & set(others))
     first = next(iter(runs.values()))
@@ -257,7 +270,7 @@ def _cells(study: Study, name: str, by_name: Mapping[str, Mapping[int, Mapping[s
         str(first["epochs"]),
         ", ".join(f"{one:.1f}" for one in dice),
         f"{statistics.mean(dice):.1f}",
-        _difference(runs, others, common) if name != study.reference and common else "–",
+        f"{_difference(runs, others, common)} to {beside}" if name != beside and common else "–",
     ]
 
 

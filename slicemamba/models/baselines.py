@@ -55,6 +55,10 @@ class ConvUNet(nn.Module):
             else AttentionUnet(2, config.in_channels, num_classes, channels=widths, strides=[2] * (_LEVELS - 1))
         )
 
+    def heads(self) -> list[nn.Conv2d]:
+        """What gives the logits: MONAI's last convolution."""
+        return [module for module in self.body.modules() if isinstance(module, nn.Conv2d)][-1:]
+
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1 or 3, H, W), any H and W → logits (B, num_classes, H, W)."""
         logits: Tensor = self.body(fit_image(image, self.stride, self.config.in_channels))

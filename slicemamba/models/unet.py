@@ -103,6 +103,12 @@ class SliceUNet(nn.Module):
         for stage in (*self.layers, *self.layers_up):
             yield from stage.blocks
 
+    def heads(self) -> list[nn.Linear | nn.Conv2d]:
+        """What gives the logits; with deep supervision the heads of the coarser maps too."""
+        if self.conv is None:
+            return [self.final_conv]
+        return [self.conv.head, *self.conv.supervised.values()]  # type: ignore[list-item]
+
     def run(self, image: Tensor, architecture: Architecture) -> Tensor:
         """The forward pass with the given architecture.
 

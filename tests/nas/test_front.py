@@ -131,7 +131,7 @@ def test_what_costs_more_must_be_measurably_better() -> None:
 
 
 def test_few_images_name_no_small_network_for_one_that_scores_points_more() -> None:
-    """Four images on which the networks do well in turns: ten points cannot be told from chance, two tenths are none."""
+    """Four images on which networks do well in turns: ten points cannot be told from chance, two tenths are none."""
     hits = np.array([[100, 400, 100, 400], [101, 399, 102, 400], [430, 150, 440, 160]])
     images = {number: scored(row) for number, row in enumerate(hits)}
     trials = [trial(number, dice_of(one), 1e6 * (1 + number)) for number, one in images.items()]
