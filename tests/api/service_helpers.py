@@ -88,7 +88,8 @@ class Bench:
     """An app with a fake cluster. Its reconciler has no thread here: tests call ``round``, so nothing waits."""
 
     def __init__(self, runs_dir: Path, jobs: FakeJobs | None = None, **settings: Any) -> None:
-        self.settings = Settings(runs_dir=runs_dir, **{"reconcile_seconds": 0.1, **settings})
+        quick: dict[str, Any] = {"reconcile_seconds": 0.1, "writes_per_minute": 1e9}
+        self.settings = Settings(runs_dir=runs_dir, **{**quick, **settings})
         self.jobs = jobs or FakeJobs()
         self.app = create_app(self.settings, self.jobs)
         self.http = TestClient(self.app, "http://127.0.0.1", raise_server_exceptions=False)

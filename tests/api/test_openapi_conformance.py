@@ -135,14 +135,14 @@ def _check(run: Run, least: int) -> None:
 
 def test_service_keeps_to_its_document(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
-    bench = Bench(tmp_path / "runs", require_tokens=True, writes_per_minute=1e9)
+    bench = Bench(tmp_path / "runs", require_tokens=True)
     _check(Run(bench, _config(examples=4, steps=3, coverage=False)), 60)
 
 
 @pytest.mark.slow
 def test_service_keeps_to_its_document_in_thousands_of_cases(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
-    bench = Bench(tmp_path / "runs", require_tokens=True, writes_per_minute=1e9)
+    bench = Bench(tmp_path / "runs", require_tokens=True)
     run = Run(bench, _config(examples=40, steps=6, coverage=True))
     print(f"{sum(run.statuses.values())} cases over {len(run.operations)} operations: {dict(run.statuses)}")
     _check(run, 1000)
