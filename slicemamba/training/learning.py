@@ -15,6 +15,10 @@ from slicemamba.evaluation.metrics import confusion, summarize
 from slicemamba.training.trainer import EpochReport, TrainingDivergedError
 
 
+SMALL = 0.1
+"""Share of the foreground below which a first guess of one half is far off."""
+
+
 class NotLearningError(TrainingDivergedError):
     """The training is no better than a guess, and was asked to stop then."""
 
@@ -87,6 +91,9 @@ def _causes(train: SegmentationData, model: ModelConfig, settings: TrainConfig, 
     empty = int((~marked.any(axis=(1, 2))).sum())
     causes = [f"no training mask holds class {', '.join(map(str, absent))}"] if absent else []
     causes += [f"{empty} of {len(masks)} training masks are empty"] if 2 * empty > len(masks) else []
+    share = float(marked.mean())
+    if share < SMALL and not settings.prior_bias and not pretrained:
+        causes.append(f"{100 * share:.2g} % of the training pixels are foreground, and prior_bias is off: try it")
     if not pretrained and model.skeleton == "published":
         causes.append("no pretrained weights (init), without which skeleton conv learns sooner than published")
     if model.drop_path_rate and settings.epochs <= 100:

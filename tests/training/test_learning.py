@@ -75,3 +75,15 @@ def test_training_that_may_not_go_on_without_learning_is_ended() -> None:
     learns = watch(np.zeros((4, 8, 8)), stop_if_not_learning=True)
     assert learns.check(report(6, 0.2)) is None
     assert watch().check(report(6, 0.5)) is not None  # said, and nothing more
+
+
+def test_small_foreground_is_told_with_its_share_unless_the_training_began_with_it() -> None:
+    small = np.zeros((4, 8, 8))
+    small[:, 0, :3] = 1  # 3 of 64 pixels
+    message = watch(small).look(report(40, 0.0))
+    assert message is not None
+    assert "4.7 % of the training pixels are foreground, and prior_bias is off" in message
+    for quiet in (watch(small, prior_bias=True), watch(HALF)):
+        other = quiet.look(report(40, 0.0))
+        assert other is not None
+        assert "prior_bias" not in other
