@@ -14,7 +14,6 @@ from slicemamba.data.reading import IGNORED
 from slicemamba.evaluation.metrics import confusion, summarize
 from slicemamba.training.trainer import EpochReport, TrainingDivergedError
 
-
 SMALL = 0.1
 """Share of the foreground below which a first guess of one half is far off."""
 
