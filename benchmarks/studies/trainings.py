@@ -2,6 +2,7 @@
 
     python -m benchmarks.studies.networks run --processes 2       # trains what is missing, the first seeds first
     python -m benchmarks.studies.networks table                   # what is there, as Markdown
+    python -m benchmarks.studies.networks curves                  # the losses of what is there, as a picture
 
 Every finished training is a line of ``benchmarks/results/<study>.jsonl``; what is there is not trained again, so a
 study may be stopped at any time and go on elsewhere. Equal time means equal processor seconds of one thread: a step of
@@ -26,8 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
+from benchmarks.studies import organs
 from slicemamba.architecture import parse_block
 from slicemamba.config import DataConfig, ModelConfig, TrainConfig
 from slicemamba.data.base import SegmentationData, load_split
@@ -67,15 +70,15 @@ class Row:
     source: str | None = None
     beside: str | None = None
 
-    def build(self) -> ConvUNet | SliceMambaUNet:
+    def build(self, num_classes: int) -> ConvUNet | SliceMambaUNet:
         model = ModelConfig.model_validate(self.model)
         if self.block is None:
-            return ConvUNet("unet", model, 1)
-        return SliceMambaUNet(model, 1, model.uniform(parse_block(self.block)))
+            return ConvUNet("unet", model, num_classes)
+        return SliceMambaUNet(model, num_classes, model.uniform(parse_block(self.block)))
 
     def start(self, data: SegmentationData) -> ConvUNet | SliceMambaUNet:
         """The network as it goes into training on these images."""
-        network = self.build()
+        network = self.build(data.num_classes)
         if {**RECIPE, **self.train}.get("prior_bias", False):
             start_at_prior(network, data)
         return network
@@ -113,6 +116,8 @@ class Study:
 
 
 def load(name: str, split: str) -> SegmentationData:
+    if name == organs.NAME:
+        return organs.draw(split)
     config = DataConfig.model_validate({"name": name, "image_size": IMAGE, "intensity": "zscore"})
     return load_split(config, split, default_cache_dir())
 
@@ -123,7 +128,8 @@ def step_seconds(study: Study) -> dict[str, float]:
         found: dict[str, float] = json.loads(study.times.read_text())["seconds"]
         return found
     torch.set_num_threads(1)
-    networks: dict[str, nn.Module] = {name: row.build().train() for name, row in study.rows.items()}
+    num_classes = load(study.sets[0], "train").num_classes
+    networks: dict[str, nn.Module] = {name: row.build(num_classes).train() for name, row in study.rows.items()}
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(24):
         for name, network in networks.items():
@@ -164,7 +170,7 @@ def train(study: Study, name: str, dataset: str, seed: int, seconds: float, a_st
 
     def score() -> dict[str, float]:  # called once, after the last epoch, with the averaged weights
         result = evaluate(network, load(dataset, "test"), batch_size=16, device=torch.device("cpu"), with_hd95=False)
-        scored.update(dice=result.metrics["dice"], counts=result.counts[:, 0, :3].tolist())
+        scored.update(dice=result.metrics["dice"], counts=result.counts[..., :3].tolist())
         return {"dice": result.metrics["dice"]}
 
     epochs, steps, losses = _fit(network, row, data, seed, seconds, a_step, score)
@@ -281,21 +287,38 @@ def _difference(runs: Mapping[int, Any], others: Mapping[int, Any], seeds: list[
     return f"{100 * found.difference:+.1f} ({100 * found.interval.low:+.1f} … {100 * found.interval.high:+.1f})"
 
 
-def _training(counts: list[list[int]]) -> Training:
-    """(N, 3) of a line, without the true negatives, which follow."""
+def _training(counts: list[Any]) -> Training:
+    """(N, classes, 3) of a line, without the true negatives, which follow; (N, 3) in lines of binary masks."""
     marked = np.array(counts)
-    rest = IMAGE[0] * IMAGE[1] - marked.sum(axis=1, keepdims=True)
-    return Training(np.concatenate([marked, rest], axis=1)[:, None])
+    marked = marked if marked.ndim == 3 else marked[:, None]
+    rest = IMAGE[0] * IMAGE[1] - marked.sum(axis=-1, keepdims=True)
+    return Training(np.concatenate([marked, rest], axis=-1))
+
+
+def curves(study: Study, chosen: argparse.Namespace) -> None:
+    """Loss over steps, a line for each training and a panel for each set, as ``docs/images/<study>.png``."""
+    figure = Figure(figsize=(4.5 * len(chosen.sets) + 2.5, 4), layout="constrained")
+    panels = figure.subplots(1, len(chosen.sets), squeeze=False)[0]
+    for panel, dataset in zip(panels, chosen.sets, strict=True):
+        for line in study.finished():
+            if line["set"] == dataset and line["network"] in chosen.rows and line["seconds"] == chosen.seconds:
+                place = chosen.rows.index(line["network"])
+                steps = np.linspace(0, line["steps"], len(line["losses"]) + 1)[1:]
+                label = line["network"] if line["seed"] == 0 else None
+                panel.plot(steps, line["losses"], color=f"C{place}", linewidth=1, label=label)
+        panel.set(title=dataset, xlabel="optimiser steps", ylabel="loss (cross-entropy + Dice)", yscale="log")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    figure.savefig(Path("docs/images") / f"{study.name}.png", dpi=110)
 
 
 def main(study: Study, about: str | None, arguments: list[str] | None = None) -> None:
     """The command line of a study."""
     parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
-    parser.add_argument("command", choices=("run", "table"))
+    parser.add_argument("command", choices=("run", "table", "curves"))
     parser.add_argument("--sets", nargs="+", default=list(study.sets), choices=study.sets)
     parser.add_argument("--rows", nargs="+", default=list(study.rows), choices=list(study.rows))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=study.seconds, help="processor seconds of a training")
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args(arguments)
-    {"run": run, "table": table}[chosen.command](study, chosen)
+    {"run": run, "table": table, "curves": curves}[chosen.command](study, chosen)
