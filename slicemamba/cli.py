@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from slicemamba.evaluation.evaluate import Evaluation
     from slicemamba.evaluation.inference import Segmenter
     from slicemamba.evaluation.volumes import VolumeScores
-    from slicemamba.models.checkpoints import NetworkCard
-    from slicemamba.models.ensemble import SegmentationNetwork
 
 START, TRAIN, USE, SERVICE = (
     "Get started",
@@ -169,11 +167,9 @@ def predict(
     roots = tuple(path for path in inputs if path.is_dir())
     outputs = Outputs(out, probabilities, overlay, _parse_window(window), roots)
     files, aside = find_inputs(inputs, out)
-    model, card, on = _load(network, device)
-    assert card.data is not None
-    options = InferenceOptions(mode.value, overlap, flips, batch_size)
+    segmenter = Segmenter.load(network, _device(device), InferenceOptions(mode.value, overlap, flips, batch_size))
     with bar("Predict", "images and slices") as on_progress:
-        done = predict_files(Segmenter(model, card.data, on, options), files, outputs, on_progress=on_progress)
+        done = predict_files(segmenter, files, outputs, on_progress=on_progress)
     console = Console(stderr=True)
     console.print(
         f"{len(done.masks)} masks written to {escape(str(out))}{escape(tell_aside(aside))}",
@@ -200,14 +196,16 @@ def export(
     """Write a bundle: weights, model card, preprocessing, scores, and programs checked against the network."""
     from slicemamba.evaluation.bundle import export_bundle
     from slicemamba.evaluation.export import FORMATS, check_formats
-    from slicemamba.models.checkpoints import find_network
+    from slicemamba.evaluation.inference import Segmenter
+    from slicemamba.models.checkpoints import find_network, read_card
 
     chosen = check_formats(formats or FORMATS)
-    model, card, _ = _load(network, "cpu")
+    model = Segmenter.load(network).network
     console = Console(stderr=True)
     with console.status("export") as status:
+        folder = find_network(network)
         artifacts = export_bundle(
-            find_network(network), model, card, out, chosen, tolerance=tolerance, on_step=status.update
+            folder, model, read_card(folder), out, chosen, tolerance=tolerance, on_step=status.update
         )
     table = Table("file", "MB", "largest difference", "seconds", title=f"programs in {escape(str(out))}")
     for made in artifacts:
@@ -300,18 +298,18 @@ def _open(folder: Path, split: str, data: Path | None, batch_size: int, device: 
     from slicemamba.errors import InputError
     from slicemamba.evaluation.inference import InferenceOptions, Segmenter
 
-    model, card, on = _load(folder, device)
-    assert card.data is not None
-    config = card.data if data is None else card.data.model_copy(update={"name": data.name or "data", "root": data})
+    segmenter = Segmenter.load(folder, _device(device), InferenceOptions(batch_size=batch_size))
+    trained = segmenter.config
+    config = trained if data is None else trained.model_copy(update={"name": data.name or "data", "root": data})
     if config.root is None and config.name not in list_datasets():  # as of a network that a service has handed out
         raise InputError(
             f"{folder} was trained on {config.name!r}, whose folder is not known here; give it with --data, "
             f"or set {DATA_ROOT_VARIABLE} to the folder that holds it"
         )
     config = resolve_root(config)
-    if config.num_classes != card.data.num_classes:
+    if config.num_classes != trained.num_classes:
         raise InputError(
-            f"{folder} tells {card.data.num_classes} classes apart, but dataset.yaml in {config.root} has "
+            f"{folder} tells {trained.num_classes} classes apart, but dataset.yaml in {config.root} has "
             f"{config.num_classes}; give masks of the network's classes"
         )
     check_split_name(split)
@@ -322,7 +320,8 @@ def _open(folder: Path, split: str, data: Path | None, batch_size: int, device: 
         images = load_split(config, split, cache_dir)
     else:
         images = load_folders(config, plain, split, cache_dir)
-    return _OnSplit(Segmenter(model, config, on, InferenceOptions(batch_size=batch_size)), images)
+    segmenter.config = config
+    return _OnSplit(segmenter, images)
 
 
 def _boundaries(images: SegmentationData, scored: Evaluation, tolerance: float) -> dict[str, float | int]:
@@ -382,23 +381,6 @@ def _parse_window(text: str | None) -> tuple[float, float] | None:
     if not low < high:
         raise InputError(f"--window must be two numbers, the lower one first, such as --window=-125,275; got {text!r}")
     return low, high
-
-
-def _load(folder: Path, device: str | None) -> tuple[SegmentationNetwork, NetworkCard, torch.device]:
-    """Raises InputError for a folder without a plain network, one trained on unknown data, or an absent device."""
-    from slicemamba.errors import InputError
-    from slicemamba.models.checkpoints import find_network, load_network, read_card
-    from slicemamba.models.supernet import Supernet
-
-    on = _device(device)
-    folder = find_network(folder)
-    card = read_card(folder)
-    network = load_network(folder)
-    if isinstance(network, Supernet):
-        raise InputError(f"{folder} holds a supernet; give a plain network, such as RUN/retrained")
-    if card.data is None:
-        raise InputError(f"{folder} does not say what data it was trained on; its config.json needs 'data'")
-    return network.to(on), card, on
 
 
 def _device(name: str | None) -> torch.device:
