@@ -307,6 +307,8 @@ def curves(study: Study, chosen: argparse.Namespace) -> None:
                 label = line["network"] if line["seed"] == 0 else None
                 panel.plot(steps, line["losses"], color=f"C{place}", linewidth=1, label=label)
         panel.set(title=dataset, xlabel="optimiser steps", ylabel="loss (cross-entropy + Dice)", yscale="log")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     figure.savefig(Path("docs/images") / f"{study.name}.png", dpi=110)
 
