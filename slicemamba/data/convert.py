@@ -14,6 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from slicemamba.data.cases import read_channels
 from slicemamba.data.colours import Colour, classes_of_colours, offer_colours
 from slicemamba.data.dicom import is_dicom
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
@@ -202,11 +203,7 @@ def _read_image(raw: RawPair, reading: Reading) -> NDArray[np.uint8]:
     """(H, W, C); raises BadFileError, also where the channels' files differ in size."""
     if len(raw.images) == 1:
         return read_image(raw.images[0], reading.window, reading.channels, reading.scales_each)
-    channels = [read_image(path, None, 1) for path in raw.images]
-    other = next((i for i, channel in enumerate(channels) if channel.shape != channels[0].shape), None)
-    if other is not None:
-        raise BadFileError(Fault.CASE, f"{raw.name} ({raw.images[other].name} has another size than the first)")
-    return np.concatenate(channels, axis=-1)
+    return read_channels(raw.images)
 
 
 def _read_mask(raw: RawPair, reading: Reading, size: tuple[int, int]) -> tuple[NDArray[Any], bool]:

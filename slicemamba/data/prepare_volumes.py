@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicemamba.config import validate
+from slicemamba.data.cases import read_channel_volumes
 from slicemamba.data.convert import RawPair, Reading
 from slicemamba.data.description import Description, write_description
 from slicemamba.data.dicom import is_series
@@ -101,17 +102,14 @@ def _told_groups(names: list[str], groups: list[str]) -> dict[str, str]:
 def _read_case(pair: RawPair, reading: Reading) -> Volume:
     """Image (Z, H, W) or (Z, H, W, C) with labels; raises BadFileError."""
     first, label = pair.images[0], pair.masks[0]
-    volumes = [read_volume(path, reading.window, reading.channels) for path in pair.images]
-    stored = _read_labels(label, volumes[0], turn=first.is_dir())
-    for path, volume in [*zip(pair.images, volumes, strict=True), (label, None)]:
-        shape = stored.shape if volume is None else volume.image.shape[:3]
-        if shape != volumes[0].image.shape[:3]:
-            sizes = f"{volumes[0].image.shape[:3]}, {path.name} is {shape}"
-            raise BadFileError(Fault.SIZE, f"{short_path(first)} is {sizes} (slices, rows, columns)")
-        if not first.is_dir():  # those of DICOM have been turned to it
-            check_orientation(first, path)
-    image = volumes[0].image if len(volumes) == 1 else np.stack([volume.image for volume in volumes], axis=-1)
-    return Volume(pair.name, image, _labels(stored, label), volumes[0].spacing, volumes[0].affine)
+    volume = read_channel_volumes(pair.images, reading.window, reading.channels)
+    stored = _read_labels(label, volume, turn=first.is_dir())
+    if stored.shape != volume.image.shape[:3]:
+        sizes = f"{volume.image.shape[:3]}, {label.name} is {stored.shape}"
+        raise BadFileError(Fault.SIZE, f"{short_path(first)} is {sizes} (slices, rows, columns)")
+    if not first.is_dir():  # labels of DICOM have been turned to it
+        check_orientation(first, label)
+    return Volume(pair.name, volume.image, _labels(stored, label), volume.spacing, volume.affine)
 
 
 def _read_labels(path: Path, image: Volume, *, turn: bool) -> NDArray[np.float32]:

@@ -203,6 +203,15 @@ def _open_nifti(path: Path) -> Any:
     return image
 
 
+def stored_channels(path: Path) -> int:
+    """Values a voxel of NIfTI, NRRD and MetaImage, from the header; 1 for other files. Raises BadFileError."""
+    if is_nifti(path):
+        shape = _open_nifti(path).shape
+        return int(shape[3]) if len(shape) > 3 else 1
+    itk = path.name.lower().endswith(ITK_EXTENSIONS)
+    return int(_itk_header(path).GetNumberOfComponents()) if itk else 1
+
+
 def check_orientation(image: Path, mask: Path) -> None:
     """Raises BadFileError where two NIfTI files say that their voxels run in different directions.
 
