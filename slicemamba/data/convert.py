@@ -93,7 +93,7 @@ class Converted:
 
     Attributes:
         digest: of the image's content. sketch: of the image, for what looks alike.
-        values: that the mask held. counts: pixels of each.
+        values: that the mask held. counts: pixels of each, of the first 64. pixels: of the mask.
         intermediate: mask pixels neither black nor white. share: the same as a share of all.
         marked, erased: mask pixels that became 255, and those that became 0 though they hold more than noise.
     """
@@ -106,6 +106,7 @@ class Converted:
     share: float
     values: list[float]
     counts: list[int]
+    pixels: int
     marked: int = 0
     erased: int = 0
 
@@ -194,6 +195,7 @@ def _convert(raw: RawPair, folder: Path, reading: Reading) -> Converted:
         intermediate / values.size,
         held,
         [int((values == value).sum()) for value in held[:_MOST_COUNTED]],
+        values.size,
         kept,
         erased,
     )

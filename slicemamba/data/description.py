@@ -27,6 +27,7 @@ class Description(Config):
         num_classes, label_map, ignore_label, class_names, channels, per_channel: as in DataConfig; they hold where a
             configuration leaves its defaults.
         groups: image name without extension (or name of a volume) → patient, video or what else stays together.
+        strata: the same → words that are to be as frequent in each part of the set: what its mask holds.
     """
 
     num_classes: PositiveInt = 1
@@ -36,11 +37,12 @@ class Description(Config):
     channels: Annotated[int, Field(ge=1, le=16)] = 3
     per_channel: bool | None = None
     groups: dict[str, str] = Field(default_factory=dict)
+    strata: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _as_a_configuration(self) -> Description:
         check_label_map(self.label_map, self.num_classes)
-        DataConfig(**self.model_dump(exclude={"groups"}))
+        DataConfig(**self.model_dump(exclude={"groups", "strata"}))
         return self
 
 

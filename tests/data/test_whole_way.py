@@ -24,6 +24,7 @@ from PIL import Image
 from test_dicom import write_frame, write_series
 from typer.testing import CliRunner
 
+import cluster.cli
 from slicemamba import cli
 from slicemamba.config import DataConfig, ModelConfig, TrainConfig
 from slicemamba.data.base import load_split
@@ -363,3 +364,40 @@ def read(path: Path) -> NDArray[Any]:
     if path.name.endswith(".nii.gz"):
         return np.asanyarray(nib.load(path).dataobj).T
     return np.asarray(Image.open(path))
+
+
+JOB = """
+kind: search
+recipe: scratch
+data: {name: set, root: %s, image_size: [32, 32], intensity: zscore}
+model: {skeleton: conv, embed_dim: 8, levels: 3, block_levels: [1], d_state: 4}
+space: {choices: [2x2, 4x4, c3, "-"], weight_sharing: shared}
+supernet: {epochs: 12, batch_size: 4, learning_rate: 0.01, validate_every: 12}
+search: {searcher: random, objectives: [dice, flops], num_trials: 4}
+retrain: {epochs: 25, batch_size: 8, learning_rate: 0.01, augment: false, validate_every: 25}
+resources: {train: {cpus: 1}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("make", [nnunet_two_channels, nnunet_anisotropic])
+def test_from_the_download_through_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Raw]
+) -> None:
+    """The training of the other test is `slicemamba search` here; its run is what `predict` is given."""
+    monkeypatch.setenv("SLICEMAMBA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    raw = make(tmp_path / "raw")
+    call("data", "prepare", raw.kind, tmp_path / "raw", tmp_path / "set", *raw.prepare)
+    (tmp_path / "job.yaml").write_text(JOB % (tmp_path / "set"))
+    app = typer.Typer(pretty_exceptions_enable=False)
+    cluster.cli.register(app)
+    command = ["search", str(tmp_path / "job.yaml"), "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    scored = json.loads(call("evaluate", tmp_path / "run", "--json"))
+    assert scored["metrics"]["dice"] > 0.7
+    call("predict", tmp_path / "run", tmp_path / "raw" / str(raw.inputs), "--out", tmp_path / "masks")
+    compare(raw, {path.name: path for path in (tmp_path / "masks").rglob("*") if path.is_file()})
