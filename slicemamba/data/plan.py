@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from slicemamba.config import DataConfig
@@ -42,6 +42,9 @@ def propose(config: DataConfig, report: DatasetReport, longest_side: int) -> lis
         Proposal("data.root", str(config.root), "where it lies"),
         Proposal("data.image_size", size, f"the aspect of images of {height}×{width} (median), at most {longest_side}"),
     ]
+    if report.smallest_lesion is not None:
+        pixels = report.smallest_lesion[0] * math.prod(size)
+        found[-1] = replace(found[-1], reason=f"{found[-1].reason}; the smallest lesion has {pixels:.1f} pixels then")
     train = report.num_images["train"]
     low, _ = report.value_range or (0.0, 0.0)
     if low < _AIR and config.window is None:

@@ -12,7 +12,7 @@ from slicemamba.config import validate
 from slicemamba.data.catalog import MAX_CLASSES
 from slicemamba.data.colours import class_names_of
 from slicemamba.data.convert import IGNORED_GREY, Converted, Reading, convert_all, offer_values
-from slicemamba.data.description import Description, write_description
+from slicemamba.data.description import OF_THE_FOLDER, Description, write_description
 from slicemamba.data.dicom import is_dicom
 from slicemamba.data.downloads import find_download
 from slicemamba.data.likeness import alike_pairs
@@ -136,7 +136,7 @@ def _options(
 ) -> dict[str, Any]:
     """What ``dataset.yaml`` says of images and of masks with these values."""
     if described is not None:
-        options = described.model_dump(exclude={"groups", "strata"})
+        options = described.model_dump(exclude=OF_THE_FOLDER)
     elif reading.colours is not None:
         names = class_names_of(reading.colours)
         options = {"num_classes": 1 if len(names) == 2 else len(names), "class_names": names}
