@@ -12,6 +12,8 @@ from slicemamba.data.reports import DatasetReport
 
 _STEP, _SMALLEST = 16, 32
 """Sides are multiples of the one and no less than the other, which the skeleton of `laptop` needs."""
+_MOST_STRETCHED = 1.5
+"""Largest aspect ratio by the smallest at which all images are stretched to one; a convention."""
 _AIR = -500.0
 """Hounsfield units below which there is only air: lower values tell CT."""
 _STEPS = 3000
@@ -45,6 +47,10 @@ def propose(config: DataConfig, report: DatasetReport, longest_side: int) -> lis
     if report.smallest_lesion is not None:
         pixels = report.smallest_lesion[0] * math.prod(size)
         found[-1] = replace(found[-1], reason=f"{found[-1].reason}; the smallest lesion has {pixels:.1f} pixels then")
+    narrow, _, wide = report.aspect_ratios or (1.0, 1.0, 1.0)
+    if wide > _MOST_STRETCHED * narrow:
+        reason = f"width / height runs from {narrow:.2f} to {wide:.2f}; stretched, a shape would look another in each"
+        found.append(Proposal("data.fit", "pad", reason))
     train = report.num_images["train"]
     low, _ = report.value_range or (0.0, 0.0)
     if low < _AIR and config.window is None:

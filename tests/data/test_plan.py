@@ -57,6 +57,13 @@ def test_small_sets_are_seen_more_often() -> None:
     assert many["retrain.batch_size"] == 16
 
 
+@pytest.mark.parametrize(("ratios", "fit"), [((0.9, 1.0, 1.2), None), ((0.6, 1.0, 2.0), "pad"), (None, None)])
+def test_images_of_different_aspects_are_padded(ratios: tuple[float, float, float] | None, fit: str | None) -> None:
+    told = report((64, 64), 100).model_copy(update={"aspect_ratios": ratios})
+    found = {one.option: one.value for one in propose(DataConfig(name="set"), told, 64)}
+    assert found.get("data.fit") == fit
+
+
 def test_hounsfield_units_get_a_window() -> None:
     proposals = propose(DataConfig(name="set"), report((64, 64), 100, (-1000, 900)), 64)
     found = {one.option: one.value for one in proposals}

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 import cluster.cli
 from slicemamba import cli
-from slicemamba.config import DataConfig, ModelConfig, TrainConfig
+from slicemamba.config import DataConfig, Fit, ModelConfig, TrainConfig
 from slicemamba.data.base import load_split
 from slicemamba.data.cache import default_cache_dir
 from slicemamba.data.catalog import fit_model, resolve_root
@@ -302,9 +302,12 @@ def call(*arguments: object) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize(
+    ("make", "fit"),
+    [*((make, "stretch") for make in KINDS), (nnunet_three_labels, "pad"), (nnunet_anisotropic, "pad")],
+)
 def test_from_the_download_to_scores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Raw]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Raw], fit: Fit
 ) -> None:
     """Nothing is told twice: dataset.yaml carries classes, channels and what is ignored from prepare on."""
     monkeypatch.setenv("SLICEMAMBA_CACHE", str(tmp_path / "cache"))
@@ -314,7 +317,7 @@ def test_from_the_download_to_scores(
     checked = json.loads(call("data", "check", made, "--no-sheet", "--json"))
     assert checked["ok"]
     assert tuple(checked["class_names"] or ()) == (raw.classes or ())
-    train(made, network)
+    train(made, network, fit)
     scored = json.loads(call("evaluate", network, "--json", "--out", tmp_path / "scores"))
     assert scored["metrics"]["dice"] > 0.7
     told = [*(raw.classes or [f"class {label}" for label in range(label_count(raw))])[1:]]
@@ -335,9 +338,9 @@ def label_count(raw: Raw) -> int:
     return 1 + max(int(label[label != IGNORED].max()) for label in raw.truth.values())
 
 
-def train(folder: Path, network: Path) -> None:
+def train(folder: Path, network: Path, fit_: Fit) -> None:
     torch.manual_seed(0)
-    config = resolve_root(DataConfig(name="set", root=folder, image_size=SIZE, intensity="zscore"))
+    config = resolve_root(DataConfig(name="set", root=folder, image_size=SIZE, fit=fit_, intensity="zscore"))
     model = fit_model(SMALL, config)
     made = SliceMambaUNet(model, config.num_classes, model.uniform((2, 2)))
     data = load_split(config, "train", default_cache_dir())
