@@ -115,6 +115,38 @@ def read_series(folder: Path) -> Series:
     Raises:
         BadFileError: no series or several, files that are broken or missing between others, or too many voxels.
     """
+    files, grid = _grid(folder)
+    frames = [_decode(path)[0] for path in files]
+    if len({frame.shape for frame in frames}) > 1:
+        raise BadFileError(Fault.SERIES, f"{short_path(folder)} (slices in grey and in colour)")
+    z, y, x = grid.spacing
+    affine = np.eye(4)
+    affine[:3, :3] = grid.axes * (x, y, z)
+    affine[:3, 3] = grid.origins[0]
+    return Series(np.stack(frames), grid.spacing, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+
+
+class Grid(NamedTuple):
+    """Where the slices of a series lie, in mm to the left, posterior and superior.
+
+    Attributes:
+        size: (rows, columns). origins: (Z, 3) of each slice's first pixel.
+        axes: (3, 3), to where x, y and z rise, as columns. spacing: along (z, y, x).
+    """
+
+    size: tuple[int, int]
+    origins: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    spacing: tuple[float, float, float]
+
+
+def grid_of(folder: Path) -> Grid:
+    """Of the one series of a folder, from the headers; raises BadFileError as ``read_series``."""
+    return _grid(folder)[1]
+
+
+def _grid(folder: Path) -> tuple[list[Path], Grid]:
+    """The files in the order of their slices, too."""
     headers = {path: _header(path) for path in files_of(folder)}
     found = {str(data.get("SeriesInstanceUID")) for data in headers.values()}
     sizes = {(int(data.Rows), int(data.Columns)) for data in headers.values()}
@@ -130,16 +162,11 @@ def read_series(folder: Path) -> Series:
     if len(steps) and (np.abs(steps - usual) > 0.1 * usual + 1e-3).any():
         gap = f"slices lie {steps.min():g} to {steps.max():g} mm apart: one is missing or there twice"
         raise BadFileError(Fault.SERIES, f"{short_path(folder)} ({gap})")
-    frames = [_decode(path)[0] for path in files]
-    if len({frame.shape for frame in frames}) > 1:
-        raise BadFileError(Fault.SERIES, f"{short_path(folder)} (slices in grey and in colour)")
     first = headers[files[0]]
     y, x = (float(value) for value in first.get("PixelSpacing") or (1.0, 1.0))
     z = usual or float(first.get("SliceThickness") or 1.0)
-    affine = np.eye(4)
-    affine[:3, :3] = axes * (x, y, z)
-    affine[:3, 3] = first.get("ImagePositionPatient") or (0.0, 0.0, 0.0)
-    return Series(np.stack(frames), (z, y, x), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    origins = np.array([headers[path].get(_PLACE) or (0.0, 0.0, 0.0) for path in files], np.float64)
+    return files, Grid((rows, columns), origins, axes, (z, y, x))
 
 
 def _header(path: Path) -> Any:

@@ -14,6 +14,7 @@ from slicemamba.data.cases import read_channel_volumes
 from slicemamba.data.convert import RawPair, Reading
 from slicemamba.data.description import Description, write_description
 from slicemamba.data.dicom import is_series
+from slicemamba.data.dicom_seg import read_segmentation, segmentation_in
 from slicemamba.data.downloads import Download
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import picture_files
@@ -104,7 +105,7 @@ def _words(pairs: list[RawPair]) -> list[str]:
     held, shares = [], []
     for pair in pairs:
         try:
-            labels = _labels(_read_labels(pair.masks[0]).image, pair.masks[0])
+            labels = _labels(_read_labels(pair.masks[0], pair.images[0]).image, pair.masks[0])
         except BadFileError:
             labels = np.zeros(1, np.uint8)
         held.append([f"label{value}" for value in np.unique(labels) if value])
@@ -121,7 +122,7 @@ def _read_case(pair: RawPair, reading: Reading) -> Volume:
     """Image (Z, H, W) or (Z, H, W, C) with labels; raises BadFileError."""
     first, label = pair.images[0], pair.masks[0]
     volume = read_channel_volumes(pair.images, reading.window, reading.channels)
-    labels = _read_labels(label)
+    labels = _read_labels(label, first)
     stored = turned_to(labels, volume.affine) if first.is_dir() and volume.affine is not None else labels.image
     if stored.shape != volume.image.shape[:3]:
         sizes = f"{volume.image.shape[:3]}, {label.name} is {stored.shape}"
@@ -131,8 +132,13 @@ def _read_case(pair: RawPair, reading: Reading) -> Volume:
     return Volume(pair.name, volume.image, _labels(stored, label), volume.spacing, volume.affine)
 
 
-def _read_labels(path: Path) -> Volume:
-    """A volume whose image (Z, H, W) is labels, or a folder of pictures in the order of their names, one a slice."""
+def _read_labels(path: Path, image: Path) -> Volume:
+    """A volume whose image (Z, H, W) is labels: a DICOM SEG of a series, a folder of pictures in the order of their
+    names, one a slice, or any other volume.
+    """
+    segmentation = segmentation_in(path) if image.is_dir() else None
+    if segmentation is not None:
+        return Volume(path.name, read_segmentation(segmentation, image).astype(np.float32))
     if path.is_dir() and not is_series(path):
         slices = [read_mask_values(file) for file in picture_files(path)]
         if not slices or len({part.shape for part in slices}) > 1:

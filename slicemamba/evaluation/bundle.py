@@ -113,8 +113,8 @@ def describe_preprocessing(data: DataConfig) -> dict[str, Any]:
         },
         "fit": {
             "stretch": "stretched to the input's size",
-            "pad": "resized at its own aspect until it fits into the input, centred (an odd pixel below or right of it), its "
-            "edge continued around it; the output is cut to it before it is resized back",
+            "pad": "resized at its own aspect to fit into the input, centred (an odd pixel below or to its right), "
+            "its edge continued around it; the output is cut to it before it is resized back",
         }[data.fit],
         "window": data.window,
         "intensity": data.intensity,

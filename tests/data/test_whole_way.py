@@ -22,6 +22,7 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 from test_dicom import write_frame, write_series
+from test_dicom_seg import write_segmentation
 from typer.testing import CliRunner
 
 import cluster.cli
@@ -225,6 +226,15 @@ def infrared_in_alpha(root: Path) -> Raw:
     return Raw(truth, "images", prepare=("--channels", "4"))
 
 
+def dicom_segmentations(root: Path) -> Raw:
+    truth = {}
+    for number in range(CASES):
+        image, truth[f"p{number:02d}.nii.gz"] = volume(number)
+        write_series(root / f"images/p{number:02d}", image, f"1.2.{number}")
+        write_segmentation(root / f"masks/p{number:02d}.dcm", truth[f"p{number:02d}.nii.gz"])
+    return Raw(truth, "images")
+
+
 def dicom_frames(root: Path) -> Raw:
     truth = {}
     for number in range(COUNT):
@@ -284,6 +294,7 @@ KINDS = [
     nnunet_two_sequences,
     decathlon,
     dicom_series,
+    dicom_segmentations,
     dicom_frames,
     palette_with_ignored,
     busi,
