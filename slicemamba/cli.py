@@ -140,7 +140,7 @@ def figures(
 def predict(
     network: NetworkFolder,
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="FILES...", help="Images, volumes (.nii, .nii.gz, .h5), or folders of them.")
+        list[Path], typer.Argument(metavar="FILES...", help="Images, volumes, DICOM series, or folders of these.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the masks.")] = Path("predictions"),
     mode: Annotated[
