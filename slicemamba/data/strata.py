@@ -18,7 +18,7 @@ from slicemamba.data.patients import patients_in_names
 MARKED, EMPTY = "marked", "empty"
 QUARTERS = ("least", "less", "more", "most")
 """Of the images that mark anything, by the share that they mark."""
-_MOST_PASSES = 20
+_MOST_PASSES = 5
 
 
 def words_for(classes: Sequence[Iterable[str]], shares: Sequence[float]) -> list[str]:
@@ -60,17 +60,19 @@ def balance(groups: Sequence[str], words: Sequence[str], shares: Sequence[float]
     counts = _count(groups, words, names)
     wanted = np.outer(shares, counts.sum(axis=0))
     rng = np.random.default_rng(seed % 2**64)
-    home = np.full(len(names), -1)
-    held = np.zeros_like(wanted)
+    home = np.zeros(len(names), np.int64)
+    held, members = np.zeros_like(wanted), np.zeros(len(shares), np.int64)
     order = rng.permutation(len(names))
     for place, group in enumerate(order):
         change = _change(held, counts[group], wanted)
-        empty = [part for part in range(len(shares)) if not (home == part).any()]
+        empty = np.flatnonzero(members == 0)
         # The last groups go to parts that have none yet.
-        home[group] = min(empty, key=change.__getitem__) if len(order) - place <= len(empty) else int(change.argmin())
+        last = len(order) - place <= len(empty)
+        home[group] = empty[change[empty].argmin()] if last else change.argmin()
         held[home[group]] += counts[group]
+        members[home[group]] += 1
     for _ in range(_MOST_PASSES):
-        if not sum(_move(group, home, held, counts, wanted) for group in rng.permutation(len(names))):
+        if not sum(_move(group, home, held, members, counts, wanted) for group in rng.permutation(len(names))):
             break
     part_of = dict(zip(names, home.tolist(), strict=True))
     return [part_of[group] for group in groups]
@@ -96,12 +98,13 @@ def _move(
     group: int,
     home: NDArray[np.int64],
     held: NDArray[np.float64],
+    members: NDArray[np.int64],
     counts: NDArray[np.float64],
     wanted: NDArray[np.float64],
 ) -> bool:
     """Moves a group to the part that suits it better, if there is one, and it is not the last of its own."""
     own = home[group]
-    if (home == own).sum() == 1:
+    if members[own] == 1:
         return False
     held[own] -= counts[group]
     change = _change(held, counts[group], wanted)
@@ -109,4 +112,6 @@ def _move(
     target = best if change[best] < change[own] - 1e-9 else own
     held[target] += counts[group]
     home[group] = target
+    members[own] -= 1
+    members[target] += 1
     return bool(target != own)
