@@ -186,6 +186,8 @@ def predict(
         console.print(f"[red]{len(done.failed)} files gave no mask:[/]")
         for reason in done.failed.values():
             console.print(f"  {reason}", highlight=False, markup=False)
+        for mend in done.mends:
+            console.print(f"Fix: {mend}.", highlight=False, markup=False)
         raise typer.Exit(BROKEN_FILES)
 
 

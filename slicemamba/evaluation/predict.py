@@ -65,10 +65,18 @@ class Outputs:
 
 @dataclass
 class Predicted:
-    """Masks written, and the files that gave none with the reason."""
+    """Masks written, and the files that gave none with the reason; what to do about these reasons, each once."""
 
     masks: list[Path] = field(default_factory=list)
     failed: dict[Path, str] = field(default_factory=dict)
+    mends: list[str] = field(default_factory=list)
+
+    def fail(self, path: Path, error: InputError) -> None:
+        """Keeps the reason for a file."""
+        bad = error if isinstance(error, BadFileError) else None
+        self.failed[path] = str(error) if bad is None else bad.brief
+        if bad is not None and bad.mend not in self.mends:
+            self.mends.append(bad.mend)
 
 
 def predict_files(
@@ -191,7 +199,7 @@ def _predict_pictures(
             check_complete(parts, segmenter.config.channels)
             images[parts] = image_of(parts[0], segmenter.config) if len(parts) == 1 else read_channels(parts)
         except BadFileError as error:
-            result.failed[parts[0]] = str(error)
+            result.fail(parts[0], error)
             done.step()
     if not images:
         return
@@ -236,7 +244,7 @@ def _predict_volume(
             segmenter, volume, with_probabilities=outputs.probabilities, on_slice=done.step
         )
     except InputError as error:
-        result.failed[parts[0]] = str(error)
+        result.fail(parts[0], error)
         done.step()
         return
     mask = _file(outputs.folder / place, ".nii.gz")
