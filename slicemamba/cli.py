@@ -138,7 +138,7 @@ def figures(
 def predict(
     network: NetworkFolder,
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="FILES...", help="Images, volumes (.nii, .nii.gz, .h5), or folders of them.")
+        list[Path], typer.Argument(metavar="FILES...", help="Images, volumes, DICOM series, or folders of these.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the masks.")] = Path("predictions"),
     mode: Annotated[
@@ -182,6 +182,8 @@ def predict(
         console.print(f"[red]{len(done.failed)} files gave no mask:[/]")
         for reason in done.failed.values():
             console.print(f"  {reason}", highlight=False, markup=False)
+        for mend in done.mends:
+            console.print(f"Fix: {mend}.", highlight=False, markup=False)
         raise typer.Exit(BROKEN_FILES)
 
 

@@ -111,6 +111,7 @@ class Config(BaseModel):
 
 
 Intensity = Literal["minmax", "zscore", "unit"]
+Fit = Literal["stretch", "pad"]
 
 
 class SyntheticConfig(Config):
@@ -143,6 +144,8 @@ class DataConfig(Config):
         name: ``synthetic``, or the data set's name in results; without ``root`` it is looked up by this name.
         root: the data set's folder; its layout (split folders, polyp, Synapse; docs/data.md) is recognised.
         image_size: (height, width) in pixels to which images and masks are resized.
+        fit: ``stretch`` resizes them whatever their aspect ratio (published); ``pad`` keeps it and continues the edge
+            of the image around it, where no pixel counts in loss and scores.
         intensity: how image values are scaled for the network: ``minmax`` stretches each image to 0…255 (published);
             ``zscore`` gives each image mean 0 and standard deviation 1, with which small networks learn faster from
             scratch; ``unit`` is 0…1, 8-bit values divided by 255 and CT slices as stored (published for Synapse).
@@ -174,6 +177,7 @@ class DataConfig(Config):
     name: DataName = "synthetic"
     root: Path | None = None
     image_size: tuple[Annotated[int, Field(ge=32, le=8192)], Annotated[int, Field(ge=32, le=8192)]] = (256, 256)
+    fit: Fit = "stretch"
     intensity: Intensity = "minmax"
     num_classes: PositiveInt = 1
     search_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2

@@ -91,6 +91,7 @@ def test_figures(app: typer.Typer, network: Path, tmp_path: Path) -> None:
 def test_predict_writes_masks_and_tells_what_failed(app: typer.Typer, network: Path, tmp_path: Path) -> None:
     folder = write_isic_folder(DATA, tmp_path / "set") / "test" / "images"
     (folder / "broken.jpg").write_text("no picture")
+    (folder / "cut.png").write_bytes(b"\x89PNG")
     nib.save(nib.Nifti1Image(np.random.default_rng(0).random((20, 24, 3)), np.eye(4)), folder / "scan.nii.gz")
     options = ["--mode", "window", "--overlap", "0.5", "--flips", "--probabilities", "--overlay", "--batch-size", "2"]
     done = CliRunner().invoke(
@@ -98,8 +99,9 @@ def test_predict_writes_masks_and_tells_what_failed(app: typer.Typer, network: P
     )
     assert done.exit_code == cli.BROKEN_FILES == 3
     assert "4 masks written" in done.stderr
-    assert "1 files gave no mask" in done.stderr
+    assert "2 files gave no mask" in done.stderr
     assert "broken.jpg" in done.stderr
+    assert done.stderr.count("Fix: replace it with an intact file.") == 1
     masks = sorted(path.name for path in (tmp_path / "m").iterdir() if path.is_file())
     assert len(masks) == 4
     assert masks[-1] == "scan.nii.gz" or "scan.nii.gz" in masks

@@ -138,13 +138,15 @@ def _folder_source(config: DataConfig, split: str) -> Source:
 def _pairs_source(config: DataConfig, pairs: list[Pair], split: str) -> Source:
     def read(index: int) -> tuple[NDArray[Any], Pixels]:
         image, mask = read_pair(pairs[index], config)
-        return resize_pair(image, mask, config.image_size)
+        return resize_pair(image, mask, config.image_size, config.fit)
 
     volumes = pairs[0].is_slice  # all of a set or none
     files = [path for pair in pairs for path in (pair.image, pair.mask)]
+    options = config.model_dump(mode="json", include=READING_OPTIONS)
+    options |= {} if config.fit == "stretch" else {"fit": config.fit}
     return Source(
         label=f"{config.name}-{split}",
-        identity={"files": fingerprint_files(files), **config.model_dump(mode="json", include=READING_OPTIONS)},
+        identity={"files": fingerprint_files(files), **options},
         names=tuple(pair.name for pair in pairs),
         read=read,
         channels=_stored_channels(pairs[0]) if volumes else config.channels,

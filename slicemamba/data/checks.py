@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import ValidationError
 
 from slicemamba.config import DataConfig
 from slicemamba.data.catalog import SYNTHETIC, list_datasets, resolve_root
@@ -34,7 +35,7 @@ from slicemamba.errors import name_some
 
 __all__ = ["DatasetReport", "Pair", "check_dataset", "find_pairs", "list_datasets", "resolve_root"]
 
-CHECKS_VERSION = 6
+CHECKS_VERSION = 7
 """Raised when the checks change, so that remembered reports of older ones are not used."""
 
 _FEW = 10
@@ -115,6 +116,20 @@ def check_listing(config: DataConfig, *, cache_dir: Path | None = None) -> Listi
     return Listing(num_images, recall(cache_dir, _fingerprint(config, splits)))
 
 
+def measured_before(config: DataConfig) -> DatasetReport | None:
+    """The report that ``dataset.yaml`` keeps of a set, if its files and options are as they were; None otherwise."""
+    config = resolve_root(config)
+    measured = read_description(config.root).measured
+    if config.root is None or not measured:
+        return None
+    splits, findings = match_splits(config.root, config)
+    try:
+        report = DatasetReport.model_validate(measured)
+    except ValidationError:  # of another version, or edited
+        return None
+    return None if findings or report.fingerprint != _fingerprint(config, splits) else report
+
+
 def _read_all(
     config: DataConfig, splits: dict[str, list[Pair]], on_progress: Progress | None
 ) -> dict[str, list[Facts]]:
@@ -179,6 +194,9 @@ def _report(
     config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[Facts]], fingerprint: str
 ) -> DatasetReport:
     sizes = [one.size for found in facts.values() for one in found]
+    ratios = [width / height for height, width in sizes]
+    pieces = [one.smallest_piece for found in facts.values() for one in found if one.smallest_piece is not None]
+    alike = _alike(splits, facts)
     return DatasetReport(
         name=config.name,
         num_images={split: len(splits[split]) for split in SPLITS},
@@ -187,10 +205,16 @@ def _report(
         median_size=(int(np.median([height for height, _ in sizes])), int(np.median([width for _, width in sizes]))),
         foreground_share={split: float(np.mean([one.foreground for one in facts[split]])) for split in SPLITS},
         class_share={split: _mean_shares(facts[split]) for split in SPLITS},
+        aspect_ratios=(min(ratios), float(np.median(ratios)), max(ratios)),
+        smallest_lesion=(min(pieces), float(np.median(pieces))) if pieces else None,
+        intensities=tuple(
+            (float(mean), float(std)) for mean, std in np.mean([one.intensities for one in facts["train"]], axis=0)
+        ),
+        num_alike=len(alike),
         num_patients={split: count for split in SPLITS if (count := len(_patients(config, splits[split])))},
         value_range=_value_range(facts),
         class_names=config.class_names,
-        warnings=tuple(_warnings(config, splits, facts)),
+        warnings=tuple(_warnings(config, splits, facts, alike)),
         fingerprint=fingerprint,
     )
 
@@ -204,7 +228,9 @@ def _value_range(facts: dict[str, list[Facts]]) -> tuple[float, float] | None:
     return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
 
 
-def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[Facts]]) -> list[str]:
+def _warnings(
+    config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str, list[Facts]], alike: list[str]
+) -> list[str]:
     found = []
     for split in SPLITS:
         rows = list(zip(splits[split], facts[split], strict=True))
@@ -233,7 +259,6 @@ def _warnings(config: DataConfig, splits: dict[str, list[Pair]], facts: dict[str
             f"{len(without_alpha)} images have an alpha channel that is the same everywhere and is dropped: "
             f"{name_some(without_alpha)}"
         )
-    alike = _alike(splits, facts)
     if alike:
         found.append(
             f"{len(alike)} pairs of images in different splits look alike, as copies or neighbouring frames do, so "
@@ -342,7 +367,8 @@ def _mask_share(seed: int, split: str, count: int, size: tuple[int, int]) -> flo
 def _fingerprint(config: DataConfig, splits: dict[str, list[Pair]]) -> str:
     files = [path for pairs in splits.values() for pair in pairs for path in (pair.image, pair.mask)]
     options = config.model_dump(mode="json", exclude={"image_size", "synthetic"})
-    options["groups"] = read_description(config.root).groups
+    described = read_description(config.root)
+    options |= {"groups": described.groups, "strata": described.strata}
     return _digest({"version": CHECKS_VERSION, "files": fingerprint_files(files), "options": options})
 
 

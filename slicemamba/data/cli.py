@@ -67,6 +67,7 @@ def check(
             raise
         typer.echo(to_json({"ok": False, "message": error.message, "faults": error.details}, indent=2))
         raise typer.Exit(FAULTS) from None
+    _keep_measured(config, report)
     path = write_contact_sheet(config, sheet or Path(f"contact-sheet-{config.name}.png")) if with_sheet else None
     if as_json:
         drawn = None if path is None else str(path)
@@ -209,7 +210,7 @@ def plan(
     """Propose a search for a data set from its sizes and counts, as a YAML file with a reason for each option."""
     import yaml
 
-    from slicemamba.data.checks import check_dataset
+    from slicemamba.data.checks import check_dataset, measured_before
     from slicemamba.data.plan import as_yaml, propose
     from slicemamba.documents import read_yaml
     from slicemamba.progress import bar
@@ -217,8 +218,11 @@ def plan(
     if out.exists():
         raise InputError(f"{out} exists; remove it or give another --out")
     config = _data_config(target, [])
-    with bar("Check", "images") as on_progress:
-        report = check_dataset(config, on_progress=on_progress)
+    report = measured_before(config)
+    if report is None:
+        with bar("Check", "images") as on_progress:
+            report = check_dataset(config, on_progress=on_progress)
+        _keep_measured(config, report)
     proposed = propose(config, report, longest_side)
     own: dict[str, Any] = yaml.safe_load(as_yaml(proposed))
     rest = {
@@ -325,14 +329,15 @@ def _data_config(target: Path, overrides: list[str]) -> DataConfig:
     """The ``data`` of a job file, or one made for a folder; Synapse folders have nine classes unless told otherwise."""
     from slicemamba.config import DataConfig, validate
     from slicemamba.data.catalog import resolve_root
-    from slicemamba.data.description import FILE
+    from slicemamba.data.description import Description, read_description
     from slicemamba.data.synapse import is_synapse
     from slicemamba.documents import override, read_yaml
 
     if target.is_dir():
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", target.resolve().name).strip("-._")[:64] or "data"
         values: dict[str, Any] = {"data": {"name": name, "root": str(target)}}
-        if is_synapse(target) and not (target / FILE).is_file():
+        described = read_description(target).model_copy(update={"measured": {}})
+        if is_synapse(target) and described == Description():
             values["data"] |= {"num_classes": 9, "intensity": "unit"}
     else:
         values = read_yaml(target)
@@ -341,6 +346,18 @@ def _data_config(target: Path, overrides: list[str]) -> DataConfig:
         check_rest(values, str(target))
     config: DataConfig = validate(DataConfig, values.get("data", {}), source=f"data of {target}")
     return resolve_root(config)
+
+
+def _keep_measured(config: DataConfig, report: DatasetReport) -> None:
+    """In the folder's ``dataset.yaml``, where it can be written."""
+    from slicemamba.data.description import FILE, write_measured
+
+    if config.root is None:
+        return
+    try:
+        write_measured(config.root, report.model_dump(mode="json", exclude_defaults=True))
+    except OSError as error:
+        typer.echo(f"{config.root / FILE} was not written ({error.strerror}); nothing else depends on it", err=True)
 
 
 def _print_prepared(console: Console, made: Prepared, destination: Path, *, labels: bool, asks: bool) -> None:

@@ -14,6 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from slicemamba.data.cases import read_channels
 from slicemamba.data.colours import Colour, classes_of_colours, offer_colours
 from slicemamba.data.dicom import is_dicom
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
@@ -92,7 +93,7 @@ class Converted:
 
     Attributes:
         digest: of the image's content. sketch: of the image, for what looks alike.
-        values: that the mask held. counts: pixels of each.
+        values: that the mask held. counts: pixels of each, of the first 64. pixels: of the mask.
         intermediate: mask pixels neither black nor white. share: the same as a share of all.
         marked, erased: mask pixels that became 255, and those that became 0 though they hold more than noise.
     """
@@ -105,6 +106,7 @@ class Converted:
     share: float
     values: list[float]
     counts: list[int]
+    pixels: int
     marked: int = 0
     erased: int = 0
 
@@ -193,6 +195,7 @@ def _convert(raw: RawPair, folder: Path, reading: Reading) -> Converted:
         intermediate / values.size,
         held,
         [int((values == value).sum()) for value in held[:_MOST_COUNTED]],
+        values.size,
         kept,
         erased,
     )
@@ -202,11 +205,7 @@ def _read_image(raw: RawPair, reading: Reading) -> NDArray[np.uint8]:
     """(H, W, C); raises BadFileError, also where the channels' files differ in size."""
     if len(raw.images) == 1:
         return read_image(raw.images[0], reading.window, reading.channels, reading.scales_each)
-    channels = [read_image(path, None, 1) for path in raw.images]
-    other = next((i for i, channel in enumerate(channels) if channel.shape != channels[0].shape), None)
-    if other is not None:
-        raise BadFileError(Fault.CASE, f"{raw.name} ({raw.images[other].name} has another size than the first)")
-    return np.concatenate(channels, axis=-1)
+    return read_channels(raw.images)
 
 
 def _read_mask(raw: RawPair, reading: Reading, size: tuple[int, int]) -> tuple[NDArray[Any], bool]:

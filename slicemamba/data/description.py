@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,9 @@ from slicemamba.documents import read_yaml
 from slicemamba.files import write_text
 
 FILE = "dataset.yaml"
+OF_THE_FOLDER = {"groups", "strata", "measured"}
+"""Options that no configuration has."""
+
 _HEAD = "# Written by `slicemamba data prepare`; every command reads it and it may be edited: docs/data.md.\n"
 
 
@@ -27,6 +31,8 @@ class Description(Config):
         num_classes, label_map, ignore_label, class_names, channels, per_channel: as in DataConfig; they hold where a
             configuration leaves its defaults.
         groups: image name without extension (or name of a volume) → patient, video or what else stays together.
+        strata: the same → words that are to be as frequent in each part of the set: what its mask holds.
+        measured: what `data check` found, a ``DatasetReport``; of another version it may have other fields.
     """
 
     num_classes: PositiveInt = 1
@@ -36,11 +42,13 @@ class Description(Config):
     channels: Annotated[int, Field(ge=1, le=16)] = 3
     per_channel: bool | None = None
     groups: dict[str, str] = Field(default_factory=dict)
+    strata: dict[str, str] = Field(default_factory=dict)
+    measured: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _as_a_configuration(self) -> Description:
         check_label_map(self.label_map, self.num_classes)
-        DataConfig(**self.model_dump(exclude={"groups"}))
+        DataConfig(**self.model_dump(exclude=OF_THE_FOLDER))
         return self
 
 
@@ -71,6 +79,27 @@ def write_description(folder: Path, description: Description) -> None:
         values["label_map"] = dict(description.label_map)  # numbers, which JSON would make text
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else "{}\n"
     write_text(folder / FILE, _HEAD + text)
+
+
+def write_measured(folder: Path, measured: dict[str, Any]) -> None:
+    """Writes ``measured`` into ``dataset.yaml``; all else in it stays as it is, with its comments.
+
+    Raises:
+        OSError: the folder cannot be written. InputError: ``dataset.yaml`` is wrong.
+    """
+    path = folder / FILE
+    before = path.read_text(encoding="utf-8") if path.is_file() else _HEAD
+    told = read_yaml(path) if path.is_file() else {}
+    told.pop("measured", None)
+    block = yaml.safe_dump({"measured": measured}, sort_keys=False, allow_unicode=True)
+    kept = re.sub(r"(?ms)^measured:.*?(?=^[^\s]|\Z)", "", before).rstrip().removesuffix("{}")
+    text = f"{kept.rstrip()}\n{block}"
+    whole = told | {"measured": measured}
+    try:
+        lasts = yaml.safe_load(text) == whole
+    except yaml.YAMLError:  # its form takes no further lines
+        lasts = False
+    write_text(path, text if lasts else _HEAD + yaml.safe_dump(whole, sort_keys=False, allow_unicode=True))
 
 
 def describe(config: DataConfig) -> DataConfig:

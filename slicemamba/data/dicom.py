@@ -1,4 +1,4 @@
-"""DICOM: single frames as pictures (pydicom), folders of a series as volumes (SimpleITK).
+"""DICOM by pydicom: single frames as pictures, folders of a series as volumes.
 
 Nothing of a patient's tags is kept: pixels, spacing and position alone are handed on.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
-import SimpleITK
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.pixels.processing import apply_color_lut, apply_rescale
 from pydicom.pixels.utils import pixel_array
 
@@ -20,11 +20,14 @@ from slicemamba.data.findings import BadFileError, Fault, short_path
 
 EXTENSIONS = (".dcm", ".dicom", ".ima")
 _LOOKED_AT = 4
+MOST_VOXELS = 1 << 30
+"""Of a volume; more are refused before memory is taken: 4 GiB as they are read."""
 TELL = "DICOM: what is written here carries no tags of the patients, but names of files and folders are kept"
 
 logging.getLogger("pydicom").setLevel(logging.ERROR)  # remarks on values of tags that are not used here
-_ITK: Any = SimpleITK  # which bears no types
-_ITK.ProcessObject.SetGlobalWarningDisplay(False)
+_PLACE, _AXES = "ImagePositionPatient", "ImageOrientationPatient"
+_NUMBERS = {"Rows": 1, "Columns": 1, "PixelSpacing": 2, _PLACE: 3, _AXES: 6, "SliceThickness": 1, "InstanceNumber": 1}
+"""Tags of a slice, and how many numbers they hold."""
 
 
 def is_dicom(path: Path) -> bool:
@@ -36,13 +39,22 @@ def read_frame(path: Path) -> NDArray[Any]:
     """One frame, (H, W) in rescaled values of which larger is brighter, or (H, W, 3) uint8 RGB.
 
     Raises:
-        BadFileError: broken or truncated, without pixels, of several frames, or compressed in a way that is not read.
+        BadFileError: broken or truncated, too large, without pixels, of several frames, or compressed in a way that is
+            not read.
     """
+    values, photometric = _decode(path)
+    return values.max() + values.min() - values.astype(np.float64) if photometric == "MONOCHROME1" else values
+
+
+def _decode(path: Path) -> tuple[NDArray[Any], str]:
+    """As ``read_frame``, but with the values of MONOCHROME1 as they are; and the photometric interpretation."""
     try:
         data: Any = pydicom.dcmread(path)
         frames, photometric = int(data.get("NumberOfFrames") or 1), str(data.PhotometricInterpretation)
-        stored: NDArray[Any] = pixel_array(data) if frames == 1 else np.empty(0, np.uint8)
-        if photometric == "PALETTE COLOR" and frames == 1:
+        size = int(data.Columns), int(data.Rows)
+        fits = size[0] * size[1] <= 2 * (Image.MAX_IMAGE_PIXELS or size[0] * size[1])
+        stored: NDArray[Any] = pixel_array(data) if frames == 1 and fits else np.empty(0, np.uint8)
+        if photometric == "PALETTE COLOR" and stored.size:
             stored = apply_color_lut(stored, data)
         elif photometric.startswith("MONOCHROME"):
             stored = apply_rescale(stored, data)
@@ -52,11 +64,11 @@ def read_frame(path: Path) -> NDArray[Any]:
         raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({_line(error)})") from error
     if frames > 1:
         raise BadFileError(Fault.FORM, f"{short_path(path)} (holds {frames} frames; one is expected)")
-    if photometric == "MONOCHROME1":
-        stored = stored.max() + stored.min() - stored.astype(np.float64)
+    if not fits:
+        raise BadFileError(Fault.LARGE, f"{short_path(path)} ({size[0]}×{size[1]} pixels)")
     if stored.ndim == 3 and stored.dtype != np.uint8:  # colours of a palette have 16 bits
         stored = (stored >> 8).astype(np.uint8)
-    return np.asarray(stored)
+    return np.asarray(stored), photometric
 
 
 def is_series(folder: Path) -> bool:
@@ -81,59 +93,115 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if is_dicom(path) and path.is_file() and path.name[0] != ".")
 
 
-def read_series(folder: Path) -> tuple[NDArray[Any], Any]:
-    """The one series of a folder: rescaled values (Z, H, W) in the order of their positions, and ITK's image.
+class Series(NamedTuple):
+    """A series in the order of its slices' positions.
+
+    Attributes:
+        values: (Z, H, W) rescaled, or (Z, H, W, 3) RGB.
+        spacing: in mm along (z, y, x).
+        affine: (4, 4) from voxel indices (x, y, z) to mm to the right, anterior and superior, as NIfTI has it.
+    """
+
+    values: NDArray[Any]
+    spacing: tuple[float, float, float]
+    affine: NDArray[np.float64]
+
+
+def read_series(folder: Path) -> Series:
+    """The one series of a folder.
+
+    Read by pydicom: ITK's reader ends the process on some damaged files.
 
     Raises:
-        BadFileError: no series or several, or files that are broken or missing between others.
+        BadFileError: no series or several, files that are broken or missing between others, or too many voxels.
     """
-    names = _ITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(names) != 1:
-        broken = _broken(files_of(folder))
-        raise broken or BadFileError(
-            Fault.SERIES, f"{short_path(folder)} ({len(names)} series in {len(files_of(folder))} files)"
-        )
-    reader = _ITK.ImageSeriesReader()
-    files = _ITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), names[0])
-    reader.SetFileNames(files)
-    broken = _broken(files_of(folder)) if len(files) < len(files_of(folder)) else None
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise _broken([Path(file) for file in files]) or BadFileError(
-            Fault.BROKEN, f"{short_path(folder)} ({_line(error)})"
-        ) from error
-    gap = _gap([Path(file) for file in files])
-    if broken is not None or gap is not None:
-        raise broken or BadFileError(Fault.SERIES, f"{short_path(folder)} ({gap})")
-    return _ITK.GetArrayFromImage(image), image
+    files, grid = _grid(folder)
+    frames = [_decode(path)[0] for path in files]
+    if len({frame.shape for frame in frames}) > 1:
+        raise BadFileError(Fault.SERIES, f"{short_path(folder)} (slices in grey and in colour)")
+    z, y, x = grid.spacing
+    affine = np.eye(4)
+    affine[:3, :3] = grid.axes * (x, y, z)
+    affine[:3, 3] = grid.origins[0]
+    return Series(np.stack(frames), grid.spacing, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
 
 
-def _broken(files: list[Path]) -> BadFileError | None:
-    """The first file that cannot be read alone."""
-    for path in files:
-        try:
-            read_frame(path)
-        except BadFileError as error:
-            return error
-    return None
+class Grid(NamedTuple):
+    """Where the slices of a series lie, in mm to the left, posterior and superior.
+
+    Attributes:
+        size: (rows, columns). origins: (Z, 3) of each slice's first pixel.
+        axes: (3, 3), to where x, y and z rise, as columns. spacing: along (z, y, x).
+    """
+
+    size: tuple[int, int]
+    origins: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    spacing: tuple[float, float, float]
 
 
-def _gap(files: list[Path]) -> str | None:
-    """What is wrong with the distances of slices in their order: a slice that is missing or there twice."""
-    places = []
-    for path in files:
-        data: Any = pydicom.dcmread(path, stop_before_pixels=True)
-        if "ImagePositionPatient" not in data or "ImageOrientationPatient" not in data:
-            return None
-        row, column = np.reshape([float(value) for value in data.ImageOrientationPatient], (2, 3))
-        normal = np.cross(row, column)
-        places.append(float(np.dot(normal, [float(value) for value in data.ImagePositionPatient])))
-    steps = np.abs(np.diff(places))
+def grid_of(folder: Path) -> Grid:
+    """Of the one series of a folder, from the headers; raises BadFileError as ``read_series``."""
+    return _grid(folder)[1]
+
+
+def _grid(folder: Path) -> tuple[list[Path], Grid]:
+    """The files in the order of their slices, too."""
+    headers = {path: _header(path) for path in files_of(folder)}
+    found = {str(data.get("SeriesInstanceUID")) for data in headers.values()}
+    sizes = {(int(data.Rows), int(data.Columns)) for data in headers.values()}
+    if len(found) != 1 or len(sizes) != 1:
+        told = f"{len(found)} series of {len(sizes)} sizes in {len(headers)} files"
+        raise BadFileError(Fault.SERIES, f"{short_path(folder)} ({told})")
+    (rows, columns), count = sizes.pop(), len(headers)
+    if rows * columns * count > MOST_VOXELS:
+        raise BadFileError(Fault.LARGE, f"{short_path(folder)} ({columns}×{rows}×{count} voxels)")
+    files, places, axes = _in_order(headers)
+    steps = np.diff(places)
     usual = float(np.median(steps)) if len(steps) else 0.0
     if len(steps) and (np.abs(steps - usual) > 0.1 * usual + 1e-3).any():
-        return f"slices lie {steps.min():g} to {steps.max():g} mm apart: one is missing or there twice"
-    return None
+        gap = f"slices lie {steps.min():g} to {steps.max():g} mm apart: one is missing or there twice"
+        raise BadFileError(Fault.SERIES, f"{short_path(folder)} ({gap})")
+    first = headers[files[0]]
+    y, x = (float(value) for value in first.get("PixelSpacing") or (1.0, 1.0))
+    z = usual or float(first.get("SliceThickness") or 1.0)
+    origins = np.array([headers[path].get(_PLACE) or (0.0, 0.0, 0.0) for path in files], np.float64)
+    return files, Grid((rows, columns), origins, axes, (z, y, x))
+
+
+def _header(path: Path) -> Any:
+    """All but the pixels; raises BadFileError."""
+    try:
+        data: Any = pydicom.dcmread(path, stop_before_pixels=True)
+        wrong = [f"{name} is {data.get(name)}" for name, count in _NUMBERS.items() if not _holds(data.get(name), count)]
+        wrong += [] if data.get("Rows") and data.get("Columns") else ["Rows or Columns are not there"]
+    except Exception as error:  # pydicom raises nearly anything on a broken file
+        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({_line(error)})") from error
+    if wrong:
+        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({wrong[0]})")
+    return data
+
+
+def _holds(value: Any, count: int) -> bool:
+    """Whether a tag that is there has so many finite numbers."""
+    numbers = [] if value is None else [float(part) for part in (value if count > 1 else [value])]
+    return value is None or (len(numbers) == count and bool(np.isfinite(numbers).all()))
+
+
+def _in_order(headers: dict[Path, Any]) -> tuple[list[Path], list[float], NDArray[np.float64]]:
+    """Files by position along the normal of the slices, these positions in mm, and the axes x, y and z as columns.
+
+    Where a file does not tell its position, files go by their instance numbers and lie 0 mm apart.
+    """
+    first = next(iter(headers.values()))
+    if not all(data.get(_PLACE) and data.get(_AXES) for data in headers.values()):
+        files = sorted(headers, key=lambda path: int(headers[path].get("InstanceNumber") or 0))
+        return files, [0.0] * len(files), np.eye(3)
+    row, column = np.reshape([float(value) for value in first.get(_AXES)], (2, 3))
+    normal = np.cross(row, column)
+    place = {path: float(np.dot(normal, [float(part) for part in data.get(_PLACE)])) for path, data in headers.items()}
+    files = sorted(headers, key=place.__getitem__)
+    return files, [place[path] for path in files], np.stack([row, column, normal], axis=1)
 
 
 def _line(error: Exception) -> str:

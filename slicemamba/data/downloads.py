@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slicemamba.data.convert import RawPair
 from slicemamba.data.description import Description
-from slicemamba.data.dicom import is_series
+from slicemamba.data.dicom import is_dicom, is_series
 from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import (
     ACCEPTED,
@@ -121,7 +121,9 @@ def _find_raw(kind: Kind, source: Path, folders: Folders) -> list[RawPair]:
 
 
 def _find_series(source: Path, folders: Folders) -> list[RawPair]:
-    """DICOM series, a folder each below the images, with a volume of labels or a folder of masks of its name."""
+    """DICOM series, a folder each below the images, with a volume of labels, a DICOM SEG or a folder of masks of its
+    name.
+    """
     if folders == (None, None) and not _has_folders(source):
         return []
     images, masks = _folders("folder", source, folders)
@@ -130,7 +132,7 @@ def _find_series(source: Path, folders: Folders) -> list[RawPair]:
         return []
     labels: dict[str, Path] = {}
     for path in sorted(masks.iterdir()):
-        if path.name[0] != "." and (path.is_dir() or path.name.lower().endswith(VOLUME_EXTENSIONS)):
+        if path.name[0] != "." and (path.is_dir() or is_dicom(path) or path.name.lower().endswith(VOLUME_EXTENSIONS)):
             for name in [base_name(path), *_without_suffix(base_name(path))]:
                 labels.setdefault(name, path)
     findings = [Finding(Fault.NO_MASK, short_path(case)) for case in cases if case.name not in labels]

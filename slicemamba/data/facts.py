@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError, Finding
 from slicemamba.data.isic import Pair
 from slicemamba.data.likeness import Sketch, sketch
 from slicemamba.data.parallel import Result
-from slicemamba.data.reading import content_digest, has_alpha, image_of, is_turned, mask_of, read_pair
+from slicemamba.data.reading import IGNORED, content_digest, has_alpha, image_of, is_turned, mask_of, read_pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,8 @@ class Facts:
         sketch: of the image, for what looks alike; None of slices.
         class_shares: share of the pixels of each class, background first.
         value_range: lowest and highest value of a CT slice; None for pictures.
+        smallest_piece: share of the image that its smallest connected marked piece takes; None where none is marked.
+        intensities: mean and standard deviation of each channel's values, as they are read.
         turned: the picture bears an EXIF orientation, which is not applied.
         without_alpha: it bears an alpha channel, which is dropped, as it is the same everywhere.
     """
@@ -36,6 +40,8 @@ class Facts:
     sketch: Sketch | None = None
     class_shares: tuple[float, ...] = ()
     value_range: tuple[float, float] | None = None
+    smallest_piece: float | None = None
+    intensities: tuple[tuple[float, float], ...] = ()
     turned: bool = False
     without_alpha: bool = False
 
@@ -61,9 +67,18 @@ def examine(pair: Pair, config: DataConfig) -> Facts:
         sketch=None if pair.is_slice else sketch(image),
         class_shares=tuple(shares.tolist()),
         value_range=(low, high) if pair.is_slice else None,
+        smallest_piece=_smallest_piece(mask),
+        intensities=tuple(
+            zip(image.mean(axis=(0, 1), dtype=np.float64), image.std(axis=(0, 1), dtype=np.float64), strict=True)
+        ),
         turned=not pair.is_slice and is_turned(pair.image),
         without_alpha=not pair.is_slice and config.channels in (1, 3) and has_alpha(pair.image),
     )
+
+
+def _smallest_piece(mask: NDArray[np.uint8]) -> float | None:
+    pieces, count = ndimage.label((mask != 0) & (mask != IGNORED), structure=np.ones((3, 3)))
+    return float(np.bincount(pieces.ravel())[1:].min() / mask.size) if count else None
 
 
 def _faults(pair: Pair, config: DataConfig) -> tuple[Finding, ...]:

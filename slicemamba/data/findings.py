@@ -103,6 +103,7 @@ class BadFileError(InputError):
         what, mend = fault.value
         super().__init__(f"{what}: {item}; {mend}", pointer="/data")
         self.finding = Finding(fault, item)
+        self.brief, self.mend = f"{what}: {item}", mend
 
 
 def short_path(path: Path) -> str:

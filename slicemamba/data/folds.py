@@ -10,12 +10,13 @@ import numpy as np
 
 from slicemamba.config import DataConfig
 from slicemamba.data.patients import groups_of
+from slicemamba.data.strata import balance, words_of
 from slicemamba.errors import InputError
 
 T = TypeVar("T")
 
 
-def assign_folds(groups: Sequence[str], folds: int, seed: int) -> list[int]:
+def assign_folds(groups: Sequence[str], folds: int, seed: int, words: Sequence[str] | None = None) -> list[int]:
     """The fold, 0 … folds − 1, of each image.
 
     Groups are shuffled by the seed and, the largest first, each put into the fold that holds the fewest images, so that
@@ -23,6 +24,7 @@ def assign_folds(groups: Sequence[str], folds: int, seed: int) -> list[int]:
 
     Args:
         groups: each image's patient, or a name of its own.
+        words: what each image holds, which the folds are to share in proportion (``strata.balance``).
 
     Raises:
         InputError: fewer groups than folds.
@@ -34,6 +36,8 @@ def assign_folds(groups: Sequence[str], folds: int, seed: int) -> list[int]:
             "lower the number of folds",
             pointer="/data/folds",
         )
+    if words is not None:
+        return balance(groups, words, [1 / folds] * folds, seed)
     names = sorted(sizes)
     shuffled = [names[i] for i in np.random.default_rng(seed % 2**64).permutation(len(names))]
     held = [0] * folds
@@ -51,8 +55,8 @@ def part_anew(
     if config.folds is None or config.fold is None:
         return list(train), list(val)
     pool = sorted([*train, *val], key=name_of)
-    groups = groups_of(map(name_of, pool), config)
-    folds = assign_folds(groups, config.folds, config.split_seed)
+    names = [name_of(item) for item in pool]
+    folds = assign_folds(groups_of(names, config), config.folds, config.split_seed, words_of(names, config))
     parts: tuple[list[T], list[T]] = ([], [])
     for item, fold in zip(pool, folds, strict=True):
         parts[fold == config.fold - 1].append(item)

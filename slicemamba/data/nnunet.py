@@ -9,12 +9,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slicemamba.data.cases import case_and_channel
 from slicemamba.data.convert import RawPair
 from slicemamba.data.description import Description
 from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
@@ -24,7 +24,6 @@ from slicemamba.errors import InputError
 
 FILE = "dataset.json"
 IGNORE = "ignore"
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ def _cases(root: Path, end: str, channels: int) -> tuple[list[RawPair], list[Fin
     """Cases that have labels, by name, and what is wrong with their files."""
     images: dict[str, dict[int, Path]] = defaultdict(dict)
     for path in _files(root / f"images{end}"):
-        match = _CHANNEL.fullmatch(normal_name(path))
-        images[match[1] if match else normal_name(path)][int(match[2]) if match else 0] = path
+        case, channel = case_and_channel(path)
+        images[case][channel] = path
     pairs, findings = [], []
     for label in _files(root / f"labels{end}"):
         name = normal_name(label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from slicemamba.config import DataConfig
@@ -12,6 +12,8 @@ from slicemamba.data.reports import DatasetReport
 
 _STEP, _SMALLEST = 16, 32
 """Sides are multiples of the one and no less than the other, which the skeleton of `laptop` needs."""
+_MOST_STRETCHED = 1.5
+"""Largest aspect ratio by the smallest at which all images are stretched to one; a convention."""
 _AIR = -500.0
 """Hounsfield units below which there is only air: lower values tell CT."""
 _STEPS = 3000
@@ -42,6 +44,13 @@ def propose(config: DataConfig, report: DatasetReport, longest_side: int) -> lis
         Proposal("data.root", str(config.root), "where it lies"),
         Proposal("data.image_size", size, f"the aspect of images of {height}×{width} (median), at most {longest_side}"),
     ]
+    if report.smallest_lesion is not None:
+        pixels = report.smallest_lesion[0] * math.prod(size)
+        found[-1] = replace(found[-1], reason=f"{found[-1].reason}; the smallest lesion has {pixels:.1f} pixels then")
+    narrow, _, wide = report.aspect_ratios or (1.0, 1.0, 1.0)
+    if wide > _MOST_STRETCHED * narrow:
+        reason = f"width / height runs from {narrow:.2f} to {wide:.2f}; stretched, a shape would look another in each"
+        found.append(Proposal("data.fit", "pad", reason))
     train = report.num_images["train"]
     low, _ = report.value_range or (0.0, 0.0)
     if low < _AIR and config.window is None:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from slicemamba.config import Config, DataConfig
 from slicemamba.data.patients import ALONE, groups_of
 from slicemamba.data.splits import SPLITS
+from slicemamba.data.strata import balance
 from slicemamba.data.volumes import base_name
 from slicemamba.errors import InputError, name_some
 
@@ -108,8 +110,14 @@ def read_groups(path: Path) -> dict[str, str]:
         raise InputError(f"groups file {path} cannot be read: {error}") from None
 
 
-def assign_splits(groups: Sequence[str], fractions: Sequence[float], seed: int) -> list[str]:
+def assign_splits(
+    groups: Sequence[str], fractions: Sequence[float], seed: int, words: Sequence[str] | None = None
+) -> list[str]:
     """A split for each image: groups in random order, each to the split that lacks most of its share.
+
+    Args:
+        groups: of each image. fractions: of each split.
+        words: what each image holds, which the splits are to share in proportion (``strata.balance``).
 
     Raises:
         InputError: fewer groups than splits.
@@ -121,6 +129,9 @@ def assign_splits(groups: Sequence[str], fractions: Sequence[float], seed: int) 
             f"{len(groups)} images of {len(sizes)} groups cannot be divided into {len(wanted)} splits; "
             "add images, or correct patient_pattern or groups"
         )
+    if words is not None:
+        parts = balance(groups, words, [share for share in fractions if share > 0], seed)
+        return [list(wanted)[part] for part in parts]
     names = list(sizes)
     order = [names[index] for index in np.random.default_rng(seed % 2**64).permutation(len(names))]
     home: dict[str, str] = {}
@@ -135,17 +146,25 @@ def assign_splits(groups: Sequence[str], fractions: Sequence[float], seed: int) 
     return [home[group] for group in groups]
 
 
-def assign_around(groups: Sequence[str], fractions: Sequence[float], seed: int, is_test: Sequence[bool]) -> list[str]:
+def assign_around(
+    groups: Sequence[str],
+    fractions: Sequence[float],
+    seed: int,
+    is_test: Sequence[bool],
+    words: Sequence[str] | None = None,
+) -> list[str]:
     """As ``assign_splits``, where some images are test already: whole groups of them, and no others are.
 
     The others are dealt out by the remaining fractions.
     """
     if not any(is_test):
-        return assign_splits(groups, fractions, seed)
+        return assign_splits(groups, fractions, seed, words)
     fixed = {group for group, test in zip(groups, is_test, strict=True) if test}
     rest = sum(fractions[:3])
-    others = [group for group in groups if group not in fixed]
-    dealt = iter(assign_splits(others, [*(share / rest for share in fractions[:3]), 0.0], seed))
+    free = [group not in fixed for group in groups]
+    others = list(compress(groups, free))
+    of_others = None if words is None else list(compress(words, free))
+    dealt = iter(assign_splits(others, [*(share / rest for share in fractions[:3]), 0.0], seed, of_others))
     return ["test" if group in fixed else next(dealt) for group in groups]
 
 

@@ -12,7 +12,7 @@ from slicemamba.config import validate
 from slicemamba.data.catalog import MAX_CLASSES
 from slicemamba.data.colours import class_names_of
 from slicemamba.data.convert import IGNORED_GREY, Converted, Reading, convert_all, offer_values
-from slicemamba.data.description import Description, write_description
+from slicemamba.data.description import OF_THE_FOLDER, Description, write_description
 from slicemamba.data.dicom import is_dicom
 from slicemamba.data.downloads import find_download
 from slicemamba.data.likeness import alike_pairs
@@ -32,6 +32,7 @@ from slicemamba.data.prepare import (
 )
 from slicemamba.data.prepare_volumes import prepare_volumes
 from slicemamba.data.reading import IGNORED
+from slicemamba.data.strata import MARKED, words_for
 from slicemamba.errors import InputError
 from slicemamba.files import write_json
 
@@ -94,7 +95,10 @@ def prepare_pictures(
         told = plan.groups_of(names)
         alike = alike_pairs([one.sketch for one in converted])
         groups = join_twins(told, [one.digest for one in converted], alike)
-        splits = assign_around(groups, plan.fractions, plan.seed, found.is_test)
+        values = sorted(set().union(*(one.values for one in converted)))
+        description = _options(values, reading, described, class_names)
+        words = _words(converted, description, reading)
+        splits = assign_around(groups, plan.fractions, plan.seed, found.is_test, words)
         _deal_out(workplace, converted, splits)
         worst = max(range(len(pairs)), key=lambda index: converted[index].share)
         summary = Prepared(
@@ -106,14 +110,13 @@ def prepare_pictures(
             num_groups=count_groups(splits, groups),
             num_intermediate_pixels=sum(one.intermediate for one in converted),
             most_intermediate=(pairs[worst].masks[0].name, converted[worst].share) if converted[worst].share else None,
-            mask_values=sorted(set().union(*(one.values for one in converted))),
+            mask_values=values,
             num_united=sum(len(pair.masks) > 1 for pair in pairs),
             num_alike=len(alike),
             from_dicom=any(is_dicom(pair.images[0]) for pair in pairs),
         )
-        assert summary.mask_values is not None
-        description = _options(summary.mask_values, reading, described, class_names)
         description["groups"] = stored_groups(names, told, groups)
+        description["strata"] = dict(zip(names, words, strict=True))
         write_description(workplace, validate(Description, description, source="--classes"))
         write_json(workplace / SUMMARY_FILE, summary.model_dump(mode="json"))
     return summary
@@ -133,7 +136,7 @@ def _options(
 ) -> dict[str, Any]:
     """What ``dataset.yaml`` says of images and of masks with these values."""
     if described is not None:
-        options = described.model_dump(exclude={"groups"})
+        options = described.model_dump(exclude=OF_THE_FOLDER)
     elif reading.colours is not None:
         names = class_names_of(reading.colours)
         options = {"num_classes": 1 if len(names) == 2 else len(names), "class_names": names}
@@ -144,6 +147,23 @@ def _options(
         options = {} if reading.ignore_label is None else {"ignore_label": IGNORED_GREY}
     options |= {"channels": reading.channels, "per_channel": reading.per_channel}
     return options if class_names is None else options | {"class_names": class_names}
+
+
+def _words(converted: list[Converted], description: dict[str, Any], reading: Reading) -> list[str]:
+    """What each image's mask holds, for ``strata.balance``."""
+    label_map, ignored = description.get("label_map"), description.get("ignore_label")
+    names = description.get("class_names")
+    classes, shares = [], []
+    for one in converted:
+        held = {int(value): n for value, n in zip(one.values, one.counts, strict=False) if value not in (0, ignored)}
+        labels = {label_map.get(value, 0) if label_map else value: n for value, n in held.items()}
+        marked = one.marked if reading.threshold else sum(n for label, n in labels.items() if label)
+        if description.get("num_classes", 1) == 1:
+            classes.append([MARKED] if marked else [])
+        else:
+            classes.append([names[label] if names else f"class{label}" for label in labels if label])
+        shares.append(marked / one.pixels)
+    return words_for(classes, shares)
 
 
 def is_void(values: list[float]) -> bool:

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicemamba.config import validate
+from slicemamba.data.cases import read_channel_volumes
 from slicemamba.data.convert import RawPair, Reading
 from slicemamba.data.description import Description, write_description
 from slicemamba.data.dicom import is_series
+from slicemamba.data.dicom_seg import read_segmentation, segmentation_in
 from slicemamba.data.downloads import Download
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import picture_files
@@ -21,6 +23,7 @@ from slicemamba.data.prepare import SUMMARY_FILE, Kind, Prepared, SplitPlan, ass
 from slicemamba.data.prepare_synapse import write_case, write_lists
 from slicemamba.data.reading import read_mask_values
 from slicemamba.data.splits import SPLITS
+from slicemamba.data.strata import words_for
 from slicemamba.data.volumes import Volume, check_orientation, read_volume, turned_to
 from slicemamba.files import write_json
 
@@ -56,7 +59,8 @@ def prepare_volumes(
     """
     names = [pair.name for pair in found.pairs]
     groups = plan.groups_of(names)
-    splits = assign_around(groups, plan.fractions, plan.seed, found.is_test)
+    words = _words(found.pairs)
+    splits = assign_around(groups, plan.fractions, plan.seed, found.is_test, words)
     counts = dict.fromkeys(SPLITS, 0)
     lists: dict[str, list[str]] = {split: [] for split in SPLITS}
     values: set[float] = set()
@@ -87,10 +91,26 @@ def prepare_volumes(
             mask_values=sorted(values),
             from_dicom=any(pair.images[0].is_dir() for pair in found.pairs),
         )
-        options = options_of(sorted(values)) | {"groups": _told_groups(names, groups)}
+        options = options_of(sorted(values)) | {
+            "groups": _told_groups(names, groups),
+            "strata": dict(zip(names, words, strict=True)),
+        }
         write_description(workplace, validate(Description, options, source="dataset.yaml"))
         write_json(workplace / SUMMARY_FILE, summary.model_dump(mode="json"))
     return summary
+
+
+def _words(pairs: list[RawPair]) -> list[str]:
+    """What the labels of each volume hold, for ``strata.balance``; nothing of faulty ones, which are told later."""
+    held, shares = [], []
+    for pair in pairs:
+        try:
+            labels = _labels(_read_labels(pair.masks[0], pair.images[0]).image, pair.masks[0])
+        except BadFileError:
+            labels = np.zeros(1, np.uint8)
+        held.append([f"label{value}" for value in np.unique(labels) if value])
+        shares.append(float((labels > 0).mean()))
+    return words_for(held, shares)
 
 
 def _told_groups(names: list[str], groups: list[str]) -> dict[str, str]:
@@ -101,28 +121,30 @@ def _told_groups(names: list[str], groups: list[str]) -> dict[str, str]:
 def _read_case(pair: RawPair, reading: Reading) -> Volume:
     """Image (Z, H, W) or (Z, H, W, C) with labels; raises BadFileError."""
     first, label = pair.images[0], pair.masks[0]
-    volumes = [read_volume(path, reading.window, reading.channels) for path in pair.images]
-    stored = _read_labels(label, volumes[0], turn=first.is_dir())
-    for path, volume in [*zip(pair.images, volumes, strict=True), (label, None)]:
-        shape = stored.shape if volume is None else volume.image.shape[:3]
-        if shape != volumes[0].image.shape[:3]:
-            sizes = f"{volumes[0].image.shape[:3]}, {path.name} is {shape}"
-            raise BadFileError(Fault.SIZE, f"{short_path(first)} is {sizes} (slices, rows, columns)")
-        if not first.is_dir():  # those of DICOM have been turned to it
-            check_orientation(first, path)
-    image = volumes[0].image if len(volumes) == 1 else np.stack([volume.image for volume in volumes], axis=-1)
-    return Volume(pair.name, image, _labels(stored, label), volumes[0].spacing, volumes[0].affine)
+    volume = read_channel_volumes(pair.images, reading.window, reading.channels)
+    labels = _read_labels(label, first)
+    stored = turned_to(labels, volume.affine) if first.is_dir() and volume.affine is not None else labels.image
+    if stored.shape != volume.image.shape[:3]:
+        sizes = f"{volume.image.shape[:3]}, {label.name} is {stored.shape}"
+        raise BadFileError(Fault.SIZE, f"{short_path(first)} is {sizes} (slices, rows, columns)")
+    if not first.is_dir():  # labels of DICOM have been turned to it
+        check_orientation(first, label)
+    return Volume(pair.name, volume.image, _labels(stored, label), volume.spacing, volume.affine)
 
 
-def _read_labels(path: Path, image: Volume, *, turn: bool) -> NDArray[np.float32]:
-    """(Z, H, W) of a volume, or of a folder of pictures in the order of their names, one a slice."""
+def _read_labels(path: Path, image: Path) -> Volume:
+    """A volume whose image (Z, H, W) is labels: a DICOM SEG of a series, a folder of pictures in the order of their
+    names, one a slice, or any other volume.
+    """
+    segmentation = segmentation_in(path) if image.is_dir() else None
+    if segmentation is not None:
+        return Volume(path.name, read_segmentation(segmentation, image).astype(np.float32))
     if path.is_dir() and not is_series(path):
         slices = [read_mask_values(file) for file in picture_files(path)]
         if not slices or len({part.shape for part in slices}) > 1:
             raise BadFileError(Fault.SIZE, f"{short_path(path)} ({len(slices)} masks, of one size each expected)")
-        return np.stack(slices).astype(np.float32)
-    labels = read_volume(path)
-    return turned_to(labels, image.affine) if turn and image.affine is not None else labels.image
+        return Volume(path.name, np.stack(slices).astype(np.float32))
+    return read_volume(path)
 
 
 def _labels(stored: NDArray[np.float32], path: Path) -> NDArray[np.uint8]:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from slicemamba.config import DataConfig
+from slicemamba.config import DataConfig, Fit
 from slicemamba.data.dicom import is_dicom, read_frame
 from slicemamba.data.findings import BadFileError, Fault, short_path
+from slicemamba.data.fit import Box, box_in, pad
 from slicemamba.data.isic import Pair
 from slicemamba.data.slices import read_slice, resize_slice, resize_slice_labels
 from slicemamba.data.tiff import DEEP, read_unusual
@@ -231,12 +232,21 @@ def check_fit(pair: Pair, image: NDArray[Any], mask: NDArray[Any]) -> None:
         check_orientation(pair.image, pair.mask)
 
 
-def resize_pair(image: NDArray[Any], mask: Pixels, size: tuple[int, int]) -> tuple[NDArray[Any], Pixels]:
-    """Image and mask at ``size`` = (height, width): pictures bilinear and antialiased, slices cubic, masks nearest."""
+def resize_pair(
+    image: NDArray[Any], mask: Pixels, size: tuple[int, int], fit: Fit = "stretch"
+) -> tuple[NDArray[Any], Pixels]:
+    """Image and mask at ``size`` = (height, width), the mask by nearest neighbour; where ``fit`` pads, ``IGNORED``."""
+    box = box_in((image.shape[0], image.shape[1]), size, fit)
+    small = resize_mask(mask, box.size) if image.dtype == np.uint8 else resize_slice_labels(mask, box.size)
+    return fit_image(image, size, box), pad(small, size, box, IGNORED)
+
+
+def fit_image(image: NDArray[Any], size: tuple[int, int], box: Box) -> NDArray[Any]:
+    """An image (h, w, C) resized into its box and padded to ``size``: pictures bilinear, antialiased, slices cubic."""
     if image.dtype == np.uint8:
-        return resize_image(image, size), resize_mask(mask, size)
-    resized = [resize_slice(channel, size) for channel in np.moveaxis(image, -1, 0)]
-    return np.stack(resized, axis=-1), resize_slice_labels(mask, size)
+        return pad(resize_image(image, box.size), size, box)
+    resized = [resize_slice(channel, box.size) for channel in np.moveaxis(image, -1, 0)]
+    return pad(np.stack(resized, axis=-1), size, box)
 
 
 def resize_image(image: Pixels, size: tuple[int, int]) -> Pixels:

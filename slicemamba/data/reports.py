@@ -26,6 +26,11 @@ class DatasetReport(Config):
         median_size: (height, width) in pixels, the median of each.
         foreground_share: share of marked pixels, 0…1, the mean over the images of each split.
         class_share: share of the pixels of each class, background first, the mean over the images of each split.
+        aspect_ratios: lowest, median and highest width / height.
+        smallest_lesion: of each image's smallest connected marked piece, as a share of the image, the smallest and the
+            median; None where nothing is marked.
+        intensities: mean and standard deviation of each channel's values, each the mean over train images.
+        num_alike: pairs of images in different splits that look alike.
         num_patients: patients (or volumes, videos) in each split, where ``dataset.yaml`` or names tell them.
         value_range: lowest and highest value of CT slices; None for pictures.
         class_names: as in DataConfig or the folder's ``dataset.yaml``.
@@ -40,6 +45,10 @@ class DatasetReport(Config):
     median_size: tuple[int, int] = (0, 0)
     foreground_share: dict[str, float]
     class_share: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    aspect_ratios: tuple[float, float, float] | None = None
+    smallest_lesion: tuple[float, float] | None = None
+    intensities: tuple[tuple[float, float], ...] = ()
+    num_alike: int = 0
     num_patients: dict[str, int] = Field(default_factory=dict)
     value_range: tuple[float, float] | None = None
     class_names: tuple[str, ...] | None = None

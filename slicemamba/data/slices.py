@@ -16,6 +16,9 @@ from scipy import ndimage
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.data.volumes import apply_window
 
+MOST_BYTES = 1 << 30
+"""Of a slice's file when it is unpacked; more is refused before memory is taken."""
+
 
 def read_slice(
     path: Path, index: int | None, window: tuple[float, float] | None = None
@@ -70,13 +73,22 @@ def resize_slice_labels(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDA
     return resized
 
 
+def _check_size(file: Any, where: str) -> None:
+    size = sum(part.file_size for part in file.zip.infolist())
+    if size > MOST_BYTES:
+        raise BadFileError(Fault.LARGE, f"{where} ({size / 1e9:.1f} GB)")
+
+
 def _read(path: Path, index: int | None, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
     try:
         if index is None:
             with np.load(path, allow_pickle=False) as file:
+                _check_size(file, where)
                 return np.asarray(file["image"]), np.asarray(file["label"])
         with h5py.File(path) as volume:
             return np.asarray(volume["image"][index]), np.asarray(volume["label"][index])
+    except BadFileError:
+        raise
     except KeyError as error:
         raise BadFileError(Fault.NO_SLICE, f"{where} ({error.args[0]})") from error
     except Exception as error:  # numpy, zipfile, zlib and h5py raise nearly anything on a broken file

@@ -20,6 +20,7 @@ from slicemamba.data.folds import part_anew
 from slicemamba.data.isic import EXPECTED_TREE, Pair, alike, check_layout, has_split, match_folders, match_pairs
 from slicemamba.data.patients import groups_of
 from slicemamba.data.polyp import is_polyp, polyp_folders
+from slicemamba.data.strata import balance, words_of
 from slicemamba.data.synapse import is_synapse, match_synapse
 from slicemamba.errors import InputError
 
@@ -71,7 +72,7 @@ def detect_layout(root: Path) -> Layout:
 
 
 def hold_out(
-    groups: Sequence[str], fraction: float, seed: int, *, split: str = "search"
+    groups: Sequence[str], fraction: float, seed: int, *, split: str = "search", words: Sequence[str] | None = None
 ) -> tuple[list[int], list[int]]:
     """Parts images at random, from the seed alone, into (kept, held out), both as ascending indices.
 
@@ -83,6 +84,7 @@ def hold_out(
         fraction: share of the images, 0…1.
         seed: any integer.
         split: what they are held out as, for the error.
+        words: what each image holds, which both parts are to share in proportion (``strata.balance``).
 
     Raises:
         InputError: fewer than two groups.
@@ -95,6 +97,9 @@ def hold_out(
             f"split; add a {split} split, or at least two images of different patients to train",
             pointer=f"/data/{split}_fraction",
         )
+    if words is not None:
+        parts = balance(groups, words, (1 - fraction, fraction), seed)
+        return [i for i, part in enumerate(parts) if part == 0], [i for i, part in enumerate(parts) if part == 1]
     wanted = max(1, round(len(groups) * fraction))
     drawn = [names[index] for index in np.random.default_rng(seed % 2**64).permutation(len(names))]
     held: set[str] = set()
@@ -120,8 +125,9 @@ def match_splits(root: Path, config: DataConfig) -> tuple[dict[str, list[Pair]],
             continue
         pairs[split] = []
         if not findings:
-            groups = groups_of((pair.name for pair in pairs["train"]), config)
-            kept, held = hold_out(groups, fraction, config.split_seed, split=split)
+            names = [pair.name for pair in pairs["train"]]
+            groups, words = groups_of(names, config), words_of(names, config)
+            kept, held = hold_out(groups, fraction, config.split_seed, split=split, words=words)
             pairs["train"], pairs[split] = ([pairs["train"][index] for index in part] for part in (kept, held))
     if not findings:
         pairs["train"], pairs["val"] = part_anew(pairs["train"], pairs["val"], config, lambda pair: pair.name)

@@ -19,7 +19,7 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from slicemamba.config import DataConfig
-from slicemamba.data.dicom import is_series, read_series
+from slicemamba.data.dicom import MOST_VOXELS, is_series, read_series
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.errors import InputError
 from slicemamba.files import writing
@@ -27,8 +27,6 @@ from slicemamba.files import writing
 NIFTI_EXTENSIONS = (".nii", ".nii.gz")
 HDF5_EXTENSIONS = (".h5", ".hdf5")
 ITK_EXTENSIONS = (".nrrd", ".nhdr", ".mha", ".mhd")
-MOST_VOXELS = 1 << 30
-"""More are refused before memory is taken: 4 GiB as they are read."""
 VOLUME_EXTENSIONS = (*NIFTI_EXTENSIONS, *HDF5_EXTENSIONS, *ITK_EXTENSIONS)
 MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 """What a NIfTI length unit is in mm; most writers leave it unknown and mean mm."""
@@ -203,6 +201,15 @@ def _open_nifti(path: Path) -> Any:
     return image
 
 
+def stored_channels(path: Path) -> int:
+    """Values a voxel of NIfTI, NRRD and MetaImage, from the header; 1 for other files. Raises BadFileError."""
+    if is_nifti(path):
+        shape = _open_nifti(path).shape
+        return int(shape[3]) if len(shape) > 3 else 1
+    itk = path.name.lower().endswith(ITK_EXTENSIONS)
+    return int(_itk_header(path).GetNumberOfComponents()) if itk else 1
+
+
 def check_orientation(image: Path, mask: Path) -> None:
     """Raises BadFileError where two NIfTI files say that their voxels run in different directions.
 
@@ -273,9 +280,8 @@ def _read_itk(path: Path) -> Volume:
 
 
 def _read_series(folder: Path) -> Volume:
-    values, image = read_series(folder)
-    x, y, z = image.GetSpacing()
-    return Volume(folder.name, _finite(values, folder), None, (z, y, x), _itk_affine(image))
+    series = read_series(folder)
+    return Volume(folder.name, _finite(series.values, folder), None, series.spacing, series.affine)
 
 
 def turned_to(volume: Volume, affine: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -315,8 +321,11 @@ def _read_hdf5(path: Path) -> Volume:
     try:
         with h5py.File(path) as file:
             held = list(file)
+            _check_shapes(file, path)
             image, label = (file[name][()] if name in file else None for name in ("image", "label"))
             spacing, affine = (file.attrs.get(name) for name in ("spacing", "affine"))
+    except BadFileError:
+        raise
     except Exception as error:  # h5py raises OSError, KeyError, RuntimeError … on broken files
         raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({_reason(error)})") from error
     if image is None:
@@ -339,6 +348,13 @@ def _read_hdf5(path: Path) -> Volume:
         None if spacing is None else tuple(float(value) for value in spacing),  # type: ignore[arg-type]
         None if affine is None else np.asarray(affine, dtype=np.float64),
     )
+
+
+def _check_shapes(file: h5py.File, path: Path) -> None:
+    """Raises BadFileError where an array is too large to be read."""
+    for name in ("image", "label"):
+        if name in file and math.prod(file[name].shape) > MOST_VOXELS:
+            raise BadFileError(Fault.LARGE, f"{short_path(path)} ({'×'.join(map(str, file[name].shape))} voxels)")
 
 
 def _as_bytes(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slicemamba.config import DataConfig, Intensity
+from slicemamba.config import DataConfig, Fit, Intensity
 from slicemamba.data.synthetic import draw_lesion
 from slicemamba.data.transforms import to_input
 from slicemamba.errors import InputError
@@ -28,6 +28,7 @@ from slicemamba.files import write_json, write_text, writing
 from slicemamba.models.checkpoints import CARD, WEIGHTS, NetworkCard, title_of
 
 PREPROCESSING, METRICS, MODEL_CARD = "preprocessing.json", "metrics.json", "MODEL_CARD.md"
+_FITTED: dict[Fit, str] = {"stretch": "resized to", "pad": "resized at their own aspect and padded to"}
 _INTENSITY: dict[Intensity, str] = {
     "minmax": "each image (x - min) · 255 / (max - min) over all its pixels and channels; 0 where max = min",
     "zscore": "each image (x - mean) / max(std, 0.001) over all its pixels and channels, std of the population",
@@ -110,6 +111,11 @@ def describe_preprocessing(data: DataConfig) -> dict[str, Any]:
             "slices of volumes": "cubic spline (scipy.ndimage.zoom, order 3)"
             + (", a single channel repeated to three" if data.channels == 3 else ""),
         },
+        "fit": {
+            "stretch": "stretched to the input's size",
+            "pad": "resized at its own aspect to fit into the input, centred (an odd pixel below or to its right), "
+            "its edge continued around it; the output is cut to it before it is resized back",
+        }[data.fit],
         "window": data.window,
         "intensity": data.intensity,
         "per_channel": data.scales_each,
@@ -188,7 +194,7 @@ def model_card(
         + ("" if card.architecture is None else f", slicing `{card.architecture}`")
         + "\n- Made with SliceMamba NAS; method: Fan et al., IEEE JBHI 2025, arXiv 2407.08481",
         "## Data\n\n"
-        f"- Trained on the data set `{data.name}`, {task}, resized to {height}×{width} (height×width)\n"
+        f"- Trained on the data set `{data.name}`, {task}, {_FITTED[data.fit]} {height}×{width} (height×width)\n"
         f"- {data.channels} channels; intensity: {_formula(data)}",
         "## Intended use\n\n"
         "Research on images of the kind it was trained on. It is not a medical device: it was not tested for diagnosis "
@@ -233,7 +239,7 @@ def _files(artifacts: Sequence[Artifact]) -> str:
 def _example(data: DataConfig, artifacts: Sequence[Artifact]) -> str:
     """Python that opens a program of the bundle, the one that needs the fewest packages, on pictures that Pillow reads;
     none without any."""
-    if data.scales_each:
+    if data.scales_each or data.fit != "stretch":
         return f"`{PREPROCESSING}` tells how its {data.channels} channels are made; `slicemamba predict` does so."
     made = {artifact.file.name for artifact in artifacts}
     height, width = data.image_size

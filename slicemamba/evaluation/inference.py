@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slicemamba.config import DataConfig
-from slicemamba.data.reading import resize_image
-from slicemamba.data.slices import resize_slice, resize_slice_labels
+from slicemamba.data.fit import box_in
+from slicemamba.data.reading import fit_image
+from slicemamba.data.slices import resize_slice_labels
 from slicemamba.data.transforms import to_input
 from slicemamba.errors import InputError
 from slicemamba.models.checkpoints import find_network, load_network, read_card
@@ -35,9 +36,9 @@ class InferenceOptions:
     """How probabilities are made.
 
     Attributes:
-        mode: ``resize`` brings an image to the network's size, as in training. ``window`` keeps its own size and moves
-            a window of the network's size over it (MONAI, windows weighted by a Gaussian): for networks trained on
-            images of the same scale as the windows.
+        mode: ``resize`` brings an image to the network's size as in training, stretched or padded. ``window`` keeps
+            its own size and moves a window of the network's size over it (MONAI, windows weighted by a Gaussian): for
+            networks trained on images of the same scale as the windows.
         overlap: share of a window that its neighbour covers again; ``window`` only.
         flips: mean of the probabilities of the image and its three mirror images.
         batch_size: images or windows a forward pass.
@@ -99,9 +100,11 @@ class Segmenter:
         if self.options.mode == "window":
             yield from (self._slide(image[None])[0] for image in images)
             return
-        small = np.stack([resize_image(image, self.config.image_size) for image in images])
-        for probabilities, image in zip(self._batch(small), images, strict=True):
-            yield resize_probabilities(probabilities, image.shape[:2])
+        size = self.config.image_size
+        boxes = [box_in(image.shape[:2], size, self.config.fit) for image in images]
+        small = np.stack([fit_image(image, size, box) for image, box in zip(images, boxes, strict=True)])
+        for probabilities, image, box in zip(self._batch(small), images, boxes, strict=True):
+            yield resize_probabilities(probabilities[box.inside], image.shape[:2])
 
     @torch.inference_mode()
     def slices(self, volume: NDArray[np.float32]) -> Iterator[tuple[Pixels, Tensor]]:
@@ -118,13 +121,10 @@ class Segmenter:
                 for probabilities in self._slide(part):
                     yield self.labels(probabilities), probabilities
                 continue
-            small = [
-                np.stack(
-                    [resize_slice(channel, self.config.image_size) for channel in np.moveaxis(image, -1, 0)], axis=-1
-                )
-                for image in part
-            ]
-            for probabilities in self._batch(np.stack(small)):
+            box = box_in(size, self.config.image_size, self.config.fit)
+            small = [fit_image(image, self.config.image_size, box) for image in part]
+            for padded in self._batch(np.stack(small)):
+                probabilities = padded[box.inside]
                 labels = resize_slice_labels(self.labels(probabilities), size)
                 yield labels, resize_probabilities(probabilities, size)
 

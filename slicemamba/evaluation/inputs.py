@@ -59,7 +59,7 @@ def _files_below(folder: Path, out: Path | None) -> list[Path]:
 
 def _with_series(files: list[Path]) -> list[Path]:
     """The files, where those of a DICOM series are one, their folder."""
-    series = {path.parent for path in files if is_dicom(path) and is_series(path.parent)}
+    series = {folder for folder in {path.parent for path in files if is_dicom(path)} if is_series(folder)}
     return sorted({path.parent if is_dicom(path) and path.parent in series else path for path in files})
 
 

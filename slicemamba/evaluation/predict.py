@@ -20,13 +20,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from slicemamba.data.cases import case_and_channel, check_complete, join_channels, read_channel_volumes, read_channels
 from slicemamba.data.findings import BadFileError, Fault
 from slicemamba.data.reading import as_picture, image_of
 from slicemamba.data.volumes import (
     Volume,
     base_name,
     is_volume,
-    read_volume,
     write_labels,
     write_probabilities,
 )
@@ -35,6 +35,10 @@ from slicemamba.evaluation.drawing import PREDICTION_COLOUR, Pixels, draw_outlin
 from slicemamba.evaluation.inference import Segmenter
 from slicemamba.files import file_name, writing
 
+Case = tuple[Path, ...]
+"""The files of an image: one, or one a channel."""
+
+PROBABILITIES, OVERLAYS = "probabilities", "overlays"
 _SHEET = 12  # slices on the overlay of a volume
 _NOT_FINITE = "the network gives values that are not finite"
 
@@ -61,10 +65,18 @@ class Outputs:
 
 @dataclass
 class Predicted:
-    """Masks written, and the files that gave none with the reason."""
+    """Masks written, and the files that gave none with the reason; what to do about these reasons, each once."""
 
     masks: list[Path] = field(default_factory=list)
     failed: dict[Path, str] = field(default_factory=dict)
+    mends: list[str] = field(default_factory=list)
+
+    def fail(self, path: Path, error: InputError) -> None:
+        """Keeps the reason for a file."""
+        bad = error if isinstance(error, BadFileError) else None
+        self.failed[path] = str(error) if bad is None else bad.brief
+        if bad is not None and bad.mend not in self.mends:
+            self.mends.append(bad.mend)
 
 
 def predict_files(
@@ -74,7 +86,9 @@ def predict_files(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Predicted:
-    """Writes a mask for each file, at the image's own size; a file that cannot be read does not stop the others.
+    """Writes a mask for each image, at its own size; a file that cannot be read does not stop the others.
+
+    Files of one channel each that are named as nnU-Net names them are one image (``cases.join_channels``).
 
     Masks of a binary network are PNG with 0 and 255, those of others PNG with the classes; those of volumes are NIfTI
     with the classes and the volume's geometry.
@@ -88,19 +102,19 @@ def predict_files(
     Raises:
         InputError: two inputs have one name, or a mask would overwrite an input; then nothing has been computed.
     """
-    places = name_masks(inputs, outputs)
+    cases = list(join_channels(inputs, segmenter.config).values())
+    places = name_masks(cases, outputs)
     _make_folders(outputs, {place.parent for place in places.values()})
     result = Predicted()
-    pictures = [path for path in inputs if not is_volume(path)]
-    done = _Count(len(inputs), on_progress)
+    volumes = [parts for parts in cases if is_volume(parts[0])]
+    pictures = [parts for parts in cases if parts not in volumes]
+    done = _Count(len(cases), on_progress)
     batch_size = segmenter.options.batch_size
     for start in range(0, len(pictures), batch_size):
-        _predict_pictures(
-            segmenter, {path: places[path] for path in pictures[start : start + batch_size]}, outputs, result, done
-        )
-    for path in inputs:
-        if is_volume(path):
-            _predict_volume(segmenter, path, places[path], outputs, result, done)
+        batch = {parts: places[parts] for parts in pictures[start : start + batch_size]}
+        _predict_pictures(segmenter, batch, outputs, result, done)
+    for parts in volumes:
+        _predict_volume(segmenter, parts, places[parts], outputs, result, done)
     return result
 
 
@@ -118,28 +132,40 @@ class _Count:
         self._tell(self._done, self._total)
 
 
-def name_masks(inputs: Sequence[Path], outputs: Outputs) -> dict[Path, Path]:
-    """Where the mask of each input goes below the output folder, without ending: sub-folders are kept.
+def name_masks(cases: Sequence[Case], outputs: Outputs) -> dict[Case, Path]:
+    """Where the mask of each case goes below the output folder, without ending: sub-folders are kept.
 
     Inputs whose names differ in their extension alone keep it, as ``a.jpg`` and ``a.png`` in one folder.
 
     Raises:
-        InputError: two masks would go to one place, or one would overwrite an input.
+        InputError: two files would go to one place, or one would overwrite an input.
     """
-    folders = {path: _place(path, outputs.roots) for path in inputs}
-    stems = Counter(folders[path] / base_name(path) for path in inputs)
-    places = {}
-    for path in inputs:
-        stem = folders[path] / base_name(path)
-        places[path] = stem if stems[stem] == 1 else folders[path] / path.name
-    twins = sorted(str(place) for place, count in Counter(places.values()).items() if count > 1)
+    stems = {parts: _place(parts[0], outputs.roots) / _name(parts) for parts in cases}
+    uses = Counter(stems.values())
+    places = {parts: stem if uses[stem] == 1 else stem.with_name(parts[0].name) for parts, stem in stems.items()}
+    files = Counter(file for parts in cases for file in _written(places[parts], parts, outputs))
+    twins = sorted(str(file) for file, count in files.items() if count > 1)
     if twins:
         raise InputError(f"images need different names, as their masks go into one folder; twice: {name_some(twins)}")
-    here = {path.resolve() for path in inputs}
-    lost = [path for path in inputs if _with_ending(outputs.folder / places[path], path).resolve() in here]
+    here = {path.resolve() for parts in cases for path in parts}
+    lost = sorted(file for file in files if file.resolve() in here)
     if lost:
-        raise InputError(f"masks would overwrite their own images: {name_some(lost)}; give another folder as --out")
+        raise InputError(f"what is written would overwrite inputs: {name_some(lost)}; give another folder as --out")
     return places
+
+
+def _name(parts: Case) -> str:
+    return base_name(parts[0]) if len(parts) == 1 else case_and_channel(parts[0])[0]
+
+
+def _written(place: Path, parts: Case, outputs: Outputs) -> list[Path]:
+    """All files that a case may give."""
+    volume = is_volume(parts[0])
+    found = [_file(outputs.folder / place, ".nii.gz" if volume else ".png")]
+    if outputs.probabilities:
+        endings = (".nii.gz",) if volume else (".png", ".npz")
+        found += [_file(outputs.folder / PROBABILITIES / place, ending) for ending in endings]
+    return found + ([_file(outputs.folder / OVERLAYS / place, ".png")] if outputs.overlays else [])
 
 
 def _place(path: Path, roots: Sequence[Path]) -> Path:
@@ -147,17 +173,12 @@ def _place(path: Path, roots: Sequence[Path]) -> Path:
     return next((path.parent.relative_to(root) for root in roots if path.parent.is_relative_to(root)), Path())
 
 
-def _with_ending(place: Path, path: Path) -> Path:
-    """The place of what is made of the input ``path``; of a volume it is NIfTI."""
-    return _file(place, ".nii.gz" if is_volume(path) else ".png")
-
-
 def _file(place: Path, ending: str) -> Path:
     return place.with_name(file_name(place.name, ending))
 
 
 def _make_folders(outputs: Outputs, below: Collection[Path]) -> None:
-    wanted = {"": True, "probabilities": outputs.probabilities, "overlays": outputs.overlays}
+    wanted = {"": True, PROBABILITIES: outputs.probabilities, OVERLAYS: outputs.overlays}
     try:
         for name, needed in wanted.items():
             if needed:
@@ -170,22 +191,23 @@ def _make_folders(outputs: Outputs, below: Collection[Path]) -> None:
 
 
 def _predict_pictures(
-    segmenter: Segmenter, places: Mapping[Path, Path], outputs: Outputs, result: Predicted, done: _Count
+    segmenter: Segmenter, places: Mapping[Case, Path], outputs: Outputs, result: Predicted, done: _Count
 ) -> None:
-    images: dict[Path, Pixels] = {}
-    for path in places:
+    images: dict[Case, Pixels] = {}
+    for parts in places:
         try:
-            images[path] = image_of(path, segmenter.config)
+            check_complete(parts, segmenter.config.channels)
+            images[parts] = image_of(parts[0], segmenter.config) if len(parts) == 1 else read_channels(parts)
         except BadFileError as error:
-            result.failed[path] = str(error)
+            result.fail(parts[0], error)
             done.step()
     if not images:
         return
-    for (path, image), probabilities in zip(images.items(), segmenter.pictures(list(images.values())), strict=True):
+    for (parts, image), probabilities in zip(images.items(), segmenter.pictures(list(images.values())), strict=True):
         if torch.isfinite(probabilities).all():
-            result.masks.append(_save_picture(segmenter, places[path], image, probabilities, outputs))
+            result.masks.append(_save_picture(segmenter, places[parts], image, probabilities, outputs))
         else:
-            result.failed[path] = f"{path.name} ({_NOT_FINITE})"
+            result.failed[parts[0]] = f"{parts[0].name} ({_NOT_FINITE})"
         done.step()
 
 
@@ -195,14 +217,14 @@ def _save_picture(segmenter: Segmenter, place: Path, image: Pixels, probabilitie
     _save_image(labels * np.uint8(255) if binary else labels, mask)
     if outputs.probabilities and binary:
         grey = np.rint(probabilities[0].numpy() * 65535).astype(np.uint16)
-        _save_image(grey, outputs.folder / "probabilities" / _file(place, ".png"))
+        _save_image(grey, outputs.folder / PROBABILITIES / _file(place, ".png"))
     elif outputs.probabilities:
         half = probabilities.numpy().astype(np.float16)
-        with writing(outputs.folder / "probabilities" / _file(place, ".npz")) as draft:
+        with writing(outputs.folder / PROBABILITIES / _file(place, ".npz")) as draft:
             np.savez_compressed(draft, probabilities=half)
     if outputs.overlays:
         drawn = draw_outlines(as_picture(image), labels, PREDICTION_COLOUR if binary else None)
-        _save_image(drawn, outputs.folder / "overlays" / _file(place, ".png"))
+        _save_image(drawn, outputs.folder / OVERLAYS / _file(place, ".png"))
     return mask
 
 
@@ -212,36 +234,38 @@ def _save_image(array: Pixels, path: Path) -> None:
 
 
 def _predict_volume(
-    segmenter: Segmenter, path: Path, place: Path, outputs: Outputs, result: Predicted, done: _Count
+    segmenter: Segmenter, parts: Case, place: Path, outputs: Outputs, result: Predicted, done: _Count
 ) -> None:
     try:
-        volume = open_volume(path, segmenter, outputs.window)
+        check_complete(parts, segmenter.config.channels)
+        volume = open_volume(parts, segmenter, outputs.window)
         done.expect(len(volume.image) - 1)
         labels, probabilities = segment_volume(
             segmenter, volume, with_probabilities=outputs.probabilities, on_slice=done.step
         )
     except InputError as error:
-        result.failed[path] = str(error)
+        result.fail(parts[0], error)
         done.step()
         return
-    mask = _with_ending(outputs.folder / place, path)
+    mask = _file(outputs.folder / place, ".nii.gz")
     write_labels(mask, labels, volume)
     if probabilities is not None:
-        write_probabilities(outputs.folder / "probabilities" / place.parent / mask.name, probabilities, volume)
+        write_probabilities(outputs.folder / PROBABILITIES / place.parent / mask.name, probabilities, volume)
     if outputs.overlays:
         sheet = contact_sheet(volume.image, labels, binary=segmenter.config.num_classes == 1)
-        _save_image(sheet, outputs.folder / "overlays" / _file(place, ".png"))
+        _save_image(sheet, outputs.folder / OVERLAYS / _file(place, ".png"))
     result.masks.append(mask)
 
 
-def open_volume(path: Path, segmenter: Segmenter, window: tuple[float, float] | None = None) -> Volume:
-    """Reads a volume as the network's training slices were read.
+def open_volume(parts: Case, segmenter: Segmenter, window: tuple[float, float] | None = None) -> Volume:
+    """Reads a volume, of one file or of one a channel, as the network's training slices were read.
 
     Raises:
         BadFileError: as ``read_volume``, or another number of channels than the network takes.
         InputError: a network that takes values as they are (``intensity: unit``) needs a window for values like these.
     """
-    volume = read_volume(path, window or segmenter.config.window, segmenter.config.channels)
+    path = parts[0]
+    volume = read_channel_volumes(parts, window or segmenter.config.window, segmenter.config.channels)
     stored = 1 if volume.image.ndim == 3 else volume.image.shape[3]
     if stored != segmenter.config.channels and (stored, segmenter.config.channels) != (1, 3):
         raise BadFileError(Fault.CHANNELS, f"{path.name} has {stored}, not {segmenter.config.channels}")

@@ -84,7 +84,7 @@ def evaluate_volumes(
         raise InputError("no volume to evaluate; expected at least one")
     dice, in_mm, in_voxels, names = [], [], [], []
     for done, path in enumerate(paths, 1):
-        volume = open_volume(path, segmenter)
+        volume = open_volume((path,), segmenter)
         truth = _truth(volume, path, segmenter)
         predicted, _ = segment_volume(segmenter, volume)
         if destination is not None:

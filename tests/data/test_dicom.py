@@ -9,12 +9,21 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
 from torch import Tensor, nn
 
 from slicemamba.config import DataConfig
@@ -108,7 +117,7 @@ def test_faults_of_a_series_are_named(tmp_path: Path) -> None:
     write_series(tmp_path / "two", image)
     for path in list((tmp_path / "two").iterdir()):
         write_frame(path.with_name("x" + path.name), image[0], series="1.2.9")
-    with pytest.raises(BadFileError, match=r"two \(2 series in 10 files\)"):
+    with pytest.raises(BadFileError, match=r"two \(2 series of 1 sizes in 10 files\)"):
         read_volume(tmp_path / "two")
     broken = write_series(tmp_path / "cut", image) / "IM003.dcm"
     broken.write_bytes(broken.read_bytes()[:-300])
@@ -236,3 +245,55 @@ def test_series_without_labels_is_named(tmp_path: Path) -> None:
     (tmp_path / "raw/labels").mkdir()
     with pytest.raises(InputError, match="1 fault"):
         prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", PLAN)
+
+
+def test_series_as_itk_reads_it(tmp_path: Path) -> None:
+    """Oblique slices, in another order than their names, with a slope of their own each."""
+    rng = np.random.default_rng(2)
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    turn[:, 2] = np.cross(turn[:, 0], turn[:, 1])
+    exact = []
+    for z in range(6):
+        pixels = rng.integers(0, 4000, (9, 7)).astype(np.uint16)
+        exact.append(pixels * (1 + z / 4) - 1024)
+        place = np.array([12.0, -30.0, 7.5]) + turn[:, 2] * 3.25 * z
+        write_frame(
+            tmp_path / "s" / f"{(z * 5) % 6}.dcm",
+            pixels,
+            RescaleIntercept=-1024,
+            RescaleSlope=1 + z / 4,
+            ImagePositionPatient=[round(float(v), 6) for v in place],
+            ImageOrientationPatient=[round(float(v), 6) for v in (*turn[:, 0], *turn[:, 1])],
+            PixelSpacing=[0.75, 0.5],
+            SliceThickness=3,
+            InstanceNumber=z + 1,
+        )
+    reader: Any = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "s")))
+    image = reader.Execute()
+    found = read_volume(tmp_path / "s")
+    np.testing.assert_allclose(found.image, SimpleITK.GetArrayFromImage(image), atol=1)  # ITK cuts fractions off
+    np.testing.assert_allclose(found.image, np.stack(exact), rtol=1e-6)
+    assert found.spacing == pytest.approx(image.GetSpacing()[::-1], abs=1e-4)
+    assert found.affine is not None
+    for corner in ([0, 0, 0], [6, 8, 5], [6, 0, 2]):
+        place = np.array(image.TransformIndexToPhysicalPoint(corner)) * (-1, -1, 1)
+        np.testing.assert_allclose((found.affine @ [*corner, 1])[:3], place, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGBaseline8Bit, JPEG2000Lossless, JPEGLSLossless])
+@pytest.mark.parametrize("content", [bytes(64), b"\xff" * 64, bytes(range(256))], ids=["zeros", "ones", "rising"])
+def test_compressed_nonsense_ends_no_process(tmp_path: Path, syntax: str, content: bytes) -> None:
+    """GDCM, which ITK reads with, divides by the number of segments of a run-length code."""
+    for z in range(3):
+        write_frame(
+            tmp_path / "s" / f"{z}.dcm",
+            np.zeros((4, 4), np.uint8),
+            syntax=syntax,
+            encoded=content,
+            ImagePositionPatient=[0.0, 0.0, float(z)],
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        )
+    with pytest.raises(BadFileError, match=r"s/0\.dcm"):
+        read_volume(tmp_path / "s")

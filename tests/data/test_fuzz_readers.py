@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import resource
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +17,8 @@ import pytest
 import SimpleITK
 import tifffile
 import torch
-from numpy.typing import NDArray
 from PIL import Image
+from pydicom.uid import RLELossless
 from test_dicom import write_frame
 from torch import Tensor, nn
 
@@ -26,6 +29,7 @@ from slicemamba.data.findings import BadFileError
 from slicemamba.data.prepare import SplitPlan
 from slicemamba.data.prepare_pictures import prepare_pictures
 from slicemamba.data.reading import has_alpha, is_turned, read_image, read_mask, read_mask_values
+from slicemamba.data.slices import read_slice
 from slicemamba.data.volumes import check_orientation, is_volume, read_volume
 from slicemamba.errors import InputError
 from slicemamba.evaluation.inference import InferenceOptions, Segmenter
@@ -190,26 +194,114 @@ def test_names_that_are_no_unicode(tmp_path: Path) -> None:
     assert len(done.masks) == 10
 
 
-def masses(path: Path, ending: str) -> Path:
-    """A header of 20000×20000 pixels (or voxels) with next to no content."""
-    whole: NDArray[np.uint8] = np.zeros((20000, 20000), np.uint8)
-    if ending == ".png":
-        Image.fromarray(whole).convert("1").save(path)
-    elif ending == ".tif":
-        tifffile.imwrite(path, whole, photometric="minisblack", compression="zlib", rowsperstrip=20000)
-    else:
-        path.write_text(
-            "ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 20000 20000 4\nElementType = MET_DOUBLE\n"
-            "ElementDataFile = LOCAL\n"
+SIDE = 20000
+
+
+def png(path: Path) -> None:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)
+    rows = chunk(b"IDAT", zlib.compress(bytes(SIDE + 1)))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + rows + chunk(b"IEND", b""))
+
+
+def tiff(path: Path) -> None:
+    tifffile.imwrite(path, np.zeros((1, 1), np.uint8), photometric="minisblack")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for name in ("ImageWidth", "ImageLength"):
+            file.pages[0].tags[name].overwrite(SIDE)
+
+
+def metaimage(path: Path) -> None:
+    path.write_text(
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 20000 20000 4\nElementType = MET_DOUBLE\n"
+        "ElementDataFile = LOCAL\n"
+    )
+
+
+def nifti(path: Path) -> None:
+    header = nib.Nifti1Header()
+    header.set_data_shape((SIDE, SIDE, 4))
+    with gzip.open(path, "wb") as file:
+        file.write(header.binaryblock + bytes(4))
+
+
+def dicom(path: Path) -> None:
+    write_frame(path, np.zeros((1, 1), np.uint8), syntax=RLELossless, Rows=SIDE, Columns=SIDE, encoded=bytes(64))
+
+
+def dicom_series(path: Path) -> None:
+    for number in range(4):
+        place = [0.0, 0.0, float(number)]
+        write_frame(
+            path / f"{number}.dcm",
+            np.zeros((1, 1), np.uint8),
+            syntax=RLELossless,
+            Rows=SIDE,
+            Columns=SIDE,
+            encoded=bytes(64),
+            ImagePositionPatient=place,
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+            PixelSpacing=[1, 1],
         )
-    return path
 
 
-@pytest.mark.parametrize("ending", [".png", ".mha"])
-def test_enormous_pictures_are_refused_by_their_header(tmp_path: Path, ending: str) -> None:
-    path = masses(tmp_path / f"a{ending}", ending)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(BadFileError, match="too large to be decoded") as error:
-        _ = read_volume(path) if is_volume(path) else read_image(path)
-    assert "400000000" in str(error.value) or "20000" in str(error.value)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+def hdf5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("image", (4, SIDE, SIDE), np.float32, chunks=(1, 100, 100))
+
+
+def npz(path: Path) -> None:
+    """Of 100 MB, as a test lowers the limit."""
+    np.savez_compressed(path, image=np.zeros((5000, 5000), np.float32), label=np.zeros((1, 1), np.uint8))
+
+
+def peak_bytes(read: Callable[[], object]) -> int:
+    """How much memory more than before is resident at the height of a call."""
+
+    def resident(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    read()
+    return resident("VmHWM") - before
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is told by Linux only")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.png", png),
+        ("a.tif", tiff),
+        ("a.mha", metaimage),
+        ("a.nii.gz", nifti),
+        ("a.dcm", dicom),
+        ("series", dicom_series),
+        ("a.h5", hdf5),
+        ("a.npz", npz),
+    ],
+)
+def test_enormous_pictures_are_refused_by_their_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, write: Callable[[Path], None]
+) -> None:
+    """Named with their size, before memory is taken for their 400 million pixels and more."""
+    monkeypatch.setattr("slicemamba.data.slices.MOST_BYTES", 10_000_000)
+    path = tmp_path / name
+    write(path)
+
+    def decode() -> object:
+        if name.endswith(".npz"):
+            return read_slice(path, None)
+        return read_volume(path) if is_volume(path) else read_image(path)
+
+    def read() -> None:
+        with pytest.raises(BadFileError, match="too large to be decoded") as error:
+            decode()
+        assert name in str(error.value)
+        assert "400000000" in str(error.value) or "20000" in str(error.value) or "GB" in str(error.value)
+
+    assert peak_bytes(read) < 50_000_000

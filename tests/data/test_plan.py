@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -10,9 +12,11 @@ from typer.testing import CliRunner
 from api.cli import app
 from cluster.config import SearchJob
 from slicemamba.config import DataConfig, validate
+from slicemamba.data.description import FILE
 from slicemamba.data.plan import as_yaml, propose
 from slicemamba.data.reports import DatasetReport
 from slicemamba.documents import read_yaml
+from slicemamba.errors import InputError
 
 
 def report(size: tuple[int, int], train: int, values: tuple[float, float] | None = None) -> DatasetReport:
@@ -53,6 +57,13 @@ def test_small_sets_are_seen_more_often() -> None:
     assert many["retrain.batch_size"] == 16
 
 
+@pytest.mark.parametrize(("ratios", "fit"), [((0.9, 1.0, 1.2), None), ((0.6, 1.0, 2.0), "pad"), (None, None)])
+def test_images_of_different_aspects_are_padded(ratios: tuple[float, float, float] | None, fit: str | None) -> None:
+    told = report((64, 64), 100).model_copy(update={"aspect_ratios": ratios})
+    found = {one.option: one.value for one in propose(DataConfig(name="set"), told, 64)}
+    assert found.get("data.fit") == fit
+
+
 def test_hounsfield_units_get_a_window() -> None:
     proposals = propose(DataConfig(name="set"), report((64, 64), 100, (-1000, 900)), 64)
     found = {one.option: one.value for one in proposals}
@@ -67,3 +78,65 @@ def test_written_plan_is_a_job(folder: DataConfig, tmp_path: Path) -> None:
     assert job.data.root == folder.root
     assert job.search.searcher == "nsga2"
     assert "# small networks learn faster" in (tmp_path / "plan.yaml").read_text()
+
+
+def check(folder: DataConfig, *options: str) -> dict[str, Any]:
+    done = CliRunner().invoke(app, ["data", "check", str(folder.root), "--no-sheet", "--json", *options])
+    assert done.exit_code == 0, done.output
+    return dict(json.loads(done.stdout))
+
+
+def test_check_keeps_what_it_measured_and_plan_reads_it(
+    folder: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert folder.root is not None
+    (folder.root / FILE).write_text("# by hand\nclass_names: [skin, lesion]  # as the clinic says\n")
+    found = check(folder)
+    text = (folder.root / FILE).read_text()
+    assert text.startswith("# by hand\nclass_names: [skin, lesion]  # as the clinic says\nmeasured:\n")
+    measured = read_yaml(folder.root / FILE)["measured"]
+    assert measured["median_size"] == found["median_size"] == [48, 64]
+    assert measured["aspect_ratios"] == pytest.approx([4 / 3] * 3)
+    assert 0 < measured["smallest_lesion"][0] <= measured["smallest_lesion"][1] < 1
+    assert len(measured["intensities"]) == 3
+    assert all(0 < mean < 255 and std > 0 for mean, std in measured["intensities"])
+    check(folder)
+    assert (folder.root / FILE).read_text() == text
+
+    def decoded(*_: object) -> None:
+        raise AssertionError("a file was decoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("slicemamba.data.checks.examine", decoded)
+        command = ["data", "plan", str(folder.root), "--out"]
+        done = CliRunner().invoke(app, [*command, str(tmp_path / "plan.yaml")], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert "the smallest lesion has" in (tmp_path / "plan.yaml").read_text()
+        next((folder.root / "train/masks").iterdir()).touch()
+        with pytest.raises(AssertionError, match="was decoded"):
+            CliRunner().invoke(app, [*command, str(tmp_path / "again.yaml")], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("told", ["{}\n", "{class_names: [a, b]}\n", "measured: {name: old}\n", "measured: 3\n"])
+def test_measures_go_into_any_form_of_description(folder: DataConfig, told: str) -> None:
+    assert folder.root is not None
+    (folder.root / FILE).write_text(told)
+    if told == "measured: 3\n":
+        done = CliRunner().invoke(app, ["data", "check", str(folder.root), "--no-sheet"])
+        assert isinstance(done.exception, InputError) or done.exit_code == 2
+        return
+    found = check(folder)
+    values = read_yaml(folder.root / FILE)
+    assert values["measured"]["num_images"] == found["num_images"]
+    assert values.get("class_names") == (["a", "b"] if "class" in told else None)
+    assert check(folder)["fingerprint"] == found["fingerprint"]
+
+
+def test_folder_that_cannot_be_written_is_checked(folder: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("slicemamba.data.description.write_text", refuse)
+    done = CliRunner().invoke(app, ["data", "check", str(folder.root), "--no-sheet"])
+    assert done.exit_code == 0
+    assert "was not written (Permission denied)" in done.stderr

@@ -1,0 +1,77 @@
+"""DICOM SEG as the labels of a series: binary segments that do not overlap, on the grid of its slices (pydicom)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import SegmentationStorage
+
+from slicemamba.data.dicom import files_of, grid_of, is_dicom
+from slicemamba.data.findings import BadFileError, Fault, short_path
+
+_MOST_SEGMENTS = 255
+_SAME = 0.25
+"""Largest distance of a frame from its slice, as a share of the smallest side of a voxel."""
+
+
+def segmentation_in(path: Path) -> Path | None:
+    """The file itself, or the one of a folder, if it is a DICOM SEG; None otherwise."""
+    files = files_of(path) if path.is_dir() else [path] if is_dicom(path) else []
+    if len(files) != 1:
+        return None
+    try:
+        data: Any = pydicom.dcmread(files[0], stop_before_pixels=True, specific_tags=["SOPClassUID"])
+    except Exception:  # pydicom raises nearly anything on a broken file, which is named when it is used
+        return None
+    return files[0] if data.get("SOPClassUID") == SegmentationStorage else None
+
+
+def read_segmentation(path: Path, series: Path) -> NDArray[np.uint8]:
+    """The number of the segment of each voxel of a series, (Z, H, W); 0 where there is none.
+
+    Raises:
+        BadFileError: a broken file, fractional or overlapping segments, or frames that lie on no slice of the series.
+    """
+    grid = grid_of(series)
+    try:
+        data: Any = pydicom.dcmread(path)
+        kind, count = str(data.SegmentationType), int(data.NumberOfFrames)
+        places = [_place(data, number) for number in range(count)]
+        size = int(data.Rows), int(data.Columns)
+        fits = size == grid.size and count <= _MOST_SEGMENTS * len(grid.origins)
+        frames = np.asarray(pixel_array(data) if fits else 0, np.uint8).reshape((count, *size) if fits else (1, 1, 1))
+    except Exception as error:  # pydicom raises nearly anything on a broken file
+        reason = (str(error).strip().splitlines() or [""])[-1] or type(error).__name__
+        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({reason})") from error
+    if kind != "BINARY":
+        raise BadFileError(Fault.FORM, f"{short_path(path)} (segments of type {kind}; BINARY is read)")
+    if not fits:
+        sizes = f"{grid.size}, {path.name} is {size} in {count} frames"
+        raise BadFileError(Fault.SIZE, f"{short_path(series)} is {sizes} (rows, columns)")
+    labels = np.zeros((len(grid.origins), *grid.size), np.uint8)
+    for frame, (segment, origin, axes) in zip(frames, places, strict=True):
+        distances = np.linalg.norm(grid.origins - origin, axis=1)
+        z = int(distances.argmin())
+        if distances[z] > _SAME * min(grid.spacing) or np.abs(axes - grid.axes[:, :2].T.ravel()).max() > 1e-3:
+            raise BadFileError(Fault.ORIENTATION, f"{short_path(path)} (a frame lies on no slice of {series.name})")
+        if (labels[z][frame > 0] != 0).any():
+            raise BadFileError(Fault.FORM, f"{short_path(path)} (segments that overlap)")
+        labels[z][frame > 0] = segment
+    return labels
+
+
+def _place(data: Any, number: int) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+    """Segment, origin and the six numbers of the axes of a frame."""
+    own, shared = data.PerFrameFunctionalGroupsSequence[number], data.SharedFunctionalGroupsSequence[0]
+    segment = own.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+    told = own if "PlaneOrientationSequence" in own else shared
+    axes = told.PlaneOrientationSequence[0].ImageOrientationPatient
+    origin = own.PlanePositionSequence[0].ImagePositionPatient
+    if not 0 < int(segment) <= _MOST_SEGMENTS:
+        raise ValueError(f"segment {segment}; numbers of 1 to {_MOST_SEGMENTS} are read")
+    return int(segment), np.asarray(origin, np.float64), np.asarray(axes, np.float64)
