@@ -157,7 +157,7 @@ class _Trainings:
 
     def _train(self, one: Training) -> dict[str, Counts] | None:
         place = RunFolder(self._folder.path / "retrained" / f"{one.place:02d}")
-        place.lease = self._folder.lease  # the audit's driver is that of its trainings
+        place.attempt = self._folder.attempt  # the audit's driver is that of its trainings
         job = self._retrain_job(one)
         refuse_mixing(place.read_json("config.json"), job, place.path)
         place.write_json("config.json", job.model_dump(mode="json"))
@@ -171,7 +171,7 @@ class _Trainings:
             workers = self._job.resources.train
             given = (workers, self._job.data, network, self._cache_dir, job.retrain.batch_size)
             counts = run_on_worker(_count_splits, workers, "audit evaluate", *given)
-            place.check_lease()
+            place.check_attempt()
             save_arrays(scores, **counts)
         self._progress(one, 1.0, {})
         with np.load(scores, allow_pickle=False) as arrays:

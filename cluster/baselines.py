@@ -51,7 +51,7 @@ def train(job: SearchJob, run: RunFolder, winner: Architecture, cache_dir: Path)
             run.emit("progress", phase="baselines", **shown)
 
         place = results.place_of_baseline(run, name)
-        place.lease = run.lease  # the run's driver is that of its baselines
+        place.attempt = run.attempt  # the run's driver is that of its baselines
         _train_one(one, place, cache_dir, tell)
 
 

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cluster.attempts import only_driver
 from cluster.config import SearchJob, parse_job
-from cluster.driver import only_driver
 from cluster.follow_up import AuditJob, ExportJob, FiguresJob, OwnJob, is_follow_up, run_of
 from cluster.room import needs_of
 from cluster.run_folder import RunFolder, RunStatus

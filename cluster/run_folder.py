@@ -5,7 +5,7 @@
   status.json      phase, progress, error; replaced whole at each change
   events.jsonl     one event a line, only ever appended
   search.journal   the study (Optuna journal): studies "search" and "random"
-  .driver/         the lease of the driver that runs it (cluster/lease.py)
+  attempts/<n>/    the drivers that were at work on it, the highest number last (cluster/attempts.py)
   .ray/            checkpoints and other state of Ray Train and Tune
   precision.json   whether bf16 ranked slicings as float32 did, where a search asked for bf16
   supernet/        weights.safetensors, config.json of the trained supernet
@@ -127,12 +127,14 @@ def reports_dir(runs_path: Path) -> Path:
 
 
 class Fence(Protocol):
-    """What a run folder needs of a lease: raises where it was lost to another driver."""
+    """What a run folder needs of a driver's attempt: raises where another one has followed it."""
 
     @property
-    def owner(self) -> str: ...
-    @property
     def run_path(self) -> Path: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def token(self) -> str: ...
     def check(self) -> None: ...
 
 
@@ -143,16 +145,16 @@ class RunFolder:
         path: the run's folder; made when first written to.
 
     Attributes:
-        lease: of the driver in this process, looked at before each write; None where it is no driver.
+        attempt: of the driver in this process, looked at before each write; None where it is no driver.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()
-        self.lease: Fence | None = None
+        self.attempt: Fence | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy in another process holds no lease."""
-        return {"path": self.path, "lease": None}
+        """A copy in another process has no attempt."""
+        return {"path": self.path, "attempt": None}
 
     @property
     def config_path(self) -> Path:
@@ -198,18 +200,18 @@ class RunFolder:
             name: of the file. values: its content.
             lasting: it outlives a loss of power, too, for which the disk is waited for.
         """
-        self.check_lease()
+        self.check_attempt()
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with writing(target, lasting=lasting) as draft:
             draft.write_text(to_json(values, indent=2) + "\n", encoding="utf-8")
-            self.check_lease()  # again, as the disk may have taken its time
+            self.check_attempt()  # again, as the disk may have taken its time
         return target
 
-    def check_lease(self) -> None:
+    def check_attempt(self) -> None:
         """Raises FencedError where this process was the folder's driver and another one has taken over."""
-        if self.lease is not None:
-            self.lease.check()
+        if self.attempt is not None:
+            self.attempt.check()
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The file's content, None where it does not exist. Raises InputError where it is damaged."""
@@ -240,7 +242,7 @@ class RunFolder:
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Appends an event. One ``write`` of one line, so that lines of several processes do not mix."""
-        self.check_lease()
+        self.check_attempt()
         event = {"time": datetime.now(timezone.utc).isoformat(), "event": kind, **fields}
         self.path.mkdir(parents=True, exist_ok=True)
         with self.events_path.open("ab", buffering=0) as file:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from types import TracebackType
 
+from cluster.attempts import Attempt, FencedError
 from cluster.connect import submission_id
 from cluster.disk import Reserve, disk_fault
-from cluster.lease import FencedError
 from cluster.pace import Phases
 from cluster.run_folder import RunFolder, RunState, RunStatus
 
@@ -43,6 +43,12 @@ class StatusWriter:
     def __enter__(self) -> StatusWriter:
         self._reserve = Reserve(self._run.path)
         self._write("RUNNING", None)
+        attempt = self._run.attempt
+        if isinstance(attempt, Attempt) and attempt.run_path == self._run.path and attempt.lost_by is not None:
+            self._run.warn(
+                f"the previous driver ({attempt.lost_by}) ended without reporting an error, for instance because it, "
+                "its node or Ray's head was killed; this one continues where it left off"
+            )
         self._thread.start()
         return self
 

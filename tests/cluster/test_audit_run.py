@@ -22,13 +22,13 @@ from typer.testing import CliRunner
 
 from api.cli import app
 from cluster import audit_front, audit_training, results
+from cluster.attempts import FencedError
 from cluster.audit import random_plans, run_audit, set_aside_other_audit
 from cluster.audit_front import front_scores
 from cluster.audit_training import Training, _Trainings, in_threads, plan_trainings
 from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.costs import device_hours, phase_seconds, search_costs
 from cluster.front import measure_front
-from cluster.lease import FencedError
 from cluster.local import stop_tree
 from cluster.report import write_report
 from cluster.run_folder import RunFolder
@@ -179,10 +179,11 @@ def test_winner_of_the_run_is_trained_again_only_by_another_recipe(
 
 
 class Superseded:
-    """The lease of an audit's driver that another one has followed."""
+    """The attempt of an audit's driver that another one has followed."""
 
-    owner = "former"
     run_path = Path("audit")
+    number = 1
+    token = "former"
 
     def check(self) -> None:
         raise FencedError("another driver has taken over")
@@ -190,7 +191,7 @@ class Superseded:
 
 def test_training_of_an_audit_whose_driver_was_followed_writes_nothing(finished: RunFolder) -> None:
     folder = RunFolder(finished.path / "audit")
-    folder.lease = Superseded()
+    folder.attempt = Superseded()
     work = _Trainings(job(), finished, folder, AuditConfig(), finished.path)
     with pytest.raises(FencedError):
         work._train(Training(3, str(job().search_space.fixed()[0]), ("sampled",), 0))
