@@ -59,7 +59,8 @@ from api.states import SearchState
 from benchmarks.job_server import JobServer
 from cluster import jobs as ray_jobs
 from cluster.config import parse_job
-from cluster.run_folder import Progress, RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import Progress, RunStatus
 from nas.record import RecordReader, note, record_path
 from nas.space import SearchSpace
 from nas.study import Study

@@ -2,7 +2,7 @@
 
     <run>/attempts/<number>/
       driver.json   who it is; made on the condition that there is none, which one alone of several can do
-      heartbeat     changes every few seconds; removed by the driver when it ends, else by its successor
+      .heartbeat    changes every few seconds; removed by the driver when it ends, else by its successor
       ended         made by the driver when it ends
 
 Numbers have no gaps and none is taken twice, as no attempt is ever removed. Whoever finds its heartbeat gone or a
@@ -34,7 +34,7 @@ from cluster.run_folder import RunFolder
 from slicemamba.errors import InputError, RunFailedError
 
 ATTEMPTS = "attempts"
-_DRIVER, HEARTBEAT, _ENDED = "driver.json", "heartbeat", "ended"
+_DRIVER, HEARTBEAT, _ENDED = "driver.json", ".heartbeat", "ended"
 BEAT_SECONDS = 2.0
 EXPIRE_SECONDS = 30.0
 """A driver is taken for dead after this time without a beat. Long enough for a busy or swapping machine."""
@@ -63,6 +63,14 @@ class Attempt:
     def token(self) -> str:
         """The number, told apart from the same one in another folder: two hosts may share a study and no folder."""
         return f"{self.number}-{self.driver.token if self.driver else ''}"
+
+    @property
+    def is_driver(self) -> bool:
+        return self.driver is not None
+
+    def of_worker(self) -> Attempt:
+        """What a worker has of it."""
+        return Attempt(self.run_path, self.number)
 
     def check(self) -> None:
         """Raises FencedError when the attempt has ended or has been followed, OSError when that cannot be told."""
@@ -122,11 +130,11 @@ class Attempts:
 
     def driver(self, number: int) -> DriverProcess | None:
         """Whose an attempt is; None where that cannot be made out."""
-        return DriverProcess.parse(self._place.read(_name(number, _DRIVER)))
+        return DriverProcess.parse(self._place.read(claim_name(number)))
 
     def claim(self, number: int, driver: DriverProcess) -> bool:
         """Whether the number is this driver's now, and the one before it is fenced."""
-        claimed = self._place.write_new(_name(number, _DRIVER), json.dumps(asdict(driver)).encode())
+        claimed = self._place.write_new(claim_name(number), json.dumps(asdict(driver)).encode())
         if not claimed and self.driver(number) != driver:  # else a try whose answer got lost has claimed it
             return False
         self._place.write_new(_name(number, HEARTBEAT), _beat())
@@ -141,7 +149,7 @@ class Attempts:
     def check(self, number: int) -> None:
         """Raises FencedError where the attempt has ended or been followed."""
         there = self._place.read(_name(number, HEARTBEAT)) is not None
-        successor = self._place.read(_name(number + 1, _DRIVER))
+        successor = self._place.read(claim_name(number + 1))
         if successor is not None:
             raise FencedError(
                 f"another driver has taken over {self} ({DriverProcess.parse(successor)}), as this one had given no "
@@ -205,6 +213,11 @@ class Attempts:
                 return
             except OSError:  # out of reach; whatever is to be written finds out too
                 continue
+
+
+def claim_name(number: int) -> str:
+    """Name, in a place, of the file by which an attempt is claimed."""
+    return _name(number, _DRIVER)
 
 
 def _name(number: int, file: str) -> str:

@@ -17,7 +17,8 @@ from cluster.driver import open_study, with_proven_precision
 from cluster.front import read_front
 from cluster.report import finished_search, write_report
 from cluster.room import needs_of
-from cluster.run_folder import RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
 from cluster.watch import cluster_with_room
 from nas.audit import hypervolume_curves, loss_rows

@@ -18,7 +18,8 @@ from cluster.audit_front import Counts
 from cluster.config import RetrainJob, SearchJob, TrainWorkers, refuse_mixing, retraining
 from cluster.ray_train import retrain
 from cluster.room import live_nodes, num_fitting
-from cluster.run_folder import RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
 from cluster.workers import device_for, run_on_worker
 from nas.audit import (
@@ -197,7 +198,6 @@ class _Trainings:
                 self._progress(one, step.done / step.total, step.metrics)
 
         with StatusWriter(place, forward):
-            place.emit("phase", phase="check")  # a start, from which its time is counted
             place.emit("phase", phase="retrain")
             return retrain(job, Architecture.parse(one.architecture), place, self._cache_dir)
 

@@ -20,7 +20,8 @@ from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob,
 from cluster.connect import check_can_search
 from cluster.initial import check_init, resolve_init
 from cluster.room import Need, needs_of
-from cluster.run_folder import JOURNAL, LATENCIES, RunFolder, RunStatus, reports_dir
+from cluster.run_folder import JOURNAL, LATENCIES, RunFolder, reports_dir
+from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
 from cluster.storage import mirrored
 from cluster.watch import cluster_with_room

@@ -30,7 +30,16 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from cluster.attempts import ATTEMPTS, HEARTBEAT, Attempt, Attempts, FencedError, FolderPlace, only_driver
+from cluster.attempts import (
+    ATTEMPTS,
+    HEARTBEAT,
+    Attempt,
+    Attempts,
+    FencedError,
+    FolderPlace,
+    claim_name,
+    only_driver,
+)
 from cluster.follow_up import JOBS, is_follow_up, run_of
 from cluster.object_store import PROBE, Store, open_store
 from cluster.run_folder import RESULT, STATUS, STUDY_VARIABLE, RunFolder
@@ -43,7 +52,6 @@ OLDER = ".older-"
 """In the name of a folder with what was set aside, as the store had something newer."""
 _OLD_DRIVER, _OLD_MARK = "driver.json", ".store.json"
 """Whose uploads a place, and a folder, hold from before attempts were numbered."""
-_LAST = ("events.jsonl", STATUS)
 _LOCK = ".bringing.lock"
 _TRAININGS = ("supernet", "retrain", "pretrain")  # what of .ray is kept; Ray Tune's own state is not needed
 
@@ -123,24 +131,23 @@ def _restore(run: RunFolder, store: Store, latest: int, *, going_on: bool) -> bo
     """Replaces the folder by the store's; False where a driver has begun there meanwhile.
 
     What drivers have left in it is set aside. Before one has begun there is only what a service has put there for it,
-    and that the driver has read. Attempts come last, as they say that the folder is as new, and before them the status;
-    with ``going_on`` that of a driver at work: else a service would take the last word of the driver before for this
-    one's.
+    and that the driver has read. Last come the claims of attempts, which say that the folder is as new, and before them
+    the status; with ``going_on`` that of a driver at work: else a service would take the last word of the driver before
+    for this one's.
     """
     if (run.path / STATUS).exists():
         _set_aside(run)
-    stored = sorted(_names(store))
-    attempts = [name for name in stored if name.startswith(f"{ATTEMPTS}/")]
-    for name in stored:
-        if name not in (STATUS, *attempts):
-            store.download(name, run.path / name)
+    stored = _names(store)
+    claims = [name for number in range(1, latest + 1) if (name := claim_name(number)) in stored]
+    for name in sorted(stored.difference(claims, [STATUS])):
+        store.download(name, run.path / name)
     if Attempts(store).latest() != latest:
         return False
     status = store.read(STATUS)
     if status is not None:
         now = {"state": "RUNNING", "error": None, "updated_at": datetime.now(timezone.utc).isoformat()}
         run.write_json(STATUS, json.loads(status) | (now if going_on else {}))
-    for name in attempts:
+    for name in claims:
         store.download(name, run.path / name)
     if not latest:
         run.write_json(_OLD_MARK, json.loads(store.read(_OLD_DRIVER) or b"{}"))
@@ -262,14 +269,14 @@ class Mirror:
             journals = {name: _whole_lines(path) for name, path in self._files() if name.endswith(".journal")}
             settled = self._settled()
             for name, path in self._files():
-                if name.endswith(".journal") or name in settled or name in _LAST:
+                if name.endswith(".journal") or name in settled or _is_last(name):
                     continue
                 self._upload_changed(name, path)
             if self._settled() == settled:
                 break
         else:
             return  # it changes faster than it can be uploaded; the next round tries again
-        last = {name: _whole_lines(self._run.path / name) for name in _LAST if (self._run.path / name).exists()}
+        last = {name: _whole_lines(path) for name, path in self._files() if _is_last(name)}
         finished = sorted(settled, key=lambda name: (name == RESULT, name))
         self._attempts.check(self._number)
         if RESULT not in settled:
@@ -287,7 +294,7 @@ class Mirror:
             self._uploaded.pop(name, None)
 
     def _files(self) -> list[tuple[str, Path]]:
-        """Names and paths of all that is to be stored: no heartbeats and unfinished files, nor what jobs store.
+        """Names and paths of all that is to be stored: no heartbeat, no unfinished files, nor what jobs store.
 
         Raises OSError where the folder cannot be read or is gone with its disk: what is not seen is deleted there.
         """
@@ -298,15 +305,14 @@ class Mirror:
                 folders[:] = [name for name in folders if name == ".ray" or (name[0] != "." and name != JOBS)]
             elif relative == Path(".ray"):
                 folders[:] = [name for name in folders if name in _TRAININGS]
-            kept = [name for name in files if not name.startswith(".") and name != HEARTBEAT]
-            found += [((relative / name).as_posix(), Path(folder) / name) for name in kept]
+            found += [((relative / name).as_posix(), Path(folder) / name) for name in files if not name.startswith(".")]
         if not (self._run.path / ATTEMPTS / str(self._number)).exists():  # it has been there since the claim
             raise FileNotFoundError(f"{self._run.path} does not exist any more")
         return found
 
     def _settled(self) -> dict[str, bytes]:
         """The JSON files, but for the status, with their content."""
-        names = [(name, path) for name, path in self._files() if name.endswith(".json") and name not in _LAST]
+        names = [(name, path) for name, path in self._files() if name.endswith(".json") and not _is_last(name)]
         return {name: path.read_bytes() for name, path in names if path.exists()}
 
     def _upload_changed(self, name: str, path: Path) -> None:
@@ -339,6 +345,11 @@ class Mirror:
     def _say(self, message: str) -> None:
         with contextlib.suppress(OSError, RunFailedError):  # a full disk, or an attempt that was followed
             self._run.warn(message)
+
+
+def _is_last(name: str) -> bool:
+    """Whether a file tells of what others hold, which must be stored before it."""
+    return name == STATUS or name.endswith(".jsonl")
 
 
 def _raise_unless_gone(error: OSError) -> None:

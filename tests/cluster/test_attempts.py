@@ -98,9 +98,8 @@ def test_who_follows_a_driver_that_ended_without_a_word_says_so(tmp_path: Path) 
         with only_driver(run), StatusWriter(run):
             run.emit("phase", phase="check")
     told = [event.get("message", event["event"]) for _, event in run.events()]
-    assert len(told) == 3
-    assert "the previous driver (process 4000000 on node-7) ended without reporting an error" in told[0]
-    assert told[1:] == ["phase", "phase"]  # the second followed one that had ended
+    assert "the previous driver (process 4000000 on node-7) ended without reporting an error" in told.pop(1)
+    assert told == ["started", "phase", "ended"] * 2  # the second followed one that had ended
 
 
 def test_driver_that_has_ended_is_followed_at_once_and_no_number_is_taken_twice(tmp_path: Path) -> None:
@@ -255,7 +254,7 @@ def test_driver_that_was_followed_is_told_by_whom(
             with pytest.raises(FencedError, match=r"another driver has taken over .* on node-7\)"):
                 write()
     assert not (tmp_path / "after.json").exists()
-    assert not run.events_path.exists()
+    assert not list(run.events())
 
 
 @pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["shell", "background"])

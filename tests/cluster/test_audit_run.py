@@ -175,7 +175,8 @@ def test_winner_of_the_run_is_trained_again_only_by_another_recipe(
     assert len(trained) == (not reused)
     if trained:
         assert (trained[0].retrain.epochs, trained[0].retrain.seed) == (epochs or 1, seed)
-        assert [event["phase"] for _, event in place.events()] == ["check", "retrain"]  # from which its time is counted
+        told = [(event["event"], event.get("phase")) for _, event in place.events()]
+        assert told == [("started", None), ("phase", "retrain"), ("ended", None)]  # its time is counted from the start
 
 
 class Superseded:
@@ -240,7 +241,7 @@ def test_what_asks_for_no_gpu_counts_on_the_cpu_of_a_node_that_has_one(
     assert audit_training._count_splits(spec.resources.train, *given)["test"].shape == (4, 1, 4)
     todo = [(str(spec.search_space.fixed()[0]), tmp_path / "counts.npz")]
     audit_front._count_candidates(
-        spec.resources.search, spec.data, finished.path / "supernet", todo, tmp_path / "audit", tmp_path, 4
+        spec.resources.search, spec.data, finished.path / "supernet", todo, RunFolder(tmp_path / "audit"), tmp_path, 4
     )
     with np.load(tmp_path / "counts.npz") as arrays:
         assert arrays["counts"].shape == (3, 1, 4)
@@ -390,7 +391,7 @@ class TestCosts:
             for second, kind, phase in events
         ]
         run.path.mkdir(parents=True, exist_ok=True)
-        run.events_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run.path / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def test_time_between_two_starts_is_not_counted(self, tmp_path: Path) -> None:
         run = RunFolder(tmp_path)

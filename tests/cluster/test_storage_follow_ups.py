@@ -83,7 +83,7 @@ def stored(name: str) -> set[str]:
 def test_job_is_stored_under_its_run_and_each_driver_leaves_the_others_files_alone(run: RunFolder) -> None:
     folder = ordered(run, "j-1", ExportJob(architecture=str(SLICING), network="retrained", format="torch"))
     assert start(folder) == 0
-    assert {"result.json", "status.json", "events.jsonl", "config.json", "attempts/1/driver.json"} <= stored(
+    assert {"result.json", "status.json", "config.json", "attempts/1/driver.json", "attempts/1/events.jsonl"} <= stored(
         "s-1/jobs/j-1"
     )
     assert "bundle/model.pt2" in stored("s-1/jobs/j-1")
