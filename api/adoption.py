@@ -19,7 +19,8 @@ from api.models import Label, Search, utc_now
 from api.service import SAFE_ID, SearchService
 from api.states import SearchState
 from cluster.config import SearchJob, config_hash, parse_job
-from cluster.run_folder import STATUS, RunFolder, RunStatus
+from cluster.run_folder import STATUS, RunFolder
+from cluster.run_view import RunStatus
 from cluster.storage import OLDER
 from slicemamba.errors import InputError
 from slicemamba.text import finite

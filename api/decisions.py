@@ -8,7 +8,7 @@ from typing import Literal
 
 from api.states import SearchState
 from cluster.jobs import JobState
-from cluster.run_folder import RunStatus
+from cluster.run_view import RunStatus
 
 MAX_LOSSES = 1
 """Of drivers that were lost early. One that had run for ``STEADY_SECONDS`` did not fail by itself, most likely: a long

@@ -9,7 +9,7 @@ from api.estimate import Earlier, measured_rates, workers_of
 from api.service import Filter, SearchService
 from api.states import SearchState
 from cluster.config import SearchJob, parse_job
-from cluster.run_folder import Progress
+from cluster.run_view import Progress
 
 MAX_SEARCHES = 20
 

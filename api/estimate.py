@@ -14,7 +14,7 @@ from typing import Any
 from api import schemas
 from cluster.config import RetrainJob, SearchJob
 from cluster.rounds import finals_epochs, round_sizes
-from cluster.run_folder import Progress
+from cluster.run_view import Progress
 from slicemamba.config import TrainConfig
 from slicemamba.costs import NetworkCost, network_cost
 from slicemamba.errors import InputError

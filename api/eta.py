@@ -1,6 +1,6 @@
 """When a search, or the retraining of a trial, will be done.
 
-A phase that goes on takes as long for what is left as it lately took (``cluster.pace``). One that has not begun is
+A phase that goes on takes as long for what is left as it lately took (``cluster.run_view``). One that has not begun is
 predicted: its forward passes (``api.estimate``), at the seconds a pass that this run's training shows, times how much
 longer or shorter such a phase took than predicted in an earlier search like it. Before a first step was taken, only an
 earlier search of the same network on the same workers tells anything.
@@ -21,7 +21,7 @@ from api.models import SEARCH, Search, utc_now
 from api.service import SearchService
 from api.states import SearchState
 from cluster.config import RetrainJob, SearchJob, TrainWorkers, parse_job
-from cluster.run_folder import Progress
+from cluster.run_view import Progress
 from slicemamba.errors import InputError
 from slicemamba.recipes import TRAININGS
 

@@ -28,7 +28,7 @@ def _end(state: str | None) -> str:
 
 
 class DriversEvents:
-    """Events of a search; a place is an offset in its file.
+    """Events of a search; a place is one of ``cluster.event_files``.
 
     Args:
         service: of the searches. search_id: whose events.
@@ -43,9 +43,10 @@ class DriversEvents:
         # The state is read before the events: when it is final, the events read after it are the last ones.
         seen = self._service.state_of(self._search_id)
         pieces, before = [], place
-        assert isinstance(place, int)
+        assert isinstance(place, tuple)
         for after, event in islice(self.folder.events(place), MAX_PIECES):
-            pieces.append(Piece(before, after, format_event(event.get("event", "message"), event, after)))
+            text = format_event(event.get("event", "message"), event, "-".join(map(str, after)))
+            pieces.append(Piece(before, after, text))
             before = after
         final = (seen is None or seen[0].ended) and len(pieces) < MAX_PIECES
         return Batch(pieces, _end(seen[0].value if seen else None) if final else None)

@@ -59,7 +59,8 @@ class Search(Base):
         spec: the job, with the data set's folder resolved; written to the run folder as ``config.json``.
         attempt: 1, and one more each time it is submitted to Ray again: resumed, extended, or because its job vanished.
         losses: how often its driver was killed or its Ray job vanished since somebody last asked for it to run.
-        left_status_at: time of the status the attempt before left behind; what is not newer is not this attempt's.
+        left_attempt: the driver's attempt in the run folder that the attempt before left behind; what is not later is
+            not this one's. Null where nothing was left.
         job_status: Ray's own word, shown beside the state.
         message: what is going on right now, where the state alone does not tell.
         error: why it failed.
@@ -85,7 +86,7 @@ class Search(Base):
     error: Mapped[str | None] = mapped_column(ToldText)
     attempt: Mapped[int] = mapped_column(default=1)
     losses: Mapped[int] = mapped_column(default=0, server_default="0")
-    left_status_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    left_attempt: Mapped[int | None]
     job_status: Mapped[str | None] = mapped_column(String(16))
     idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
     request_hash: Mapped[str] = mapped_column(String(64))

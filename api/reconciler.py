@@ -23,7 +23,8 @@ from api.settings import Settings
 from api.specs import without_folder
 from api.states import SearchState
 from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
-from cluster.run_folder import RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import RunStatus
 from slicemamba.text import finite
 
 logger = logging.getLogger(__name__)
@@ -201,8 +202,8 @@ class Reconciler:
     def _status(self, search: Search) -> RunStatus | None:
         """What the driver wrote last; None while that is what the attempt before has left."""
         status = self._service.folder_of(search).read_status()
-        left = None if search.state == SearchState.QUEUED else search.left_status_at
-        return None if status is not None and left is not None and status.updated_at <= left else status
+        left = None if search.state == SearchState.QUEUED else search.left_attempt
+        return None if status is not None and left is not None and status.attempt <= left else status
 
     def _look(self, search: Search) -> Sight:
         """Ray is asked first: when it says that the job has ended, the status read after that is the last one."""
@@ -265,7 +266,7 @@ class Reconciler:
         """Makes the folder ready for this attempt, and keeps in mind what the one before has left there."""
         folder.set_aside_result()  # it had succeeded, and goes on with more trials; with a result the driver would not
         folder.write_json(folder.config_path.name, search.spec)
-        self._service.note(search, left_status_at=sight.status.updated_at if sight.status else None)
+        self._service.note(search, left_attempt=sight.status.attempt if sight.status else None)
 
     def _stop_if_cancelled(self, search: Search) -> None:
         """Another process may have seen no job and have moved the search on while this one submitted it."""

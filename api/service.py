@@ -351,7 +351,7 @@ class SearchService:
         }
         if SearchState(search.state).ended:  # else its end would be taken for that of the attempt that is to come
             status = self.folder_of(search).read_status()
-            fresh["left_status_at"] = None if status is None else status.updated_at
+            fresh["left_attempt"] = None if status is None else status.attempt
         return self.move(search, SearchState.QUEUED, message, unless, **fresh, **values)
 
     def _change(

@@ -18,9 +18,9 @@ import numpy as np
 
 from api.problems import ProblemError, bad_parameter
 from cluster.run_folder import RunFolder
-from nas.journal import JournalReader, is_understood
 from nas.objectives import OBJECTIVES, losses
 from nas.pareto import ParetoFront
+from nas.record import RecordReader, record_path
 from nas.study import Trial, TrialReader, TrialState, open_storage, reference_point, reference_trials
 
 MAX_OPEN = 64
@@ -85,23 +85,26 @@ def _no_worse(row: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 class _Source:
-    """Where a search's studies are: a journal, read by its lines, or a database, read through Optuna."""
+    """A study of a search: its record beside the journal or, where there is none, the study itself by Optuna."""
 
-    def __init__(self, location: Path | str) -> None:
+    def __init__(self, location: Path | str, name: str) -> None:
         self._location = location
-        self._journal = JournalReader(location) if isinstance(location, Path) and is_understood() else None
-        self._readers: dict[str, TrialReader] = {}
+        self._name = name
+        self._path = record_path(location, name) if isinstance(location, Path) else None
+        self._record = None if self._path is None else RecordReader(self._path)
+        self._reader: TrialReader | None = None
         self._lock = Lock()
 
-    def read(self, name: str) -> tuple[int, list[Trial]]:
-        """Trials of one of its studies; and a number that changes when they are others, not merely more."""
-        if self._journal is not None:
-            trials = self._journal.read(name)
-            return self._journal.files_read, trials
+    def read(self) -> tuple[int, list[Trial]]:
+        """Its trials; and a number that changes when they are others, not merely more."""
+        if self._record is not None and self._path is not None:
+            found = self._record.read()
+            if self._path.exists() or not Path(self._location).exists():
+                return self._record.version, found
         with self._lock:
-            if name not in self._readers:
-                self._readers[name] = TrialReader(open_storage(self._location), name)
-            return 0, self._readers[name].read()
+            if self._reader is None:
+                self._reader = TrialReader(open_storage(self._location), self._name)
+            return 0, self._reader.read()
 
 
 class StudyView:
@@ -109,12 +112,10 @@ class StudyView:
 
     Args:
         source: where the study is; None where there is none yet.
-        name: the study's name there.
     """
 
-    def __init__(self, source: _Source | None = None, name: str = "") -> None:
+    def __init__(self, source: _Source | None = None) -> None:
         self._source = source
-        self._name = name
         self._lock = Lock()
         self._waiting = BoundedSemaphore(MAX_WAITING)
         self._is_read = self._is_long = False
@@ -138,7 +139,7 @@ class StudyView:
         if self._source is None:
             return self
         with self._turn(long=not self._is_read):
-            version, found = self._source.read(self._name)
+            version, found = self._source.read()
             if version != self._version:  # as when an older copy of the folder was brought back
                 self._begin(version)
             if found is not self.trials and found != self.trials:
@@ -276,8 +277,7 @@ class Studies:
             location = folder.study_location
             if isinstance(location, Path) and not location.exists():
                 return {}
-            source = _Source(location)
-            self._open[search_id] = {name: StudyView(source, folder.study_name(name)) for name in STUDIES}
+            self._open[search_id] = {name: StudyView(_Source(location, folder.study_name(name))) for name in STUDIES}
             if len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
         self._open.move_to_end(search_id)

@@ -47,8 +47,6 @@ import httpx
 import numpy as np
 import psutil
 from fastapi.testclient import TestClient
-from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend
 from sqlalchemy.event import listen
 
 from api.db import Sessions, open_database
@@ -61,56 +59,48 @@ from api.states import SearchState
 from benchmarks.job_server import JobServer
 from cluster import jobs as ray_jobs
 from cluster.config import parse_job
-from cluster.run_folder import Progress, RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import Progress, RunStatus
+from nas.record import RecordReader, note, record_path
 from nas.space import SearchSpace
 from nas.study import Study
+from nas.trial import Trial, TrialState
 
 JOB = {
     "name": "benchmark",
     "data": {"name": "synthetic", "image_size": [32, 32]},
     "search": {"objectives": ["dice", "hd95", "latency_ms"], "num_trials": 100},
 }
+OBJECTIVES = ("dice", "hd95", "latency_ms")
 SPACE = SearchSpace(((2, 2), (2, 4), (4, 2), (4, 4)), (2, 2, 9, 2, 2, 2, 2, 1))
 TEAMS = 10
 
 
-class _Record(BaseJournalBackend):
-    """Keeps what would be written, to have the journal's own lines for one trial."""
+def write_trials(journal: Path, num_trials: int, rng: np.random.Generator) -> None:
+    """A study whose record has completed trials, with values that get better slowly, as those of a search do.
 
-    def __init__(self) -> None:
-        self.logs: list[dict[str, Any]] = []
-
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        return iter(json.loads(json.dumps(self.logs[log_number_from:])))
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        self.logs += logs
-
-
-def write_journal(path: Path, num_trials: int, rng: np.random.Generator) -> None:
-    """A study with ``num_trials`` completed trials, whose values get better slowly, as those of a search do.
-
-    One trial is written through ``nas.study``; the others are its lines with other numbers in them, as writing each
-    through Optuna would take an hour.
+    The study itself stays empty, as writing each trial through Optuna would take an hour.
     """
-    record = _Record()
-    study = Study(JournalStorage(record), "search", SPACE, ("dice", "hd95", "latency_ms"), "nsga2")
-    head = len(record.logs)
-    study.start(SPACE.decode([0] * SPACE.num_blocks), origin="nsga2", asked_after=0)
-    study.complete(0, {"dice": 0.5, "hd95": 9.0, "latency_ms": 30.0}, ended_as=0, seconds=1.0)
-    started, outcome, ended = record.logs[head:]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in record.logs[:head])
+    Study(journal, "search", SPACE, OBJECTIVES, "nsga2")
+    with record_path(journal, "search").open("w", encoding="utf-8") as file:
         for number in range(num_trials):
             cost = float(rng.uniform(0.5, 1.0))
             quality = float(rng.normal(0.8, 0.03)) * cost**0.2 + 0.02 * number / num_trials
-            metrics = {"dice": quality, "hd95": 20 * (1 - quality) + float(rng.uniform(0, 1)), "latency_ms": 60 * cost}
-            outcome["user_attr"]["outcome"] |= {"metrics": metrics, "ended_as": number, "seconds": 2 * cost}
-            ended["values"] = list(metrics.values())
-            started["user_attrs"]["asked_after"] = number
-            for line in (started, outcome, ended):
-                file.write(json.dumps(line | ({} if line is started else {"trial_id": number})) + "\n")
+            values = (quality, 20 * (1 - quality) + float(rng.uniform(0, 1)), 60 * cost)
+            trial = _begun(number)
+            ended = trial.model_copy(update=_ended(number, values) | {"seconds": 2 * cost})
+            file.writelines(f"{one.model_dump_json()}\n" for one in (trial, ended))
+
+
+def _begun(number: int) -> Trial:
+    architecture = str(SPACE.decode([0] * SPACE.num_blocks))
+    fields = {"number": number, "architecture": architecture, "origin": "nsga2", "asked_after": number}
+    return Trial(state=TrialState.RUNNING, started_at=utc_now(), **fields)
+
+
+def _ended(number: int, values: Sequence[float]) -> dict[str, Any]:
+    metrics = dict(zip(OBJECTIVES, values, strict=True))
+    return {"state": TrialState.COMPLETED, "metrics": metrics, "ended_as": number, "ended_at": utc_now()}
 
 
 def store_searches(sessions: Sessions, runs: Path, count: int, trials_each: int, rng: np.random.Generator) -> list[str]:
@@ -136,7 +126,7 @@ def store_searches(sessions: Sessions, runs: Path, count: int, trials_each: int,
                 StateChange(search_id=search_id, time=now, new_state=new) for new in ("QUEUED", "STARTING", state)
             )
     for search_id in ids:
-        write_journal(RunFolder(runs / search_id).path / "search.journal", trials_each, rng)
+        write_trials(RunFolder(runs / search_id).path / "search.journal", trials_each, rng)
     return ids
 
 
@@ -202,16 +192,9 @@ def volume(folder: Path, num_searches: int, num_trials: int, repeats: int) -> No
 
 def _grown(folder: Path, url: str) -> str:
     """The URL, after one more trial was written to the study."""
-    path = folder / "search.journal"
-    with path.open("rb") as file:
-        file.seek(-6000, os.SEEK_END)
-        *_, started, outcome, ended = file.read().decode().splitlines()
-    number = json.loads(ended)["trial_id"] + 1
-    later = json.loads(outcome) | {"trial_id": number}
-    later["user_attr"]["outcome"]["ended_as"] = number
-    lines = [json.loads(started), later, json.loads(ended) | {"trial_id": number}]
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+    record = record_path(folder / "search.journal", "search")
+    number = len(RecordReader(record).read())
+    note(record, _begun(number).model_copy(update=_ended(number, (0.8, 4.0, 40.0)) | {"seconds": 1.0}))
     return url
 
 
@@ -225,7 +208,7 @@ def simulated_drivers(folders: Sequence[RunFolder], seconds_a_trial: float) -> I
     stopping = Event()
 
     def drive() -> None:
-        study = Study(folders[-1].study_location, "search", SPACE, ("dice", "hd95", "latency_ms"), "nsga2")
+        study = Study(folders[-1].study_location, "search", SPACE, OBJECTIVES, "nsga2")
         rng = np.random.default_rng(1)
         done = 0
         while not stopping.wait(seconds_a_trial):

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cluster.attempts import only_driver
 from cluster.config import SearchJob, differing_fields
 from cluster.connect import check_can_search
-from cluster.driver import only_driver, open_study, with_proven_precision
+from cluster.driver import open_study, with_proven_precision
 from cluster.front import read_front
 from cluster.report import finished_search, write_report
 from cluster.room import needs_of
-from cluster.run_folder import RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
 from cluster.watch import cluster_with_room
 from nas.audit import hypervolume_curves, loss_rows
@@ -194,7 +196,7 @@ def _conclude(
     if not audit["retrained"]:
         raise RunFailedError("no network could be trained for the audit")
     audit = conclude(job, run, folder, settings, audit)
-    folder.check_lease()
+    folder.check_attempt()
     run.write_json("audit.json", audit)
     write_report(run)
     return audit

@@ -36,7 +36,7 @@ def front_scores(
     if missing:
         todo = [(trial.architecture, run.counts_path("search", trial.number)) for trial in missing]
         workers = job.resources.search
-        given = (workers, job.data, run.path / "supernet", todo, folder.path, cache_dir, job.search.batch_size)
+        given = (workers, job.data, run.path / "supernet", todo, folder, cache_dir, job.search.batch_size)
         run_on_worker(_count_candidates, workers, "audit front", *given)
     primary = primary_metric(job.search.objectives)
     shown = list(dict.fromkeys([primary, *counted(job.search.objectives)]))
@@ -55,7 +55,7 @@ def _count_candidates(
     config: DataConfig,
     supernet_dir: Path,
     todo: list[tuple[str, Path]],
-    folder: Path,
+    folder: RunFolder,
     cache_dir: Path,
     batch_size: int,
 ) -> None:
@@ -74,6 +74,4 @@ def _count_candidates(
             with_hd95=False,
         )
         save_counts(path, ScoredImages(data.names, scored.counts, None))
-        RunFolder(folder).emit(
-            "progress", phase="audit_front", done=done, total=len(todo), unit="candidates", metrics={}
-        )
+        folder.emit("progress", phase="audit_front", done=done, total=len(todo), unit="candidates", metrics={})

@@ -18,7 +18,8 @@ from cluster.audit_front import Counts
 from cluster.config import RetrainJob, SearchJob, TrainWorkers, refuse_mixing, retraining
 from cluster.ray_train import retrain
 from cluster.room import live_nodes, num_fitting
-from cluster.run_folder import RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
 from cluster.workers import device_for, run_on_worker
 from nas.audit import (
@@ -157,7 +158,7 @@ class _Trainings:
 
     def _train(self, one: Training) -> dict[str, Counts] | None:
         place = RunFolder(self._folder.path / "retrained" / f"{one.place:02d}")
-        place.lease = self._folder.lease  # the audit's driver is that of its trainings
+        place.attempt = self._folder.attempt  # the audit's driver is that of its trainings
         job = self._retrain_job(one)
         refuse_mixing(place.read_json("config.json"), job, place.path)
         place.write_json("config.json", job.model_dump(mode="json"))
@@ -171,7 +172,7 @@ class _Trainings:
             workers = self._job.resources.train
             given = (workers, self._job.data, network, self._cache_dir, job.retrain.batch_size)
             counts = run_on_worker(_count_splits, workers, "audit evaluate", *given)
-            place.check_lease()
+            place.check_attempt()
             save_arrays(scores, **counts)
         self._progress(one, 1.0, {})
         with np.load(scores, allow_pickle=False) as arrays:
@@ -197,7 +198,6 @@ class _Trainings:
                 self._progress(one, step.done / step.total, step.metrics)
 
         with StatusWriter(place, forward):
-            place.emit("phase", phase="check")  # a start, from which its time is counted
             place.emit("phase", phase="retrain")
             return retrain(job, Architecture.parse(one.architecture), place, self._cache_dir)
 

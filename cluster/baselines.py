@@ -19,7 +19,8 @@ from cluster.config import RetrainJob, SearchJob, refuse_mixing, retraining
 from cluster.history import training_history
 from cluster.initial import build_network
 from cluster.ray_train import retrain
-from cluster.run_folder import RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
 from cluster.workers import device_for, run_on_worker
 from slicemamba.architecture import Architecture
@@ -51,7 +52,7 @@ def train(job: SearchJob, run: RunFolder, winner: Architecture, cache_dir: Path)
             run.emit("progress", phase="baselines", **shown)
 
         place = results.place_of_baseline(run, name)
-        place.lease = run.lease  # the run's driver is that of its baselines
+        place.attempt = run.attempt  # the run's driver is that of its baselines
         _train_one(one, place, cache_dir, tell)
 
 

@@ -221,7 +221,7 @@ def restore(
 
 def repair(run: Annotated[Path, typer.Argument(help="Folder of the run.")]) -> None:
     """Cut a damaged study off behind its last whole record; repeat the run's command to evaluate the rest anew."""
-    from cluster.lease import held
+    from cluster.attempts import only_driver
     from cluster.run_folder import JOURNAL, RunFolder
     from nas.damage import cut_damage
     from slicemamba.errors import InputError
@@ -230,7 +230,7 @@ def repair(run: Annotated[Path, typer.Argument(help="Folder of the run.")]) -> N
     journal = folder.path / JOURNAL
     if not journal.is_file():
         raise InputError(f"{journal} does not exist: give the folder of a search, whose trials are kept in a file")
-    with held(folder.path):  # no driver writes to it meanwhile
+    with only_driver(folder):  # no driver writes to it meanwhile
         cut = cut_damage(journal)
         if cut is not None and folder.result_path.exists():
             folder.set_aside_result()  # else the run would count as finished without the trials that were lost

@@ -18,7 +18,7 @@ def phase_seconds(run: RunFolder) -> dict[str, float]:
     phase, before = "", None
     for _, event in run.events():
         now = datetime.fromisoformat(event["time"])
-        starts = event["event"] == "phase" and event["phase"] == "check"
+        starts = event["event"] == "started" or (event["event"], event.get("phase")) == ("phase", "check")
         if before is not None and not starts:
             seconds[phase] += (now - before).total_seconds()
         if event["event"] == "phase":

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.attempts import only_driver
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, extends, refuse_mixing
 from cluster.connect import check_can_search
-from cluster.disk import check_disk, disk_faults
 from cluster.initial import check_init, resolve_init
-from cluster.lease import held
 from cluster.room import Need, needs_of
-from cluster.run_folder import JOURNAL, LATENCIES, RunFolder, RunStatus, reports_dir
+from cluster.run_folder import JOURNAL, LATENCIES, RunFolder, reports_dir
+from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
 from cluster.storage import mirrored
 from cluster.watch import cluster_with_room
@@ -175,28 +174,6 @@ def _needs(job: Job, run: RunFolder) -> list[Need]:
     """What is left to do cannot be done without."""
     trains = not isinstance(job, SearchJob) or job.retrain is not None or not _trained(run, "supernet")
     return needs_of(job.resources, trains=trains, searches=isinstance(job, SearchJob))
-
-
-@contextmanager
-def only_driver(run: RunFolder) -> Iterator[None]:
-    """One run has one driver: a second one in the same folder is refused, and one that lost its lease writes nothing.
-
-    Raises:
-        InputError: another driver is alive, or the folder cannot be written to.
-        RunFailedError: the storage filled up or went away; what was done until then is kept.
-    """
-    check_disk(run.path)
-    with disk_faults(run.path), held(run.path) as lease:
-        run.lease = lease
-        try:
-            if lease.lost_by is not None:
-                run.warn(
-                    f"the previous driver ({lease.lost_by}) ended without reporting an error, for instance because "
-                    "it, its node or Ray's head was killed; this one continues where it left off"
-                )
-            yield
-        finally:
-            run.lease = None
 
 
 def _phases(job: Job, run: RunFolder, cache_dir: Path) -> dict[str, Any]:
@@ -378,15 +355,15 @@ def open_study(
 
     Args:
         run, kind: whose study, and which. space, objectives, searcher, constraints: as of ``Study``.
-        driver: the folder whose lease this process holds, and that is told of waiting; ``run`` by default.
+        driver: the folder at which this process has an attempt, and that is told of waiting; ``run`` by default.
     """
     driver = driver or run
     if isinstance(run.study_location, Path):
         mend_journal(run.study_location)
     patience = Patience(partial(driver.warn, phase=kind))
     study = Study(run.study_location, run.study_name(kind), space, objectives, searcher, constraints, patience)
-    if driver.lease is not None:
-        study.claim(driver.lease.owner)
+    if driver.attempt is not None:
+        study.claim(driver.attempt.token)
     return study
 
 

@@ -1,7 +1,7 @@
 """Jobs that follow a search: what each is to do. Imports neither torch nor Ray.
 
 Each has a folder of its own in the search's run folder, ``<run>/jobs/<id>/``, with the same ``config.json``,
-``status.json``, ``events.jsonl`` and ``result.json`` as a run; nothing in them names a path outside the run folder. A
+``status.json``, attempts and ``result.json`` as a run; nothing in them names a path outside the run folder. A
 retraining is an ordinary ``RetrainJob``; the others are here. ``cluster.follow_up_run`` runs them.
 """
 

@@ -7,11 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cluster.attempts import only_driver
 from cluster.config import SearchJob, parse_job
-from cluster.driver import only_driver
 from cluster.follow_up import AuditJob, ExportJob, FiguresJob, OwnJob, is_follow_up, run_of
 from cluster.room import needs_of
-from cluster.run_folder import RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
 from cluster.storage import bring, mirrored
 from cluster.watch import cluster_with_room
@@ -142,13 +143,13 @@ def _draw(job: FiguresJob, run: RunFolder, folder: RunFolder, address: str | Non
     folder.emit("phase", phase="figures")
     needs = needs_of(search.resources, trains=False, searches=True)
     with cluster_with_room(address, needs, search.resources.wait_seconds, folder.warn):
-        given = (search, job, run.path, folder.path, default_cache_dir())
+        given = (search, job, run.path, folder, default_cache_dir())
         rows = run_on_worker(_draw_predictions, search.resources.search, "figures", *given)
     return {"architecture": job.architecture, "figures": rows}
 
 
 def _draw_predictions(
-    search: SearchJob, job: FiguresJob, run: Path, folder: Path, cache_dir: Path
+    search: SearchJob, job: FiguresJob, run: Path, place: RunFolder, cache_dir: Path
 ) -> list[dict[str, Any]]:
     """Writes the pictures and ``figures.json``, the worst image first."""
     from cluster.workers import device_for
@@ -162,7 +163,6 @@ def _draw_predictions(
     device = device_for(search.resources.search)
     supernet, architecture = load_network(run / "supernet").to(device), Architecture.parse(job.architecture)
     assert isinstance(supernet, Supernet)
-    place = RunFolder(folder)
     data = load_split(search.data, "search", cache_dir)
     scored = evaluate(
         lambda images: supernet(images, architecture),
@@ -176,7 +176,7 @@ def _draw_predictions(
     )
     if not scored.is_finite:
         raise RunFailedError("the network's output is not finite on some image, so there is nothing to draw")
-    files = save_predictions(folder, data, scored, job.images)[:-1]  # the last is all of them on one page
+    files = save_predictions(place.path, data, scored, job.images)[:-1]  # the last is all of them on one page
     dice = dict(zip(data.names, foreground_dice(scored.counts).tolist(), strict=True))
     rows = []
     for file in files:

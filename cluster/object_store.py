@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,59 +15,85 @@ from slicemamba.errors import InputError
 STORE_VARIABLE = "SLICEMAMBA_STORE"
 PROBE = ".probe-"
 """How names of objects begin that are there for a moment only, to see whether the place can be written to."""
-_CHUNK_BYTES = 8 << 20
+_MISSING, _EXISTS = ("404", "NoSuchKey"), ("412", "PreconditionFailed", "ConditionalRequestConflict")
 
 
 class Store:
-    """A place in an object store.
+    """A place in an object store. What it cannot do, it tells by OSError.
 
     Args:
-        filesystem: of ``pyarrow.fs``. path: bucket and prefix, as it takes them.
+        client: of boto3. bucket, prefix: where the place is.
     """
 
-    def __init__(self, filesystem: Any, path: str) -> None:
-        self._filesystem = filesystem
-        self.path = path
+    def __init__(self, client: Any, bucket: str, prefix: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix
+
+    @property
+    def path(self) -> str:
+        return f"s3://{self._bucket}/{self._prefix}"
 
     def write(self, name: str, content: bytes) -> None:
         """Whole or not at all, as stores do."""
-        with self._filesystem.open_output_stream(f"{self.path}/{name}") as stream:
-            stream.write(content)
+        with _told_by_os_error():
+            self._client.put_object(Bucket=self._bucket, Key=self._key(name), Body=content)
 
-    def upload(self, name: str, file: Path) -> Iterator[None]:
-        """Uploads a file; yields after each part of it."""
-        with file.open("rb") as source, self._filesystem.open_output_stream(f"{self.path}/{name}") as stream:
-            while part := source.read(_CHUNK_BYTES):
-                stream.write(part)
-                yield
+    def write_new(self, name: str, content: bytes) -> bool:
+        """``write`` on the condition that there is no such object; of several at once one alone gets True."""
+        try:
+            with _told_by_os_error():
+                self._client.put_object(Bucket=self._bucket, Key=self._key(name), Body=content, IfNoneMatch="*")
+        except FileExistsError:
+            return False
+        return True
+
+    def upload(self, name: str, file: Path) -> None:
+        with _told_by_os_error():
+            self._client.upload_file(str(file), self._bucket, self._key(name))
 
     def read(self, name: str) -> bytes | None:
         """The object's content, None where there is none."""
         try:
-            with self._filesystem.open_input_stream(f"{self.path}/{name}") as stream:
-                content: bytes = stream.read()
+            with _told_by_os_error():
+                content: bytes = self._client.get_object(Bucket=self._bucket, Key=self._key(name))["Body"].read()
         except FileNotFoundError:
             return None
         return content
 
-    def download(self, name: str, file: Path) -> Iterator[None]:
-        """Writes an object to a file; yields after each part of it."""
+    def download(self, name: str, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with self._filesystem.open_input_stream(f"{self.path}/{name}") as stream, file.open("wb") as target:
-            while part := stream.read(_CHUNK_BYTES):
-                target.write(part)
-                yield
+        with _told_by_os_error():
+            self._client.download_file(self._bucket, self._key(name), str(file))
 
     def delete(self, name: str) -> None:
-        self._filesystem.delete_file(f"{self.path}/{name}")
+        with _told_by_os_error():
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(name))
 
-    def names(self) -> set[str]:
-        """Of all objects."""
-        from pyarrow.fs import FileSelector, FileType  # type: ignore[import-untyped]
+    def names(self, beginning: str = "") -> set[str]:
+        """Of all objects whose names begin so."""
+        pages = self._client.get_paginator("list_objects_v2")
+        with _told_by_os_error():
+            found = pages.paginate(Bucket=self._bucket, Prefix=self._key(beginning)).search("Contents[].Key")
+            return {key.removeprefix(self._key("")) for key in found if key is not None}
 
-        selector = FileSelector(self.path, allow_not_found=True, recursive=True)
-        found = self._filesystem.get_file_info(selector)
-        return {info.path.removeprefix(f"{self.path}/") for info in found if info.type == FileType.File}
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}/{name}"
+
+
+@contextmanager
+def _told_by_os_error() -> Iterator[None]:
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        kind = FileNotFoundError if code in _MISSING else FileExistsError if code in _EXISTS else OSError
+        raise kind(str(error)) from error
+    except (Boto3Error, BotoCoreError) as error:
+        raise OSError(str(error)) from error
 
 
 def open_store(url: str, name: str) -> Store:
@@ -80,9 +107,8 @@ def open_store(url: str, name: str) -> Store:
     parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc or parts.query:
         raise InputError(f"the store must be s3://BUCKET/PREFIX; got {url!r} (--store or {STORE_VARIABLE})")
-    prefix = "/".join([parts.netloc, *filter(None, parts.path.split("/")), name])
     try:
-        store = Store(_s3(), prefix)
+        store = Store(_s3(), parts.netloc, "/".join([*filter(None, parts.path.split("/")), name]))
         probe = f"{PROBE}{uuid.uuid4().hex}"  # of this process alone, as several may look at once
         store.write(probe, b"writable")
         store.delete(probe)
@@ -95,14 +121,17 @@ def open_store(url: str, name: str) -> Store:
 
 
 def _s3() -> Any:
-    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+    import boto3
+    from botocore.config import Config
 
-    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
-    return S3FileSystem(
-        endpoint_override=endpoint.netloc or None,
-        scheme=endpoint.scheme or "https",
-        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-        connect_timeout=10,
-        request_timeout=60,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=3),
+    return boto3.session.Session().client(
+        "s3",
+        region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+        config=Config(
+            connect_timeout=10,
+            read_timeout=60,
+            retries={"max_attempts": 3, "mode": "standard"},
+            request_checksum_calculation="when_required",  # which not every store knows
+            response_checksum_validation="when_required",
+        ),
     )

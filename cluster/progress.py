@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from cluster.run_folder import PHASES, RunStatus
+from cluster.run_folder import PHASES
+from cluster.run_view import RunStatus
 from nas.objectives import format_value
 
 _LINE_SECONDS = 5.0

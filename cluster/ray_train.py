@@ -22,12 +22,12 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from cluster.attempts import Attempt
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob, parse_job
 from cluster.disk import disk_fault
 from cluster.final_fault import FinalFault
 from cluster.history import plot_trainings
 from cluster.initial import build_network, init_source
-from cluster.lease import DriversLease
 from cluster.metrics import TrainingMetrics
 from cluster.run_folder import RunFolder
 from cluster.workers import use_threads
@@ -97,7 +97,7 @@ def _train(
     network = build_network(job, architecture)
     network.load_state_dict(trained_weights(state))
     target = run.path / ("supernet" if isinstance(network, Supernet) else "retrained")
-    run.check_lease()
+    run.check_attempt()
     plot_trainings(run)
     save_network(target, network, job.data)
     return target
@@ -136,7 +136,7 @@ def run_workers(
         train_loop_config={
             "job": job.model_dump(mode="json"),
             "run": str(run.path),
-            "driver": None if run.lease is None else [str(run.lease.run_path), run.lease.owner],
+            "driver": None if run.attempt is None else [str(run.attempt.run_path), run.attempt.number],
             "phase": phase,
             **more,
         },
@@ -247,8 +247,8 @@ def workers_folder(config: dict[str, Any]) -> RunFolder:
     """The run's folder for a worker, which stops reporting and leaving checkpoints once its driver has lost the run."""
     run = RunFolder(Path(config["run"]))
     if config["driver"] is not None:
-        folder, owner = config["driver"]
-        run.lease = DriversLease(Path(folder), owner)
+        folder, number = config["driver"]
+        run.attempt = Attempt(Path(folder), number)
     return run
 
 

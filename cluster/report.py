@@ -64,7 +64,7 @@ def _read_input(run: RunFolder, job: SearchJob, result: Mapping[str, Any]) -> Re
         trials=trials,
         random=random,
         audit=run.read_json("audit.json"),
-        costs=search_costs(job, run, trials, random) if run.events_path.exists() else {},
+        costs=search_costs(job, run, trials, random) if any(True for _ in run.events()) else {},
         pictures=_pictures(run.path / "predictions"),
         written_at=datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
     )

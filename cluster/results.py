@@ -285,7 +285,7 @@ def scores_of(
     """
     run.emit("phase", phase="evaluate")
     workers = job.resources.train
-    given = (workers, job.data, folder, run.path, cache_dir, batch_size, tuple(splits))
+    given = (workers, job.data, folder, run, cache_dir, batch_size, tuple(splits))
     return run_on_worker(_evaluate_network, workers, "evaluate", *given)
 
 
@@ -293,13 +293,12 @@ def _evaluate_network(
     workers: TrainWorkers,
     config: DataConfig,
     folder: Path,
-    run_path: Path,
+    run: RunFolder,
     cache_dir: Path,
     batch_size: int,
     splits: Sequence[str],
 ) -> dict[str, Any]:
     """What ``scores_of`` gives; writes the test split's pictures too, and predictions of volumes as NIfTI."""
-    run = RunFolder(run_path)
     device = device_for(workers)
     network = load_network(folder).to(device)
     result: dict[str, Any] = {"scores": {}, "intervals": {}, "trivial": {}, "classes": {}}

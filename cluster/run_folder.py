@@ -2,10 +2,11 @@
 
 <run>/
   config.json      the job, with the data set's folder resolved
-  status.json      phase, progress, error; replaced whole at each change
-  events.jsonl     one event a line, only ever appended
+  status.json      phase, progress, error, as the events tell them (cluster/run_view.py); replaced whole at each change
   search.journal   the study (Optuna journal): studies "search" and "random"
-  .driver/         the lease of the driver that runs it (cluster/lease.py)
+  .trials/         a record of each study's trials for those who only read (nas/record.py)
+  attempts/<n>/    the drivers that were at work on it, the highest number last (cluster/attempts.py), each with
+                   events.jsonl, only ever appended to, an event a line; events-<n>.jsonl are those of its workers
   .ray/            checkpoints and other state of Ray Train and Tune
   precision.json   whether bf16 ranked slicings as float32 did, where a search asked for bf16
   supernet/        weights.safetensors, config.json of the trained supernet
@@ -21,7 +22,7 @@
   scores/          per-image counts: search.npz, test.npz of the retrained network; <study>/<number>.npz of trials
   training.png     loss and validation score of each training
   audit.json       how far the result can be trusted; of ``slicemamba audit``
-  audit/           its own config.json, status.json and events.jsonl; retrained/NN/ networks trained for it
+  audit/           its own config.json, status.json and attempts; retrained/NN/ networks trained for it
   jobs/<id>/       of jobs that follow the search (see follow_up.py), each with the files of a run of its own
   *.png, predictions/
 """
@@ -33,10 +34,10 @@ import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Protocol
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
-
+from cluster.event_files import START, Place, event_file, read_events
+from cluster.run_view import RunStatus
 from slicemamba.errors import InputError
 from slicemamba.files import writing
 from slicemamba.text import to_json
@@ -50,7 +51,6 @@ STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 MAX_ROUNDS = 4
 FINALS_KINDS = tuple(f"finals-{number}" for number in range(1, MAX_ROUNDS + 1))
 STUDY_KINDS = ("survey", "search", "random", *FINALS_KINDS, "audit")
-RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 PHASES = (
     "check",
     "pretrain",
@@ -70,69 +70,23 @@ PHASES = (
 )
 
 
-def _known(figures: object) -> object:
-    """Without those that are null, as one is written that is not finite."""
-    return (
-        {name: value for name, value in figures.items() if value is not None} if isinstance(figures, dict) else figures
-    )
-
-
-Figures = Annotated[dict[str, float], BeforeValidator(_known)]
-
-
-class Progress(BaseModel):
-    """How far a phase is: ``done`` of ``total`` epochs, trials or images, with its latest figures.
-
-    Attributes:
-        seconds: spent on its units so far, by all drivers that were at work on it.
-        seconds_per_unit: that it takes lately; None while nothing tells.
-        began_at: when the driver that is at work now began with it. moved_at: when its last unit was done since then;
-            None while its workers start.
-        start_seconds: that its workers took to start, up to the first unit; None before they ever have.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    done: int
-    total: int
-    unit: str
-    metrics: Figures = {}
-    seconds: float = 0.0
-    seconds_per_unit: float | None = None
-    began_at: datetime | None = None
-    moved_at: datetime | None = None
-    start_seconds: float | None = None
-
-
-class RunStatus(BaseModel):
-    """What the driver says of itself. A hint beside it: Ray's job status, which knows of killed drivers.
-
-    ``job_id`` is the driver's own in Ray, its submission id; None where it was not started as a Ray job.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    state: RunState
-    phase: str | None = None
-    progress: dict[str, Progress] = {}
-    error: str | None = None
-    pid: int | None = None
-    job_id: str | None = None
-    updated_at: datetime
-
-
 def reports_dir(runs_path: Path) -> Path:
     """Where reports on data sets are remembered for all runs of a service."""
     return runs_path / ".checks"
 
 
 class Fence(Protocol):
-    """What a run folder needs of a lease: raises where it was lost to another driver."""
+    """What a run folder needs of a driver's attempt: raises where another one has followed it."""
 
     @property
-    def owner(self) -> str: ...
-    @property
     def run_path(self) -> Path: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def token(self) -> str: ...
+    @property
+    def is_driver(self) -> bool: ...
+    def of_worker(self) -> Fence: ...
     def check(self) -> None: ...
 
 
@@ -143,16 +97,17 @@ class RunFolder:
         path: the run's folder; made when first written to.
 
     Attributes:
-        lease: of the driver in this process, looked at before each write; None where it is no driver.
+        attempt: of the driver in this process, looked at before each write; None where it is no driver.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()
-        self.lease: Fence | None = None
+        self.attempt: Fence | None = None
+        self._events: tuple[Fence | None, Path] | None = None  # whose file of events
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy in another process holds no lease."""
-        return {"path": self.path, "lease": None}
+        """A copy in another process is a worker's."""
+        return {"path": self.path, "attempt": self.attempt and self.attempt.of_worker(), "_events": None}
 
     @property
     def config_path(self) -> Path:
@@ -187,10 +142,6 @@ class RunFolder:
         """Scores by image of the network that this run gave, on a split."""
         return self.path / "scores" / f"{split}.npz"
 
-    @property
-    def events_path(self) -> Path:
-        return self.path / "events.jsonl"
-
     def write_json(self, name: str, values: Mapping[str, Any] | list[Any], *, lasting: bool = True) -> Path:
         """Writes a file whole or not at all: a reader never sees half of it, a crash never leaves half.
 
@@ -198,18 +149,18 @@ class RunFolder:
             name: of the file. values: its content.
             lasting: it outlives a loss of power, too, for which the disk is waited for.
         """
-        self.check_lease()
+        self.check_attempt()
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with writing(target, lasting=lasting) as draft:
             draft.write_text(to_json(values, indent=2) + "\n", encoding="utf-8")
-            self.check_lease()  # again, as the disk may have taken its time
+            self.check_attempt()  # again, as the disk may have taken its time
         return target
 
-    def check_lease(self) -> None:
+    def check_attempt(self) -> None:
         """Raises FencedError where this process was the folder's driver and another one has taken over."""
-        if self.lease is not None:
-            self.lease.check()
+        if self.attempt is not None:
+            self.attempt.check()
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The file's content, None where it does not exist. Raises InputError where it is damaged."""
@@ -239,34 +190,21 @@ class RunFolder:
             return None
 
     def emit(self, kind: str, **fields: Any) -> None:
-        """Appends an event. One ``write`` of one line, so that lines of several processes do not mix."""
-        self.check_lease()
+        """Appends an event to a file of this process's own, as those on several nodes cannot share one over NFS."""
+        self.check_attempt()
         event = {"time": datetime.now(timezone.utc).isoformat(), "event": kind, **fields}
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self.events_path.open("ab", buffering=0) as file:
-            file.write((to_json(event) + "\n").encode())
+        if self._events is None or self._events[0] is not self.attempt:
+            self._events = self.attempt, event_file(self.path, self.attempt)
+        file = self._events[1]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab", buffering=0) as opened:
+            opened.write((to_json(event) + "\n").encode())
 
     def warn(self, message: str, phase: str | None = None) -> None:
         """Tells something that a user should know: in the events, and in the log of this process."""
         print(f"warning: {message}", flush=True)
         self.emit("warning", phase=phase, message=message)
 
-    def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(offset after it, event) of each complete line from the byte ``offset`` on.
-
-        A line that is no event, as one that a full disk cut short and the next was appended to, is passed over.
-        """
-        try:
-            with self.events_path.open("rb") as file:
-                file.seek(offset)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        return
-                    offset += len(line)
-                    try:
-                        event: dict[str, Any] = json.loads(line)
-                    except ValueError:
-                        continue
-                    yield offset, event
-        except FileNotFoundError:
-            return
+    def events(self, place: Place = START) -> Iterator[tuple[Place, dict[str, Any]]]:
+        """(place after it, event) of all attempts from a place on, as ``cluster.event_files.read_events``."""
+        return read_events(self.path, place)

@@ -11,7 +11,8 @@ What lies in the store can be resumed at any moment, whenever the uploads were c
 4. then they are uploaded as read in 1, after them events and status, and last what is gone here is deleted there; but
    a result that was set aside first, as beside the configuration of the extended search it would count as that one's.
 
-One driver writes to a place in the store (``cluster.store_lease``). A run and each job that follows it have places of
+One driver writes to a place in the store: an attempt is claimed in the run's folder and there (``cluster.attempts``). A
+folder is as new as the store where it knows the latest attempt there. A run and each job that follows it have places of
 their own, ``<run>/`` and ``<run>/jobs/<id>/``, as they have drivers of their own.
 """
 
@@ -20,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -28,11 +28,21 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
+from filelock import FileLock
+
+from cluster.attempts import (
+    ATTEMPTS,
+    HEARTBEAT,
+    Attempt,
+    Attempts,
+    FencedError,
+    FolderPlace,
+    claim_name,
+    only_driver,
+)
 from cluster.follow_up import JOBS, is_follow_up, run_of
-from cluster.lease import hearing_interrupts
 from cluster.object_store import PROBE, Store, open_store
 from cluster.run_folder import RESULT, STATUS, STUDY_VARIABLE, RunFolder
-from cluster.store_lease import DRIVER, ReplacedError, StoreLease
 from slicemamba.errors import InputError, RunFailedError
 
 ROUND_SECONDS = 5.0
@@ -40,8 +50,9 @@ _MAX_SHARE = 0.2  # of the time that rounds may take; each uploads the whole jou
 _TRIES = 5
 OLDER = ".older-"
 """In the name of a folder with what was set aside, as the store had something newer."""
-_MARK = ".store.json"  # in the folder: whose uploads it holds
-_LAST = ("events.jsonl", STATUS)
+_OLD_DRIVER, _OLD_MARK = "driver.json", ".store.json"
+"""Whose uploads a place, and a folder, hold from before attempts were numbered."""
+_LOCK = ".bringing.lock"
 _TRAININGS = ("supernet", "retrain", "pretrain")  # what of .ray is kept; Ray Tune's own state is not needed
 
 
@@ -62,19 +73,19 @@ def mirrored(run: RunFolder, url: str | None) -> Iterator[None]:
         return
     if is_follow_up(run):
         bring(run_of(run), url)
-    mirror = _open(run, url)
-    with _told_when_replaced():
-        mirror.claim()
-    mirror.start()
-    try:
-        with hearing_interrupts():
-            yield
-    except BaseException as error:
-        failure = mirror.stop()
-        if mirror.replaced:
-            raise RunFailedError(str(failure)) from error
-        raise
-    failure = mirror.stop()
+    bring(run, url, going_on=True)
+    with only_driver(run) as attempt:
+        mirror = Mirror(run, _open(run, url), attempt)
+        with mirror.claimed():
+            mirror.start()
+            try:
+                yield
+            except BaseException as error:
+                failure = mirror.stop()
+                if mirror.replaced:
+                    raise RunFailedError(str(failure)) from error
+                raise
+            failure = mirror.stop()
     if failure is not None:
         raise RunFailedError(
             f"the run is done, but could not be stored in {url} ({failure}); its folder {run.path} is complete: fix "
@@ -82,19 +93,84 @@ def mirrored(run: RunFolder, url: str | None) -> Iterator[None]:
         )
 
 
-def bring(run: RunFolder, url: str | None) -> bool:
+def bring(run: RunFolder, url: str | None, *, going_on: bool = False) -> bool:
     """Brings a folder from the store where that is newer, and leaves it there as it is; whether it has.
 
     Args:
-        run, url: as of ``mirrored``.
+        run, url: as of ``mirrored``. going_on: a driver is about to go on with the run.
 
     Raises:
-        InputError: as ``mirrored``.
+        InputError: it is older, and a driver is at work there.
     """
     if url is None:
         return False
-    with _told_when_replaced():
-        return _open(run, url).bring()
+    store = _open(run, url)
+    if not _is_behind(run, store):
+        return False
+    run.path.mkdir(parents=True, exist_ok=True)
+    with FileLock(run.path / _LOCK):  # of several that come at once, one brings it
+        if not _is_behind(run, store):
+            return False
+        Attempts(FolderPlace(run.path)).await_free()
+        while True:
+            latest, _ = Attempts(store).await_free()
+            if _restore(run, store, latest, going_on=going_on):
+                return True
+
+
+def _is_behind(run: RunFolder, store: Store) -> bool:
+    """Whether the place holds what was written by others than those whose uploads this folder holds."""
+    latest = Attempts(store).latest()
+    if latest:
+        return Attempts(FolderPlace(run.path)).driver(latest) != Attempts(store).driver(latest)
+    content = json.loads(store.read(_OLD_DRIVER) or b"{}").get("content")
+    return content is not None and content not in (run.read_json(_OLD_MARK) or {}).values()
+
+
+def _restore(run: RunFolder, store: Store, latest: int, *, going_on: bool) -> bool:
+    """Replaces the folder by the store's; False where a driver has begun there meanwhile.
+
+    What drivers have left in it is set aside. Before one has begun there is only what a service has put there for it,
+    and that the driver has read. Last come the claims of attempts, which say that the folder is as new, and before them
+    the status; with ``going_on`` that of a driver at work: else a service would take the last word of the driver before
+    for this one's.
+    """
+    if (run.path / STATUS).exists():
+        _set_aside(run)
+    stored = _names(store)
+    claims = [name for number in range(1, latest + 1) if (name := claim_name(number)) in stored]
+    for name in sorted(stored.difference(claims, [STATUS])):
+        store.download(name, run.path / name)
+    if Attempts(store).latest() != latest:
+        return False
+    status = store.read(STATUS)
+    if status is not None:
+        now = {"state": "RUNNING", "error": None, "updated_at": datetime.now(timezone.utc).isoformat()}
+        run.write_json(STATUS, json.loads(status) | (now if going_on else {}))
+    for name in claims:
+        store.download(name, run.path / name)
+    if not latest:
+        run.write_json(_OLD_MARK, json.loads(store.read(_OLD_DRIVER) or b"{}"))
+    print(f"downloaded {len(stored)} files of {run.path.name} from the store", flush=True)
+    return True
+
+
+def _set_aside(run: RunFolder) -> None:
+    aside = _free_name(run.path)
+    aside.mkdir()
+    for path in list(run.path.iterdir()):
+        if path.name not in (_LOCK, JOBS):
+            path.rename(aside / path.name)
+    print(f"{run.path} is older than its copy in the store; its content was moved to {aside}", flush=True)
+
+
+def _names(store: Store) -> set[str]:
+    """Of what the store has of a folder; jobs that followed it have places of their own."""
+    return {
+        name
+        for name in store.names()
+        if name != _OLD_DRIVER and not name.startswith((f"{JOBS}/", PROBE)) and not name.endswith(f"/{HEARTBEAT}")
+    }
 
 
 def bring_all(run: RunFolder, url: str) -> list[str]:
@@ -109,37 +185,30 @@ def _place(run: RunFolder) -> str:
     return f"{run_of(run).path.name}/{JOBS}/{run.path.name}" if is_follow_up(run) else run.path.name
 
 
-def _open(run: RunFolder, url: str) -> Mirror:
+def _open(run: RunFolder, url: str) -> Store:
     if STUDY_VARIABLE in os.environ:
         raise InputError(
             f"a run in an object store ({url}) includes its study, but {STUDY_VARIABLE} keeps studies in a database; "
             "unset one of the two, or keep the run's folder on storage that outlives its node"
         )
-    return Mirror(run, open_store(url, _place(run)))
-
-
-@contextmanager
-def _told_when_replaced() -> Iterator[None]:
-    try:
-        yield
-    except ReplacedError:
-        raise RunFailedError(REPLACED) from None
-
-
-REPLACED = "another driver has taken over the run in the store; this one stops"
+    return open_store(url, _place(run))
 
 
 class Mirror:
     """Uploads a folder in a thread.
 
     Args:
-        run: the folder. store: its place in the store.
+        run: the folder. store: its place in the store. attempt: that is at work on it.
+
+    Attributes:
+        replaced: another driver has taken over the place.
     """
 
-    def __init__(self, run: RunFolder, store: Store) -> None:
+    def __init__(self, run: RunFolder, store: Store, attempt: Attempt) -> None:
         self._run = run
         self._store = store
-        self._lease = StoreLease(store)
+        self._number = attempt.number
+        self._attempts = Attempts(store)
         self._uploaded: dict[str, tuple[int, int]] = {}
         self._stored: set[str] = set()
         self._failure: str | None = None
@@ -147,47 +216,25 @@ class Mirror:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="store", daemon=True)
 
-    def claim(self) -> None:
-        """Becomes the place's only driver, with the folder as new as the store.
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """The folder's attempts are those of the place for the time of a block, so that no other driver claims one.
 
         Raises:
-            InputError: another driver is alive.
+            InputError: one has done so since the folder was brought.
         """
-        self._lease.take()
-        self._stored = self._names()
-        if self._is_behind(self._lease.content):
-            self._restore(going_on=True)
-        # Written before the store is, so that a driver killed between the two does not take its folder for an old one.
-        self._run.write_json(_MARK, {"owner": self._lease.owner, "before": self._lease.content})
-        self._lease.content = self._lease.owner
-        self._lease.beat()
-
-    def bring(self) -> bool:
-        """Makes the folder as new as the store, which another driver may write to afterwards; whether it was older.
-
-        Raises:
-            InputError: it is older, and a driver is at work there.
-        """
-        if not self._is_behind(self._lease.current_content()):
-            return False
-        self._lease.take()
-        try:
-            behind = self._is_behind(self._lease.content)  # unless it was brought while this one waited
-            if behind:
-                self._stored = self._names()
-                self._restore()
-                self._run.write_json(_MARK, {"owner": self._lease.content, "before": None})
-        finally:
-            self._lease.beat(released=True)
-        return behind
-
-    def _names(self) -> set[str]:
-        """Of what the store has of this folder; jobs that followed it have places of their own."""
-        return {name for name in self._store.names() if name != DRIVER and not name.startswith((f"{JOBS}/", PROBE))}
-
-    def _is_behind(self, content: str | None) -> bool:
-        """Whether the place holds what was written by others than those whose uploads this folder holds."""
-        return content is not None and content not in (self._run.read_json(_MARK) or {}).values()
+        here, there = Attempts(FolderPlace(self._run.path)), self._attempts
+        latest = there.latest()
+        missing = [
+            (number, driver) for number in range(latest + 1, self._number + 1) if (driver := here.driver(number))
+        ]
+        is_new = latest == 0 or here.driver(latest) == there.driver(latest)
+        if not is_new or not all(there.claim(number, driver) for number, driver in missing):
+            running = there.driver(there.latest())
+            raise InputError(f"{there} has a running driver ({running}); wait for it or stop it first")
+        self._stored = _names(self._store)
+        with self._attempts.kept_alive(self._number):
+            yield
 
     def start(self) -> None:
         self._thread.start()
@@ -198,45 +245,16 @@ class Mirror:
         self._thread.join()
         return self._failure
 
-    def _restore(self, *, going_on: bool = False) -> None:
-        """Replaces the folder by the store's.
-
-        What drivers have left in it is set aside. Before one has begun there is only what a service has put there for
-        it, and that the driver has read. Its status comes last, and with ``going_on`` it is that of a driver at work:
-        else a service would take the last word of the driver before for this one's.
-        """
-        if (self._run.path / STATUS).exists():
-            self._set_aside()
-        for name in sorted(self._stored - {STATUS}):
-            file = self._run.path / name
-            for _ in self._store.download(name, file):
-                self._lease.beat_if_due()
-            self._uploaded[name] = _stamp(file)
-            self._lease.beat_if_due()
-        status = self._store.read(STATUS)
-        if status is not None:
-            now = {"state": "RUNNING", "error": None, "updated_at": datetime.now(timezone.utc).isoformat()}
-            self._run.write_json(STATUS, json.loads(status) | (now if going_on else {}))
-        print(f"downloaded {len(self._stored)} files of {self._run.path.name} from the store", flush=True)
-
-    def _set_aside(self) -> None:
-        aside = _free_name(self._run.path)
-        aside.mkdir()
-        for path in list(self._run.path.iterdir()):
-            if path.name not in (".driver", JOBS):
-                path.rename(aside / path.name)
-        print(f"{self._run.path} is older than its copy in the store; its content was moved to {aside}", flush=True)
-
     def _follow(self) -> None:
         pause = 0.0
         while True:
             last_round = self._stop.wait(pause)
             started = time.monotonic()
             try:
-                self.upload(released=last_round)
+                self.upload()
                 self._tell(None)
-            except ReplacedError:
-                self._give_up()
+            except FencedError as error:
+                self.replaced, self._failure = True, str(error)  # the main thread is interrupted by the heartbeat's
                 return
             except Exception as error:  # whatever it is, a thread that ended would leave the run unstored and unsaid
                 self._tell(str(error) if isinstance(error, (OSError, ValueError)) else repr(error))
@@ -244,31 +262,30 @@ class Mirror:
                 return
             pause = max(ROUND_SECONDS, (time.monotonic() - started) / _MAX_SHARE)
 
-    def upload(self, *, released: bool = False) -> None:
-        """One round, see above. Raises OSError, and ReplacedError when another driver has taken the store over."""
-        self._lease.beat()
+    def upload(self) -> None:
+        """One round, see above. Raises OSError, and FencedError when another driver has taken the store over."""
+        self._attempts.check(self._number)
         for _ in range(_TRIES):
             journals = {name: _whole_lines(path) for name, path in self._files() if name.endswith(".journal")}
             settled = self._settled()
             for name, path in self._files():
-                if name.endswith(".journal") or name in settled or name in _LAST:
+                if name.endswith(".journal") or name in settled or _is_last(name):
                     continue
                 self._upload_changed(name, path)
             if self._settled() == settled:
                 break
         else:
             return  # it changes faster than it can be uploaded; the next round tries again
-        last = {name: _whole_lines(self._run.path / name) for name in _LAST if (self._run.path / name).exists()}
+        last = {name: _whole_lines(path) for name, path in self._files() if _is_last(name)}
         finished = sorted(settled, key=lambda name: (name == RESULT, name))
-        self._lease.check()
+        self._attempts.check(self._number)
         if RESULT not in settled:
             self._delete(RESULT)
         for name, content in [*journals.items(), *((name, settled[name]) for name in finished), *last.items()]:
             self._write_changed(name, content)
         for name in self._stored - {name for name, _ in self._files()}:
-            self._delete(name)
-        if released:
-            self._lease.beat(released=True)
+            if not name.startswith(f"{ATTEMPTS}/"):
+                self._delete(name)
 
     def _delete(self, name: str) -> None:
         if name in self._stored:
@@ -277,7 +294,7 @@ class Mirror:
             self._uploaded.pop(name, None)
 
     def _files(self) -> list[tuple[str, Path]]:
-        """Names and paths of all that is to be stored: no leases, marks and unfinished files, nor what jobs store.
+        """Names and paths of all that is to be stored: no heartbeat, no unfinished files, nor what jobs store.
 
         Raises OSError where the folder cannot be read or is gone with its disk: what is not seen is deleted there.
         """
@@ -289,13 +306,13 @@ class Mirror:
             elif relative == Path(".ray"):
                 folders[:] = [name for name in folders if name in _TRAININGS]
             found += [((relative / name).as_posix(), Path(folder) / name) for name in files if not name.startswith(".")]
-        if not (self._run.path / _MARK).exists():  # it has been there since the claim
+        if not (self._run.path / ATTEMPTS / str(self._number)).exists():  # it has been there since the claim
             raise FileNotFoundError(f"{self._run.path} does not exist any more")
         return found
 
     def _settled(self) -> dict[str, bytes]:
         """The JSON files, but for the status, with their content."""
-        names = [(name, path) for name, path in self._files() if name.endswith(".json") and name not in _LAST]
+        names = [(name, path) for name, path in self._files() if name.endswith(".json") and not _is_last(name)]
         return {name: path.read_bytes() for name, path in names if path.exists()}
 
     def _upload_changed(self, name: str, path: Path) -> None:
@@ -303,16 +320,9 @@ class Mirror:
             stamp = _stamp(path)
             if self._uploaded.get(name) == stamp:
                 return
-            fault: OSError | ReplacedError | None = None
-            for _ in self._store.upload(name, path):
-                try:
-                    self._lease.beat_if_due()
-                except (OSError, ReplacedError) as error:  # raised at the end: what is cut off counts as a whole object
-                    fault = error
+            self._store.upload(name, path)
         except FileNotFoundError:  # gone since; the JSON files say whether it was needed
             return
-        if fault is not None:
-            raise fault
         self._uploaded[name] = stamp
         self._stored.add(name)
 
@@ -324,12 +334,6 @@ class Mirror:
         self._uploaded[name] = stamp
         self._stored.add(name)
 
-    def _give_up(self) -> None:
-        self._failure = REPLACED
-        self._say(self._failure)
-        self.replaced = True
-        os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C: the main thread may be waiting for its workers for hours
-
     def _tell(self, failure: str | None) -> None:
         """Says once that uploads fail, and once that they pass again."""
         if failure is not None and self._failure is None:
@@ -339,8 +343,13 @@ class Mirror:
         self._failure = failure
 
     def _say(self, message: str) -> None:
-        with contextlib.suppress(OSError, RunFailedError):  # a full disk, or a lease that was lost
+        with contextlib.suppress(OSError, RunFailedError):  # a full disk, or an attempt that was followed
             self._run.warn(message)
+
+
+def _is_last(name: str) -> bool:
+    """Whether a file tells of what others hold, which must be stored before it."""
+    return name == STATUS or name.endswith(".jsonl")
 
 
 def _raise_unless_gone(error: OSError) -> None:

@@ -70,7 +70,7 @@ def _watch(look: Callable[[], str | None], tell: Callable[[str], None], stop: th
         times = times + 1 if seen == last else 1
         last = seen
         if times >= _LOOKS and seen != told:
-            with contextlib.suppress(OSError, RunFailedError):  # a full disk, or a lost lease: the driver finds out too
+            with contextlib.suppress(OSError, RunFailedError):  # a full disk, or a successor: the driver finds out too
                 tell(seen or "the cluster is complete again")
             told = seen
 

@@ -15,6 +15,7 @@ from typing import Any
 from optuna.storages.journal import JournalFileSymlinkLock
 from pydantic_core import from_json
 
+from nas.record import RECORDS
 from slicemamba.errors import InputError
 from slicemamba.files import writing
 
@@ -112,6 +113,7 @@ def cut_damage(path: Path) -> tuple[Damage, Path] | None:
             shutil.copyfile(path, draft)
         with writing(path, lasting=True) as draft:
             draft.write_bytes(path.read_bytes()[: damage.offset])
+        shutil.rmtree(path.parent / RECORDS, ignore_errors=True)  # of trials that are lost, too
         return damage, aside
     finally:
         lock.release()

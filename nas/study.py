@@ -17,7 +17,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
-from enum import StrEnum
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,13 +29,15 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
-from pydantic import BaseModel, ConfigDict
 
 from nas.damage import check_journal
 from nas.objectives import OBJECTIVES, Constraints, loss_matrix, losses, violation
 from nas.pareto import ParetoFront, pareto_mask
 from nas.patience import Patience
+from nas.record import bring_in_line, note, record_path
 from nas.space import SearchSpace
+from nas.trial import Trial as Trial
+from nas.trial import TrialState as TrialState
 from slicemamba.architecture import Architecture, format_block
 from slicemamba.errors import InputError, RunFailedError
 
@@ -44,63 +45,6 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _WRITER = "writer"
 _MEND_BYTES = 1 << 16
-
-
-class TrialState(StrEnum):
-    """RUNNING trials of a dead process are evaluated again; INFEASIBLE ones gave values that are not finite.
-
-    PRUNED ones were given up by racing: no result, as they have not seen all images.
-    """
-
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"
-    COMPLETED = "COMPLETED"
-    PRUNED = "PRUNED"
-    INFEASIBLE = "INFEASIBLE"
-    FAILED = "FAILED"
-
-
-class Trial(BaseModel):
-    """One evaluated (or still running) architecture.
-
-    Attributes:
-        number: place in the study, from 0. origin: ``fixed``, ``warm`` or the searcher's name.
-        metrics: everything measured; the objectives are among them.
-        violation: by how much the constraints are exceeded, see ``nas.objectives.violation``; 0 where all are met.
-        asked_after: how many trials had ended when this one was asked for. ended_as: how many when it ended.
-            Together they tell the order of events, which is all that is needed to bring a searcher back to its state.
-        seconds: wall time of the evaluation in its worker.
-        reference, peers: numbers of the trials that it races against and that tell how volatile each image is
-            (``nas.racing``), fixed when it was asked for.
-        work: what the evaluation took: ``images`` scored, ``blocks_computed``, ``blocks_reused``.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    number: int
-    state: TrialState
-    architecture: str
-    origin: str
-    metrics: dict[str, float] = {}
-    violation: float = 0.0
-    error: str | None = None
-    asked_after: int
-    ended_as: int | None = None
-    seconds: float | None = None
-    reference: tuple[int, ...] = ()
-    peers: tuple[int, ...] = ()
-    work: dict[str, int] = {}
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self.ended_as is not None
-
-    @property
-    def eligible(self) -> bool:
-        """Whether it may be on the frontier: evaluated in full, and within all constraints."""
-        return self.state is TrialState.COMPLETED and self.violation == 0
 
 
 def _name_objectives(study: str, storage: BaseStorage, objectives: tuple[str, ...]) -> None:
@@ -197,6 +141,9 @@ class Study:
         if self.constraints:  # absent without any, as in studies from before there were constraints
             meta["constraints"] = {name: bound.model_dump() for name, bound in self.constraints.items()}
         self._study_id = self._patience(lambda: self._open(name, meta))
+        self._record = record_path(location, name) if isinstance(location, Path) else None
+        if self._record is not None:
+            bring_in_line(self._record, self.trials())
 
     def _open(self, name: str, meta: dict[str, Any]) -> int:
         directions = [
@@ -270,7 +217,12 @@ class Study:
             begun = True
             return to_trial(self._storage.get_trial(self._storage.create_new_trial(self._study_id, template)))
 
-        return self._patience(write)
+        return self._noted(self._patience(write))
+
+    def _noted(self, trial: Trial) -> Trial:
+        if self._record is not None:
+            note(self._record, trial)
+        return trial
 
     def complete(
         self,
@@ -318,7 +270,7 @@ class Study:
                     raise
             return to_trial(self._storage.get_trial(trial_id))
 
-        return self._patience(write)
+        return self._noted(self._patience(write))
 
     def trials(self) -> list[Trial]:
         """All trials by number."""
@@ -405,18 +357,12 @@ _STATES = {
 
 
 def to_trial(frozen: FrozenTrial) -> Trial:
-    """Our view of an Optuna trial."""
-    return as_trial(frozen.number, frozen.state, frozen.user_attrs, frozen.datetime_start, frozen.datetime_complete)
-
-
-def as_trial(
-    number: int, state: OptunaState, attrs: Mapping[str, Any], started: datetime | None, ended: datetime | None
-) -> Trial:
-    """The same from its parts: ``attrs`` are the user attributes; moments without a zone are local."""
-    outcome = attrs.get("outcome", {}) if state.is_finished() else {}
+    """Our view of an Optuna trial, whose moments without a zone are local."""
+    attrs = frozen.user_attrs
+    outcome = attrs.get("outcome", {}) if frozen.state.is_finished() else {}
     return Trial(
-        number=number,
-        state=_STATES.get(state) or TrialState(outcome.get("state", "FAILED")),
+        number=frozen.number,
+        state=_STATES.get(frozen.state) or TrialState(outcome.get("state", "FAILED")),
         architecture=attrs["architecture"],
         origin=attrs["origin"],
         metrics=outcome.get("metrics", {}),
@@ -428,8 +374,8 @@ def as_trial(
         reference=tuple(attrs.get("reference", ())),
         peers=tuple(attrs.get("peers", ())),
         work=outcome.get("work", {}),
-        started_at=_utc(started),
-        ended_at=_utc(ended),
+        started_at=_utc(frozen.datetime_start),
+        ended_at=_utc(frozen.datetime_complete),
     )
 
 

@@ -21,6 +21,7 @@ from api.models import Search
 from api.problems import ProblemError, bad_parameter, not_found
 from api.routes.searches import UNKNOWN
 from api.schemas import Problem
+from cluster.event_files import START, Place, is_place
 from cluster.jobs import ClusterUnavailableError
 from cluster.run_folder import RunFolder
 
@@ -33,6 +34,7 @@ LOG_RESPONSES: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix="/v1/searches/{search_id}", tags=["streams"], responses=_RESPONSES)
 
 CHECK_TOKEN_SECONDS = 10.0
+_MAX_PLACE = 1000  # characters of an id
 
 Tail = Annotated[int, Query(ge=1, le=100_000, description="number of last lines")]
 Follow = Annotated[bool, Query(description="server-sent events: each line as it is printed, then `end`")]
@@ -110,8 +112,8 @@ async def get_events(
     """
     await run_in_threadpool(parts.service.get, search_id)
     events = DriversEvents(parts.service, search_id)
-    offset = await run_in_threadpool(_read_offset, events.folder, last_event_id) if last_event_id else 0
-    return _event_stream(request, parts, parts.event_feeds.follow(search_id, events, offset))
+    place = await run_in_threadpool(_read_place, events.folder, last_event_id) if last_event_id else START
+    return _event_stream(request, parts, parts.event_feeds.follow(search_id, events, place))
 
 
 def _event_stream(request: Request, parts: Parts, events: AsyncIterator[str]) -> StreamingResponse:
@@ -132,20 +134,12 @@ async def _while_valid(parts: Parts, token_id: str, events: AsyncIterator[str]) 
         yield event
 
 
-def _read_offset(folder: RunFolder, text: str) -> int:
+def _read_place(folder: RunFolder, text: str) -> Place:
     """Raises ProblemError (422) for what is no end of a line: half an event would follow."""
-    offset = int(text) if text.isdecimal() and len(text) < 16 else -1
-    if offset < 0 or not _ends_line(folder, offset):
-        raise bad_parameter("Last-Event-ID", f"must be the id of an event of this stream; got {text!r}")
-    return offset
-
-
-def _ends_line(folder: RunFolder, offset: int) -> bool:
-    if offset == 0:
-        return True
-    try:
-        with folder.events_path.open("rb") as file:
-            file.seek(offset - 1)
-            return file.read(1) == b"\n"
-    except FileNotFoundError:
-        return False
+    numbers = text.split("-")
+    if len(text) < _MAX_PLACE and all(number.isdecimal() for number in numbers):
+        # From before attempts were numbered: an offset alone.
+        place = (0, int(text)) if len(numbers) == 1 else tuple(map(int, numbers))
+        if is_place(folder.path, place):
+            return place
+    raise bad_parameter("Last-Event-ID", f"must be the id of an event of this stream; got {text!r}")

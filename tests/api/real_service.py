@@ -20,7 +20,8 @@ import httpx
 from dying_service import run
 
 from benchmarks.job_server import JobServer
-from cluster.run_folder import RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import RunStatus
 
 PATIENCE_SECONDS = 300.0
 

@@ -17,7 +17,8 @@ from api.deps import Parts
 from api.main import create_app
 from api.settings import Settings
 from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
-from cluster.run_folder import Progress, RunFolder, RunState, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import Progress, RunState, RunStatus
 from nas.space import SearchSpace
 from nas.study import Study
 from slicemamba.errors import InputError
@@ -124,7 +125,9 @@ class Bench:
         """Writes the driver's status, as it was ``age_seconds`` ago; a driver that has ended ends its job."""
         moment = datetime.now(timezone.utc) - timedelta(seconds=age_seconds)
         progress = {"supernet": Progress(done=1, total=4, unit="epochs", metrics={"loss": 0.5})}
-        values = {"phase": "supernet", "progress": progress, **fields}
+        row = self.parts.service.find(search_id)
+        attempt = 1 if row is None else row.attempt
+        values = {"phase": "supernet", "progress": progress, "attempt": attempt, **fields}
         self.folder(search_id).write_status(RunStatus(state=state, updated_at=moment, **values))
         if state != "RUNNING":
             self.jobs.states[search_id] = JobState.SUCCEEDED if state == "SUCCEEDED" else JobState.FAILED

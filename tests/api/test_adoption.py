@@ -14,7 +14,8 @@ from api import adoption
 from api.service import SearchService
 from cluster.config import parse_job
 from cluster.jobs import JobState
-from cluster.run_folder import Progress, RunFolder, RunState, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import Progress, RunState, RunStatus
 
 
 def write_run(bench: Bench, name: str, state: RunState = "RUNNING", age: float = 0, **fields: Any) -> RunFolder:

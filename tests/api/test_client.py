@@ -29,7 +29,8 @@ from api.schemas import Problem, Trial, TrialPage
 from api.watch import watch
 from cluster.jobs import JobState
 from cluster.progress import TITLES, progress_view
-from cluster.run_folder import PHASES, Progress, RunFolder, RunStatus
+from cluster.run_folder import PHASES, RunFolder
+from cluster.run_view import Progress, RunStatus
 from slicemamba.errors import InputError
 
 

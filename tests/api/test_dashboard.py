@@ -20,7 +20,8 @@ from service_helpers import BODY, Bench, write_study
 from api.specs import EXAMPLE
 from cluster.jobs import JobState
 from cluster.local import free_ports
-from cluster.run_folder import Progress, RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import Progress, RunStatus
 from nas.space import SearchSpace
 from nas.study import Study
 

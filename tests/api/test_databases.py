@@ -36,6 +36,25 @@ def test_all_steps_go_back_too(database_url: str) -> None:
     open_database(database_url)
 
 
+def test_database_of_before_attempts_were_numbered_is_brought_up_with_all_that_is_in_it(
+    database_url: str, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path / "runs", database_url=database_url)
+    search_id = bench.running()
+    with create_engine(database_url).begin() as connection:
+        command.downgrade(make_config(connection), "0004")
+        connection.execute(text("UPDATE searches SET left_status_at = updated_at"))
+    later = bench.restart()
+    assert [change["new_state"] for change in later.get(search_id)["history"]] == ["QUEUED", "STARTING", "RUNNING"]
+    later.drive(search_id, "FAILED", error="disk full", attempt=0)  # by a driver of that version
+    later.round()
+    assert (later.get(search_id)["state"], later.get(search_id)["error"]) == ("FAILED", "disk full")
+    later.http.post(f"/v1/searches/{search_id}/resume")
+    later.round()
+    later.round()
+    assert later.state(search_id) == "STARTING", "that was the word of the attempt before"
+
+
 def test_database_of_a_newer_version_is_refused(database_url: str) -> None:
     open_database(database_url)
     with create_engine(database_url).begin() as connection:

@@ -11,7 +11,7 @@ import pytest
 from api.decisions import Sight, decide
 from api.states import ACTIVE, TRANSITIONS, IllegalTransitionError, SearchState, check_transition
 from cluster.jobs import JobState
-from cluster.run_folder import RunState, RunStatus
+from cluster.run_view import RunState, RunStatus
 
 NOW = datetime(2025, 1, 1, tzinfo=timezone.utc)
 LATELY = NOW - timedelta(minutes=5)

@@ -20,7 +20,7 @@ from api.estimate import (
     work_of,
 )
 from cluster.config import SearchJob, parse_job
-from cluster.run_folder import Progress
+from cluster.run_view import Progress
 from slicemamba.costs import network_cost
 from slicemamba.errors import InputError
 

@@ -16,8 +16,7 @@ from api.eta import END_SECONDS, NOTHING, Before, remaining_seconds, seen_before
 from api.tables import expected_end, time_left
 from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.jobs import JobState
-from cluster.pace import Phases
-from cluster.run_folder import Progress, RunStatus
+from cluster.run_view import Progress, RunStatus, RunView
 
 IMAGES = {"train": 120, "val": 20, "search": 30, "test": 40}
 START = datetime(2024, 5, 1, 12, 0, tzinfo=timezone.utc)
@@ -153,14 +152,14 @@ class Told:
 
 def told(run: Simulated, before: Before = NOTHING, asked_later: float = 0.0) -> Iterator[Told]:
     """After each event, and ``asked_later`` seconds after it; a driver that starts again knows what it has written."""
-    phases = Phases({})
+    phases = RunView({})
     for event in run.events:
         if event["event"] == "phase" and event["phase"] == "check":
-            phases = Phases(json_round(phases.progress))
+            phases = RunView(json_round(phases.progress))
         phases.see(event)
         now = datetime.fromisoformat(event["time"]) + timedelta(seconds=asked_later)
-        left = remaining_seconds(run.job, phases.current, json_round(phases.progress), now, before)
-        yield Told((now - START) / (run.now - START), phases.current, left, (run.now - now).total_seconds())
+        left = remaining_seconds(run.job, phases.phase, json_round(phases.progress), now, before)
+        yield Told((now - START) / (run.now - START), phases.phase, left, (run.now - now).total_seconds())
 
 
 def json_round(progress: dict[str, Progress]) -> dict[str, Progress]:
@@ -176,7 +175,7 @@ def off(told: Told) -> float:
 
 
 def final(run: Simulated) -> dict[str, Progress]:
-    phases = Phases({})
+    phases = RunView({})
     for event in run.events:
         phases.see(event)
     return phases.progress
@@ -285,7 +284,7 @@ def test_extended_search_has_the_new_candidates_and_another_winner_before_it() -
     extended = job(search={"num_trials": 240})
     run = Simulated(extended)
     run.check()
-    phases = Phases(progress)
+    phases = RunView(progress)
     for event in run.events:
         phases.see(event)
     left = remaining_seconds(extended, "check", phases.progress, run.now)
@@ -349,7 +348,7 @@ MOMENTS = ("began_at", "moved_at")
 
 def drive(bench: Bench, search_id: str, run: Simulated, upto: int, **more: Any) -> Told:
     """The driver's status after so many events, as if the last of them was right now."""
-    phases = Phases({})
+    phases = RunView({})
     for event in run.events[:upto]:
         phases.see(event)
     moved = datetime.fromisoformat(run.events[upto - 1]["time"])
@@ -360,9 +359,9 @@ def drive(bench: Bench, search_id: str, run: Simulated, upto: int, **more: Any) 
         )
         for name, one in phases.progress.items()
     }
-    bench.drive(search_id, phase=phases.current, progress=progress, **more)
+    bench.drive(search_id, phase=phases.phase, progress=progress, **more)
     bench.round()
-    return Told(0, phases.current, None, (run.now - moved).total_seconds())
+    return Told(0, phases.phase, None, (run.now - moved).total_seconds())
 
 
 def test_search_tells_its_end_while_it_goes_on_and_not_otherwise(bench: Bench) -> None:

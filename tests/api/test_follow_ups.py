@@ -16,7 +16,8 @@ from api.tokens import Scope
 from cluster.config import RetrainJob
 from cluster.follow_up import AuditJob, ExportJob, FiguresJob, parse_follow_up
 from cluster.jobs import JobState
-from cluster.run_folder import RunFolder, RunState, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import RunState, RunStatus
 
 ROWS: list[dict[str, float] | None] = [{"dice": 0.8, "hd95": 5.0}, {"dice": 0.9, "hd95": 9.0}, None]
 

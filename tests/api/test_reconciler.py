@@ -15,7 +15,7 @@ from api.states import IllegalTransitionError, SearchState
 from cluster import driver
 from cluster.config import load_job
 from cluster.jobs import JobState
-from cluster.run_folder import Progress
+from cluster.run_view import Progress
 from slicemamba.config import DataConfig, SyntheticConfig
 from slicemamba.data.synthetic import write_isic_folder
 from slicemamba.errors import InputError

@@ -49,7 +49,7 @@ def test_artifacts_are_listed_and_served_whole_or_in_part(bench: Bench) -> None:
 def test_file_that_grows_meanwhile_is_served_as_long_as_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     search_id = bench.succeeded()
     bench.folder(search_id).emit("phase", phase="search")
-    path = bench.folder(search_id).events_path
+    path = bench.folder(search_id).path / "events.jsonl"
     before, look = path.read_bytes(), FileResponse.set_stat_headers
 
     def look_and_grow(answer: FileResponse, facts: os.stat_result) -> None:
@@ -257,7 +257,7 @@ def test_half_written_event_is_left_for_later(bench: Bench) -> None:
     search_id = bench.succeeded()
     folder = bench.folder(search_id)
     folder.emit("phase", phase="search")
-    with folder.events_path.open("a") as file:
+    with (folder.path / "events.jsonl").open("a") as file:
         file.write(json.dumps({"event": "late"}))
     assert [event.kind for event in events(bench, search_id)] == ["phase", "end"]
 

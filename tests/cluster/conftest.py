@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from moto.server import ThreadedMotoServer
 
-from cluster import storage, store_lease
+from cluster import attempts, storage
 from cluster.connect import ENVIRONMENT
 from cluster.local import RayHead, ray_head
 from cluster.run_folder import STUDY_VARIABLE
@@ -66,9 +66,9 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv(STUDY_VARIABLE, raising=False)
-    monkeypatch.setattr(store_lease, "EXPIRE_SECONDS", 6.0)
-    monkeypatch.setattr(store_lease, "RENEW_SECONDS", 0.2)
-    monkeypatch.setattr(store_lease, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(attempts, "EXPIRE_SECONDS", 6.0)
+    monkeypatch.setattr(attempts, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(attempts, "_POLL_SECONDS", 0.1)
     monkeypatch.setattr(storage, "ROUND_SECONDS", 0.2)
     place = boto3.resource("s3", endpoint_url=s3, region_name="us-east-1").Bucket("runs")
     if place.creation_date is None:

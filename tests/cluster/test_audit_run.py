@@ -22,13 +22,13 @@ from typer.testing import CliRunner
 
 from api.cli import app
 from cluster import audit_front, audit_training, results
+from cluster.attempts import FencedError
 from cluster.audit import random_plans, run_audit, set_aside_other_audit
 from cluster.audit_front import front_scores
 from cluster.audit_training import Training, _Trainings, in_threads, plan_trainings
 from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.costs import device_hours, phase_seconds, search_costs
 from cluster.front import measure_front
-from cluster.lease import FencedError
 from cluster.local import stop_tree
 from cluster.report import write_report
 from cluster.run_folder import RunFolder
@@ -175,14 +175,16 @@ def test_winner_of_the_run_is_trained_again_only_by_another_recipe(
     assert len(trained) == (not reused)
     if trained:
         assert (trained[0].retrain.epochs, trained[0].retrain.seed) == (epochs or 1, seed)
-        assert [event["phase"] for _, event in place.events()] == ["check", "retrain"]  # from which its time is counted
+        told = [(event["event"], event.get("phase")) for _, event in place.events()]
+        assert told == [("started", None), ("phase", "retrain"), ("ended", None)]  # its time is counted from the start
 
 
 class Superseded:
-    """The lease of an audit's driver that another one has followed."""
+    """The attempt of an audit's driver that another one has followed."""
 
-    owner = "former"
     run_path = Path("audit")
+    number = 1
+    token = "former"
 
     def check(self) -> None:
         raise FencedError("another driver has taken over")
@@ -190,7 +192,7 @@ class Superseded:
 
 def test_training_of_an_audit_whose_driver_was_followed_writes_nothing(finished: RunFolder) -> None:
     folder = RunFolder(finished.path / "audit")
-    folder.lease = Superseded()
+    folder.attempt = Superseded()
     work = _Trainings(job(), finished, folder, AuditConfig(), finished.path)
     with pytest.raises(FencedError):
         work._train(Training(3, str(job().search_space.fixed()[0]), ("sampled",), 0))
@@ -239,7 +241,7 @@ def test_what_asks_for_no_gpu_counts_on_the_cpu_of_a_node_that_has_one(
     assert audit_training._count_splits(spec.resources.train, *given)["test"].shape == (4, 1, 4)
     todo = [(str(spec.search_space.fixed()[0]), tmp_path / "counts.npz")]
     audit_front._count_candidates(
-        spec.resources.search, spec.data, finished.path / "supernet", todo, tmp_path / "audit", tmp_path, 4
+        spec.resources.search, spec.data, finished.path / "supernet", todo, RunFolder(tmp_path / "audit"), tmp_path, 4
     )
     with np.load(tmp_path / "counts.npz") as arrays:
         assert arrays["counts"].shape == (3, 1, 4)
@@ -389,7 +391,7 @@ class TestCosts:
             for second, kind, phase in events
         ]
         run.path.mkdir(parents=True, exist_ok=True)
-        run.events_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run.path / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def test_time_between_two_starts_is_not_counted(self, tmp_path: Path) -> None:
         run = RunFolder(tmp_path)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import cluster.disk
+from cluster.attempts import only_driver
 from cluster.disk import Reserve, check_disk, disk_faults
-from cluster.driver import only_driver, open_study
+from cluster.driver import open_study
 from cluster.run_folder import RunFolder
 from cluster.status import StatusWriter
 from nas.space import SearchSpace

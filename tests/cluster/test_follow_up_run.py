@@ -13,7 +13,8 @@ from cluster import audit, entrypoint, follow_up_run, room, watch
 from cluster.config import parse_job
 from cluster.follow_up import AuditJob, ExportJob, FiguresJob, job_folder, parse_follow_up, run_of
 from cluster.follow_up_run import run_follow_up
-from cluster.run_folder import Progress, RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import Progress, RunStatus
 from nas.config import AuditConfig
 from slicemamba.architecture import Architecture
 from slicemamba.config import DataConfig, ModelConfig
@@ -115,7 +116,7 @@ def test_audit_is_the_runs_and_tells_its_progress_in_the_job(run: RunFolder, mon
     folder = job_folder(run, "j-1")
     found = run_follow_up(AuditJob(audit=AuditConfig(epochs=2)), folder, address="auto")
     assert found["verdict"] == {"word": "weak"}
-    assert [event["event"] for _, event in folder.events()] == ["phase", "progress"]
+    assert [event["event"] for _, event in folder.events()] == ["started", "phase", "progress", "ended"]
 
 
 def test_figures_need_the_folder_of_a_search(run: RunFolder) -> None:

@@ -6,8 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from cluster.pace import Pace, Phases
-from cluster.run_folder import Progress
+from cluster.run_view import Pace, Progress, RunView
 
 START = datetime(2024, 5, 1, tzinfo=timezone.utc)
 
@@ -65,8 +64,8 @@ def test_latest_units_count_most() -> None:
 
 def test_phases_keep_what_was_known_and_tell_of_each() -> None:
     before = {"supernet": Progress(done=9, total=9, unit="steps", seconds=18.0, seconds_per_unit=2.0)}
-    phases = Phases(before)
-    assert phases.current is None
+    phases = RunView(before)
+    assert phases.phase is None
     for second, fields in enumerate(
         [
             {"event": "phase", "phase": "search"},
@@ -85,7 +84,7 @@ def test_phases_keep_what_was_known_and_tell_of_each() -> None:
         ]
     ):
         phases.see({"time": at(second).isoformat(), **fields})
-    assert phases.current == "search"
+    assert phases.phase == "search"
     assert phases.progress["supernet"] == before["supernet"]
     found = phases.progress["search"]
     assert (found.done, found.seconds_per_unit) == (1, 1.5)
@@ -93,7 +92,7 @@ def test_phases_keep_what_was_known_and_tell_of_each() -> None:
 
 
 def test_start_is_told_apart_from_the_units() -> None:
-    phases = Phases({"search": Progress(done=3, total=9, unit="trials", moved_at=at(-99), start_seconds=7.0)})
+    phases = RunView({"search": Progress(done=3, total=9, unit="trials", moved_at=at(-99), start_seconds=7.0)})
     told = {"event": "progress", "phase": "search", "total": 9, "unit": "trials", "metrics": {}}
     phases.see({"time": at(0).isoformat(), "event": "phase", "phase": "search"})
     phases.see({"time": at(1).isoformat(), **told, "done": 3})

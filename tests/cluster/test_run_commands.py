@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from cluster import cli, driver
 from cluster.progress import progress_view, show_status
-from cluster.run_folder import Progress, RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import Progress, RunStatus
 from nas.space import SearchSpace
 from nas.study import Study
 from slicemamba.errors import InputError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.run_folder import STUDY_VARIABLE, Progress, RunFolder, RunStatus
+from cluster.attempts import Attempt, FencedError, only_driver
+from cluster.event_files import end_of, is_place
+from cluster.run_folder import STUDY_VARIABLE, RunFolder
+from cluster.run_view import Progress, RunStatus
 from slicemamba.errors import InputError
 
 
@@ -95,57 +99,84 @@ def test_events_come_in_order_each_once(run: RunFolder) -> None:
     assert {event["event"] for _, event in first} == {"trial"}
     assert first[0][1]["text"] == "a\nb – ü"
     assert datetime.fromisoformat(first[0][1]["time"]).tzinfo is not None
-    offset = first[-1][0]
-    assert offset == run.events_path.stat().st_size
-    assert list(run.events(offset)) == []
+    place = first[-1][0]
+    assert place == end_of(run.path, 0)
+    assert list(run.events(place)) == []
     run.emit("phase", phase="search")
-    assert [event["event"] for _, event in run.events(offset)] == ["phase"]
-    assert next(run.events(first[0][0])) == first[1], "any offset that was given is a place to go on from"
+    assert [event["event"] for _, event in run.events(place)] == ["phase"]
+    assert next(run.events(first[0][0])) == first[1], "any place that was given is one to go on from"
 
 
 @pytest.mark.parametrize("cut", [1, 9, -1])
 def test_half_written_line_waits_for_its_end(run: RunFolder, cut: int) -> None:
     run.emit("phase", phase="check")
     whole = json.dumps({"event": "trial", "number": 4}).encode() + b"\n"
-    with run.events_path.open("ab") as file:
+    with (run.path / "events.jsonl").open("ab") as file:
         file.write(whole[:cut])
     [(offset, _)] = run.events()
     assert list(run.events(offset)) == []
-    with run.events_path.open("ab") as file:
+    with (run.path / "events.jsonl").open("ab") as file:
         file.write(whole[cut:])
     assert [event for _, event in run.events(offset)] == [{"event": "trial", "number": 4}]
 
 
 def test_line_that_a_full_disk_cut_short_is_skipped(run: RunFolder) -> None:
     run.emit("phase", phase="check")
-    with run.events_path.open("ab") as file:
+    with (run.path / "events.jsonl").open("ab") as file:
         file.write(b'{"event": "tri')
     run.emit("phase", phase="lost with the line before")
     run.emit("phase", phase="search")
     events = list(run.events())
     assert [event["phase"] for _, event in events] == ["check", "search"]
-    assert events[-1][0] == run.events_path.stat().st_size
+    assert events[-1][0] == end_of(run.path, 0)
 
 
 def _emit(path: Path, writer: int, count: int) -> None:
     run = RunFolder(path)
+    run.attempt = Attempt(path, 1)
     for number in range(count):
         run.emit("trial", writer=writer, number=number, padding="x" * (37 * number % 3000))
 
 
 def test_events_of_several_processes_do_not_mix(run: RunFolder) -> None:
+    """Each writes to a file of its own, as two nodes that append to one over NFS lose some."""
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_emit, args=(run.path, writer, 150)) for writer in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(60)
-    assert [writer.exitcode for writer in writers] == [0] * 4
-    assert len(run.events_path.read_text(encoding="utf-8").splitlines()) == 600
-    numbers: dict[int, list[int]] = {writer: [] for writer in range(4)}
+    with only_driver(run):
+        writers = [context.Process(target=_emit, args=(run.path, writer, 150)) for writer in range(4)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join(60)
+        assert [writer.exitcode for writer in writers] == [0] * 4
+        run.emit("trial", writer=4, number=0)
+    files = sorted((run.path / "attempts" / "1").glob("events*.jsonl"))
+    assert sorted(len({json.loads(line)["writer"] for line in file.open()}) for file in files) == [1] * 5
+    numbers: dict[int, list[int]] = {writer: [] for writer in range(5)}
     for _, event in run.events():
         numbers[event["writer"]].append(event["number"])
-    assert all(of_one == list(range(150)) for of_one in numbers.values())
+    assert numbers == {writer: list(range(150)) for writer in range(4)} | {4: [0]}
+    times = [event["time"] for _, event in run.events()]
+    assert times == sorted(times)
+
+
+def test_events_of_all_attempts_follow_one_another_and_are_taken_up_anywhere(run: RunFolder) -> None:
+    """Those of before attempts were numbered first; a worker writes beside its driver."""
+    run.emit("phase", phase="old")
+    for number in (1, 2):
+        with only_driver(run):
+            run.emit("phase", phase=f"{number} driver")
+            worker: RunFolder = pickle.loads(pickle.dumps(run))
+            worker.emit("phase", phase=f"{number} worker")
+            run.emit("phase", phase=f"{number} again")
+    expected = ["old", *(f"{number} {who}" for number in (1, 2) for who in ("driver", "worker", "again"))]
+    found = list(run.events())
+    assert [event["phase"] for _, event in found] == expected
+    for index, (place, _) in enumerate(found):
+        assert is_place(run.path, place)
+        assert [event["phase"] for _, event in run.events(place)] == expected[index + 1 :]
+        assert not is_place(run.path, (*place[:-1], place[-1] - 1))
+    with pytest.raises(FencedError):
+        worker.emit("phase", phase="late")
 
 
 def test_study_lies_in_the_folder_or_in_a_database_that_runs_share(
@@ -161,7 +192,7 @@ def test_study_lies_in_the_folder_or_in_a_database_that_runs_share(
 
 def test_paths_lie_in_the_folder(run: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert run.config_path == run.path / "config.json"
-    assert run.events_path.parent == run.result_path.parent == run.path
+    assert run.result_path.parent == run.path
     monkeypatch.chdir(tmp_path)
     assert RunFolder(Path("runs/one")).path == run.path
     monkeypatch.setenv("HOME", str(tmp_path))

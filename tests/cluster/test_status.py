@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import cluster.status
-from cluster.run_folder import RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
 from slicemamba.errors import InputError
 
@@ -102,14 +103,14 @@ def test_resumed_run_keeps_the_progress_of_before(run: RunFolder) -> None:
 def test_event_that_cannot_be_shown_is_told_and_the_status_goes_on(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    see = cluster.status.Phases.see
+    see = cluster.status.RunView.see
 
-    def fall(phases: cluster.status.Phases, event: dict[str, Any]) -> None:
+    def fall(phases: cluster.status.RunView, event: dict[str, Any]) -> None:
         if event["event"] == "odd":
             raise KeyError("phase")
         see(phases, event)
 
-    monkeypatch.setattr(cluster.status.Phases, "see", fall)
+    monkeypatch.setattr(cluster.status.RunView, "see", fall)
     with StatusWriter(run):
         run.emit("odd")
         run.emit("odd")

@@ -10,18 +10,20 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster import object_store, store_lease
+from cluster import attempts
+from cluster.attempts import Attempts, FencedError, FolderPlace, only_driver
+from cluster.driver_process import DriverProcess
 from cluster.object_store import Store, open_store
 from cluster.run_folder import STUDY_VARIABLE, RunFolder
-from cluster.storage import Mirror, mirrored
-from cluster.store_lease import ReplacedError
+from cluster.storage import Mirror, bring, mirrored
 from slicemamba.errors import InputError, RunFailedError
 
 URL = "s3://runs/team"
@@ -40,7 +42,7 @@ def begun(folder: Path) -> RunFolder:
         ".ray/supernet/checkpoint_0/state.pt": "weights",
         ".ray/supernet/checkpoint_manager_snapshot.json": '{"latest": "checkpoint_0"}',
         ".ray/search/tuner.pkl": "not needed",
-        ".driver/lease-1": "not to be copied",
+        ".reserve": "not to be copied",
         "empty.txt": "",
     }.items():
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +51,29 @@ def begun(folder: Path) -> RunFolder:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".store.json", "status.json"))
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
+    """Of the files that a driver has written, without those of its attempt."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        name: path.read_text()
+        for name, path in files.items()
+        if name not in ("status.json", ".bringing.lock") and not name.startswith("attempts/")
+    }
+
+
+MirrorOf = Callable[..., Mirror]
+
+
+@pytest.fixture
+def mirror_of() -> Iterator[MirrorOf]:
+    """Makes mirrors whose uploads the test asks for."""
+    with ExitStack() as stack:
+
+        def make(run: RunFolder, store: Store | None = None) -> Mirror:
+            mirror = Mirror(run, store or open_store(URL, "run"), stack.enter_context(only_driver(run)))
+            stack.enter_context(mirror.claimed())
+            return mirror
+
+        yield make
 
 
 def test_run_goes_on_where_its_folder_was_lost(tmp_path: Path) -> None:
@@ -58,7 +81,7 @@ def test_run_goes_on_where_its_folder_was_lost(tmp_path: Path) -> None:
     with mirrored(run, URL):
         pass
     expected = contents(run.path)
-    for name in (".ray/search/tuner.pkl", ".driver/lease-1"):
+    for name in (".ray/search/tuner.pkl", ".reserve"):
         del expected[name]
     expected["search.journal"] = "one\ntwo\n"  # the line that was being written is not a trial yet
     shutil.rmtree(run.path)
@@ -68,7 +91,8 @@ def test_run_goes_on_where_its_folder_was_lost(tmp_path: Path) -> None:
         assert status is not None
         assert (status.state, status.error) == ("RUNNING", None), "the last word of the driver before is not this one's"
         assert (datetime.now(timezone.utc) - status.updated_at).total_seconds() < 60
-    assert open_store(URL, "run").names() == {*expected, "driver.json", "status.json"}
+    of_attempts = {f"attempts/{number}/{name}" for number in (1, 2) for name in ("driver.json", "ended")}
+    assert open_store(URL, "run").names() == {*expected, *of_attempts, "status.json"}
 
 
 def test_folder_that_is_newer_than_the_store_is_kept_and_an_older_one_set_aside(tmp_path: Path) -> None:
@@ -86,10 +110,9 @@ def test_folder_that_is_newer_than_the_store_is_kept_and_an_older_one_set_aside(
     assert (tmp_path / "here" / "run.older-1" / "later.txt").exists()
 
 
-def test_what_was_removed_here_is_removed_there(tmp_path: Path) -> None:
+def test_what_was_removed_here_is_removed_there(tmp_path: Path, mirror_of: MirrorOf) -> None:
     run = begun(tmp_path / "run")
-    mirror = Mirror(run, open_store(URL, "run"))
-    mirror.claim()
+    mirror = mirror_of(run)
     mirror.upload()
     shutil.rmtree(run.path / ".ray/supernet/checkpoint_0")
     (run.path / "scores/search/00001.npz").write_text("more")
@@ -100,13 +123,12 @@ def test_what_was_removed_here_is_removed_there(tmp_path: Path) -> None:
 
 
 def test_extended_search_has_no_result_in_the_store_whenever_its_upload_is_cut_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror_of: MirrorOf
 ) -> None:
     """Beside the new configuration the result would count as that of the search with more trials."""
     run = begun(tmp_path / "run")
     run.write_json("result.json", {"trials": 8})
-    mirror = Mirror(run, open_store(URL, "run"))
-    mirror.claim()
+    mirror = mirror_of(run)
     mirror.upload()
     run.set_aside_result()
     run.write_json("config.json", {"name": "extended"})
@@ -127,11 +149,11 @@ def test_extended_search_has_no_result_in_the_store_whenever_its_upload_is_cut_o
 
 @pytest.mark.parametrize("what", ["gone", "made anew", "unreadable"])
 def test_nothing_is_removed_there_because_the_disk_here_is_away(
-    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, mirror_of: MirrorOf
 ) -> None:
+    monkeypatch.setattr(attempts, "BEAT_SECONDS", 3600)  # else its driver would be interrupted
     run = begun(tmp_path / "run")
-    mirror = Mirror(run, open_store(URL, "run"))
-    mirror.claim()
+    mirror = mirror_of(run)
     mirror.upload()
     before = open_store(URL, "run").names()
     if what == "unreadable":
@@ -139,34 +161,11 @@ def test_nothing_is_removed_there_because_the_disk_here_is_away(
     else:
         shutil.move(run.path, tmp_path / "elsewhere")
     if what == "made anew":
-        run.emit("progress")  # of a worker, which holds no lease
+        RunFolder(run.path).emit("progress")  # of a worker
     with pytest.raises(OSError, match=r"does not exist any more|stale"):
         mirror.upload()
     monkeypatch.undo()
-    assert Store(mirror._store._filesystem, mirror._store.path).names() == before
-
-
-def test_file_is_stored_whole_though_the_store_is_lost_during_its_upload(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A stream that is left early makes an object of what it has got so far."""
-    run = begun(tmp_path / "run")
-    monkeypatch.setattr(object_store, "_CHUNK_BYTES", 5 << 20)
-    (run.path / "weights").write_bytes(bytes(12 << 20))
-    mirror = Mirror(run, open_store(URL, "run"))
-    mirror.claim()
-    mirror.upload()
-    (run.path / "weights").write_bytes(b"1" * (12 << 20))
-    beats = iter([ReplacedError()])
-
-    def beat() -> None:
-        for fault in beats:
-            raise fault
-
-    monkeypatch.setattr(mirror._lease, "beat_if_due", beat)
-    with pytest.raises(ReplacedError):
-        mirror.upload()
-    assert len(mirror._store.read("weights") or b"") == 12 << 20
+    assert mirror._store.names() == before
 
 
 class CutOff(Store):
@@ -178,12 +177,12 @@ class CutOff(Store):
         self._count(name)
         super().write(name, content)
 
-    def upload(self, name: str, file: Path) -> Iterator[None]:
+    def upload(self, name: str, file: Path) -> None:
         self._count(name)
-        return super().upload(name, file)
+        super().upload(name, file)
 
     def _count(self, name: str) -> None:
-        if name == "driver.json":
+        if name.endswith(("driver.json", "heartbeat", "ended")):
             return
         if self.left == 0:
             raise KeyboardInterrupt
@@ -191,13 +190,12 @@ class CutOff(Store):
 
 
 @pytest.mark.parametrize("writes", range(9))
-def test_cut_off_anywhere_the_store_can_be_resumed(tmp_path: Path, writes: int) -> None:
+def test_cut_off_anywhere_the_store_can_be_resumed(tmp_path: Path, writes: int, mirror_of: MirrorOf) -> None:
     """Nothing in it refers to what is not there: trials to their counts, a checkpoint's record to the checkpoint."""
     run = begun(tmp_path / "run")
     whole = open_store(URL, "run")
-    store = CutOff(whole._filesystem, whole.path)
-    mirror = Mirror(run, store)
-    mirror.claim()
+    store = CutOff(whole._client, whole._bucket, whole._prefix)
+    mirror = mirror_of(run, store)
     mirror.upload()
     # The next epoch and the next trial.
     checkpoints = run.path / ".ray/supernet"
@@ -218,16 +216,15 @@ def test_cut_off_anywhere_the_store_can_be_resumed(tmp_path: Path, writes: int) 
     assert f".ray/supernet/{latest}/state.pt" in names
     ended = b"1 ended" in (whole.read("search.journal") or b"")
     assert "scores/search/00001.npz" in names or not ended
-    assert ended or b'"trial"' not in (whole.read("events.jsonl") or b"")
+    assert ended or b'"trial"' not in (whole.read("attempts/1/events.jsonl") or b"")
 
 
 def test_checkpoint_that_is_replaced_during_the_upload_is_left_for_the_next_try(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror_of: MirrorOf
 ) -> None:
     run = begun(tmp_path / "run")
     checkpoints = run.path / ".ray/supernet"
-    mirror = Mirror(run, open_store(URL, "run"))
-    mirror.claim()
+    mirror = mirror_of(run)
     upload_changed = mirror._upload_changed
 
     def replaced(name: str, path: Path) -> None:
@@ -243,39 +240,92 @@ def test_checkpoint_that_is_replaced_during_the_upload_is_left_for_the_next_try(
     assert ".ray/supernet/checkpoint_1/state.pt" in store.names()
 
 
-def test_second_driver_is_refused_while_the_first_lives_and_follows_when_it_is_dead(tmp_path: Path) -> None:
-    first = Mirror(begun(tmp_path / "a" / "run"), open_store(URL, "run"))
-    first.claim()
-    first.start()
-    second = Mirror(RunFolder(tmp_path / "b" / "run"), open_store(URL, "run"))
-    with pytest.raises(InputError, match="has a running driver"):
-        second.claim()
-    assert first.stop() is None
-
-    dead = Mirror(first._run, open_store(URL, "run"))
-    dead.claim()  # and never gives a sign of life
+def test_second_driver_is_refused_while_the_first_lives_and_follows_when_it_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror_of: MirrorOf
+) -> None:
+    first, second = (RunFolder(tmp_path / node / "run") for node in "ab")
+    with (
+        mirrored(begun(first.path), URL),
+        pytest.raises(InputError, match="has a running driver"),
+        mirrored(second, URL),
+    ):
+        pass
+    monkeypatch.setattr(attempts, "BEAT_SECONDS", 3600)
+    monkeypatch.setattr(DriverProcess, "surely_dead", lambda driver: False)  # it is on another node
+    dead = mirror_of(first)
     dead.upload()
-    second.claim()
-    assert (tmp_path / "b" / "run" / "config.json").exists()
-    with pytest.raises(ReplacedError):
-        dead.upload()
+    with mirrored(second, URL):
+        assert (second.path / "config.json").exists()
+        with pytest.raises(FencedError, match=r"another driver has taken over s3://runs/team/run \(process"):
+            dead.upload()
 
 
-def test_time_in_which_all_stood_still_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a suspended laptop: only afterwards can the other driver renew again."""
-    first = Mirror(begun(tmp_path / "a" / "run"), open_store(URL, "run"))
-    first.claim()
+def test_of_two_that_found_the_place_free_the_second_claims_nothing(tmp_path: Path, mirror_of: MirrorOf) -> None:
+    """Whatever numbers their folders have come to, as when one of them was at work without the store."""
+    first, second = (begun(tmp_path / node / "run") for node in "ab")
+    for _ in range(2):
+        with only_driver(second):
+            pass
+    mirror = mirror_of(first)
+    with pytest.raises(InputError, match=r"s3://runs/team/run has a running driver \(process"):
+        mirror_of(second)
+    mirror.upload()
+    assert Attempts(open_store(URL, "run")).latest() == 1
+
+
+def test_attempts_without_the_store_are_made_up_for_in_it(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run")
+    with mirrored(run, URL):
+        pass
+    for _ in range(2):
+        with only_driver(run):
+            pass
+    with mirrored(run, URL):
+        pass
+    there, here = Attempts(open_store(URL, "run")), Attempts(FolderPlace(run.path))
+    assert [there.driver(number) for number in range(1, 5)] == [here.driver(number) for number in range(1, 5)]
+    assert there.latest() == 4
+    assert not (tmp_path / "run.older-1").exists()
+
+
+def test_claim_whose_answer_got_lost_is_recognised() -> None:
+    there, me = Attempts(open_store(URL, "run")), DriverProcess.me()
+    assert there.claim(1, me)
+    assert there.claim(1, me)
+    assert not there.claim(1, DriverProcess.me())
+
+
+def test_place_of_before_attempts_were_numbered_is_brought_once_and_gone_on_with(tmp_path: Path) -> None:
+    store, run = open_store(URL, "run"), RunFolder(tmp_path / "run")
+    store.write("driver.json", json.dumps({"owner": "1f", "content": "1f", "released": True}).encode())
+    store.write("search.journal", b"one\n")
+    assert bring(run, URL)
+    assert not bring(run, URL)
+    assert contents(run.path)["search.journal"] == "one\n"
+    with mirrored(run, URL):
+        pass
+    assert Attempts(store).latest() == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_time_in_which_all_stood_still_is_no_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror_of: MirrorOf
+) -> None:
+    """As on a suspended laptop: only afterwards can the other driver beat again."""
+    monkeypatch.setattr(attempts, "BEAT_SECONDS", 3600)
+    monkeypatch.setattr(DriverProcess, "surely_dead", lambda driver: False)  # it is on another node
+    mirror_of(begun(tmp_path / "a" / "run"))
     sleep, pauses = time.sleep, itertools.count()
 
     def stand_still(seconds: float) -> None:
         number = next(pauses)
-        sleep(seconds if number else store_lease.EXPIRE_SECONDS)
+        sleep(seconds if number else attempts.EXPIRE_SECONDS)
         if number:
-            first._lease.beat()
+            Attempts(open_store(URL, "run")).beat(1)
 
     monkeypatch.setattr(time, "sleep", stand_still)
-    with pytest.raises(InputError, match="has a running driver"):
-        Mirror(RunFolder(tmp_path / "b" / "run"), open_store(URL, "run")).claim()
+    with pytest.raises(InputError, match="has a running driver"), mirrored(RunFolder(tmp_path / "b" / "run"), URL):
+        pass
 
 
 def test_driver_whose_store_was_taken_over_stops(tmp_path: Path) -> None:
@@ -283,10 +333,10 @@ def test_driver_whose_store_was_taken_over_stops(tmp_path: Path) -> None:
 
     def taken_over() -> None:
         with mirrored(run, URL):
-            Mirror(run, open_store(URL, "run"))._store.write("driver.json", b'{"owner": "other", "released": false}')
+            assert Attempts(open_store(URL, "run")).claim(2, DriverProcess.me())
             threading.Event().wait(60)
 
-    with pytest.raises(RunFailedError, match="another driver has taken over the run in the store"):
+    with pytest.raises(RunFailedError, match="another driver has taken over s3://runs/team/run"):
         taken_over()
 
 
@@ -296,11 +346,15 @@ def test_driver_whose_store_was_taken_over_stops(tmp_path: Path) -> None:
     ids=["away", "strange"],
 )
 def test_store_that_is_away_for_a_while_is_told_once_and_caught_up_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Exception, says: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: Exception,
+    says: str,
+    mirror_of: MirrorOf,
 ) -> None:
     run = begun(tmp_path / "run")
-    mirror = Mirror(run, open_store(URL, "run"))
-    mirror.claim()
+    mirror = mirror_of(run)
     rounds: list[bool] = []
     upload = mirror.upload
 

@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 
-from cluster import audit, driver, entrypoint, follow_up_run, storage
+from cluster import audit, driver, entrypoint, follow_up_run
+from cluster.attempts import Attempts
 from cluster.cli import restore
 from cluster.config import SearchJob, parse_job
 from cluster.follow_up import AuditJob, ExportJob, FollowUp, job_folder
 from cluster.follow_up_run import run_follow_up
 from cluster.object_store import Store, open_store
 from cluster.run_folder import RunFolder
-from cluster.storage import Mirror, bring, bring_all, mirrored
+from cluster.storage import bring, bring_all, mirrored
 from nas.config import AuditConfig
 from slicemamba.architecture import Architecture
 from slicemamba.config import DataConfig, ModelConfig
@@ -82,7 +83,9 @@ def stored(name: str) -> set[str]:
 def test_job_is_stored_under_its_run_and_each_driver_leaves_the_others_files_alone(run: RunFolder) -> None:
     folder = ordered(run, "j-1", ExportJob(architecture=str(SLICING), network="retrained", format="torch"))
     assert start(folder) == 0
-    assert {"result.json", "status.json", "events.jsonl", "config.json", "driver.json"} <= stored("s-1/jobs/j-1")
+    assert {"result.json", "status.json", "config.json", "attempts/1/driver.json", "attempts/1/events.jsonl"} <= stored(
+        "s-1/jobs/j-1"
+    )
     assert "bundle/model.pt2" in stored("s-1/jobs/j-1")
     with mirrored(run, URL):  # as when the search is extended: what is not of its own it neither stores nor removes
         (folder.path / "later.txt").write_text("of the job")
@@ -96,8 +99,13 @@ def test_run_and_job_have_drivers_at_the_same_time(run: RunFolder) -> None:
         run.write_json("more.json", {})
     assert "more.json" in stored("s-1")
     assert "result.json" in stored("s-1/jobs/j-1")
-    with mirrored(job_folder(run, "j-1"), URL), pytest.raises(InputError, match="has a running driver"):
-        Mirror(RunFolder(run.path), open_store(URL, "s-1/jobs/j-1")).claim()
+    job = job_folder(run, "j-1")
+    with (
+        mirrored(job, URL),
+        pytest.raises(InputError, match="has a running driver"),
+        mirrored(RunFolder(job.path), URL),
+    ):
+        pass
 
 
 def test_job_of_a_run_whose_folder_is_gone_brings_it_and_what_another_job_has_trained(
@@ -125,13 +133,14 @@ def test_killed_job_goes_on_where_its_node_is_lost(run: RunFolder, monkeypatch: 
     """What it had done is there again, and its old last word is not taken for the new driver's."""
     job = ExportJob(architecture=str(SLICING), network="retrained", format="torch")
     folder = ordered(run, "j-1", job)
-    killed = Mirror(folder, open_store(URL, "s-1/jobs/j-1"))
-    killed.claim()
-    (folder.path / "bundle").mkdir()
-    (folder.path / "bundle" / "half.txt").write_text("done so far")
-    folder.emit("progress", phase="export", done=1, total=2, unit="programs", metrics={})
-    folder.write_json("status.json", {"state": "FAILED", "error": "x", "updated_at": "2024-01-01T00:00:00Z"})
-    killed.upload()  # and then neither a word nor a sign of life
+    end = Attempts.end
+    monkeypatch.setattr(Attempts, "end", lambda *_: None)  # neither a word nor a sign of life
+    with mirrored(folder, URL):
+        (folder.path / "bundle").mkdir()
+        (folder.path / "bundle" / "half.txt").write_text("done so far")
+        folder.emit("progress", phase="export", done=1, total=2, unit="programs", metrics={})
+        folder.write_json("status.json", {"state": "FAILED", "error": "x", "updated_at": "2024-01-01T00:00:00Z"})
+    monkeypatch.setattr(Attempts, "end", end)
 
     shutil.rmtree(run.path)
     ordered(run, "j-1", job)
@@ -195,7 +204,13 @@ def test_audit_is_stored_with_the_run_also_where_its_folder_was_gone(
 def test_jobs_that_begin_at_once_bring_the_run_once(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(storage.StoreLease, "beat_if_due", lambda lease: time.sleep(0.02))  # it takes its time
+    download = Store.download
+
+    def slowly(store: Store, name: str, file: Path) -> None:
+        time.sleep(0.02)
+        download(store, name, file)
+
+    monkeypatch.setattr(Store, "download", slowly)
     shutil.rmtree(run.path)
     with ThreadPoolExecutor(3) as pool:
         brought = list(pool.map(lambda _: bring(run, URL), range(3)))
@@ -212,23 +227,19 @@ def test_run_that_is_at_work_elsewhere_is_not_brought(run: RunFolder, tmp_path: 
     assert (run.path.parent / "s-1.older-1" / "result.json").exists()
 
 
-class Broken(Store):
-    """Dies in the middle of what it brings."""
-
-    left = 3
-
-    def download(self, name: str, file: Path) -> Any:
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return super().download(name, file)
-
-
-def test_cut_off_while_the_run_is_brought_it_is_brought_anew(run: RunFolder) -> None:
+def test_cut_off_while_the_run_is_brought_it_is_brought_anew(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(run.path)
-    place = open_store(URL, "s-1")
+    download, left = Store.download, iter(range(3))
+
+    def dies(store: Store, name: str, file: Path) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        download(store, name, file)
+
+    monkeypatch.setattr(Store, "download", dies)
     with pytest.raises(KeyboardInterrupt):
-        Mirror(run, Broken(place._filesystem, place.path)).bring()
+        bring(run, URL)
+    monkeypatch.setattr(Store, "download", download)
     assert run.path.exists()
     assert not (run.path / "status.json").exists()
     assert bring(run, URL)

@@ -124,8 +124,10 @@ def test_retraining_of_a_trial_whose_node_is_lost_goes_on_from_the_store(
 
     def reached() -> bool:
         """The third epoch has begun, and what the second has left is in the store."""
-        stored = open_store(STORE[1], "s-1/jobs/j-1").read("events.jsonl") or b""
-        return sum(json.loads(line)["event"] == "epoch" for line in stored.splitlines()) >= 2
+        store = open_store(STORE[1], "s-1/jobs/j-1")
+        files = [store.read(name) or b"" for name in store.names("attempts/1/events")]
+        lines = [line for content in files for line in content.splitlines()]
+        return sum(json.loads(line)["event"] == "epoch" for line in lines) >= 2
 
     killed_when(command(job, *STORE), environment, reached)
     shutil.rmtree(lost.path)

@@ -40,7 +40,7 @@ def test_volumes_are_scored_beside_the_slices(tmp_path: Path) -> None:
     save_network(tmp_path / "network", SliceMambaUNet(model, 3, Architecture.parse("s1:2x2|s2:2x4")), config)
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
-    result = _evaluate_network(TrainWorkers(), config, tmp_path / "network", run.path, tmp_path / "cache", 2, ("test",))
+    result = _evaluate_network(TrainWorkers(), config, tmp_path / "network", run, tmp_path / "cache", 2, ("test",))
     assert set(result["volumes"]["cases"]) == {"case0006", "case0007"}
     assert set(result["volumes"]["classes"]) == {"1", "2"}
     assert 0 <= result["volumes"]["dice"] <= 1

@@ -25,7 +25,8 @@ from api.client import ApiUnreachableError, Client
 from api.schemas import Search
 from api.states import SearchState
 from cluster.local import RayHead, free_ports, ray_head, started, tail
-from cluster.run_folder import RunFolder, RunStatus
+from cluster.run_folder import RunFolder
+from cluster.run_view import RunStatus
 from nas.study import Trial, find_trials, open_storage
 
 Target = Literal["api", "driver", "evaluating worker", "training worker"]

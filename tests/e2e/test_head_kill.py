@@ -86,7 +86,7 @@ def check_gone_on(run: RunFolder, expected: RunFolder) -> None:
     status = run.read_status()
     assert status is not None
     assert status.state == "SUCCEEDED"
-    assert {file.name for file in (run.path / ".driver").iterdir()} == {"lease-00000002", "released-00000002"}
+    assert sorted(file.name for file in (run.path / "attempts").iterdir()) == ["1", "2"]
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from nas.damage import check_journal, cut_damage, find_damage
-from nas.journal import JournalReader
 from nas.space import SearchSpace
 from nas.study import Study, find_trials, open_storage
 from slicemamba.errors import InputError
@@ -56,7 +55,6 @@ def test_damage_is_told_and_what_is_before_it_is_kept(
     before.write_bytes(kept)
     expected = find_trials(open_storage(before), "search")
     journal.write_bytes(kept + damage(lines[place]) + b"".join(lines[place + 1 :]))
-    assert JournalReader(journal).read("search") == expected
     with pytest.raises(InputError, match=rf"search\.journal is damaged in line {place + 1};.*slicemamba repair"):
         check_journal(journal)
     damaged = journal.read_bytes()

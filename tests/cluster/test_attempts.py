@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,42 +20,51 @@ from typing import Any
 import psutil
 import pytest
 
-import cluster.lease
-from cluster.driver import only_driver, open_study
-from cluster.lease import FOLDER, FencedError, Holder, Lease, acquire, held
+import cluster.attempts
+import cluster.driver_process
+from cluster.attempts import ATTEMPTS, HEARTBEAT, Attempt, Attempts, FencedError, FolderPlace, only_driver
+from cluster.driver import open_study
+from cluster.driver_process import DriverProcess
 from cluster.ray_train import workers_folder
 from cluster.run_folder import RunFolder
+from cluster.status import StatusWriter
 from nas.space import SearchSpace
 from nas.study import TrialState, find_trials, open_storage
 from slicemamba.errors import InputError, RunFailedError
 
 SPACE = SearchSpace(((2, 2), (4, 4)), (2, 1, 3))
-RENEW_SECONDS, EXPIRE_SECONDS = 0.1, 1.5
+BEAT_SECONDS, EXPIRE_SECONDS = 0.1, 1.5
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.lease, "RENEW_SECONDS", RENEW_SECONDS)
-    monkeypatch.setattr(cluster.lease, "EXPIRE_SECONDS", EXPIRE_SECONDS)
-    monkeypatch.setattr(cluster.lease, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(cluster.attempts, "BEAT_SECONDS", BEAT_SECONDS)
+    monkeypatch.setattr(cluster.attempts, "EXPIRE_SECONDS", EXPIRE_SECONDS)
+    monkeypatch.setattr(cluster.attempts, "_POLL_SECONDS", 0.02)
 
 
-def leave(folder: Path, holder: Holder, number: int = 1) -> Path:
-    """The lease of a driver that is not this process; nobody renews it."""
-    file = folder / FOLDER / f"lease-{number:08d}"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    cluster.lease._make(file, holder)
-    return file
+def leave(folder: Path, driver: DriverProcess, number: int = 1) -> Path:
+    """The heartbeat of a driver that is not this process, and never beats again."""
+    assert Attempts(FolderPlace(folder)).claim(number, driver)
+    return heartbeat(folder, number)
+
+
+def heartbeat(folder: Path, number: int = 1) -> Path:
+    return folder / ATTEMPTS / str(number) / HEARTBEAT
+
+
+def held(folder: Path) -> AbstractContextManager[Attempt]:
+    return only_driver(RunFolder(folder))
 
 
 @pytest.fixture
-def elsewhere() -> Holder:
-    return replace(Holder.me(), owner="other", host="node-7", machine="another machine")
+def elsewhere() -> DriverProcess:
+    return replace(DriverProcess.me(), token="other", host="node-7", machine="another machine")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells the moment by a clock that nobody sets")
 def test_driver_is_not_taken_for_dead_because_the_clock_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    me, created = Holder.me(), psutil.Process.create_time
+    me, created = DriverProcess.me(), psutil.Process.create_time
     monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) + 3600)
     assert not me.surely_dead()
     assert replace(me, began=me.began + 1).surely_dead()  # another process with its number
@@ -70,93 +79,115 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_second_driver_is_refused_while_the_first_renews(tmp_path: Path) -> None:
-    with held(tmp_path), pytest.raises(InputError, match=rf"has a running driver \(process {os.getpid()} on"):
-        acquire(tmp_path)
+    running = rf"has a running driver \(process {os.getpid()} on"
+    with held(tmp_path), pytest.raises(InputError, match=running), held(tmp_path):
+        pass
 
 
 def test_driver_that_is_a_ray_job_is_named_by_what_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.lease, "submission_id", lambda: "raysubmit_1")
-    with held(tmp_path), pytest.raises(InputError, match=r"process \d+ on .+, Ray job raysubmit_1"):
-        acquire(tmp_path)
+    monkeypatch.setattr(cluster.driver_process, "submission_id", lambda: "raysubmit_1")
+    running = r"process \d+ on .+, Ray job raysubmit_1"
+    with held(tmp_path), pytest.raises(InputError, match=running), held(tmp_path):
+        pass
 
 
 def test_who_follows_a_driver_that_ended_without_a_word_says_so(tmp_path: Path) -> None:
-    leave(tmp_path, replace(Holder.me(), owner="other", host="node-7", pid=4_000_000))
+    leave(tmp_path, replace(DriverProcess.me(), token="other", host="node-7", pid=4_000_000))
     run = RunFolder(tmp_path)
     for _ in range(2):
-        with only_driver(run):
+        with only_driver(run), StatusWriter(run):
             run.emit("phase", phase="check")
     told = [event.get("message", event["event"]) for _, event in run.events()]
-    assert len(told) == 3
-    assert "the previous driver (process 4000000 on node-7) ended without reporting an error" in told[0]
-    assert told[1:] == ["phase", "phase"]  # the second followed one that released its lease
+    assert "the previous driver (process 4000000 on node-7) ended without reporting an error" in told.pop(1)
+    assert told == ["started", "phase", "ended"] * 2  # the second followed one that had ended
 
 
-def test_released_lease_is_free_at_once(tmp_path: Path) -> None:
-    for _ in range(3):
-        with held(tmp_path) as lease:
-            lease.check()
-    names = {file.name for file in (tmp_path / FOLDER).iterdir()}
-    assert names == {"lease-00000003", "released-00000003"}
+def test_driver_that_has_ended_is_followed_at_once_and_no_number_is_taken_twice(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        with held(tmp_path) as attempt:
+            attempt.check()
+            assert attempt.number == number
+    assert {file.name for file in (tmp_path / ATTEMPTS).iterdir()} == {"1", "2", "3"}
     with pytest.raises(FencedError, match="has given"):
-        lease.check()
+        attempt.check()
 
 
 @pytest.mark.parametrize("others", [1, 2, 3])
-def test_number_that_others_have_held_meanwhile_is_not_taken_again(
+def test_number_that_others_have_had_meanwhile_is_not_taken_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int
 ) -> None:
-    """A driver looks for the newest lease; before it makes the next one, others take and release some."""
-    silent = cluster.lease._silent
+    """A driver looks for the latest attempt; before it claims the next one, others come and go."""
+    await_free = Attempts.await_free
 
-    def meanwhile(file: Path | None) -> Holder | None:
-        monkeypatch.setattr(cluster.lease, "_silent", silent)
+    def meanwhile(attempts: Attempts) -> Any:
+        monkeypatch.setattr(Attempts, "await_free", await_free)
+        found = attempts.await_free()
         for _ in range(others):
-            acquire(tmp_path).release()
-        return silent(file)
+            with held(tmp_path):
+                pass
+        return found
 
-    monkeypatch.setattr(cluster.lease, "_silent", meanwhile)
-    with held(tmp_path) as lease:
-        with pytest.raises(InputError, match="has a running driver"):
-            acquire(tmp_path)
-        lease.check()
+    monkeypatch.setattr(Attempts, "await_free", meanwhile)
+    with held(tmp_path) as attempt:
+        assert attempt.number == others + 1
+        with pytest.raises(InputError, match="has a running driver"), held(tmp_path):
+            pass
+        attempt.check()
 
 
-def test_lease_that_is_released_while_another_driver_waits_for_it_is_free(
+def test_driver_that_ends_while_another_waits_for_it_is_followed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster.lease, "EXPIRE_SECONDS", 3600)
-    monkeypatch.setattr(cluster.lease, "RENEW_SECONDS", 3600)
-    first = acquire(tmp_path)
+    monkeypatch.setattr(cluster.attempts, "EXPIRE_SECONDS", 3600)
+    monkeypatch.setattr(cluster.attempts, "BEAT_SECONDS", 3600)
+
+    def follow() -> Attempt:
+        with held(tmp_path) as attempt:
+            return attempt
+
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(acquire, tmp_path)
-        first.release()
+        with held(tmp_path):
+            waiting = pool.submit(follow)
+            while not (tmp_path / ATTEMPTS / "1" / HEARTBEAT).exists():
+                time.sleep(0.01)
         second = waiting.result()
+    assert second.number == 2
     assert second.lost_by is None
-    second.check()
-    second.release()
+
+
+def test_folder_of_before_attempts_were_numbered_is_gone_on_with_and_its_driver_fenced(tmp_path: Path) -> None:
+    for name in ("lease-00000003", "released-00000002"):
+        (tmp_path / ".driver").mkdir(exist_ok=True)
+        (tmp_path / ".driver" / name).write_text("{}")
+    with held(tmp_path) as attempt:
+        assert (attempt.number, attempt.lost_by) == (1, None)
+        assert not (tmp_path / ".driver" / "lease-00000003").exists()
 
 
 def test_dead_process_of_this_machine_is_followed_without_waiting(
     tmp_path: Path, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster.lease, "EXPIRE_SECONDS", 3600)
-    leave(tmp_path, replace(Holder.me(), owner="other", pid=sleeper.pid))  # this number is another process's by now
+    monkeypatch.setattr(cluster.attempts, "EXPIRE_SECONDS", 3600)
+    leave(
+        tmp_path, replace(DriverProcess.me(), token="other", pid=sleeper.pid)
+    )  # this number is another process's by now
     with held(tmp_path):
         pass
 
 
-def test_silent_driver_of_another_machine_is_followed_when_its_time_is_up(tmp_path: Path, elsewhere: Holder) -> None:
+def test_silent_driver_of_another_machine_is_followed_when_its_time_is_up(
+    tmp_path: Path, elsewhere: DriverProcess
+) -> None:
     file = leave(tmp_path, elsewhere)
     began = time.monotonic()
-    with held(tmp_path) as lease:
+    with held(tmp_path) as attempt:
         assert time.monotonic() - began >= EXPIRE_SECONDS
         assert not file.exists()
-        lease.check()
+        attempt.check()
 
 
 def test_time_in_which_all_stood_still_is_no_silence(
-    tmp_path: Path, elsewhere: Holder, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, elsewhere: DriverProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a suspended laptop: only afterwards can the other driver renew again."""
     file, sleep, pauses = leave(tmp_path, elsewhere), time.sleep, itertools.count()
@@ -165,77 +196,74 @@ def test_time_in_which_all_stood_still_is_no_silence(
         number = next(pauses)
         sleep(EXPIRE_SECONDS if number == 0 else seconds)
         if number:
-            os.utime(file)
+            file.write_text(f"beat {number}")
 
     monkeypatch.setattr(time, "sleep", stand_still)
-    with pytest.raises(InputError, match="node-7"):
-        acquire(tmp_path)
+    with pytest.raises(InputError, match="node-7"), held(tmp_path):
+        pass
 
 
-def test_driver_of_another_machine_is_left_alone_whatever_its_clock_says(tmp_path: Path, elsewhere: Holder) -> None:
+def test_driver_of_another_machine_is_left_alone_whatever_its_clock_says(
+    tmp_path: Path, elsewhere: DriverProcess
+) -> None:
     file = leave(tmp_path, elsewhere)
     stop = threading.Event()
 
     def renew() -> None:
-        moment = 1.0e9  # its clock is decades behind
+        moment = 10**18  # its clock is decades behind
         while not stop.wait(0.1):
-            os.utime(file, (moment, moment))
+            file.write_text(str(moment))
             moment += 1
 
     thread = threading.Thread(target=renew)
     thread.start()
     try:
-        with pytest.raises(InputError, match="node-7"):
-            acquire(tmp_path)
+        with pytest.raises(InputError, match="node-7"), held(tmp_path):
+            pass
     finally:
         stop.set()
         thread.join()
 
 
-def test_of_many_that_follow_a_dead_driver_one_gets_the_run(tmp_path: Path, elsewhere: Holder) -> None:
+def test_of_many_that_follow_a_dead_driver_one_gets_the_run(tmp_path: Path, elsewhere: DriverProcess) -> None:
     for round_ in range(2):
         folder = tmp_path / str(round_)
         leave(folder, elsewhere)
 
-        def take(folder: Path = folder) -> Lease | None:
-            with suppress(InputError):
-                return acquire(folder)
-            return None
+        with ExitStack() as stack, ThreadPoolExecutor(8) as pool:
 
-        with ThreadPoolExecutor(8) as pool:
-            leases = list(filter(None, pool.map(lambda _: take(), range(8))))
-        assert len(leases) == 1
-        leases[0].check()
-        leases[0].release()
+            def take(_: int, folder: Path = folder, stack: ExitStack = stack) -> Attempt | None:
+                with suppress(InputError):
+                    return stack.enter_context(held(folder))
+                return None
+
+            attempts = list(filter(None, pool.map(take, range(8))))
+            assert [attempt.number for attempt in attempts] == [2]
+            attempts[0].check()
 
 
-def test_lost_lease_is_told_with_the_new_holder(
-    tmp_path: Path, elsewhere: Holder, monkeypatch: pytest.MonkeyPatch
+def test_driver_that_was_followed_is_told_by_whom(
+    tmp_path: Path, elsewhere: DriverProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster.lease, "RENEW_SECONDS", 3600)
+    monkeypatch.setattr(cluster.attempts, "BEAT_SECONDS", 3600)
     run = RunFolder(tmp_path)
     with only_driver(run):
         run.write_json("before.json", {})
         leave(tmp_path, elsewhere, 2)
-        (tmp_path / FOLDER / "lease-00000001").unlink()
         for write in (lambda: run.write_json("after.json", {}), lambda: run.emit("phase", phase="search")):
             with pytest.raises(FencedError, match=r"another driver has taken over .* on node-7\)"):
                 write()
-        assert run.lease is not None
-        cluster.lease.RENEW_SECONDS = RENEW_SECONDS
-        run.lease = None
     assert not (tmp_path / "after.json").exists()
-    assert not run.events_path.exists()
+    assert not list(run.events())
 
 
 @pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["shell", "background"])
-def test_driver_that_lost_its_run_is_interrupted(tmp_path: Path, elsewhere: Holder, handler: Any) -> None:
+def test_driver_that_lost_its_run_is_interrupted(tmp_path: Path, elsewhere: DriverProcess, handler: Any) -> None:
     before = signal.signal(signal.SIGINT, handler)
 
     def lose_it() -> None:
         with held(tmp_path):
             leave(tmp_path, elsewhere, 2)
-            (tmp_path / FOLDER / "lease-00000001").unlink()
             time.sleep(60)
 
     try:
@@ -246,11 +274,11 @@ def test_driver_that_lost_its_run_is_interrupted(tmp_path: Path, elsewhere: Hold
         signal.signal(signal.SIGINT, before)
 
 
-def test_workers_of_a_driver_that_lost_its_run_report_nothing_more(tmp_path: Path, elsewhere: Holder) -> None:
+def test_workers_of_a_driver_that_lost_its_run_report_nothing_more(tmp_path: Path, elsewhere: DriverProcess) -> None:
     run = RunFolder(tmp_path)
     with only_driver(run):
-        assert run.lease is not None
-        worker = workers_folder({"run": str(tmp_path), "driver": [str(tmp_path), run.lease.owner]})
+        assert run.attempt is not None
+        worker = workers_folder({"run": str(tmp_path), "driver": [str(tmp_path), run.attempt.number]})
         worker.emit("epoch", phase="supernet")
     leave(tmp_path, elsewhere, 2)
     with pytest.raises(FencedError, match="node-7"):
@@ -280,9 +308,10 @@ def test_study_has_one_writer(tmp_path: Path) -> None:
 DRIVER = """
 import sys
 from pathlib import Path
-import cluster.lease
-cluster.lease.RENEW_SECONDS, cluster.lease.EXPIRE_SECONDS = {renew}, {expire}
-from cluster.driver import only_driver, open_study
+import cluster.attempts
+cluster.attempts.BEAT_SECONDS, cluster.attempts.EXPIRE_SECONDS = {renew}, {expire}
+from cluster.attempts import only_driver
+from cluster.driver import open_study
 from cluster.run_folder import RunFolder
 from cluster.status import StatusWriter
 from nas.space import SearchSpace
@@ -311,7 +340,7 @@ except (RunFailedError, KeyboardInterrupt) as error:
 def test_driver_that_comes_back_after_it_was_followed_writes_nothing_more(tmp_path: Path) -> None:
     """Halted for longer than a lease lasts, as a machine that swaps or a head that lost the network."""
     run = RunFolder(tmp_path / "run")
-    script = DRIVER.format(renew=RENEW_SECONDS, expire=EXPIRE_SECONDS)
+    script = DRIVER.format(renew=BEAT_SECONDS, expire=EXPIRE_SECONDS)
 
     def start(name: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", script, str(run.path), name]

@@ -1,18 +1,78 @@
-"""What a run's events tell of its phases: how far each is, and how fast it goes."""
+"""What a run's events tell of it: its state, its phases, how far each is and how fast it goes. A pure function.
+
+The driver folds its events as they come, and leaves in ``status.json`` what they come to, for all who do not want to
+read them from the start.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from cluster.run_folder import Progress
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+RunState = Literal["RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"]
 
 _LEAST_MEMORY = 24
 _SHARE_REMEMBERED, _SHARE_OF_TRIALS = 1 / 2, 1 / 10
 """Of a phase's units. Steps of a training cost the same throughout, and the memory must hold its validations too."""
 _WEIGHT_OF_BEFORE = 8
 """Units that the pace from before a driver was started again counts for."""
+
+
+def _known(figures: object) -> object:
+    """Without those that are null, as one is written that is not finite."""
+    return (
+        {name: value for name, value in figures.items() if value is not None} if isinstance(figures, dict) else figures
+    )
+
+
+Figures = Annotated[dict[str, float], BeforeValidator(_known)]
+
+
+class Progress(BaseModel):
+    """How far a phase is: ``done`` of ``total`` epochs, trials or images, with its latest figures.
+
+    Attributes:
+        seconds: spent on its units so far, by all drivers that were at work on it.
+        seconds_per_unit: that it takes lately; None while nothing tells.
+        began_at: when the driver that is at work now began with it. moved_at: when its last unit was done since then;
+            None while its workers start.
+        start_seconds: that its workers took to start, up to the first unit; None before they ever have.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    done: int
+    total: int
+    unit: str
+    metrics: Figures = {}
+    seconds: float = 0.0
+    seconds_per_unit: float | None = None
+    began_at: datetime | None = None
+    moved_at: datetime | None = None
+    start_seconds: float | None = None
+
+
+class RunStatus(BaseModel):
+    """What a run has come to. A hint beside it: Ray's job status, which knows of killed drivers.
+
+    Attributes:
+        attempt: that is at work or was last; 0 before attempts were numbered. pid: of its driver.
+        job_id: the driver's in Ray, its submission id; None where it was not started as a Ray job.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    state: RunState
+    phase: str | None = None
+    progress: dict[str, Progress] = {}
+    error: str | None = None
+    attempt: int = 0
+    pid: int | None = None
+    job_id: str | None = None
+    updated_at: datetime
 
 
 class Pace:
@@ -74,18 +134,15 @@ class Pace:
         return max((one for one in (alone, together) if one is not None), default=None)
 
 
-class Phases:
-    """Phase and progress of a run, event by event.
+class RunView:
+    """A run, event by event.
 
     Args:
-        before: progress from when a driver was last at work.
-
-    Attributes:
-        current: the phase that goes on; None before the first event. progress: of each phase that has begun.
+        before: progress that the events before came to.
     """
 
     def __init__(self, before: Mapping[str, Progress]) -> None:
-        self.current: str | None = None
+        self._told: dict[str, Any] = {"state": "RUNNING"}
         self.progress: dict[str, Progress] = dict(before)
         self._paces: dict[str, Pace] = {}
         self._began: dict[str, datetime] = {}
@@ -93,15 +150,29 @@ class Phases:
     def see(self, event: Mapping[str, Any]) -> None:
         """Takes in an event as ``RunFolder.emit`` writes it."""
         kind, phase = event["event"], event.get("phase")
-        if kind == "phase":
+        if kind == "started":  # what went before tells of a pace, and of no time until now
+            self._told = {"state": "RUNNING", **{key: event[key] for key in ("attempt", "pid", "job_id")}}
+            self._paces, self._began = {}, {}
+        elif kind == "ended":
+            self._told |= {"state": event["state"], "error": event["error"]}
+        elif kind == "phase":
             assert phase is not None
-            self.current = phase
+            self._told["phase"] = phase
             self._began[phase] = datetime.fromisoformat(event["time"])
         elif kind == "trial" and phase is not None and event.get("seconds") is not None:
             self._pace(phase, "trials").took(event["seconds"])
         elif kind == "progress" and phase is not None:
-            self.current = phase
+            self._told["phase"] = phase
             self._advance(phase, event)
+
+    @property
+    def phase(self) -> str | None:
+        """That goes on; None before the first."""
+        return self._told.get("phase")
+
+    def status(self, now: datetime) -> RunStatus:
+        """All of it at a moment, at which its driver was there."""
+        return RunStatus(**self._told, progress=dict(self.progress), updated_at=now)
 
     def _advance(self, phase: str, event: Mapping[str, Any]) -> None:
         moment, pace = datetime.fromisoformat(event["time"]), self._pace(phase, event["unit"])
