@@ -102,7 +102,7 @@ def open_store(url: str, name: str) -> Store:
     Credentials, region and endpoint come from the usual AWS_* variables and files.
 
     Raises:
-        InputError: another kind of URL, or the store cannot be written to.
+        InputError: another kind of URL, or the store cannot be written to or does not know conditional writes.
     """
     parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc or parts.query:
@@ -111,12 +111,18 @@ def open_store(url: str, name: str) -> Store:
         store = Store(_s3(), parts.netloc, "/".join([*filter(None, parts.path.split("/")), name]))
         probe = f"{PROBE}{uuid.uuid4().hex}"  # of this process alone, as several may look at once
         store.write(probe, b"writable")
+        overwritten = store.write_new(probe, b"there already")
         store.delete(probe)
     except (OSError, ValueError) as error:
         raise InputError(
             f"the store {url} cannot be written to ({error}); check the bucket, AWS_ACCESS_KEY_ID, "
             "AWS_SECRET_ACCESS_KEY, AWS_REGION and, unless the store is on AWS, AWS_ENDPOINT_URL"
         ) from None
+    if overwritten:
+        raise InputError(
+            f"the store {url} does not know conditional writes: it has overwritten an object in spite of "
+            "If-None-Match, by which one alone of several drivers gets a run; use a store that does, as AWS S3"
+        )
     return store
 
 

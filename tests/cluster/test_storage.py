@@ -414,6 +414,19 @@ def test_store_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         open_store(URL, "run")
 
 
+def test_store_that_ignores_conditions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each of two drivers would be told that the run is its own."""
+    put = Store.write
+
+    def write_new(store: Store, name: str, content: bytes) -> bool:
+        put(store, name, content)
+        return True
+
+    monkeypatch.setattr(Store, "write_new", write_new)
+    with pytest.raises(InputError, match="does not know conditional writes: it has overwritten an object"):
+        open_store(URL, "run")
+
+
 def test_study_in_a_database_and_folder_in_a_store_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STUDY_VARIABLE, "sqlite:///x.db")
     with pytest.raises(InputError, match="unset one of the two"), mirrored(RunFolder(tmp_path), URL):
