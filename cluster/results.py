@@ -15,7 +15,7 @@ from cluster.connect import cluster_resources
 from cluster.finals import finals_rows
 from cluster.history import training_history
 from cluster.ray_train import path_sampler
-from cluster.run_folder import RunFolder
+from cluster.run_folder import FINALS_KINDS, RunFolder
 from cluster.scan_use import scan_use
 from cluster.workers import device_for, run_on_worker
 from nas.front import MeasuredFront, as_rows
@@ -91,7 +91,8 @@ def searched(
     if network is not None:
         result |= _scores(job, run, network, cache_dir)
         result["baselines"] = {name: _against(name, result["retrained"], run) for name in job.baselines}
-    result["scan_use"] = scan_use(job, run, front[0], trials)
+    rounds = [find_trials(storage, run.study_name(kind)) for kind in FINALS_KINDS]
+    result["scan_use"] = scan_use(job, run, front[0], trials, rounds)
     result["findings"] = _findings(result)
     _report(job, run, result)
     return result

@@ -16,11 +16,17 @@ from slicemamba.data.patients import groups_of
 from slicemamba.models.complexity import cost
 
 
-def scan_use(job: SearchJob, run: RunFolder, best: Trial, trials: Sequence[Trial]) -> dict[str, Any] | None:
-    """What scanning brings, by the search's own scores (supernet weights, search split).
+def scan_use(
+    job: SearchJob, run: RunFolder, best: Trial, trials: Sequence[Trial], finals: Sequence[Sequence[Trial]] = ()
+) -> dict[str, Any] | None:
+    """What scanning brings, by the scores of the finals where they tell, else of the search (search split).
 
-    Compared is the best with the best network found that differs in just this: that scans nowhere or, where the best
-    itself scans nowhere, that scans somewhere.
+    Compared is the best with the best network that differs in just this: that scans nowhere or, where the best itself
+    scans nowhere, that scans somewhere. In the finals both were trained alike, so the last round that held both kinds
+    goes before the search, whose scores depend on how often the supernet has trained a network.
+
+    Args:
+        best: of the frontier. trials: of the search. finals: trials of each round, the first round first.
 
     Returns:
         scans: blocks of the best that scan, of ``blocks``. rival: number and architecture of the other network.
@@ -29,23 +35,31 @@ def scan_use(job: SearchJob, run: RunFolder, best: Trial, trials: Sequence[Trial
     """
     metric = primary_metric(job.search.objectives)
     scans = num_scans(best.architecture)
-    others = [t for t in trials if t.eligible and bool(num_scans(t.architecture)) != bool(scans)]
-    others = [t for t in others if run.counts_path("search", t.number).exists()]
-    if not others or not run.counts_path("search", best.number).exists():
+    studies = {f"finals-{number}": of for number, of in enumerate(finals, 1)}
+    for study, of in [*reversed(studies.items()), ("search", trials)]:
+        scored = [t for t in of if t.eligible and run.counts_path(study, t.number).exists()]
+        own = next((t for t in scored if t.architecture == best.architecture), None)
+        others = [t for t in scored if bool(num_scans(t.architecture)) != bool(scans)]
+        if own is not None and others:
+            break
+    else:
         return None
     rival = min(others, key=lambda t: (losses(t.metrics, [metric]), t.number))
-    own, other = (load_scored(run.counts_path("search", trial.number)) for trial in (best, rival))
-    found = difference([own.counts], [other.counts], metric, patients=groups_of(own.names, job.data))
+    ours, theirs = (load_scored(run.counts_path(study, trial.number)) for trial in (own, rival))
+    found = difference([ours.counts], [theirs.counts], metric, patients=groups_of(ours.names, job.data))
     ratio = _flops(job, best) / _flops(job, rival)
+    number_of = {trial.architecture: trial.number for trial in trials}
+    trained = "supernet weights" if study == "search" else "after the same training in the finals"
     blocks = sum(1 for block in Architecture.parse(best.architecture).blocks() if not block.divisor)
     return {
         "scans": scans,
         "blocks": blocks,
-        "rival": {"number": rival.number, "architecture": rival.architecture},
+        "rival": {"number": number_of[rival.architecture], "architecture": rival.architecture},
         "metric": metric,
         "difference": found.model_dump(),
         "flops_ratio": ratio,
-        "sentence": _sentence(scans, blocks, metric, found.value or 0.0, found.low or 0.0, found.high or 0.0, ratio),
+        "sentence": _sentence(scans, blocks, metric, found.value or 0.0, found.low or 0.0, found.high or 0.0, ratio)
+        + f" (search split, {trained}).",
     }
 
 
@@ -69,4 +83,4 @@ def _sentence(scans: int, blocks: int, metric: str, value: float, low: float, hi
     else:
         first = f"The chosen network scans in none of its {blocks} blocks. Beside the best one found that scans it"
     measurable = "" if low > 0 or high < 0 else " – no measurable difference"
-    return f"{first} scores {by} {words} at {cheaper}{measurable} (search split, supernet weights)."
+    return f"{first} scores {by} {words} at {cheaper}{measurable}"

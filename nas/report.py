@@ -38,34 +38,27 @@ def plot_pareto(
     Args:
         path: PNG to write.
         trials: of the search. random: of the random search at equal budget, if there was one.
-        front: the frontier; what is Pareto-optimal by its figures when None.
+        front: the frontier, with the metrics it was made from; what is Pareto-optimal by its figures when None. A
+            dotted line leads to a member from where the search has seen it.
     """
     done = [trial for trial in trials if trial.state is TrialState.COMPLETED]
     others = [trial for trial in random if trial.state is TrialState.COMPLETED]
     first, *rest = objectives
     figure = Figure(figsize=(5.6 * max(1, len(rest)) + 1.6, 4.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, max(1, len(rest))))
-    members = {trial.number for trial in (pareto_front(done, tuple(objectives)) if front is None else front)}
-    on_front = np.array([trial.number in members for trial in done], dtype=bool)
+    members = pareto_front(done, tuple(objectives)) if front is None else list(front)
     for axes, other in zip(panels, rest or ["number"], strict=True):
-        _panel(axes, done, on_front, others, other, first)
+        _panel(axes, done, members, others, other, first)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)  # covers no point
-    figure.suptitle(f"{len(done)} networks evaluated, {int(on_front.sum())} on the frontier")
+    figure.suptitle(f"{len(done)} networks evaluated, {len(members)} on the frontier")
     save_figure(figure, path, dpi=150)
 
 
-def _panel(
-    axes: Axes,
-    trials: list[Trial],
-    on_front: np.ndarray,
-    random: list[Trial],
-    x: str,
-    y: str,  # type: ignore[type-arg]
-) -> None:
+def _panel(axes: Axes, trials: list[Trial], front: list[Trial], random: list[Trial], x: str, y: str) -> None:
     def values(of: Sequence[Trial], name: str) -> list[float]:
         return [float(trial.number) if name == "number" else trial.metrics[name] for trial in of]
 
-    front = [trial for trial, on in zip(trials, on_front, strict=True) if on]
+    searched = {trial.number: trial for trial in trials}
     fixed = [trial for trial in trials if trial.origin == "fixed"]
     outside = [trial for trial in [*trials, *random] if not trial.eligible]
     trials, random = ([trial for trial in of if trial.eligible] for of in (trials, random))
@@ -82,6 +75,12 @@ def _panel(
         axes.annotate(label, (left, height), xytext=(0, 8), textcoords="offset points", fontsize=8, ha="center")
     if x != "number" and front:
         _join(axes, front, x, y)
+    moved = [
+        (searched[member.number], member) for member in front if member.metrics[y] != searched[member.number].metrics[y]
+    ]
+    for place, ends in enumerate(moved):
+        label = "_" if place else "trained in the finals"  # one line of the legend for all
+        axes.plot(values(ends, x), values(ends, y), color=FRONT, lw=0.9, ls=":", zorder=2, label=label)
     axes.scatter(
         values(front, x), values(front, y), s=46, fc="none", ec=FRONT, lw=1.6, label="Pareto-optimal", zorder=4
     )

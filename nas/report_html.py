@@ -137,10 +137,17 @@ def _context(source: ReportInput) -> dict[str, Any]:
 
 
 def front_members(source: ReportInput) -> list[Trial]:
-    """Trials of the frontier that the run has measured, the best first; those Pareto-optimal by figures without one."""
-    numbers = [row["number"] for row in source.result.get("pareto", ())] if "front" in source.result else []
+    """Trials of the frontier that the run has measured, the best first; those Pareto-optimal by figures without one.
+
+    Their metrics are those the frontier was made from: of the finals, where there were any.
+    """
+    rows = source.result.get("pareto", ()) if "front" in source.result else ()
     by_number = {trial.number: trial for trial in source.trials}
-    found = [by_number[number] for number in numbers if number in by_number]
+    found = [
+        trial.model_copy(update={"metrics": trial.metrics | row["metrics"]})
+        for row in rows
+        if (trial := by_number.get(row["number"])) is not None
+    ]
     return found or pareto_front(list(source.trials), tuple(source.job["search"]["objectives"]))
 
 
@@ -155,7 +162,8 @@ def _tiles(source: ReportInput, front: list[Trial], objectives: Sequence[str]) -
 
     tiles = [("evaluated", str(len(source.trials)), f"{len(done)} completed, {len(front)} Pareto-optimal")]
     if front:
-        tiles.append((f"{title}, best found", _number(front[0].metrics[first]), "supernet weights, search split"))
+        weights = "after the finals" if source.result.get("finals") else "supernet weights"
+        tiles.append((f"{title}, best found", _number(front[0].metrics[first]), f"{weights}, search split"))
     for name, of in (("fixed", [t for t in done if t.origin == "fixed"]), ("random", completed(source.random))):
         found = best([t for t in of if t.eligible])
         if found is not None:
@@ -222,6 +230,7 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
     for other in list(objectives[1:]) or ["number"]:
         against = "the course of the search" if other == "number" else OBJECTIVES[other].title
         bars = " Bars: 95 % intervals over images or patients." if intervals else ""
+        after = ", both at what they scored after the finals" if source.result.get("finals") else ""
         found.append(
             Figure(
                 f"front-{other}",
@@ -237,7 +246,7 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
                 f"{first} and {against}.",
                 "Each mark is a slicing, scored with the supernet's weights on the search split; "
                 "ringed are those of the frontier, which no other measurably beats at their cost, and the best has a "
-                f"star.{bars} The slider goes back in the search.",
+                f"star{after}.{bars} The slider goes back in the search.",
                 f"Scatter plot of {len(done)} slicings, {len(front)} of them Pareto-optimal; the best, trial "
                 f"{best.number}, has {first} {_number(best.metrics[objectives[0]])}.",
             )

@@ -161,8 +161,8 @@ def test_a_class_that_is_never_found_is_named() -> None:
     assert results._missed_classes({}) == []
 
 
-def trials_with(run: RunFolder, **qualities: float) -> list[Trial]:
-    """A trial for each uniform network, with counts of the search split."""
+def trials_with(run: RunFolder, study: str = "search", **qualities: float) -> list[Trial]:
+    """A trial of a study for each uniform network, with counts of the search split."""
     found = []
     for number, (name, quality) in enumerate(qualities.items()):
         text = uniform({"scan": "2x2", "conv": "c3", "none": "-"}[name])
@@ -178,7 +178,7 @@ def trials_with(run: RunFolder, **qualities: float) -> list[Trial]:
                 asked_after=0,
             )
         )
-        path = run.counts_path("search", number)
+        path = run.counts_path(study, number)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, counts=one.counts, names=np.array(one.names))
     return found
@@ -193,6 +193,23 @@ def test_where_the_scan_pays_is_said_with_an_interval(tmp_path: Path) -> None:
     assert found["flops_ratio"] > 1
     assert found["sentence"].startswith("The scan is kept in 3 of 3 blocks. Beside the best network found without any")
     assert "no measurable difference" not in found["sentence"]
+
+
+def test_finals_go_before_the_search_where_they_held_both_kinds(tmp_path: Path) -> None:
+    """In the search the scanning network was behind; after the first round it is ahead, and the last held it alone."""
+    run = RunFolder(tmp_path)
+    trials = trials_with(run, none=0.8, conv=0.8, scan=0.6)
+    first = trials_with(run, "finals-1", scan=0.9, conv=0.7)
+    last = trials_with(run, "finals-2", scan=0.9)
+    found = scan_use(job(), run, trials[2], trials, [first, last])
+    assert found is not None
+    assert found["rival"] == {"number": 1, "architecture": trials[1].architecture}
+    assert found["difference"]["low"] > 0
+    assert found["sentence"].endswith("FLOPs (search split, after the same training in the finals).")
+    alone = scan_use(job(), run, trials[2], trials, [last])
+    assert alone is not None
+    assert alone["difference"]["high"] < 0
+    assert alone["sentence"].endswith("(search split, supernet weights).")
 
 
 def test_a_winner_that_scans_nowhere_is_set_beside_the_best_that_scans(tmp_path: Path) -> None:
