@@ -34,7 +34,7 @@ LOG_RESPONSES: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix="/v1/searches/{search_id}", tags=["streams"], responses=_RESPONSES)
 
 CHECK_TOKEN_SECONDS = 10.0
-_MAX_PLACE = 1000  # characters of an id
+_MAX_DIGITS = 15  # of a number in an id: no file is longer, and no folder's name
 
 Tail = Annotated[int, Query(ge=1, le=100_000, description="number of last lines")]
 Follow = Annotated[bool, Query(description="server-sent events: each line as it is printed, then `end`")]
@@ -137,7 +137,7 @@ async def _while_valid(parts: Parts, token_id: str, events: AsyncIterator[str]) 
 def _read_place(folder: RunFolder, text: str) -> Place:
     """Raises ProblemError (422) for what is no end of a line: half an event would follow."""
     numbers = text.split("-")
-    if len(text) < _MAX_PLACE and all(number.isdecimal() for number in numbers):
+    if all(number.isdecimal() and len(number) <= _MAX_DIGITS for number in numbers):
         # From before attempts were numbered: an offset alone.
         place = (0, int(text)) if len(numbers) == 1 else tuple(map(int, numbers))
         if is_place(folder.path, place):

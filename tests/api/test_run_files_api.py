@@ -262,7 +262,7 @@ def test_half_written_event_is_left_for_later(bench: Bench) -> None:
     assert [event.kind for event in events(bench, search_id)] == ["phase", "end"]
 
 
-@pytest.mark.parametrize("place", ["3", "99999", "-1", "x", "²"])
+@pytest.mark.parametrize("place", ["3", "99999", "-1", "x", "²", "9" * 400, "1-" + "9" * 300, "9" * 400 + "-1"])
 def test_event_id_that_was_never_given_is_refused(bench: Bench, place: str) -> None:
     search_id = bench.succeeded()
     bench.folder(search_id).emit("phase", phase="search")
