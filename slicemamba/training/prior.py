@@ -20,10 +20,9 @@ _LEAST = 1e-3
 def start_at_prior(network: ConvUNet | SliceUNet, train: SegmentationData) -> None:
     """Sets the biases of the network's heads to the logits of the classes' shares of the training pixels.
 
-    Small lesions leave a fresh network with one lesson for its first hundred steps, to mark less everywhere, which all
-    layers learn at once: features of all places become alike, the last LayerNorm shrinks what is left of their
-    differences to a hundredth, and no gradient comes back through it. A head that begins there has nothing of that to
-    teach (focal loss, arXiv 1708.02002, section 3.3).
+    Where lesions are small, a fresh network spends its first steps on learning to mark less everywhere; a head that
+    begins there saves them (focal loss, arXiv 1708.02002, section 3.3). It is no cure for every training that marks
+    nothing: see docs/training.md.
 
     Args:
         network: before it was trained; weights stay as they are. train: ignored pixels of its masks do not count.
