@@ -29,11 +29,11 @@ from pathlib import Path
 
 from cluster.disk import check_disk, disk_faults
 from cluster.driver_process import DriverProcess
+from cluster.event_files import ATTEMPTS as ATTEMPTS
 from cluster.object_store import Store
 from cluster.run_folder import RunFolder
 from slicemamba.errors import InputError, RunFailedError
 
-ATTEMPTS = "attempts"
 _DRIVER, HEARTBEAT, _ENDED = "driver.json", ".heartbeat", "ended"
 BEAT_SECONDS = 2.0
 EXPIRE_SECONDS = 30.0

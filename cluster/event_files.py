@@ -16,7 +16,7 @@ from typing import Any, Protocol
 Place = tuple[int, ...]
 """How far events were read: an attempt, and of each of its files how many bytes."""
 START: Place = (0,)
-_ATTEMPTS = "attempts"
+ATTEMPTS = "attempts"
 
 
 class Writer(Protocol):
@@ -73,11 +73,11 @@ def is_place(run_path: Path, place: Place) -> bool:
 
 def latest_attempt(run_path: Path) -> int:
     """The highest number of an attempt that has written events; 0 where there is none."""
-    return max((int(file.parent.name) for file in (run_path / _ATTEMPTS).glob("*/events*.jsonl")), default=0)
+    return max((int(file.parent.name) for file in (run_path / ATTEMPTS).glob("*/events*.jsonl")), default=0)
 
 
 def _folder(run_path: Path, attempt: int) -> Path:
-    return run_path / _ATTEMPTS / str(attempt) if attempt else run_path
+    return run_path / ATTEMPTS / str(attempt) if attempt else run_path
 
 
 def _files(run_path: Path, attempt: int) -> list[Path]:

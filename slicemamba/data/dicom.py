@@ -59,9 +59,9 @@ def _decode(path: Path) -> tuple[NDArray[Any], str]:
         elif photometric.startswith("MONOCHROME"):
             stored = apply_rescale(stored, data)
     except (RuntimeError, NotImplementedError) as error:  # a transfer syntax without a decoder
-        raise BadFileError(Fault.FORM, f"{short_path(path)} ({_line(error)})") from error
+        raise BadFileError(Fault.FORM, f"{short_path(path)} ({last_line(error)})") from error
     except Exception as error:  # pydicom raises nearly anything on a broken file
-        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({_line(error)})") from error
+        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({last_line(error)})") from error
     if frames > 1:
         raise BadFileError(Fault.FORM, f"{short_path(path)} (holds {frames} frames; one is expected)")
     if not fits:
@@ -176,7 +176,7 @@ def _header(path: Path) -> Any:
         wrong = [f"{name} is {data.get(name)}" for name, count in _NUMBERS.items() if not _holds(data.get(name), count)]
         wrong += [] if data.get("Rows") and data.get("Columns") else ["Rows or Columns are not there"]
     except Exception as error:  # pydicom raises nearly anything on a broken file
-        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({_line(error)})") from error
+        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({last_line(error)})") from error
     if wrong:
         raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({wrong[0]})")
     return data
@@ -204,5 +204,6 @@ def _in_order(headers: dict[Path, Any]) -> tuple[list[Path], list[float], NDArra
     return files, [place[path] for path in files], np.stack([row, column, normal], axis=1)
 
 
-def _line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
+    """What an error of a library comes to, or its name."""
     return (str(error).strip().splitlines() or [""])[-1] or type(error).__name__

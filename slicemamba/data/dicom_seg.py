@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import SegmentationStorage
 
-from slicemamba.data.dicom import files_of, grid_of, is_dicom
+from slicemamba.data.dicom import files_of, grid_of, is_dicom, last_line
 from slicemamba.data.findings import BadFileError, Fault, short_path
 
 _MOST_SEGMENTS = 255
@@ -46,8 +46,7 @@ def read_segmentation(path: Path, series: Path) -> NDArray[np.uint8]:
         fits = size == grid.size and count <= _MOST_SEGMENTS * len(grid.origins)
         frames = np.asarray(pixel_array(data) if fits else 0, np.uint8).reshape((count, *size) if fits else (1, 1, 1))
     except Exception as error:  # pydicom raises nearly anything on a broken file
-        reason = (str(error).strip().splitlines() or [""])[-1] or type(error).__name__
-        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({reason})") from error
+        raise BadFileError(Fault.BROKEN, f"{short_path(path)} ({last_line(error)})") from error
     if kind != "BINARY":
         raise BadFileError(Fault.FORM, f"{short_path(path)} (segments of type {kind}; BINARY is read)")
     if not fits:

@@ -106,8 +106,9 @@ def predict_files(
     places = name_masks(cases, outputs)
     _make_folders(outputs, {place.parent for place in places.values()})
     result = Predicted()
-    volumes = [parts for parts in cases if is_volume(parts[0])]
-    pictures = [parts for parts in cases if parts not in volumes]
+    pictures, volumes = list[Case](), list[Case]()
+    for parts in cases:
+        (volumes if is_volume(parts[0]) else pictures).append(parts)
     done = _Count(len(cases), on_progress)
     batch_size = segmenter.options.batch_size
     for start in range(0, len(pictures), batch_size):

@@ -150,6 +150,11 @@ class ConvSkeleton(nn.Module):
         self.supervised = nn.ModuleDict({str(level): nn.Linear(dims[level], num_classes) for level in supervised})
         self._places = [(stage, place) for stage, depth in enumerate(config.depths) for place in range(depth)]
 
+    def heads(self) -> list[nn.Linear | nn.Conv2d]:
+        """The head, and with deep supervision those of the coarser maps."""
+        coarser = [head for head in self.supervised.values() if isinstance(head, nn.Linear)]  # all, which mypy asks for
+        return [self.head, *coarser]
+
     def blocks(self) -> Iterator[nn.Module]:
         """What stands in each place, in forward order."""
         for stage in self.stages:

@@ -107,7 +107,7 @@ class SliceUNet(nn.Module):
         """What gives the logits; with deep supervision the heads of the coarser maps too."""
         if self.conv is None:
             return [self.final_conv]
-        return [self.conv.head, *self.conv.supervised.values()]  # type: ignore[list-item]
+        return self.conv.heads()
 
     def run(self, image: Tensor, architecture: Architecture) -> Tensor:
         """The forward pass with the given architecture.
