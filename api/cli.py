@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import api.follow_up_commands
-import api.search_commands
+import api.commands.searches
+import api.commands.tokens
+import api.commands.trials
 import cluster.cli
 import slicemamba.cli
-from api import tables
+from api.commands.tokens import Database, RunsDir
 from slicemamba import __version__
 from slicemamba.cli import SERVICE, START
 from slicemamba.errors import InputError, RunFailedError
 from slicemamba.files import DISK_FAULTS
 
 if TYPE_CHECKING:
-    from api.client import ApiError
-    from api.tokens import Tokens
+    from api.client.connection import ApiError
 
 _OF_FILES = {
     errno.EACCES,
@@ -73,7 +73,7 @@ def demo(
     """Run everything once: start Ray and the service, submit and follow a search, show its result, stop everything."""
     from rich.console import Console
 
-    from api.demo import run_demo
+    from api.commands.demo import run_demo
 
     raise typer.Exit(run_demo(out, data, Console()))
 
@@ -86,9 +86,6 @@ def _check_document(values: Mapping[str, Any], source: str) -> None:
 
 cluster.cli.register(app)
 slicemamba.cli.register(app, _check_document)
-
-RunsDir = Annotated[Path | None, typer.Option(help="Folder of all runs.")]
-Database = Annotated[str | None, typer.Option(help="Run database; default: a SQLite file in the folder of runs.")]
 
 
 @app.command(rich_help_panel=SERVICE)
@@ -104,65 +101,17 @@ def serve(
     ] = None,
 ) -> None:
     """Run the service. SLICEMAMBA_* variables set the same options (docs/api.md)."""
-    from api.serving import serve as run
-    from api.settings import Settings
+    from api.server.serving import serve as run
+    from api.server.settings import Settings
 
     given: dict[str, Any] = {"host": host, "port": port, "runs_dir": runs_dir, "data_root": data}
     given |= {"ray_address": ray_address, "database_url": database_url, "root_path": root_path}
     run(Settings.from_env(**given))
 
 
-tokens = typer.Typer(help="Create, list and revoke access tokens. Run it on the server, whose run database holds them.")
-app.add_typer(tokens, name="token", rich_help_panel=SERVICE)
-
-
-@tokens.command("create")
-def create_token(
-    name: Annotated[str, typer.Argument(help="Owner of the token.")],
-    scope: Annotated[str, typer.Option(help="read; submit: also start, stop, extend; admin: also delete.")] = "submit",
-    runs_dir: RunsDir = None,
-    database_url: Database = None,
-) -> None:
-    """Print a new token. It is shown only once, as only its hash is stored."""
-    from api.tokens import Scope
-
-    known = [item.value for item in Scope]
-    if scope not in known:
-        raise InputError(f"--scope must be one of {', '.join(known)}; got {scope!r}")
-    row, text = _open_tokens(runs_dir, database_url).create(name, Scope(scope))
-    print(f"token {row.id} ({scope}) for {name}; clients take it from SLICEMAMBA_TOKEN:", file=sys.stderr)
-    print(text)
-
-
-@tokens.command("list")
-def list_tokens(runs_dir: RunsDir = None, database_url: Database = None) -> None:
-    """List tokens, without their secrets."""
-    from rich.console import Console
-
-    Console().print(tables.tokens(_open_tokens(runs_dir, database_url).list()))
-
-
-@tokens.command("revoke")
-def revoke_token(
-    token_id: Annotated[str, typer.Argument(metavar="ID", help="Id, as shown by `token list`.")],
-    runs_dir: RunsDir = None,
-    database_url: Database = None,
-) -> None:
-    """Invalidate a token at once."""
-    row = _open_tokens(runs_dir, database_url).revoke(token_id)
-    print(f"token {row.id} of {row.name} is revoked")
-
-
-def _open_tokens(runs_dir: Path | None, database_url: str | None) -> Tokens:
-    from api.db import open_database
-    from api.settings import Settings
-    from api.tokens import Tokens
-
-    return Tokens(open_database(Settings.from_env(runs_dir=runs_dir, database_url=database_url).database))
-
-
-api.search_commands.register(app)
-api.follow_up_commands.register(app)
+api.commands.tokens.register(app)
+api.commands.searches.register(app)
+api.commands.trials.register(app)
 
 
 def main() -> None:
@@ -202,9 +151,11 @@ def explain(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.filename and error.errno in _OF_FILES:
         reason = (error.strerror or type(error).__name__).lower()
         return f"{error.filename} cannot be used: {reason}; choose another path, or fix this one", 2
-    if "api.client" not in sys.modules:  # then it can be none of its errors, and importing it would take time
+    if (
+        "api.client.connection" not in sys.modules
+    ):  # then it can be none of its errors, and importing it would take time
         return None
-    from api.client import ApiError, ApiUnreachableError
+    from api.client.connection import ApiError, ApiUnreachableError
 
     if isinstance(error, ApiUnreachableError):
         return f"{error}; start it with `slicemamba serve`, or set SLICEMAMBA_URL to where it runs", 2

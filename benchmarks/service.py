@@ -49,12 +49,12 @@ import psutil
 from fastapi.testclient import TestClient
 from sqlalchemy.event import listen
 
-from api.db import Sessions, open_database
-from api.main import create_app
-from api.models import Label, Search, StateChange, utc_now
-from api.reconciler import Reconciler
-from api.service import SearchService, new_id
-from api.settings import Settings
+from api.server.app import create_app
+from api.server.database import Sessions, open_database
+from api.server.models import Label, Search, StateChange, utc_now
+from api.server.reconciler import Reconciler
+from api.server.service import SearchService, new_id
+from api.server.settings import Settings
 from api.states import SearchState
 from benchmarks.job_server import JobServer
 from cluster import jobs as ray_jobs

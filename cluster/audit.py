@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from cluster.attempts import only_driver
+from cluster.capacity import needs_of
+from cluster.cluster_health import cluster_with_room
 from cluster.config import SearchJob, differing_fields
 from cluster.connect import check_can_search
 from cluster.driver import open_study, with_proven_precision
 from cluster.front import read_front
 from cluster.report import finished_search, write_report
-from cluster.room import needs_of
 from cluster.run_folder import RunFolder
 from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
-from cluster.watch import cluster_with_room
 from nas.audit import hypervolume_curves, loss_rows
 from nas.config import AuditConfig
 from nas.search import SearchSession

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from cluster.audit_front import Counts
+from cluster.capacity import live_nodes, num_fitting
 from cluster.config import RetrainJob, SearchJob, TrainWorkers, refuse_mixing, retraining
 from cluster.ray_train import retrain
-from cluster.room import live_nodes, num_fitting
 from cluster.run_folder import RunFolder
 from cluster.run_view import RunStatus
 from cluster.status import StatusWriter

@@ -16,10 +16,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cluster.capacity import needs_of
+from cluster.cluster_health import cluster_with_room
 from cluster.config import RetrainJob, parse_job
-from cluster.room import needs_of
 from cluster.run_folder import RunFolder
-from cluster.watch import cluster_with_room
 from slicemamba.data.cache import default_cache_dir
 from slicemamba.errors import InputError, RunFailedError
 

@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.attempts import only_driver
+from cluster.capacity import Need, needs_of
+from cluster.cluster_health import cluster_with_room
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, extends, refuse_mixing
 from cluster.connect import check_can_search
 from cluster.initial import check_init, resolve_init
-from cluster.room import Need, needs_of
 from cluster.run_folder import JOURNAL, LATENCIES, RunFolder, reports_dir
 from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
 from cluster.storage import mirrored
-from cluster.watch import cluster_with_room
 from nas.advice import advice
 from nas.config import SearchConfig, WarmStart
 from nas.objectives import Bound, Constraints, format_value
-from nas.patience import Patience
 from nas.racing import Leaders
+from nas.retries import DatabaseRetries
 from nas.search import SearchSession
 from nas.searchers import baseline_seed, make_searcher
 from nas.space import SearchSpace
@@ -360,8 +360,8 @@ def open_study(
     driver = driver or run
     if isinstance(run.study_location, Path):
         mend_journal(run.study_location)
-    patience = Patience(partial(driver.warn, phase=kind))
-    study = Study(run.study_location, run.study_name(kind), space, objectives, searcher, constraints, patience)
+    retries = DatabaseRetries(partial(driver.warn, phase=kind))
+    study = Study(run.study_location, run.study_name(kind), space, objectives, searcher, constraints, retries)
     if driver.attempt is not None:
         study.claim(driver.attempt.token)
     return study

@@ -21,11 +21,11 @@ from cluster.config import load_job
 from cluster.connect import submission_id
 from cluster.driver import run_job
 from cluster.follow_up import parse_follow_up
-from cluster.follow_up_run import run_follow_up
 from cluster.ids import new_id
 from cluster.object_store import STORE_VARIABLE
 from cluster.progress import progress_view, show_status
 from cluster.run_folder import RunFolder
+from cluster.run_follow_up import run_follow_up
 from cluster.storage import bring
 from slicemamba.documents import read_yaml
 from slicemamba.errors import InputError, RunFailedError

@@ -2,7 +2,7 @@
 
 Each has a folder of its own in the search's run folder, ``<run>/jobs/<id>/``, with the same ``config.json``,
 ``status.json``, attempts and ``result.json`` as a run; nothing in them names a path outside the run folder. A
-retraining is an ordinary ``RetrainJob``; the others are here. ``cluster.follow_up_run`` runs them.
+retraining is an ordinary ``RetrainJob``; the others are here. ``cluster.run_follow_up`` runs them.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from ray import tune
 from ray.tune import CheckpointConfig, RunConfig, Stopper, TuneConfig, Tuner
 from ray.tune.search import Searcher as TuneSearcher
 
+from cluster.capacity import live_nodes, num_fitting
 from cluster.config import SearchJob, parse_job
-from cluster.room import live_nodes, num_fitting
 from cluster.run_folder import RunFolder
 from cluster.tune_internals import ForgetNumbers, KeepWorkers
 from cluster.workers import device_for, run_on_worker, show_as, use_threads

@@ -33,8 +33,8 @@ from optuna.trial import TrialState as OptunaState
 from nas.damage import check_journal
 from nas.objectives import OBJECTIVES, Constraints, loss_matrix, losses, violation
 from nas.pareto import ParetoFront, pareto_mask
-from nas.patience import Patience
 from nas.record import bring_in_line, note, record_path
+from nas.retries import DatabaseRetries
 from nas.space import SearchSpace
 from nas.trial import Trial as Trial
 from nas.trial import TrialState as TrialState
@@ -106,7 +106,7 @@ class Study:
         name: the study's name in that storage.
         space, objectives, searcher, constraints: of the search; kept with the study, and a study made with others is
             refused.
-        patience: waits for a database that is locked or away; without, its error is raised at once.
+        retries: waits for a database that is locked or away; without, its error is raised at once.
 
     Raises:
         InputError: the storage holds a study of this name with another space, objectives or searcher.
@@ -120,14 +120,14 @@ class Study:
         objectives: tuple[str, ...],
         searcher: str,
         constraints: Constraints | None = None,
-        patience: Patience | None = None,
+        retries: DatabaseRetries | None = None,
     ) -> None:
         self.space = space
         self.objectives = objectives
         self.constraints = dict(constraints or {})
-        self._patience = patience or (lambda call: call())
+        self._retried = retries or (lambda call: call())
         self._writer: str | None = None
-        self._storage = self._patience(lambda: open_storage(location))
+        self._storage = self._retried(lambda: open_storage(location))
         self._distributions = {
             f"block_{i:02d}": CategoricalDistribution([format_block(space.choices[gene]) for gene in options])
             for i, options in enumerate(space.options, 1)
@@ -140,7 +140,7 @@ class Study:
         }
         if self.constraints:  # absent without any, as in studies from before there were constraints
             meta["constraints"] = {name: bound.model_dump() for name, bound in self.constraints.items()}
-        self._study_id = self._patience(lambda: self._open(name, meta))
+        self._study_id = self._retried(lambda: self._open(name, meta))
         self._record = record_path(location, name) if isinstance(location, Path) else None
         if self._record is not None:
             bring_in_line(self._record, self.trials())
@@ -173,7 +173,7 @@ class Study:
 
     def claim(self, writer: str) -> None:
         """Makes this object the study's only writer: whoever was it before finds out at its next write."""
-        self._patience(lambda: self._storage.set_study_user_attr(self._study_id, _WRITER, writer))
+        self._retried(lambda: self._storage.set_study_user_attr(self._study_id, _WRITER, writer))
         self._writer = writer
 
     def _check_writer(self) -> None:
@@ -217,7 +217,7 @@ class Study:
             begun = True
             return to_trial(self._storage.get_trial(self._storage.create_new_trial(self._study_id, template)))
 
-        return self._noted(self._patience(write))
+        return self._noted(self._retried(write))
 
     def _noted(self, trial: Trial) -> Trial:
         if self._record is not None:
@@ -270,18 +270,18 @@ class Study:
                     raise
             return to_trial(self._storage.get_trial(trial_id))
 
-        return self._noted(self._patience(write))
+        return self._noted(self._retried(write))
 
     def trials(self) -> list[Trial]:
         """All trials by number."""
-        return self._patience(lambda: read_trials(self._storage, self._study_id))
+        return self._retried(lambda: read_trials(self._storage, self._study_id))
 
     def warm_start(self, choose: Callable[[], list[Architecture]]) -> list[Architecture]:
         """What ``choose`` gave the first time; kept, so that a resumed search does not depend on the earlier one."""
-        kept = self._patience(lambda: self._storage.get_study_user_attrs(self._study_id)).get("warm_start")
+        kept = self._retried(lambda: self._storage.get_study_user_attrs(self._study_id)).get("warm_start")
         if kept is None:
             kept = [str(architecture) for architecture in choose()]
-            self._patience(lambda: self._storage.set_study_user_attr(self._study_id, "warm_start", kept))
+            self._retried(lambda: self._storage.set_study_user_attr(self._study_id, "warm_start", kept))
         return [Architecture.parse(text) for text in kept]
 
 

@@ -6,7 +6,7 @@ What a notebook needs stands here, and is imported when it is first asked for:
     masks = segmenter.masks([image])                        # (h, w, 3) uint8 in, (h, w) labels out
     network = slicemamba.SliceMambaUNet(config, 1, slicemamba.Architecture.uniform("2x2", config.depths))
 
-A search's handle, with trials as a table and plots, is ``api.client.Client().search("latest")``.
+A search's handle, with trials as a table and plots, is ``api.client.http.Client().search("latest")``.
 """
 
 from importlib import import_module

@@ -54,9 +54,9 @@ def our_errors() -> list[type[BaseException]]:
 
 
 def an_error(kind: type[BaseException]) -> BaseException:
-    from api.connection import ApiError
-    from api.problems import ProblemError
+    from api.client.connection import ApiError
     from api.schemas import Finding, Problem
+    from api.server.problems import ProblemError
     from slicemamba.data.findings import BadFileError, Fault
 
     if kind is InputError:

@@ -15,7 +15,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from api.settings import VARIABLES, Settings
+from api.server.settings import VARIABLES, Settings
 from cluster.config import JobSpec
 from docs.generators.schemas import cell, in_words
 from nas.config import AuditConfig

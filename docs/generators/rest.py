@@ -9,8 +9,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from api.main import create_app
-from api.settings import Settings
+from api.server.app import create_app
+from api.server.settings import Settings
 from docs.generators import configuration
 from docs.generators.schemas import cell, in_words
 from slicemamba.docstrings import attributes, markdown

@@ -13,8 +13,8 @@ from threading import Lock, Thread
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from api.serving import serve
-from api.settings import Settings
+from api.server.serving import serve
+from api.server.settings import Settings
 
 
 class Fuse:

@@ -13,9 +13,9 @@ from typing import Any
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi.testclient import TestClient
 
-from api.deps import Parts
-from api.main import create_app
-from api.settings import Settings
+from api.server.app import create_app
+from api.server.dependencies import AppContext
+from api.server.settings import Settings
 from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
 from cluster.run_folder import RunFolder
 from cluster.run_view import Progress, RunState, RunStatus
@@ -95,14 +95,14 @@ class Bench:
         self.app = create_app(self.settings, self.jobs)
         self.http = TestClient(self.app, "http://127.0.0.1", raise_server_exceptions=False)
         self.http.portal = _event_loop()
-        self.parts: Parts = self.app.state.parts
+        self.context: AppContext = self.app.state.context
 
     def restart(self) -> Bench:
         """Another process on the same database, folder and cluster."""
         return Bench(self.settings.runs_dir, self.jobs, **self.settings.model_dump(exclude={"runs_dir"}))
 
     def round(self) -> None:
-        self.parts.reconciler.run_once()
+        self.context.reconciler.run_once()
 
     def submit(self, body: dict[str, Any] | None = None, **headers: str) -> str:
         response = self.http.post("/v1/searches", json=body or BODY, headers=headers)
@@ -119,13 +119,13 @@ class Bench:
         return state
 
     def folder(self, search_id: str) -> RunFolder:
-        return self.parts.service.run_folder(search_id)
+        return self.context.service.run_folder(search_id)
 
     def drive(self, search_id: str, state: RunState = "RUNNING", *, age_seconds: float = 0, **fields: Any) -> None:
         """Writes the driver's status, as it was ``age_seconds`` ago; a driver that has ended ends its job."""
         moment = datetime.now(timezone.utc) - timedelta(seconds=age_seconds)
         progress = {"supernet": Progress(done=1, total=4, unit="epochs", metrics={"loss": 0.5})}
-        row = self.parts.service.find(search_id)
+        row = self.context.service.find(search_id)
         attempt = 1 if row is None else row.attempt
         values = {"phase": "supernet", "progress": progress, "attempt": attempt, **fields}
         self.folder(search_id).write_status(RunStatus(state=state, updated_at=moment, **values))

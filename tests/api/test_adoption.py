@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from service_helpers import BODY, Bench, write_study
 
-from api import adoption
-from api.service import SearchService
+from api.server import adoption
+from api.server.service import SearchService
 from cluster.config import parse_job
 from cluster.jobs import JobState
 from cluster.run_folder import RunFolder
@@ -53,7 +53,7 @@ def test_running_job_is_adopted_followed_and_stopped(bench: Bench) -> None:
     bench.http.post("/v1/searches/kvasir.v2/resume")
     bench.round()
     assert bench.jobs.submitted == ["kvasir.v2-2"]
-    assert json.loads(folder.config_path.read_text()) == bench.parts.service.get("kvasir.v2").spec
+    assert json.loads(folder.config_path.read_text()) == bench.context.service.get("kvasir.v2").spec
 
 
 @pytest.mark.parametrize(

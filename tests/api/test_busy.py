@@ -10,8 +10,8 @@ import httpx
 import pytest
 from service_helpers import BODY, Bench
 
-from api import specs
-from api.main import DATA_CHECKERS
+from api.server import specs
+from api.server.app import DATA_CHECKERS
 from slicemamba.data.checks import check_listing
 
 MANY = 60  # more than the threads that requests have
@@ -51,7 +51,7 @@ def test_ray_that_hangs_keeps_nobody_waiting_but_readers_of_logs(bench: Bench) -
 
 def test_process_is_alive_while_its_database_hangs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     released = Event()
-    monkeypatch.setattr(bench.parts.service, "page", lambda *_: (released.wait(120), ([], False))[1])
+    monkeypatch.setattr(bench.context.service, "page", lambda *_: (released.wait(120), ([], False))[1])
     assert during(bench, "/v1/searches", released, "/healthz") == 200
 
 
@@ -83,9 +83,9 @@ def test_data_set_that_takes_long_to_check_keeps_only_submissions_waiting(
             try:
                 with anyio.fail_after(60):
                     await anyio.to_thread.run_sync(checked.wait)
-                    while bench.parts.data_checkers.statistics().tasks_waiting < MANY - DATA_CHECKERS:
+                    while bench.context.data_checkers.statistics().tasks_waiting < MANY - DATA_CHECKERS:
                         await anyio.sleep(0.01)
-                    assert bench.parts.data_checkers.borrowed_tokens == DATA_CHECKERS
+                    assert bench.context.data_checkers.borrowed_tokens == DATA_CHECKERS
                     listed = await http.get("/v1/searches")
             finally:
                 released.set()

@@ -22,11 +22,11 @@ from rich.console import Console
 from service_helpers import BODY, Bench, FakeJobs, write_study
 from typer.testing import CliRunner
 
-from api import follow_up_commands, tables
 from api.cli import app, explain
-from api.client import ApiError, ApiUnreachableError, Client
+from api.client import ApiError, ApiUnreachableError, Client, tables
+from api.client.follow import watch
+from api.commands import trials as follow_up_commands
 from api.schemas import Problem, Trial, TrialPage
-from api.watch import watch
 from cluster.jobs import JobState
 from cluster.progress import TITLES, progress_view
 from cluster.run_folder import PHASES, RunFolder
@@ -133,7 +133,7 @@ def test_events_are_followed_to_the_end(bench: Bench, client: Client) -> None:
 
 @pytest.fixture
 def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.connection.RETRY_DELAYS_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("api.client.connection.RETRY_DELAYS_SECONDS", (0.0, 0.0))
 
 
 @pytest.mark.usefixtures("no_delays")
@@ -398,8 +398,8 @@ def test_serve_checks_ray_before_it_starts(tmp_path: Path) -> None:
 
 
 def test_taken_port_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from api import serving
-    from api.settings import Settings
+    from api.server import serving
+    from api.server.settings import Settings
 
     monkeypatch.setattr(serving, "check_cluster", FakeJobs().check_cluster)
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -410,7 +410,7 @@ def test_taken_port_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_help_and_app_import_neither_torch_nor_ray() -> None:
     code = "import sys, {}; print([name for name in ('torch', 'ray', 'fastapi') if name in sys.modules])"
-    for module, expected in (("api.cli", "[]"), ("api.client", "[]"), ("api.main", "['fastapi']")):
+    for module, expected in (("api.cli", "[]"), ("api.client.http", "[]"), ("api.server.app", "['fastapi']")):
         done = subprocess.run([sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == expected, module
 

@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from service_helpers import BODY, Bench, write_study
 
-from api.specs import EXAMPLE
+from api.server.specs import EXAMPLE
 from cluster.jobs import JobState
 from cluster.local import free_ports
 from cluster.run_folder import RunFolder
@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Bench
     while not server.started:
         time.sleep(0.05)
     yield f"http://127.0.0.1:{server.config.port}", bench
-    bench.parts.closing.set()
+    bench.context.closing.set()
     server.should_exit = True
     thread.join()
 
@@ -412,10 +412,10 @@ def test_list_on_a_phone_in_the_dark(page: Page, place: tuple[str, Bench]) -> No
 
 
 def test_page_asks_for_the_token_once(page: Page, tmp_path: Path) -> None:
-    from api.tokens import Scope
+    from api.server.tokens import Scope
 
     bench = Bench(tmp_path / "runs", require_tokens=True)
-    token = bench.parts.tokens.create("Ada", Scope.READ)[1]
+    token = bench.context.tokens.create("Ada", Scope.READ)[1]
     server = uvicorn.Server(uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

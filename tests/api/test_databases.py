@@ -13,9 +13,9 @@ from alembic.migration import MigrationContext
 from service_helpers import BODY, Bench, write_study
 from sqlalchemy import create_engine, inspect, text
 
-from api.db import open_database
-from api.migrations import VERSION_TABLE, make_config
-from api.models import Base
+from api.server.database import open_database
+from api.server.migrations import VERSION_TABLE, make_config
+from api.server.models import Base
 from cluster.jobs import JobState
 from cluster.run_folder import STUDY_VARIABLE
 from slicemamba.errors import InputError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from api import demo
+from api.commands import demo
 from slicemamba.errors import InputError
 
 

@@ -165,7 +165,7 @@ def test_data_set_is_told_with_its_last_check(tmp_path: Path) -> None:
     assert "not been decoded yet" in listed["data"]["warnings"][0]
     # What a driver does first; from then on the set is known.
     data = DataConfig(name="lesions", root=tmp_path / "data" / "lesions", image_size=(32, 32))
-    check_dataset(data, cache_dir=bench.parts.service.checks_dir)
+    check_dataset(data, cache_dir=bench.context.service.checks_dir)
     checked = bench.http.post("/v1/searches/validate", json=body).json()
     assert checked["data"]["num_images"] == images
     assert checked["data"]["largest_size"] == [32, 40]

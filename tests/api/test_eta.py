@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from service_helpers import BODY, Bench
 
-from api.eta import END_SECONDS, NOTHING, Before, remaining_seconds, seen_before
-from api.tables import expected_end, time_left
+from api.client.tables import expected_end, time_left
+from api.server.eta import END_SECONDS, NOTHING, Before, remaining_seconds, seen_before
 from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.jobs import JobState
 from cluster.run_view import Progress, RunStatus, RunView

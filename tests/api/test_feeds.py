@@ -16,10 +16,11 @@ import pytest
 import uvicorn
 from service_helpers import Bench
 
-from api import feeds, followed
-from api.feeds import Batch, Feeds, Piece
-from api.followed import DriversEvents, DriversLog, LogPlace
-from api.sse import ServerEvent, parse_events
+from api.client.sse import ServerEvent, parse_events
+from api.server import driver_output as followed
+from api.server import feeds
+from api.server.driver_output import DriversEvents, DriversLog, LogPlace
+from api.server.feeds import Batch, Feeds, Piece
 from cluster.event_files import START
 from cluster.jobs import JobState
 from cluster.local import free_ports
@@ -176,7 +177,7 @@ def test_source_that_is_away_for_a_while_is_told_once(caplog: pytest.LogCaptureF
 
 @contextmanager
 def serving(bench: Bench) -> Iterator[str]:
-    for many in (bench.parts.event_feeds, bench.parts.log_feeds):
+    for many in (bench.context.event_feeds, bench.context.log_feeds):
         many.period_seconds = 0.02
     server = uvicorn.Server(uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning", lifespan="off"))
     thread = Thread(target=server.run, daemon=True)
@@ -186,7 +187,7 @@ def serving(bench: Bench) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.config.port}"
     finally:
-        bench.parts.closing.set()
+        bench.context.closing.set()
         server.should_exit = True
         thread.join()
 
@@ -339,7 +340,7 @@ def test_long_history_comes_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPat
     folder = bench.folder(search_id)
     for number in range(25):
         folder.emit("trial", number=number)
-    source = DriversEvents(bench.parts.service, search_id)
+    source = DriversEvents(bench.context.service, search_id)
     place, sizes = START, []
     while True:
         batch = source.read(place)
@@ -351,5 +352,5 @@ def test_long_history_comes_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPat
         place = last
     assert sizes == [10, 10, 5]
     bench.jobs.logs[search_id] = "".join(f"{n}\n" for n in range(25))
-    log = DriversLog(bench.parts.service, bench.jobs, "-", bench.parts.service.get(search_id))
+    log = DriversLog(bench.context.service, bench.jobs, "-", bench.context.service.get(search_id))
     assert [len(log.read(LogPlace(1, offset)).pieces) for offset in (0, 20, 50)] == [10, 10, 5]

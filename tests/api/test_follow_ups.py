@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from service_helpers import BODY, Bench, write_study
 
-from api.models import Search
-from api.tokens import Scope
+from api.server.models import Search
+from api.server.tokens import Scope
 from cluster.config import RetrainJob
 from cluster.follow_up import AuditJob, ExportJob, FiguresJob, parse_follow_up
 from cluster.jobs import JobState
@@ -254,13 +254,13 @@ def test_what_is_not_there_yet_is_a_conflict(bench: Bench) -> None:
 def test_search_is_not_deleted_while_a_job_begins(
     bench: Bench, search_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other, delete = bench.restart(), bench.parts.service._delete
+    other, delete = bench.restart(), bench.context.service._delete
 
     def begin_meanwhile(*seen: Any) -> bool:
         start(other, f"{search_id}/trials/0/retrain")
         return delete(*seen)
 
-    monkeypatch.setattr(bench.parts.service, "_delete", begin_meanwhile)
+    monkeypatch.setattr(bench.context.service, "_delete", begin_meanwhile)
     assert "retrain job" in problem(bench.http.delete(f"/v1/searches/{search_id}"), 409)["detail"]
     assert bench.folder(search_id).config_path.exists()
 
@@ -277,7 +277,7 @@ def test_a_search_has_one_audit_at_a_time(bench: Bench, search_id: str) -> None:
 @pytest.fixture(params=["delete", "audit", "extend"])
 def faster(request: pytest.FixtureRequest, bench: Bench, search_id: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """What somebody asks of another process between the checks of a request and its record."""
-    what, other, enqueue = str(request.param), bench.restart(), bench.parts.service.enqueue
+    what, other, enqueue = str(request.param), bench.restart(), bench.context.service.enqueue
 
     def meanwhile(row: Search) -> tuple[Search, bool]:
         if what == "delete":
@@ -287,14 +287,14 @@ def faster(request: pytest.FixtureRequest, bench: Bench, search_id: str, monkeyp
             assert other.http.post(f"/v1/searches/{search_id}/{what}", json=body).status_code == 202
         return enqueue(row)
 
-    monkeypatch.setattr(bench.parts.service, "enqueue", meanwhile)
+    monkeypatch.setattr(bench.context.service, "enqueue", meanwhile)
     return what
 
 
 def test_audit_is_not_made_of_what_changed_meanwhile(bench: Bench, search_id: str, faster: str) -> None:
     answer = bench.http.post(f"/v1/searches/{search_id}/audit")
     problem(answer, 404 if faster == "delete" else 409)
-    assert len(bench.parts.service.jobs_of(search_id)) == (faster == "audit")
+    assert len(bench.context.service.jobs_of(search_id)) == (faster == "audit")
 
 
 def test_cancelled_job_stops(bench: Bench, search_id: str) -> None:
@@ -351,7 +351,7 @@ def test_failed_job_tells_why_and_has_a_log(bench: Bench, search_id: str) -> Non
 
 def test_scope_that_starts_nothing_is_refused(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "runs", require_tokens=True)
-    headers = {scope: {"Authorization": f"Bearer {bench.parts.tokens.create('x', scope)[1]}"} for scope in Scope}
+    headers = {scope: {"Authorization": f"Bearer {bench.context.tokens.create('x', scope)[1]}"} for scope in Scope}
     made = bench.http.post("/v1/searches", json=BODY, headers=headers[Scope.SUBMIT]).json()["id"]
     write_study(bench.folder(made), ROWS)
     paths = ["audit", *(f"trials/0/{kind}" for kind in ("retrain", "export", "figures"))]

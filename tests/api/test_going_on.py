@@ -34,7 +34,7 @@ def test_paused_search_frees_the_cluster_and_goes_on_under_a_new_job(bench: Benc
     bench.round()
     assert bench.get(search_id)["job_status"] == "STOPPED"
     assert search_id not in [
-        row.id for row in bench.parts.service.active()
+        row.id for row in bench.context.service.active()
     ]  # nothing is left to do until it is resumed
     assert act(bench, search_id, "pause")["state"] == "PAUSED"
 
@@ -69,7 +69,7 @@ def test_job_is_stopped_though_somebody_was_faster_than_the_reconciler(
     bench.round()
     assert bench.jobs.stopped == [search_id]
     assert bench.state(search_id) == state
-    assert search_id not in [search.id for search in bench.parts.service.active()]
+    assert search_id not in [search.id for search in bench.context.service.active()]
 
 
 @pytest.mark.parametrize(("what", "state"), [("pause", "PAUSED"), ("cancel", "CANCELLED")])

@@ -12,18 +12,18 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from service_helpers import BODY, Bench
 
-from api.middleware import MAX_BODY_BYTES
-from api.rate_limit import RateLimit
-from api.tokens import Scope
+from api.server.middleware import MAX_BODY_BYTES
+from api.server.rate_limit import RateLimit
+from api.server.tokens import Scope
 
 
 def test_request_has_an_id_and_a_line_in_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "api.access"):
+    with caplog.at_level(logging.INFO, "api.server.access"):
         own = bench.http.get("/v1/version", headers={"X-Request-ID": "my-1"})
         made = bench.http.get("/v1/searches/s-none", headers={"X-Request-ID": "bad id\x7f"})
     assert own.headers["X-Request-ID"] == "my-1"
     assert len(made.headers["X-Request-ID"]) == 32
-    first, second = (json.loads(record.message) for record in caplog.records if record.name == "api.access")
+    first, second = (json.loads(record.message) for record in caplog.records if record.name == "api.server.access")
     assert (first["request_id"], first["status"], first["path"]) == ("my-1", 200, "/v1/version")
     assert (second["request_id"], second["status"]) == (made.headers["X-Request-ID"], 404)
 
@@ -70,7 +70,7 @@ def test_changes_are_limited_and_reads_are_not(tmp_path: Path) -> None:
 
 def test_each_token_has_its_own_limit_however_it_is_written(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "runs", writes_per_minute=2, require_tokens=True)
-    ada, eve = (bench.parts.tokens.create(name, Scope.SUBMIT)[1] for name in ("Ada", "Eve"))
+    ada, eve = (bench.context.tokens.create(name, Scope.SUBMIT)[1] for name in ("Ada", "Eve"))
     written = [f"Bearer {ada}", f"bearer {ada}", f"BEARER   {ada}", f"Bearer {eve}", "Bearer other"]
     answers = [bench.http.post("/v1/searches", json=BODY, headers={"Authorization": text}) for text in written]
     assert [answer.status_code for answer in answers] == [202, 202, 429, 202, 401]

@@ -8,7 +8,7 @@ import pytest
 from service_helpers import BODY, Bench, write_study
 
 from api.client import ApiError, Client
-from api.notebook import SearchHandle
+from api.client.notebook import SearchHandle
 
 ROWS = [{"dice": 0.5, "hd95": 4.0}, None, {"dice": 0.75, "hd95": 6.0}, {"dice": 0.4, "hd95": 5.0}]
 

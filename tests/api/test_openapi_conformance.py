@@ -18,7 +18,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
 from service_helpers import Bench, write_study
 
-from api.tokens import Scope
+from api.server.tokens import Scope
 from cluster.jobs import JobState
 
 pytestmark = pytest.mark.timeout(1800)
@@ -97,8 +97,8 @@ class Run:
         self.statuses: Counter[int] = Counter()
         self.operations: set[str] = set()
         self.faults: dict[str, str] = {}
-        bench.parts.closing.set()  # event streams of searches that go on end at once
-        _, token = bench.parts.tokens.create("schemathesis", Scope.ADMIN)
+        bench.context.closing.set()  # event streams of searches that go on end at once
+        _, token = bench.context.tokens.create("schemathesis", Scope.ADMIN)
         bench.http.headers["Authorization"] = f"Bearer {token}"
         document = _document(bench, _stored(bench))
         config.projects.default.headers = {"Authorization": f"Bearer {token}"}

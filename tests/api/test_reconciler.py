@@ -10,7 +10,7 @@ from threading import Event
 import pytest
 from service_helpers import BODY, Bench
 
-from api import reconciler
+from api.server import reconciler
 from api.states import IllegalTransitionError, SearchState
 from cluster import driver
 from cluster.config import load_job
@@ -205,9 +205,9 @@ def test_one_round_takes_over_the_progress_of_all_drivers_at_work(bench: Bench) 
 def test_progress_of_a_search_that_was_cancelled_meanwhile_is_not_written(bench: Bench) -> None:
     search_id = bench.running()
     bench.drive(search_id)
-    seen = bench.parts.service.get(search_id)
+    seen = bench.context.service.get(search_id)
     bench.http.post(f"/v1/searches/{search_id}/cancel")
-    bench.parts.service.note_all([(seen, {"phase": "search", "message": None})])
+    bench.context.service.note_all([(seen, {"phase": "search", "message": None})])
     found = bench.get(search_id)
     assert (found["phase"], found["message"]) == ("supernet", "cancelled by request")
 
@@ -285,7 +285,7 @@ def test_killed_after_submission_but_before_it_was_written_down(bench: Bench, mo
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(bench.parts.service), "move", die)
+        patch.setattr(type(bench.context.service), "move", die)
         with pytest.raises(SystemExit):
             bench.round()
     assert bench.jobs.submitted == [search_id]
@@ -306,12 +306,12 @@ def test_killed_between_record_and_submission(bench: Bench) -> None:
 def test_two_processes_act_once(bench: Bench) -> None:
     search_id = bench.running()
     other = bench.restart()
-    seen_by_both = bench.parts.service.get(search_id)
-    assert other.parts.service.move(seen_by_both, SearchState.CANCELLING)
-    assert not bench.parts.service.move(seen_by_both, SearchState.FAILED, error="too late")
+    seen_by_both = bench.context.service.get(search_id)
+    assert other.context.service.move(seen_by_both, SearchState.CANCELLING)
+    assert not bench.context.service.move(seen_by_both, SearchState.FAILED, error="too late")
     assert states(bench, search_id)[-1] == "CANCELLING"
     with pytest.raises(IllegalTransitionError):
-        bench.parts.service.move(seen_by_both, SearchState.STARTING)
+        bench.context.service.move(seen_by_both, SearchState.STARTING)
 
 
 def test_search_cancelled_elsewhere_while_it_was_submitted_is_stopped(bench: Bench) -> None:

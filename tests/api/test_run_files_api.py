@@ -11,8 +11,8 @@ import pytest
 from fastapi.responses import FileResponse
 from service_helpers import Bench
 
-from api.followed import DriversLog, LogPlace
-from api.sse import ServerEvent, parse_events
+from api.client.sse import ServerEvent, parse_events
+from api.server.driver_output import DriversLog, LogPlace
 from cluster.jobs import JobState
 
 
@@ -191,7 +191,7 @@ def test_followed_log_goes_on_with_the_next_attempt(bench: Bench) -> None:
 def test_half_a_line_waits_for_its_end(bench: Bench) -> None:
     search_id = bench.running()
     bench.jobs.logs[search_id] = "one\nhal"
-    log = DriversLog(bench.parts.service, bench.jobs, "-", bench.parts.service.get(search_id))
+    log = DriversLog(bench.context.service, bench.jobs, "-", bench.context.service.get(search_id))
     place = log.place_of_tail(10)
     assert place == LogPlace(1, 0)
 
@@ -220,7 +220,7 @@ def test_half_a_line_waits_for_its_end(bench: Bench) -> None:
 
 def test_log_that_is_yet_to_come_is_waited_for(bench: Bench) -> None:
     search_id = bench.running()
-    log = DriversLog(bench.parts.service, bench.jobs, "-", bench.parts.service.get(search_id))
+    log = DriversLog(bench.context.service, bench.jobs, "-", bench.context.service.get(search_id))
     assert log.place_of_tail(1) is None
     bench.jobs.logs[search_id] = "one\ntwo\n"
     assert log.place_of_tail(1) == LogPlace(1, 4)

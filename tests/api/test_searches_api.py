@@ -14,7 +14,7 @@ from service_helpers import BODY, Bench, write_study
 from sqlalchemy import event, update
 from sqlalchemy.orm import Session
 
-from api.models import Search
+from api.server.models import Search
 from cluster.run_folder import STUDY_KINDS, STUDY_VARIABLE
 from nas.study import open_storage
 
@@ -75,8 +75,8 @@ def test_warm_start_names_an_earlier_search_and_shows_no_folder(bench: Bench) ->
     answer = bench.http.post("/v1/searches", json=body).json()
     assert answer["spec"]["search"]["warm_start"] == {"study": earlier, "top": 3}
     assert str(bench.settings.runs_dir) not in json.dumps(answer)
-    kept = bench.parts.service.get(answer["id"]).spec["search"]["warm_start"]
-    assert Path(kept["study"]) == bench.parts.service.run_folder(earlier).path
+    kept = bench.context.service.get(answer["id"]).spec["search"]["warm_start"]
+    assert Path(kept["study"]) == bench.context.service.run_folder(earlier).path
 
 
 @pytest.mark.parametrize("study", ["/etc", "../other", "s-00000000000000000000000000"])
@@ -213,13 +213,13 @@ def test_delete_takes_ended_searches_only(bench: Bench) -> None:
 
 def test_search_that_goes_on_while_it_is_deleted_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     search_id, other = bench.succeeded(), bench.restart()
-    delete = bench.parts.service._delete
+    delete = bench.context.service._delete
 
     def go_on_meanwhile(*seen: Any) -> bool:
         other.http.post(f"/v1/searches/{search_id}/extend", json={"num_trials": 12})
         return delete(*seen)
 
-    monkeypatch.setattr(bench.parts.service, "_delete", go_on_meanwhile)
+    monkeypatch.setattr(bench.context.service, "_delete", go_on_meanwhile)
     assert "QUEUED" in problem(bench.http.delete(f"/v1/searches/{search_id}"), 409)["detail"]
     assert bench.folder(search_id).config_path.exists()
     bench.round()
@@ -294,7 +294,7 @@ def test_fault_of_the_service_is_a_problem_without_its_cause(bench: Bench, monke
     def fail(*_: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(type(bench.parts.service), "get", fail)
+    monkeypatch.setattr(type(bench.context.service), "get", fail)
     found = problem(bench.http.get("/v1/searches/s-1"), 500)
     assert "secret" not in json.dumps(found)
 
@@ -384,7 +384,7 @@ def test_field_that_is_given_twice_is_refused(bench: Bench) -> None:
 )
 def test_row_of_another_version_breaks_no_list(bench: Bench, change: dict[str, Any]) -> None:
     good, bad = (bench.http.post("/v1/searches", json=BODY).json()["id"] for _ in range(2))
-    with bench.parts.service._sessions.begin() as session:
+    with bench.context.service._sessions.begin() as session:
         session.execute(update(Search).where(Search.id == bad).values(**change))
     listed = bench.http.get("/v1/searches")
     assert listed.status_code == 200

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from api.db import open_database
-from api.settings import Settings
+from api.server.database import open_database
+from api.server.settings import Settings
 from slicemamba.errors import InputError
 
 

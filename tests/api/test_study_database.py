@@ -9,7 +9,7 @@ import pytest
 from postgres import PostgresServer, create_database, restartable_server
 
 from nas.config import SearchConfig
-from nas.patience import Patience
+from nas.retries import DatabaseRetries
 from nas.search import SearchSession
 from nas.searchers import make_searcher
 from nas.space import SearchSpace
@@ -36,7 +36,7 @@ def test_search_outlives_a_server_that_is_stopped_and_started_again(server: Post
         told.append(message)
         threading.Thread(target=lambda: (server.start(), back.set())).start()
 
-    study = Study(url, "search", SPACE, CONFIG.objectives, "random", patience=Patience(wait_for, 300))
+    study = Study(url, "search", SPACE, CONFIG.objectives, "random", retries=DatabaseRetries(wait_for, 300))
     study.claim("me")
     session = SearchSession(study, make_searcher(CONFIG, SPACE), origin="random", num_trials=12)
     while (trial := session.ask()) is not None:

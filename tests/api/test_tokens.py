@@ -12,13 +12,13 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
-from api import serving
 from api.cli import app
-from api.db import open_database
-from api.models import Token, utc_now
-from api.routes import streams
-from api.settings import Settings
-from api.tokens import Scope, Tokens
+from api.server import serving
+from api.server.database import open_database
+from api.server.models import Token, utc_now
+from api.server.routes import streams
+from api.server.settings import Settings
+from api.server.tokens import Scope, Tokens
 from slicemamba.errors import InputError
 
 
@@ -28,7 +28,7 @@ def guarded(tmp_path: Path) -> Bench:
 
 
 def header(guarded: Bench, scope: Scope) -> dict[str, str]:
-    return {"Authorization": f"Bearer {guarded.parts.tokens.create('somebody', scope)[1]}"}
+    return {"Authorization": f"Bearer {guarded.context.tokens.create('somebody', scope)[1]}"}
 
 
 def test_request_without_a_valid_token_is_refused(guarded: Bench) -> None:
@@ -80,10 +80,10 @@ def test_refusal_for_the_scope_says_which_one_is_needed(guarded: Bench) -> None:
 def test_revoked_token_is_refused_at_once(guarded: Bench) -> None:
     headers = header(guarded, Scope.READ)
     assert guarded.http.get("/v1/version", headers=headers).status_code == 200
-    (row,) = guarded.parts.tokens.list()
-    guarded.parts.tokens.revoke(row.id)
+    (row,) = guarded.context.tokens.list()
+    guarded.context.tokens.revoke(row.id)
     assert guarded.http.get("/v1/version", headers=headers).status_code == 401
-    assert not guarded.parts.tokens.any_active()
+    assert not guarded.context.tokens.any_active()
 
 
 @pytest.mark.parametrize("path", ["events", "logs?follow=true"])
@@ -92,16 +92,16 @@ def test_stream_ends_when_its_token_is_revoked(guarded: Bench, path: str, monkey
     search_id = guarded.http.post("/v1/searches", json=BODY, headers=headers).json()["id"]
     guarded.jobs.logs[search_id] = "one\n"
     guarded.folder(search_id).emit("phase", phase="search")
-    is_valid = guarded.parts.tokens.is_valid
+    is_valid = guarded.context.tokens.is_valid
 
     def revoke_and_go_on(token_id: str) -> bool:
         found = is_valid(token_id)
-        guarded.parts.tokens.revoke(token_id)
+        guarded.context.tokens.revoke(token_id)
         guarded.folder(search_id).emit("phase", phase="retrain")
         guarded.jobs.logs[search_id] += "two\n"
         return found
 
-    monkeypatch.setattr(guarded.parts.tokens, "is_valid", revoke_and_go_on)
+    monkeypatch.setattr(guarded.context.tokens, "is_valid", revoke_and_go_on)
     monkeypatch.setattr(streams, "CHECK_TOKEN_SECONDS", 0.0)
     answer = guarded.http.get(f"/v1/searches/{search_id}/{path}", headers=headers)
     assert "event: end" not in answer.text
@@ -111,7 +111,7 @@ def test_stream_ends_when_its_token_is_revoked(guarded: Bench, path: str, monkey
 def test_secret_is_not_kept_and_use_is_noted(guarded: Bench) -> None:
     headers = header(guarded, Scope.READ)
     guarded.http.get("/v1/version", headers=headers)
-    (row,) = guarded.parts.tokens.list()
+    (row,) = guarded.context.tokens.list()
     assert row.used_at is not None
     assert utc_now() - row.used_at < timedelta(minutes=1)
     secret = headers["Authorization"].rpartition("_")[2]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from service_helpers import Bench, write_study
 
-from api.studies import MAX_WAITING
+from api.server.studies import MAX_WAITING
 from nas.damage import cut_damage
 from nas.record import RecordReader, record_path
 from nas.study import Trial, TrialState, hypervolume_curve, pareto_front, reference_point
@@ -213,10 +213,10 @@ def test_study_is_converted_once_and_open_trials_are_seen_to_end(bench: Bench) -
     assert states() == ["COMPLETED", "COMPLETED", "RUNNING", "RUNNING"]
     study.complete(running[1], {"dice": 0.5, "hd95": 1.0}, ended_as=2, seconds=0.1)
     assert states() == ["COMPLETED", "COMPLETED", "RUNNING", "COMPLETED"]
-    before = bench.parts.studies.view(search_id, folder, "search").trials
+    before = bench.context.studies.view(search_id, folder, "search").trials
     study.fail(running[0], "out of memory", ended_as=3)
     assert states() == ["COMPLETED", "COMPLETED", "FAILED", "COMPLETED"]
-    after = bench.parts.studies.view(search_id, folder, "search").trials
+    after = bench.context.studies.view(search_id, folder, "search").trials
     assert all(after[i] is before[i] for i in (0, 1, 3))
 
 
@@ -287,7 +287,7 @@ def test_front_and_curve_kept_up_are_those_made_anew(bench: Bench) -> None:
                 study.complete(number, metrics, ended_as=num_ended, seconds=0.1)
             num_ended += 1
         if i % 7 == 0:
-            view = bench.parts.studies.view("s", folder, "search")
+            view = bench.context.studies.view("s", folder, "search")
             trials = study.trials()
             assert view.front(names).trials() == pareto_front(trials, names)
             assert view.num_completed == sum(trial.state is TrialState.COMPLETED for trial in trials)

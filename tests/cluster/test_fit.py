@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.capacity import Node, needs_of, num_fitting
 from cluster.config import parse_job
 from cluster.fit import to_fit
-from cluster.room import Node, needs_of, num_fitting
 from slicemamba.documents import override, read_yaml
 from slicemamba.presets import CONFIGS, list_presets
 

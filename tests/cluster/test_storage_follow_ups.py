@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 
-from cluster import audit, driver, entrypoint, follow_up_run
+from cluster import audit, driver, entrypoint
+from cluster import run_follow_up as follow_up_run
 from cluster.attempts import Attempts
 from cluster.cli import restore
 from cluster.config import SearchJob, parse_job
 from cluster.follow_up import AuditJob, ExportJob, FollowUp, job_folder
-from cluster.follow_up_run import run_follow_up
 from cluster.object_store import Store, open_store
 from cluster.run_folder import RunFolder
+from cluster.run_follow_up import run_follow_up
 from cluster.storage import bring, bring_all, mirrored
 from nas.config import AuditConfig
 from slicemamba.architecture import Architecture

@@ -122,7 +122,7 @@ def test_programs_are_found_in_login_shells_too(text: str, tmp_path: Path) -> No
 
 
 def test_health_is_asked_at_the_port_that_is_served(text: str) -> None:
-    from api.routes import health
+    from api.server.routes import health
 
     assert "/healthz" in {route.path for route in health.router.routes}  # type: ignore[attr-defined]
     check = re.search(r'^    CMD \["python", "-c", (".*")\]$', stage(text, "runtime"), re.MULTILINE)

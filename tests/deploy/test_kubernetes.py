@@ -142,7 +142,7 @@ def test_variables_are_known_and_databases_are_the_one_that_is_deployed(resource
 
 
 def test_probes_ask_what_the_service_answers(resources: list[Resource]) -> None:
-    from api.routes import health
+    from api.server.routes import health
 
     (pod,) = pods(named(resources, "Deployment", "api"))
     (api,) = pod["spec"]["containers"]

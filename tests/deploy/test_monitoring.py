@@ -14,8 +14,8 @@ import ray
 from deployment import DOCKER, ROOT, mappings, read_yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from api.server.telemetry import Telemetry
 from api.states import SearchState
-from api.telemetry import Telemetry
 
 FOLDER = DOCKER / "monitoring"
 FUNCTIONS = {"histogram_quantile", "label_values", "max", "sum", "rate", "topk", "by", "and", "or", "on", "le"}

@@ -1,0 +1,1 @@
+"""What the command line is made of: a module for each group of commands."""

@@ -1,1 +1,0 @@
-"""Routes, a module a resource. They translate between HTTP and ``api.service``, and decide nothing."""

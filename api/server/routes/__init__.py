@@ -1,0 +1,1 @@
+"""Routes, a module a resource. They translate between HTTP and ``api.server.service``, and decide nothing."""

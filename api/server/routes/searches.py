@@ -1,0 +1,241 @@
+"""/v1/searches: submit, check, list, get, cancel, delete."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timezone
+from functools import partial
+from http import HTTPStatus
+from typing import Annotated, Any, TypeVar
+
+from anyio import to_thread
+from fastapi import APIRouter, Body, Header, Query, Request, Response
+from pydantic import ValidationError
+
+from api import schemas
+from api.estimate import estimate, num_evaluations, work_of
+from api.schemas import Problem
+from api.server.bodies import StrictRoute
+from api.server.dependencies import (
+    AppContext,
+    Context,
+    bad_token,
+    link,
+    page_token,
+    read_page_token,
+    written_in_its_thread,
+)
+from api.server.models import Search
+from api.server.past_searches import earlier_searches
+from api.server.problems import ProblemError, bad_parameter, conflict
+from api.server.service import SAFE_ID, Filter, etag
+from api.server.specs import EXAMPLE, JobBody, public_spec
+from api.states import SearchState
+from cluster.config import SearchJob
+from nas.advice import advice
+from slicemamba.data.checks import Listing
+
+router = APIRouter(
+    route_class=StrictRoute, prefix="/v1/searches", tags=["searches"], responses={422: {"model": Problem}}
+)
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such search"}}
+CHANGES: dict[int | str, dict[str, Any]] = {
+    **UNKNOWN,
+    409: {"model": Problem, "description": "Not possible in this state"},
+    412: {"model": Problem, "description": "The search has changed since the ETag of If-Match"},
+}
+
+NOT_DECODED = (
+    "the files have not been decoded yet: the search does so first, and fails where one is broken or does not fit"
+)
+BUSY_STUDY = "Too many requests wait for a large study that is being read for the first time"
+
+BodyOfJob = Annotated[JobBody, Body(openapi_examples={"small": {"summary": "A small search", "value": EXAMPLE}})]
+Row = TypeVar("Row", schemas.SearchSummary, schemas.JobSummary)
+IfMatch = Annotated[str | None, Header(description="the ETag that you know; 412 if it has changed")]
+PageSize = Annotated[int, Query(ge=1, le=1000, description="maximum number")]
+PageToken = Annotated[str | None, Query(description="next_page_token of the previous page")]
+
+
+def _summary(context: AppContext, search: Search) -> schemas.SearchSummary:
+    summary = readable(schemas.SearchSummary, search)
+    return summary.model_copy(update={"expected_end_at": context.etas.expected_end(search)})
+
+
+def readable(kind: type[Row], row: Search) -> Row:
+    """What is shown of a row; without its progress where another version has written that in its own way.
+
+    Raises:
+        ProblemError: nothing of it can be shown (409).
+    """
+    try:
+        return kind.model_validate(row)
+    except ValidationError:
+        known = {name: getattr(row, name, None) for name in kind.model_fields}
+        note = "its progress was written by another version and cannot be shown"
+    try:
+        return kind.model_validate({**known, "progress": {}, "message": row.message or note})
+    except ValidationError:
+        raise conflict(f"{row.title} was written by another version of the service and cannot be shown") from None
+
+
+def listed(rows: Iterable[Search], show: Callable[[Search], Row]) -> list[Row]:
+    """What is shown of each row; one that cannot be shown is left out, and the log says so: it breaks no list."""
+    found = []
+    for row in rows:
+        try:
+            found.append(show(row))
+        except ProblemError as error:
+            logger.warning("%s", error.detail)
+    return found
+
+
+def to_answer(context: AppContext, search: Search) -> schemas.Search:
+    summary = _summary(context, search)
+    history = [schemas.Change.model_validate(change) for change in context.service.history(search.id)]
+    return schemas.Search(**dict(summary), spec=public_spec(search.spec), history=history)
+
+
+def _answer(response: Response, context: AppContext, search: Search) -> schemas.Search:
+    response.headers["ETag"] = etag(search)
+    return to_answer(context, search)
+
+
+@router.post("", status_code=HTTPStatus.ACCEPTED, responses={409: {"model": Problem}})
+async def submit(
+    request: Request,
+    response: Response,
+    context: Context,
+    body: BodyOfJob,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> schemas.Search:
+    """Checks the job and the files of its data set by their names, and puts the search in the queue.
+
+    Files that are broken or do not fit together make the search fail in its `check` phase, with the same words.
+
+    The same `Idempotency-Key` and body return the search created before; a different body gives 409.
+    """
+
+    def take_in() -> schemas.Search:
+        search, new = context.service.submit(body, idempotency_key)
+        response.headers["Location"] = link(request, "get_search", search_id=search.id)
+        if not new:
+            response.headers["Idempotent-Replayed"] = "true"
+        return _answer(response, context, search)
+
+    return await to_thread.run_sync(take_in, limiter=context.data_checkers)
+
+
+@router.post("/validate")
+async def validate(context: Context, body: BodyOfJob) -> schemas.Validation:
+    """Performs all checks of a submission and estimates the cost of the search, without starting it.
+
+    Files of a data set that is new or has changed are decoded by the search itself, in its `check` phase.
+    """
+    return await to_thread.run_sync(_validate, context, body, limiter=context.data_checkers)
+
+
+def _validate(context: AppContext, body: Mapping[str, Any]) -> schemas.Validation:
+    job, listing = context.service.check(body)
+    evaluations = num_evaluations(job)
+    return schemas.Validation(
+        evaluations=evaluations,
+        space_size=job.search_space.size,
+        images_trained=work_of(job, listing.num_images).trained,
+        images_evaluated=evaluations * listing.num_images["search"],
+        advice=advice(job.search, job.data.num_classes),
+        estimate=estimate(job, listing.num_images, earlier_searches(context.service, job)),
+        data=_content(job, listing),
+        spec=public_spec(job.model_dump(mode="json")),
+    )
+
+
+def _content(job: SearchJob, listing: Listing) -> dict[str, Any]:
+    if listing.report is not None:
+        return listing.report.model_dump(mode="json")
+    return {"name": job.data.name, "num_images": listing.num_images, "warnings": [NOT_DECODED]}
+
+
+@router.get("")
+@written_in_its_thread
+def list_searches(
+    context: Context,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+    state: Annotated[list[SearchState] | None, Query(description="any of these")] = None,
+    label: Annotated[list[str] | None, Query(description="`key=value`; all of these")] = None,
+) -> schemas.SearchPage:
+    """Searches, newest first."""
+    after = _read_place(page_token) if page_token else None
+    wanted = Filter(state or (), [_read_label(text) for text in label or ()], after)
+    found, more = context.service.page(wanted, page_size)
+    return schemas.SearchPage(
+        searches=listed(found, partial(_summary, context)),
+        next_page_token=_token_after(found) if more else None,
+    )
+
+
+def _token_after(found: list[Search]) -> str:
+    return page_token(f"{found[-1].created_at.isoformat()} {found[-1].id}")
+
+
+def _read_place(token: str) -> tuple[datetime, str]:
+    moment, _, search_id = read_page_token(token).partition(" ")
+    try:
+        created_at = datetime.fromisoformat(moment).astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        raise bad_token() from None
+    if not SAFE_ID.fullmatch(search_id):
+        raise bad_token()
+    return created_at, search_id
+
+
+def _read_label(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not key or not separator or "\0" in text:
+        raise bad_parameter("label", f"must look like key=value; got {text!r}")
+    return key, value
+
+
+@router.get("/{search_id}", responses=UNKNOWN, name="get_search")
+@written_in_its_thread
+def get(search_id: str, context: Context, response: Response) -> schemas.Search:
+    """One search, with its job and its changes of state. Its ETag changes with its state."""
+    return _answer(response, context, context.service.get(search_id))
+
+
+@router.post("/{search_id}/cancel", status_code=HTTPStatus.ACCEPTED, responses=CHANGES)
+def cancel(search_id: str, context: Context, response: Response, if_match: IfMatch = None) -> schemas.Search:
+    """Asks the search to stop; it is CANCELLED soon after and keeps what it has found so far."""
+    return _answer(response, context, context.service.cancel(search_id, if_match))
+
+
+@router.post("/{search_id}/pause", status_code=HTTPStatus.ACCEPTED, responses=CHANGES)
+def pause(search_id: str, context: Context, response: Response, if_match: IfMatch = None) -> schemas.Search:
+    """Stops the search and frees the cluster; `resume` continues it where it stopped."""
+    return _answer(response, context, context.service.pause(search_id, if_match))
+
+
+@router.post("/{search_id}/resume", status_code=HTTPStatus.ACCEPTED, responses=CHANGES)
+def resume(search_id: str, context: Context, response: Response, if_match: IfMatch = None) -> schemas.Search:
+    """Continues a paused, cancelled or failed search; no finished trial is evaluated again."""
+    return _answer(response, context, context.service.resume(search_id, if_match))
+
+
+@router.post("/{search_id}/extend", status_code=HTTPStatus.ACCEPTED, responses=CHANGES)
+def extend(
+    search_id: str, context: Context, response: Response, body: schemas.Extension, if_match: IfMatch = None
+) -> schemas.Search:
+    """Raises the number of trials of a paused or ended search, and continues it where it stopped."""
+    return _answer(response, context, context.service.extend(search_id, body.num_trials, if_match))
+
+
+@router.delete("/{search_id}", status_code=HTTPStatus.NO_CONTENT, response_class=Response, responses=CHANGES)
+def delete(search_id: str, context: Context, if_match: IfMatch = None) -> None:
+    """Removes an ended search with all its files."""
+    context.service.delete(search_id, if_match)
+    context.studies.forget(search_id)
