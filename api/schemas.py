@@ -13,6 +13,8 @@ from slicemamba.text import displayable, finite, well_formed
 
 StudyName = Literal["search", "random"]
 EXPECTED_END = "estimated end, all remaining phases included; null while it does not run or nothing allows an estimate"
+QUEUE_POSITION = "place in the queue, 1 for the next; null unless it waits for others to end"
+ASKED_BY = "name of the token that asked for it; null where no token was needed"
 Quoting = Annotated[str, BeforeValidator(well_formed)]
 """Text that may quote a request."""
 Spec = Annotated[dict[str, Any], BeforeValidator(displayable)]
@@ -74,6 +76,9 @@ class SearchSummary(_Answer):
     expected_end_at: datetime | None = Field(default=None, description=EXPECTED_END)
     job_id: str = Field(description="the job's id in Ray")
     job_status: str | None = Field(description="Ray's own status of the job; only a hint")
+    priority: int = Field(default=0, description="searches of higher priority leave the queue first")
+    queue_position: int | None = Field(default=None, description=QUEUE_POSITION)
+    submitted_by: str | None = Field(default=None, description=ASKED_BY)
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -87,6 +92,7 @@ class Change(_Answer):
     old_state: SearchState | None
     new_state: SearchState
     message: str | None
+    by: str | None = Field(default=None, description=ASKED_BY)
 
 
 class Search(SearchSummary):
@@ -162,6 +168,8 @@ class JobSummary(_Answer):
     error: str | None = Field(description="why the job failed")
     expected_end_at: datetime | None = Field(default=None, description=EXPECTED_END)
     folder: str = Field(description="where its files are among the search's artifacts")
+    queue_position: int | None = Field(default=None, description=QUEUE_POSITION)
+    submitted_by: str | None = Field(default=None, description=ASKED_BY)
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

@@ -136,7 +136,7 @@ def quantiles(seconds: Sequence[float]) -> str:
 
 
 def volume(folder: Path, num_searches: int, num_trials: int, repeats: int) -> None:
-    settings = Settings(runs_dir=folder / "runs")
+    settings = Settings(runs_dir=folder / "runs", max_running=10**6)
     sessions = open_database(settings.database)
     rng = np.random.default_rng(0)
     ids = store_searches(sessions, settings.runs_path, num_searches, num_trials // num_searches, rng)
@@ -353,7 +353,7 @@ def rounds(folder: Path, num_searches: int, num_stored: int, repeats: int) -> No
 
     server = JobServer()
     with server.running():
-        settings = Settings(runs_dir=folder / "runs", ray_address=server.address)
+        settings = Settings(runs_dir=folder / "runs", ray_address=server.address, max_running=10**6)
         sessions = open_database(settings.database)
         listen(sessions.kw["bind"], "before_cursor_execute", lambda *_: counts.update(["statements"]))
         asked = SimpleNamespace(submit_run=ray_jobs.submit_run, job_state=job_state, stop_run=ray_jobs.stop_run)

@@ -195,11 +195,13 @@ class SearchJob(_Job):
             supernet; or a path, as in a retrain job.
         baselines: networks of MONAI to train beside the winner, from scratch and for as many seconds; both are scored
             on the same images. An empty list trains none.
+        priority: in the queue of a service searches of higher priority are started first; no effect elsewhere.
         finals: training of the frontier's members and the fixed networks before one is chosen; null for none. ``auto``:
             with the defaults where architectures of the space differ in size, none in a space of slicings alone.
     """
 
     kind: Literal["search"] = "search"
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
     supernet: SupernetConfig = SupernetConfig()
     search: SearchConfig = SearchConfig()
     retrain: TrainConfig | None = TrainConfig()
@@ -437,6 +439,13 @@ def refuse_mixing(found: Mapping[str, Any] | None, job: Job, where: Path) -> lis
 
 def _free_fields(job: Job) -> tuple[str, ...]:
     """What the fields begin with that do not change what comes out, but for the last digits."""
-    free = ("name:", "labels", "resources.train.", "resources.wait_seconds:", "resources.search.num_workers:")
+    free = (
+        "name:",
+        "labels",
+        "priority:",
+        "resources.train.",
+        "resources.wait_seconds:",
+        "resources.search.num_workers:",
+    )
     measures = isinstance(job, SearchJob) and {"latency_ms", "peak_memory_mb"} & set(job.search.measured)
     return free if measures else (*free, "resources.search.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -124,6 +125,23 @@ def job_logs(address: str, submission_id: str) -> str | None:
             return logs
     except JobUnknownError:
         return None
+
+
+def cluster_resources(address: str) -> dict[str, float] | None:
+    """Resources of all living nodes together, as Ray calls them: ``CPU``, ``GPU``, … None while Ray does not tell."""
+    use_local_token()
+    spare_proxy()
+    from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
+
+    try:
+        nodes = list_nodes(address=address, timeout=int(CONNECT_TIMEOUT_SECONDS), filters=[("state", "=", "ALIVE")])
+    except (RayStateApiException, OSError, ValueError, RuntimeError):
+        return None
+    total: Counter[str] = Counter()
+    for node in nodes:
+        total.update(node.resources_total or {})
+    return dict(total)
 
 
 @lru_cache(maxsize=8)

@@ -13,6 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from api.server.dependencies import AppContext, Context
 from api.server.models import Token
 from api.server.problems import ProblemError
+from api.server.service import ASKED_BY
 from api.server.tokens import Scope
 
 _bearer = HTTPBearer(auto_error=False, description="A token created with `slicemamba token create` on the server.")
@@ -31,6 +32,7 @@ async def authorize(
     if context.settings.tokens_required:
         token = await run_in_threadpool(_check_token, request, context, given)
         request.state.token_id = client = token.id
+        ASKED_BY.set(token.name)
     if _NEEDED[request.method] is not Scope.READ:
         _limit(context, client)
 

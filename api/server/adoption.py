@@ -113,6 +113,7 @@ def as_search(folder: RunFolder, stale_seconds: float) -> Search | None:
         state=state.value,
         phase=status.phase,
         progress=finite(status.model_dump(mode="json")["progress"]),
+        admitted=not state.ended,
         message=ADOPTED,
         error=error,
         attempt=attempt,

@@ -19,6 +19,7 @@ MAX_STEADY_LOSSES = 20
 ENDING_SECONDS = 15.0
 
 UNREACHABLE = "the Ray cluster cannot be reached at the moment; retrying every few seconds"
+NO_PLACE = "waiting in the queue for a place on the cluster"
 NO_RESULT = "the driver ended without a result"
 KILLED = "the driver died without reporting an error, as when it or its node is killed"
 VANISHED = "the Ray job vanished, as when the head of the cluster is restarted"
@@ -34,6 +35,7 @@ class Observation:
             that of the attempt before. job_id: of that job.
         status: what this attempt's driver wrote last; of a queued search that of the attempt before.
         has_result: ``result.json`` is there.
+        admitted: a queued search has a place among those that run.
         now, changed_at: this moment, and that of the row's last change of state.
     """
 
@@ -46,6 +48,7 @@ class Observation:
     now: datetime
     changed_at: datetime
     job_id: str | None = None
+    admitted: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def _queued(seen: Observation, stale_seconds: float) -> Decision:
         return Decision("stop", message="waiting for the driver before to stop")
     if seen.reachable and seen.job is None and _alive(seen, stale_seconds):
         return Decision("wait", message="the Ray job before is gone; waiting for its driver to fall silent")
-    return Decision("submit")
+    return Decision("submit") if seen.admitted else Decision("wait", message=NO_PLACE)
 
 
 def _paused(seen: Observation) -> Decision:

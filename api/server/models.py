@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, Text
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, Text, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
@@ -65,6 +65,9 @@ class Search(Base):
         message: what is going on right now, where the state alone does not tell.
         error: why it failed.
         request_hash: of the request's body, to tell a repeated request from another one with the same key.
+        priority: of those in the queue the highest is started first.
+        admitted: it has a place among those that run (``api.server.queue``).
+        submitted_by: name of the token that asked for it; null where none was needed.
         changed_at: last change of state. updated_at: last change of anything.
     """
 
@@ -95,6 +98,9 @@ class Search(Base):
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     changed_at: Mapped[datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    admitted: Mapped[bool] = mapped_column(default=False, server_default=false())
+    submitted_by: Mapped[str | None] = mapped_column(String(100))
     label_rows: Mapped[list[Label]] = relationship(cascade="all, delete-orphan", lazy="selectin")
 
     @property
@@ -132,7 +138,12 @@ class Label(Base):
 
 
 class StateChange(Base):
-    """One change of state, written in the same transaction as the change. ``old_state`` is null for the first."""
+    """One change of state, written in the same transaction as the change.
+
+    Attributes:
+        old_state: null for the first.
+        by: name of the token that asked for it; null for what nobody asked for, or where no token was needed.
+    """
 
     __tablename__ = "events"
 
@@ -142,6 +153,7 @@ class StateChange(Base):
     old_state: Mapped[str | None] = mapped_column(String(16))
     new_state: Mapped[str] = mapped_column(String(16))
     message: Mapped[str | None] = mapped_column(ToldText)
+    by: Mapped[str | None] = mapped_column(String(100))
 
 
 class Token(Base):

@@ -7,6 +7,7 @@ what it finds.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Protocol
 from api.server.adoption import Adoption
 from api.server.decisions import UNREACHABLE, Decision, Observation, decide
 from api.server.models import Search, utc_now
+from api.server.queue import UNKNOWN_SIZE, places
 from api.server.service import SearchService
 from api.server.settings import Settings
 from api.server.specs import without_folder
@@ -34,6 +36,7 @@ ASK_RAY_SECONDS = 30.0
 """How often Ray is asked for the job of a driver that gives signs of life, as its answer is shown and decides nothing,
 and for those of a paused search, of which none was at work.
 """
+ASK_SIZE_SECONDS = 60.0
 PAUSE_SECONDS = 0.05  # between two searches of a round, which is stretched by half of its interval at most
 _MAX_MOVES = 4  # from STARTING to the end are two; more would be a fault
 
@@ -45,6 +48,7 @@ class Jobs(Protocol):
     def submit_run(self, address: str, submission_id: str, run_dir: Path) -> None: ...
     def job_state(self, address: str, submission_id: str) -> JobState | None: ...
     def stop_run(self, address: str, submission_id: str) -> None: ...
+    def cluster_resources(self, address: str) -> dict[str, float] | None: ...
     def job_logs(self, address: str, submission_id: str) -> str | None: ...
 
 
@@ -92,6 +96,7 @@ class Reconciler:
         self._rests: dict[str, _Rest] = {}
         self._stopping = Event()
         self._thread: Thread | None = None
+        self._size, self._size_asked_at = UNKNOWN_SIZE, -math.inf
         self._cluster_down = False  # learnt once a round: each timeout would delay all other searches
 
     def start(self) -> None:
@@ -122,6 +127,7 @@ class Reconciler:
         """One round. A fault of one search is logged and does not keep the others from going on."""
         self._cluster_down = False
         self._adopt()
+        self._service.admit(self._places())
         active = self._service.active()
         self._signs = {search.id: sign for search in active if (sign := self._signs.get(search.id)) is not None}
         self._rests = {search.id: rest for search in active if (rest := self._rests.get(search.id)) is not None}
@@ -140,6 +146,15 @@ class Reconciler:
             # Each takes some of the interpreter that requests want too: without a pause they would wait for all.
             self._stopping.wait(min(PAUSE_SECONDS, self._settings.reconcile_seconds / 2 / len(active)))
         self._service.note_all(at_work)
+
+    def _places(self) -> int:
+        """How many drivers may run at the same time; Ray is asked for the size of its cluster once in a while."""
+        if self._settings.max_running is not None:
+            return self._settings.max_running
+        if time.monotonic() - self._size_asked_at >= ASK_SIZE_SECONDS:
+            self._size = places(self._jobs.cluster_resources(self._settings.ray_address))
+            self._size_asked_at = time.monotonic()
+        return self._size
 
     def _rests_still(self, search: Search) -> bool:
         """Whether nothing was at work for a paused search when Ray was last asked, which was lately."""
@@ -169,10 +184,12 @@ class Reconciler:
         elif decision.action == "move":
             self._move(search, decision, observed)
         else:
+            message = self._stop(observed) if decision.action == "stop" else None
+            values = {"message": message or decision.message, **_columns(observed)}
             if search.state == SearchState.PAUSED and observed.reachable and decision.action == "wait":
                 self._rests[search.id] = _Rest(search.changed_at, time.monotonic())
-            message = self._stop(observed) if decision.action == "stop" else None
-            self._service.note(search, message=message or decision.message, **_columns(observed))
+                values["admitted"] = False
+            self._service.note(search, **values)
         return decision.action
 
     def _stop(self, observed: Observation) -> str | None:
@@ -218,6 +235,7 @@ class Reconciler:
             now=utc_now(),
             changed_at=search.changed_at,
             job_id=job_id,
+            admitted=search.admitted,
         )
 
     def _find_job(self, search: Search) -> tuple[bool, str | None, JobState | None]:

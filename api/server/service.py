@@ -16,6 +16,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -27,6 +28,7 @@ from sqlalchemy import Table, bindparam, delete, func, or_, select, text, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer, raiseload, undefer
 
+from api.server import queue
 from api.server.database import Sessions
 from api.server.models import SEARCH, Label, Search, StateChange, utc_now
 from api.server.problems import ProblemError, conflict, not_found
@@ -48,6 +50,8 @@ _DELETED = ".deleted-"
 _CHECK_LOCKS = 16
 _UNDER_WAY = (SearchState.QUEUED, SearchState.STARTING, SearchState.RUNNING)
 _MAX_PARAMETERS = 500  # of a statement; databases have limits
+ASKED_BY: ContextVar[str | None] = ContextVar("asked_by", default=None)
+"""Name of the token of the request that is being answered; None where none was needed, and in the reconciler."""
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 """What a search may be called: our own ids, and names of folders that are adopted."""
 
@@ -128,7 +132,7 @@ class SearchService:
 
         Raises:
             InputError: the body or its data set is not as it should be.
-            ProblemError: 409, the key was used with another body.
+            ProblemError: 409, the key was used with another body; 429, its owner has too many that have not ended.
         """
         request_hash = config_hash(body)
         if (found := self.repeated(key, request_hash)) is not None:
@@ -136,6 +140,7 @@ class SearchService:
         job, _ = self.check(body)
         row = _new_row(new_id(), job.name, job.model_dump(mode="json"), key, request_hash)
         row.label_rows = [Label(key=name, value=value) for name, value in job.labels.items()]
+        row.priority = job.priority
         return self.enqueue(row)
 
     def submit_job(
@@ -154,6 +159,7 @@ class SearchService:
         """
         row = _new_row(new_id("j"), parent.name, job.model_dump(mode="json"), key, request_hash)
         row.kind, row.parent_id, row.trial, row.study = job.kind, parent.id, trial, study
+        row.priority, row.admitted = parent.priority, job.kind not in queue.LIMITED
         return self.enqueue(row)
 
     def enqueue(self, row: Search) -> tuple[Search, bool]:
@@ -162,6 +168,8 @@ class SearchService:
             with self._sessions.begin() as session:
                 if row.parent_id is not None:
                     _check_parent(session, row)
+                if row.submitted_by is not None:
+                    self._check_quota(session, row.submitted_by)
                 session.add(row)
                 session.flush()
                 session.add(_change(row.id, None, SearchState(row.state), row.message))
@@ -172,6 +180,15 @@ class SearchService:
             return found, False
         self._wake.set()
         return row, True
+
+    def _check_quota(self, session: Session, owner: str) -> None:
+        most = self._settings.max_unfinished_per_token
+        if most is not None and queue.num_unfinished(session, owner) >= most:
+            raise ProblemError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"{owner} has {most} searches and jobs that wait or run, which is the most that one token may have "
+                "here; wait until one has ended, or cancel or pause one",
+            )
 
     def repeated(self, key: str | None, request_hash: str) -> Search | None:
         """What an earlier request with this key made. Raises ProblemError (409) where that asked for something else."""
@@ -284,6 +301,19 @@ class SearchService:
         with self._sessions() as session:
             return list(session.scalars(query))
 
+    def admit(self, limit: int) -> None:
+        """Gives free places of so many to searches and jobs in the queue (``api.server.queue``)."""
+        with self._sessions.begin() as session:
+            queue.admit(session, limit)
+
+    def positions(self, rows: Iterable[Search]) -> dict[str, int]:
+        """Places in the queue of those of these searches and jobs that wait in it, by id; the next one has 1."""
+        waiting = {row.id for row in rows if row.state == SearchState.QUEUED and not row.admitted}
+        if not waiting:
+            return {}
+        with self._sessions() as session:
+            return {row_id: place for place, row_id in enumerate(queue.waiting(session), 1) if row_id in waiting}
+
     def cancel(self, search_id: str, if_match: str | None = None) -> Search:
         """Asks for the end of a search. Raises ProblemError: 404, 412, or 409 when it has ended."""
         return self._change(search_id, if_match, self._cancel)
@@ -345,6 +375,7 @@ class SearchService:
         fresh: dict[str, Any] = {
             "attempt": search.attempt + 1,
             "losses": 0,
+            "admitted": False,
             "job_status": None,
             "error": None,
             "ended_at": None,
@@ -566,6 +597,7 @@ def _new_row(row_id: str, name: str, spec: dict[str, Any], key: str | None, requ
         attempt=1,
         idempotency_key=key,
         request_hash=request_hash,
+        submitted_by=ASKED_BY.get(),
         created_at=now,
         changed_at=now,
         updated_at=now,
@@ -574,5 +606,10 @@ def _new_row(row_id: str, name: str, spec: dict[str, Any], key: str | None, requ
 
 def _change(search_id: str, old: SearchState | None, new: SearchState, message: str | None) -> StateChange:
     return StateChange(
-        search_id=search_id, time=utc_now(), old_state=old.value if old else None, new_state=new.value, message=message
+        search_id=search_id,
+        time=utc_now(),
+        old_state=old.value if old else None,
+        new_state=new.value,
+        message=message,
+        by=ASKED_BY.get(),
     )

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from slicemamba.config import Config, validate
 
@@ -29,6 +29,8 @@ VARIABLES = {
     "stale_seconds": "SLICEMAMBA_STALE_SECONDS",
     "require_tokens": "SLICEMAMBA_REQUIRE_TOKENS",
     "writes_per_minute": "SLICEMAMBA_WRITES_PER_MINUTE",
+    "max_running": "SLICEMAMBA_MAX_RUNNING",
+    "max_unfinished_per_token": "SLICEMAMBA_MAX_UNFINISHED_PER_TOKEN",
     "root_path": "SLICEMAMBA_ROOT_PATH",
 }
 
@@ -46,6 +48,9 @@ class Settings(Config):
         stale_seconds: a driver whose status is older, and whose Ray job is gone, counts as dead.
         require_tokens: whether requests need a token; null: yes, unless only this machine can reach the service.
         writes_per_minute: submissions and other changes per client; more are answered with 429.
+        max_running: searches, retrainings and audits that run at the same time, the others wait in the queue; null:
+            one for each GPU of the cluster, or for each four CPUs where it has none.
+        max_unfinished_per_token: searches and jobs of one token that may wait or run; null: no limit.
         root_path: prefix, such as ``/nas``, under which a reverse proxy shows the service; a proxy may say it in the
             header ``X-Forwarded-Prefix`` instead.
     """
@@ -60,6 +65,8 @@ class Settings(Config):
     stale_seconds: PositiveFloat = 60.0
     require_tokens: bool | None = None
     writes_per_minute: PositiveFloat = 600.0
+    max_running: PositiveInt | None = None
+    max_unfinished_per_token: PositiveInt | None = None
     root_path: Annotated[str, Field(pattern=f"^{PREFIX}$")] = ""
 
     @classmethod

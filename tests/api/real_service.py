@@ -43,6 +43,7 @@ class RealService:
             "SLICEMAMBA_RAY_ADDRESS": jobs.address,
             "SLICEMAMBA_RECONCILE_SECONDS": "0.2",
             "SLICEMAMBA_DATABASE_URL": database_url or "",
+            "SLICEMAMBA_MAX_RUNNING": "1000",
         }
         self._orders, theirs = _CONTEXT.Pipe()
         self.process: ForkServerProcess = _CONTEXT.Process(target=run, args=(settings, self._output, theirs))

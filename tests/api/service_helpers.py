@@ -42,6 +42,7 @@ class FakeJobs:
     logs: dict[str, str] = field(default_factory=dict)
     down: bool = False
     refuse: str | None = None
+    resources: dict[str, float] | None = None
     state_after_stop: JobState = JobState.STOPPED
 
     def _answer(self, address: str) -> None:
@@ -70,6 +71,9 @@ class FakeJobs:
         if submission_id in self.states:
             self.states[submission_id] = self.state_after_stop
 
+    def cluster_resources(self, address: str) -> dict[str, float] | None:
+        return self.resources
+
     def job_logs(self, address: str, submission_id: str) -> str | None:
         self._answer(address)
         return self.logs.get(submission_id)
@@ -89,7 +93,7 @@ class Bench:
     """An app with a fake cluster. Its reconciler has no thread here: tests call ``round``, so nothing waits."""
 
     def __init__(self, runs_dir: Path, jobs: FakeJobs | None = None, **settings: Any) -> None:
-        quick: dict[str, Any] = {"reconcile_seconds": 0.1, "writes_per_minute": 1e9}
+        quick: dict[str, Any] = {"reconcile_seconds": 0.1, "writes_per_minute": 1e9, "max_running": 1000}
         self.settings = Settings(runs_dir=runs_dir, **{**quick, **settings})
         self.jobs = jobs or FakeJobs()
         self.app = create_app(self.settings, self.jobs)

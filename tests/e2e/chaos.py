@@ -75,7 +75,10 @@ class Place:
         self.num_services += 1
         command = [sys.executable, "-m", "api.cli", "serve", "--port", str(self.port)]
         command += ["--ray-address", self.head.dashboard, "--runs-dir", str(self.folder / "runs")]
-        environment = self.head.environment | {"SLICEMAMBA_CACHE": str(self.folder / "cache")}
+        environment = self.head.environment | {
+            "SLICEMAMBA_CACHE": str(self.folder / "cache"),
+            "SLICEMAMBA_MAX_RUNNING": "8",
+        }
         log = self.folder / f"api-{self.num_services}.log"
         self.service = self.stack.enter_context(started(command, environment=environment, log=log))
 

@@ -57,7 +57,7 @@ def url(place: Path, head: RayHead) -> Iterator[str]:
         *(sys.executable, "-m", "api.cli", "serve", "--port", str(port), "--ray-address", head.dashboard),
         *("--runs-dir", str(place / "runs"), "--data", str(place / "data")),
     ]
-    environment = head.environment | {"SLICEMAMBA_CACHE": str(place / "cache")}
+    environment = head.environment | {"SLICEMAMBA_CACHE": str(place / "cache"), "SLICEMAMBA_MAX_RUNNING": "8"}
     with started(command, environment=environment, log=log) as process:
         deadline = time.monotonic() + 120
         while "serving on" not in log.read_text():

@@ -58,7 +58,7 @@ class Service:
     def __init__(self, place: Path, head: RayHead) -> None:
         self._port = free_ports(1)[0]
         self._place = place
-        self._environment = head.environment | {"SLICEMAMBA_CACHE": str(place / "cache")}
+        self._environment = head.environment | {"SLICEMAMBA_CACHE": str(place / "cache"), "SLICEMAMBA_MAX_RUNNING": "8"}
         self._command = [
             *(sys.executable, "-m", "api.cli", "serve", "--port", str(self._port), "--ray-address", head.dashboard),
             *("--runs-dir", str(place / "runs"), "--data", str(place / "data")),

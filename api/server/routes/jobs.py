@@ -15,7 +15,7 @@ from api.schemas import Problem
 from api.server.bodies import StrictRoute
 from api.server.dependencies import AppContext, Context, link
 from api.server.models import Search
-from api.server.routes.searches import BUSY_STUDY, CHANGES, UNKNOWN, IfMatch, listed, readable
+from api.server.routes.searches import BUSY_STUDY, CHANGES, UNKNOWN, IfMatch, listed, shown
 from api.server.routes.streams import EVENT_STREAM, LOG_RESPONSES, Accept, Follow, LastEventId, Tail, answer_log
 from api.server.service import etag
 from api.server.specs import public_spec
@@ -33,13 +33,8 @@ Study = Annotated[schemas.StudyName, Query(description="the study of the trial")
 Key = Annotated[str | None, Header(min_length=1, max_length=255, description="the same key returns the same job")]
 
 
-def _summary(context: AppContext, row: Search) -> schemas.JobSummary:
-    summary = readable(schemas.JobSummary, row)
-    return summary.model_copy(update={"expected_end_at": context.etas.expected_end(row)})
-
-
 def to_answer(context: AppContext, row: Search) -> schemas.Job:
-    summary = _summary(context, row)
+    summary = shown(schemas.JobSummary, context, context.service.positions([row]), row)
     history = [schemas.Change.model_validate(change) for change in context.service.history(row.id)]
     return schemas.Job(**dict(summary), spec=public_spec(row.spec), history=history)
 
@@ -133,7 +128,8 @@ def list_jobs(search_id: str, context: Context) -> schemas.JobList:
     """Follow-up jobs of this search, newest first."""
     context.service.check_exists(search_id)
     found = context.service.jobs_of(search_id)
-    return schemas.JobList(jobs=listed(found, partial(_summary, context)))
+    show = partial(shown, schemas.JobSummary, context, context.service.positions(found))
+    return schemas.JobList(jobs=listed(found, show))
 
 
 @router.get("/jobs/{job_id}", responses=UNKNOWN, name="get_job")

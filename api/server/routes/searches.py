@@ -61,9 +61,10 @@ PageSize = Annotated[int, Query(ge=1, le=1000, description="maximum number")]
 PageToken = Annotated[str | None, Query(description="next_page_token of the previous page")]
 
 
-def _summary(context: AppContext, search: Search) -> schemas.SearchSummary:
-    summary = readable(schemas.SearchSummary, search)
-    return summary.model_copy(update={"expected_end_at": context.etas.expected_end(search)})
+def shown(kind: type[Row], context: AppContext, positions: Mapping[str, int], row: Search) -> Row:
+    """The row with what is not in it: its expected end, and its place in the queue. Raises ProblemError (409)."""
+    more = {"expected_end_at": context.etas.expected_end(row), "queue_position": positions.get(row.id)}
+    return readable(kind, row).model_copy(update=more)
 
 
 def readable(kind: type[Row], row: Search) -> Row:
@@ -95,7 +96,7 @@ def listed(rows: Iterable[Search], show: Callable[[Search], Row]) -> list[Row]:
 
 
 def to_answer(context: AppContext, search: Search) -> schemas.Search:
-    summary = _summary(context, search)
+    summary = shown(schemas.SearchSummary, context, context.service.positions([search]), search)
     history = [schemas.Change.model_validate(change) for change in context.service.history(search.id)]
     return schemas.Search(**dict(summary), spec=public_spec(search.spec), history=history)
 
@@ -173,8 +174,9 @@ def list_searches(
     after = _read_place(page_token) if page_token else None
     wanted = Filter(state or (), [_read_label(text) for text in label or ()], after)
     found, more = context.service.page(wanted, page_size)
+    show = partial(shown, schemas.SearchSummary, context, context.service.positions(found))
     return schemas.SearchPage(
-        searches=listed(found, partial(_summary, context)),
+        searches=listed(found, show),
         next_page_token=_token_after(found) if more else None,
     )
 

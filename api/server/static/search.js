@@ -152,7 +152,7 @@ function head(search, url, live) {
     ended || search.state === "PAUSED" ? button("Extend", extend) : null,
     !ended && search.state !== "CANCELLING" ? button("Cancel", cancel, "danger") : null,
     ended ? button("Delete", remove, "danger") : null),
-  el("p", { className: "soft" }, el("span", { className: "mono" }, search.id), " · ", `data ${search.spec.data.name}`, ` · ${search.spec.search.searcher}`, search.message && !search.error ? ` · ${search.message}` : ""),
+  el("p", { className: "soft" }, el("span", { className: "mono" }, search.id), " · ", `data ${search.spec.data.name}`, ` · ${search.spec.search.searcher}`, search.submitted_by ? ` · asked for by ${search.submitted_by}` : "", search.message && !search.error ? ` · ${search.message}` : "", search.queue_position ? ` · place ${search.queue_position} in the queue` : ""),
   search.error ? el("pre", { className: "log bad" }, search.error) : null].filter(Boolean);
 }
 
@@ -202,7 +202,7 @@ function remaining(search) {
 }
 
 function history(search) {
-  return el("div", {}, table([{ title: "Time" }, { title: "State" }, { title: "Why" }],
-    search.history.map((c) => el("tr", {}, el("td", {}, when(c.time)), el("td", {}, chip(c.new_state)), el("td", {}, c.message ?? "")))),
+  return el("div", {}, table([{ title: "Time" }, { title: "State" }, { title: "Why" }, { title: "By" }],
+    search.history.map((c) => el("tr", {}, el("td", {}, when(c.time)), el("td", {}, chip(c.new_state)), el("td", {}, c.message ?? ""), el("td", {}, c.by ?? "")))),
   el("pre", { className: "log" }, JSON.stringify(search.spec, null, 2)));
 }
