@@ -25,6 +25,7 @@ from slicemamba.config import ModelConfig
 from slicemamba.models import bss
 from slicemamba.models.unet import SliceMambaUNet
 from slicemamba.ops import available_backends, mamba, selective_scan, slice_scan
+from slicemamba.ops.inputs import SliceInputs
 from slicemamba.ops.mamba import Scan
 from slicemamba.training.losses import segmentation_loss
 
@@ -50,9 +51,9 @@ class Contender:
     def __call__(self, x: Tensor, *parameters: Any) -> Tensor:
         if self._scan is None:
             return slice_scan(x, *parameters)
-        run: Scan = mamba.slice_scan
+        *weights, slice_size = parameters
         with torch.autocast(x.device.type, enabled=False):
-            return run(x.float(), *parameters, scan=self._scan).to(x.dtype)
+            return mamba.slice_scan(SliceInputs(x.float(), *weights), slice_size, self._scan).to(x.dtype)
 
     def in_place(self) -> AbstractContextManager[object]:
         """Within it, mixers scan with this contender."""

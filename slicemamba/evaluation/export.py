@@ -125,7 +125,7 @@ def _without_custom_operators(program: ExportedProgram) -> ExportedProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch about its own pytree
         plain = {
-            _SCAN: portable.slice_scan,
+            _SCAN: portable.slice_scan_operator,
             _GATED_NORM: reference.gated_norm,
             _DEPTHWISE: reference.depthwise_silu,
             _INSTANCE_NORM: reference.instance_norm_act_and_moments,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from slicemamba.ops.inputs import SequenceInputs, SliceInputs
 from slicemamba.ops.slicing import scan_orders
 
 _CHUNK = 16
@@ -66,33 +67,31 @@ def scan_backward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, gra
     return grads
 
 
-def channel_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, softplus: bool
-) -> Tensor:
-    """Forward of ``selective_scan``: u, delta (B, K·Dm, L); B, C (B, K, N, L); D and bias may be empty."""
+def channel_scan(inputs: SequenceInputs, softplus: bool) -> Tensor:
+    """Forward of ``selective_scan``."""
+    u, delta, A, B, C, D, bias = inputs
     rows, step = _by_place((u, _step_sizes(delta, bias, softplus)), B.shape[1])
     y = scan(rows, step, _of_groups(A, B), B.mT, C.mT).mT.reshape(u.shape)
     return (y + D[:, None] * u if D.numel() else y).contiguous()
 
 
-def channel_scan_backward(
-    grad_y: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, softplus: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`channel_scan`, in the order of its arguments."""
+def channel_scan_backward(grad_y: Tensor, inputs: SequenceInputs, softplus: bool) -> SequenceInputs:
+    """Gradients of :func:`channel_scan`."""
+    u, delta, A, B, C, D, bias = inputs
     rows, step, grad_rows = _by_place((u, _step_sizes(delta, bias, softplus), grad_y), B.shape[1])
     g = scan_backward(rows, step, _of_groups(A, B), B.mT, C.mT, grad_rows)
     grad_u, grad_delta = (tensor.mT.reshape(u.shape) for tensor in (g.u, g.delta))
     if softplus:  # its derivative, 1 - exp(-softplus)
         grad_delta = grad_delta * -torch.expm1(-step.mT.reshape(u.shape))
     grad_D = (grad_y * u).sum((0, 2))[: D.numel()].clone()
-    return (
-        (grad_u + D[:, None] * grad_y if D.numel() else grad_u).contiguous(),
-        grad_delta.contiguous(),
-        g.A.flatten(0, 1),
-        g.B.mT.contiguous(),
-        g.C.mT.contiguous(),
-        grad_D,
-        grad_delta.sum((0, 2))[: bias.numel()].clone(),
+    return SequenceInputs(
+        u=(grad_u + D[:, None] * grad_y if D.numel() else grad_u).contiguous(),
+        delta=grad_delta.contiguous(),
+        A=g.A.flatten(0, 1),
+        B=g.B.mT.contiguous(),
+        C=g.C.mT.contiguous(),
+        D=grad_D,
+        bias=grad_delta.sum((0, 2))[: bias.numel()].clone(),
     )
 
 
@@ -184,68 +183,46 @@ class _Directions(NamedTuple):
     C: Tensor  # (B, 4, L, N)
 
 
-def _project(
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    slice_size: tuple[int, int],
-) -> _Directions:
+def _project(inputs: SliceInputs, slice_size: tuple[int, int]) -> _Directions:
+    x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, _ = inputs
     batch, height, width, channels = x.shape
     order = scan_orders(height, width, slice_size).to(x.device)
     flat = x.reshape(batch, height * width, channels)
     # The projection is pointwise, so it is made once, before the order is applied.
     projected = (flat @ x_proj_weight.flatten(0, 1).mT).view(batch, height * width, 4, -1)
     projected = torch.stack([projected[:, order[k], k] for k in range(4)], dim=1)
-    rank, states = dt_proj_weight.shape[2], A_log.shape[1]
+    rank, states = inputs.rank, inputs.states
     dt, B, C = projected[..., :rank], projected[..., rank : rank + states], projected[..., rank + states :]
     raw_delta = dt @ dt_proj_weight.mT + dt_proj_bias[:, None]
     A = -torch.exp(A_log).view(4, channels, states)
     return _Directions(order, flat[:, order], dt, raw_delta, A, B, C)
 
 
-def slice_scan(
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    slice_size: tuple[int, int],
-) -> Tensor:
+def slice_scan(inputs: SliceInputs, slice_size: tuple[int, int]) -> Tensor:
     """Forward of the slice scan, (B, H, W, Dm) to the same; all tensors in one floating dtype."""
-    d = _project(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, slice_size)
+    d, x = _project(inputs, slice_size), inputs.x
     y = scan(d.x, functional.softplus(d.raw_delta), d.A, d.B, d.C)
-    total = x.flatten(1, 2) * D.view(4, -1).sum(0)
+    total = x.flatten(1, 2) * inputs.D.view(4, -1).sum(0)
     return _merge(total, y, d.order).view(x.shape)
 
 
-def slice_scan_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    slice_size: tuple[int, int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`slice_scan` for x and the five parameters, in the order of its arguments."""
-    d = _project(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, slice_size)
+def slice_scan_backward(grad_y: Tensor, inputs: SliceInputs, slice_size: tuple[int, int]) -> SliceInputs:
+    """Gradients of :func:`slice_scan`."""
+    d = _project(inputs, slice_size)
+    x, x_proj_weight, dt_proj_weight, _, _, D = inputs
     grad_flat = grad_y.reshape(x.shape[0], -1, x.shape[3])
     g = scan_backward(d.x, functional.softplus(d.raw_delta), d.A, d.B, d.C, grad_flat[:, d.order])
     grad_raw = g.delta * torch.sigmoid(d.raw_delta)
     grad_projected = torch.cat([grad_raw @ dt_proj_weight, g.B, g.C], dim=-1)
     grad_x = _merge(grad_flat * D.view(4, -1).sum(0), g.u + grad_projected @ x_proj_weight, d.order)
     grad_D = (grad_flat * x.flatten(1, 2)).sum((0, 1))  # the same for every direction
-    return (
-        grad_x.view(x.shape),
-        torch.einsum("bklj,bkld->kjd", grad_projected, d.x),
-        torch.einsum("bkld,bklr->kdr", grad_raw, d.dt),
-        grad_raw.sum((0, 2)),
-        (g.A * d.A).flatten(0, 1),  # A = -exp(A_log), so dA/dA_log = A
-        grad_D.repeat(4),
+    return SliceInputs(
+        x=grad_x.view(x.shape),
+        x_proj_weight=torch.einsum("bklj,bkld->kjd", grad_projected, d.x),
+        dt_proj_weight=torch.einsum("bkld,bklr->kdr", grad_raw, d.dt),
+        dt_proj_bias=grad_raw.sum((0, 2)),
+        A_log=(g.A * d.A).flatten(0, 1),  # A = -exp(A_log), so dA/dA_log = A
+        D=grad_D.repeat(4),
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from slicemamba.errors import InputError
 from slicemamba.ops._native_structs import DepthwiseSilu, GatedNorm, InstanceNorm, Problem, Rows
+from slicemamba.ops.inputs import SequenceInputs, SliceInputs
 from slicemamba.ops.slicing import scan_orders
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
@@ -100,9 +101,11 @@ def checkpoint_size(batch: int, groups: int, length: int, channels: int, states:
     return batch * groups * padded * (_up(length, _CHUNK) // _CHUNK)
 
 
-def saved_size(batch: int, length: int, channels: int, states: int, width: int) -> int:
-    """Floats that :func:`slice_scan` keeps for the backward pass; ``width`` is J = R + 2N."""
-    return batch * length * 4 * width + checkpoint_size(batch, 4, length, channels, states)
+def saved_size(inputs: SliceInputs) -> int:
+    """Floats that :func:`slice_scan` keeps for the backward pass."""
+    batch, height, width, channels = inputs.x.shape
+    length, projected = height * width, inputs.x_proj_weight.shape[1]
+    return batch * length * 4 * projected + checkpoint_size(batch, 4, length, channels, inputs.states)
 
 
 def _up(value: int, multiple: int) -> int:
@@ -125,9 +128,9 @@ def call(function: str, problem: ctypes.Structure) -> None:
 class _SliceProblem:
     """The description of one slice scan; keeps the tensors alive that it points to."""
 
-    def __init__(self, tensors: tuple[Tensor, ...], slice_size: tuple[int, int]) -> None:
-        self.tensors = [tensor.contiguous() for tensor in tensors]
-        x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D = self.tensors
+    def __init__(self, inputs: SliceInputs, slice_size: tuple[int, int]) -> None:
+        self.inputs = SliceInputs(*(tensor.contiguous() for tensor in inputs))
+        x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D = self.inputs
         batch, height, width, channels = x.shape
         length, row = height * width, 4 * x_proj_weight.shape[1]
         self.projected_size = batch * length * row
@@ -142,50 +145,30 @@ class _SliceProblem:
         p.x = Rows(x.data_ptr(), *self.strides)
 
 
-def slice_scan(
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    slice_size: tuple[int, int],
-    *,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
+def slice_scan(inputs: SliceInputs, slice_size: tuple[int, int], *, save: bool) -> tuple[Tensor, Tensor]:
     """Forward of the slice scan: y (B, H, W, Dm) and what the backward pass needs (empty unless ``save``)."""
-    s = _SliceProblem((x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D), slice_size)
-    p, size = s.problem, s.projected_size
-    saved = x.new_empty(saved_size(p.batches, p.length, p.channels, p.states, x_proj_weight.shape[1]) if save else 0)
+    s = _SliceProblem(inputs, slice_size)
+    p, size, x = s.problem, s.projected_size, s.inputs.x
+    saved = x.new_empty(saved_size(inputs) if save else 0)
     projected = saved if save else x.new_empty(size)
     p.checkpoints = saved[size:].data_ptr() if save else None
-    y = torch.empty_like(s.tensors[0])
+    y = torch.empty_like(x)
     p.projected = Rows(projected.data_ptr(), *s.projected_strides)
     p.y = Rows(y.data_ptr(), *s.strides)
     call("slicemamba_scan_forward", p)
     return y, saved
 
 
-def slice_scan_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    saved: Tensor,
-    slice_size: tuple[int, int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`slice_scan` for x and the five parameters, in the order of its arguments."""
-    s = _SliceProblem((x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D), slice_size)
-    p, size = s.problem, s.projected_size
+def slice_scan_backward(grad_y: Tensor, inputs: SliceInputs, saved: Tensor, slice_size: tuple[int, int]) -> SliceInputs:
+    """Gradients of :func:`slice_scan`."""
+    s = _SliceProblem(inputs, slice_size)
+    p, size, (x, x_proj_weight, *others) = s.problem, s.projected_size, s.inputs
     grad_y = grad_y.contiguous()
-    grad_x = torch.empty_like(s.tensors[0])
+    grad_x = torch.empty_like(x)
     grad_projected = x.new_empty(p.parts, size)
     p.splits = max(1, min(_SPLITS, p.batches * p.length // _SPLIT_ROWS))
     grad_x_weight = x.new_empty(p.splits, *x_proj_weight.shape)
-    grads = [x.new_empty(p.batches, *parameter.shape) for parameter in s.tensors[2:]]
+    grads = [x.new_empty(p.batches, *parameter.shape) for parameter in others]
     p.projected = Rows(saved.data_ptr(), *s.projected_strides)
     p.checkpoints = saved[size:].data_ptr()
     p.grad_y = Rows(grad_y.data_ptr(), *s.strides)
@@ -194,17 +177,17 @@ def slice_scan_backward(
     p.grad_projected_size, p.grad_x_weight = size, grad_x_weight.data_ptr()
     p.grad_dt_weight, p.grad_dt_bias, p.grad_a, p.grad_skip = (grad.data_ptr() for grad in grads)
     call("slicemamba_scan_backward", p)
-    x_weight, dt_weight, dt_bias, a_log, skip = (grad[0].clone() for grad in (grad_x_weight, *grads))
-    return grad_x, x_weight, dt_weight, dt_bias, a_log, skip
+    return SliceInputs(grad_x, *(grad[0].clone() for grad in (grad_x_weight, *grads)))
 
 
 class _PlainProblem:
     """The description of one plain scan: every direction has channels of its own, and the step sizes are given."""
 
-    def __init__(self, tensors: tuple[Tensor, ...], softplus: bool) -> None:
-        self.tensors = [*map(_readable, tensors[:2]), tensors[2].contiguous(), *map(_readable, tensors[3:5])]
-        self.tensors += [tensor.contiguous() for tensor in tensors[5:]]
-        u, delta, A, B, C, D, bias = self.tensors
+    def __init__(self, inputs: SequenceInputs, softplus: bool) -> None:
+        readable = {name: _readable(getattr(inputs, name)) for name in ("u", "delta", "B", "C")}
+        whole = {name: getattr(inputs, name).contiguous() for name in ("A", "D", "bias")}
+        self.inputs = SequenceInputs(**readable, **whole)
+        u, delta, A, B, C, D, bias = self.inputs
         self.groups, self.states = B.shape[1:3]
         batch, channels, length = u.shape
         self.problem = p = _problem(batch, self.groups, length, channels // self.groups, self.states, 0)
@@ -227,15 +210,10 @@ def _rows_of_states(tensor: Tensor) -> Rows:
     return Rows(tensor.data_ptr(), *tensor.stride()[:3])
 
 
-def scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, softplus: bool, *, save: bool
-) -> tuple[Tensor, Tensor]:
-    """The plain scan of u (B, K·Dm, L), and the states that its backward pass starts from (empty unless ``save``).
-
-    D and the bias of the step sizes may be empty.
-    """
-    s = _PlainProblem((u, delta, A, B, C, D, bias), softplus)
-    p = s.problem
+def scan(inputs: SequenceInputs, softplus: bool, *, save: bool) -> tuple[Tensor, Tensor]:
+    """The plain scan of u (B, K·Dm, L), and the states that its backward pass starts from (empty unless ``save``)."""
+    s = _PlainProblem(inputs, softplus)
+    p, u = s.problem, inputs.u
     saved = u.new_empty(checkpoint_size(p.batches, p.groups, p.length, p.channels, p.states) if save else 0)
     y = u.new_empty(u.shape)
     p.checkpoints = saved.data_ptr() if save else None
@@ -244,21 +222,11 @@ def scan(
     return y, saved
 
 
-def scan_backward(
-    grad_y: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    bias: Tensor,
-    saved: Tensor,
-    softplus: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`scan`, in the order of its arguments."""
-    s = _PlainProblem((u, delta, A, B, C, D, bias), softplus)
+def scan_backward(grad_y: Tensor, inputs: SequenceInputs, saved: Tensor, softplus: bool) -> SequenceInputs:
+    """Gradients of :func:`scan`."""
+    s = _PlainProblem(inputs, softplus)
     p, grad_y = s.problem, _readable(grad_y)
+    u, _, A, B, _, D, bias = s.inputs
     grad_u, grad_delta = u.new_empty(u.shape), u.new_empty(u.shape)
     grad_bc = u.new_empty(p.parts, 2, *B.shape)
     grad_a, grad_skip, grad_bias = (u.new_empty(p.batches, *size) for size in (A.shape, A.shape[:1], A.shape[:1]))
@@ -268,5 +236,5 @@ def scan_backward(
     p.grad_projected_size, p.grad_a = grad_bc[0].numel(), grad_a.data_ptr()
     p.grad_skip, p.grad_dt_bias = grad_skip.data_ptr(), grad_bias.data_ptr()
     call("slicemamba_scan_backward", p)
-    grad_D, grad_bias = grad_skip[0, : D.numel()].clone(), grad_bias[0, : bias.numel()].clone()
-    return grad_u, grad_delta, grad_a[0].clone(), grad_bc[0, 0].clone(), grad_bc[0, 1].clone(), grad_D, grad_bias
+    others = (grad_a[0], *grad_bc[0], grad_skip[0, : D.numel()], grad_bias[0, : bias.numel()])
+    return SequenceInputs(grad_u, grad_delta, *(grad.clone() for grad in others))

@@ -15,6 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from slicemamba.ops.inputs import SliceInputs
 from slicemamba.ops.slicing import scan_orders
 
 Scan = Callable[..., Tensor]
@@ -53,19 +54,11 @@ def _orders(height: int, width: int, slice_size: tuple[int, int], device: torch.
         return order, order.argsort(dim=1)
 
 
-def slice_scan(
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    slice_size: tuple[int, int],
-    scan: Scan | None = None,
-) -> Tensor:
+def slice_scan(inputs: SliceInputs, slice_size: tuple[int, int], scan: Scan | None = None) -> Tensor:
     """The slice scan, (B, H, W, Dm) to the same, float32; ``scan`` may stand in for mamba_ssm's selective_scan_fn."""
+    x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D = inputs
     batch, height, width, channels = x.shape
-    rank, states = dt_proj_weight.shape[2], A_log.shape[1]
+    rank, states = inputs.rank, inputs.states
     order, inverse = _orders(height, width, slice_size, x.device)
     forth, back = (places[:, None].expand(batch, 4, channels, -1) for places in (order, inverse))
     flat = x.flatten(1, 2).mT.contiguous()  # (B, Dm, L)

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from slicemamba.ops.inputs import SliceInputs
 
 Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, Tensor]]
 
@@ -41,26 +44,25 @@ except ImportError:  # torch does not promise it
     scan = unrolled
 
 
-def slice_scan(
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    rows: int,
-    columns: int,
-    save: bool = False,
-) -> tuple[Tensor, Tensor]:
+def slice_scan_operator(*arguments: Any) -> tuple[Tensor, Tensor]:
     """The forward pass of the operator ``slicemamba::slice_scan``, with its arguments and results.
 
     Raises:
         ValueError: ``save``, as there is no backward pass.
     """
+    *tensors, rows, columns, save = arguments
     if save:
         raise ValueError("the portable scan expects save=False, as it has no backward pass; trace it without gradients")
+    y = slice_scan(SliceInputs(*tensors), (rows, columns))
+    return y, y.new_zeros(0)
+
+
+def slice_scan(inputs: SliceInputs, slice_size: tuple[int, int]) -> Tensor:
+    """Forward of the slice scan, (B, H, W, Dm) to the same."""
+    x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D = inputs
+    rows, columns = slice_size
     batch, height, width, channels = x.shape
-    rank, states = dt_proj_weight.shape[2], A_log.shape[1]
+    rank, states = inputs.rank, inputs.states
     flat = x.reshape(batch * height * width, channels)
     projected = (flat @ x_proj_weight.flatten(0, 1).mT).view(-1, 4, rank + 2 * states).transpose(0, 1)
     dt, B_and_C = projected[..., :rank], projected[..., rank:]
@@ -75,8 +77,7 @@ def slice_scan(
         return h, (h * C_t[..., None, :]).sum(-1)
 
     _, y = scan(step, x.new_zeros(4, batch, channels, states), sequences)
-    merged = _fold(y, height, width, rows, columns) + x * D.view(4, channels).sum(0)
-    return merged, x.new_zeros(0)
+    return _fold(y, height, width, rows, columns) + x * D.view(4, channels).sum(0)
 
 
 def _unfold(per_place: Tensor, rows: int, columns: int) -> Tensor:

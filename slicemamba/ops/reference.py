@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from slicemamba.ops.inputs import SliceInputs
 from slicemamba.ops.slicing import AXES, slice_order
 
 
@@ -43,18 +44,11 @@ def selective_scan(
     return y if D is None else y + D[:, None] * u
 
 
-def slice_scan(
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    slice_size: tuple[int, int],
-) -> Tensor:
+def slice_scan(inputs: SliceInputs, slice_size: tuple[int, int]) -> Tensor:
     """The four directions gathered, scanned, put back and summed: x (B, H, W, Dm) to y (B, H, W, Dm)."""
+    x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D = inputs
     batch, height, width, channels = x.shape
-    rank, states = dt_proj_weight.shape[2], A_log.shape[1]
+    rank, states = inputs.rank, inputs.states
     orders = []
     for axis in AXES:
         order = slice_order(height, width, slice_size, axis)

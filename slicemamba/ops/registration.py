@@ -16,6 +16,7 @@ from torch import Tensor
 
 from slicemamba.ops import chunked, cpu, triton
 from slicemamba.ops.backends import choose_backend
+from slicemamba.ops.inputs import SequenceInputs, SliceInputs
 
 
 def _native(tensor: Tensor) -> bool:
@@ -38,15 +39,15 @@ def _slice_scan(
     columns: int,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    parameters = (x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
+    inputs = SliceInputs(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
     with torch.autocast(x.device.type, enabled=False):
         if _triton(x):
-            return triton.slice_scan(x, *parameters, (rows, columns), save=save)
-        wide = x.to(A_log.dtype)  # of another dtype only if this was traced for Triton, which takes half maps
-        if _native(wide):
-            y, saved = cpu.slice_scan(wide, *parameters, (rows, columns), save=save)
+            return triton.slice_scan(inputs, (rows, columns), save=save)
+        wide = inputs._replace(x=x.to(A_log.dtype))  # another dtype only if traced for Triton, which takes half maps
+        if _native(wide.x):
+            y, saved = cpu.slice_scan(wide, (rows, columns), save=save)
         else:
-            y, saved = chunked.slice_scan(wide, *parameters, (rows, columns)), wide.new_empty(0)
+            y, saved = chunked.slice_scan(wide, (rows, columns)), wide.x.new_empty(0)
     return y.to(x.dtype), saved
 
 
@@ -63,25 +64,26 @@ def _slice_scan_backward(
     rows: int,
     columns: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    parameters = (x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
+    inputs = SliceInputs(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
     with torch.autocast(x.device.type, enabled=False):
         if saved.dtype == torch.uint8:
-            return triton.slice_scan_backward(grad_y, x, *parameters, saved, (rows, columns))
-        inputs = (grad_y.to(A_log.dtype), x.to(A_log.dtype), *parameters)
+            return triton.slice_scan_backward(grad_y, inputs, saved, (rows, columns))
+        grad, wide = grad_y.to(A_log.dtype), inputs._replace(x=x.to(A_log.dtype))
         if saved.numel():
-            grad_x, *grads = cpu.slice_scan_backward(*inputs, saved, (rows, columns))
+            grads = cpu.slice_scan_backward(grad, wide, saved, (rows, columns))
         else:
-            grad_x, *grads = chunked.slice_scan_backward(*inputs, (rows, columns))
-    return grad_x.to(x.dtype), grads[0], grads[1], grads[2], grads[3], grads[4]
+            grads = chunked.slice_scan_backward(grad, wide, (rows, columns))
+    return grads._replace(x=grads.x.to(x.dtype))
 
 
 @torch.library.custom_op("slicemamba::scan", mutates_args=())
 def _scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, softplus: bool, save: bool
 ) -> tuple[Tensor, Tensor]:
+    inputs = SequenceInputs(u, delta, A, B, C, D, bias)
     if _native(u):
-        return cpu.scan(u, delta, A, B, C, D, bias, softplus, save=save)
-    return chunked.channel_scan(u, delta, A, B, C, D, bias, softplus), u.new_empty(0)
+        return cpu.scan(inputs, softplus, save=save)
+    return chunked.channel_scan(inputs, softplus), u.new_empty(0)
 
 
 @torch.library.custom_op("slicemamba::scan_backward", mutates_args=())
@@ -97,75 +99,43 @@ def _scan_backward(
     saved: Tensor,
     softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs = SequenceInputs(u, delta, A, B, C, D, bias)
     if saved.numel():
-        return cpu.scan_backward(grad_y, u, delta, A, B, C, D, bias, saved, softplus)
-    return chunked.channel_scan_backward(grad_y, u, delta, A, B, C, D, bias, softplus)
+        return cpu.scan_backward(grad_y, inputs, saved, softplus)
+    return chunked.channel_scan_backward(grad_y, inputs, softplus)
 
 
 @_slice_scan.register_fake
-def _(
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    rows: int,
-    columns: int,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
-    batch, height, width, channels = x.shape
+def _(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *tensors, _, _, save = arguments
+    inputs = SliceInputs(*tensors)
+    x, saved = inputs.x, 0
     if _triton(x):
-        return x.new_empty(x.shape), x.new_empty(
-            triton.saved_size(x, dt_proj_weight, A_log) if save else 0, dtype=torch.uint8
-        )
-    saved = 0
-    if save and _native(x.to(A_log.dtype)):
-        saved = cpu.saved_size(batch, height * width, channels, A_log.shape[1], x_proj_weight.shape[1])
-    return x.new_empty(x.shape), A_log.new_empty(saved)
+        return x.new_empty(x.shape), x.new_empty(triton.saved_size(inputs) if save else 0, dtype=torch.uint8)
+    if save and _native(x.to(inputs.A_log.dtype)):
+        saved = cpu.saved_size(inputs)
+    return x.new_empty(x.shape), inputs.A_log.new_empty(saved)
 
 
 @_slice_scan_backward.register_fake
-def _(
-    grad_y: Tensor,
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    saved: Tensor,
-    rows: int,
-    columns: int,
-) -> tuple[Tensor, ...]:
-    inputs = (x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
-    return tuple(tensor.new_empty(tensor.shape) for tensor in inputs)
+def _(grad_y: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in arguments[: len(SliceInputs._fields)])
 
 
 @_scan.register_fake
-def _(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, softplus: bool, save: bool
-) -> tuple[Tensor, Tensor]:
-    batch, channels, length = u.shape
-    groups, states = B.shape[1:3]
-    size = cpu.checkpoint_size(batch, groups, length, channels // groups, states) if save and _native(u) else 0
-    return u.new_empty(u.shape), u.new_empty(size)
+def _(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *tensors, _, save = arguments
+    inputs = SequenceInputs(*tensors)
+    batch, channels, length = inputs.u.shape
+    groups, states = inputs.B.shape[1:3]
+    kept = save and _native(inputs.u)
+    size = cpu.checkpoint_size(batch, groups, length, channels // groups, states) if kept else 0
+    return inputs.u.new_empty(inputs.u.shape), inputs.u.new_empty(size)
 
 
 @_scan_backward.register_fake
-def _(
-    grad_y: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    bias: Tensor,
-    saved: Tensor,
-    softplus: bool,
-) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (u, delta, A, B, C, D, bias))
+def _(grad_y: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in arguments[: len(SequenceInputs._fields)])
 
 
 def _save_slice_scan(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -16,6 +16,7 @@ from slicemamba.ops import (
     registration,  # noqa: F401  (registers torch.ops.slicemamba)
 )
 from slicemamba.ops.backends import choose_backend
+from slicemamba.ops.inputs import SliceInputs
 from slicemamba.ops.limits import refuse_unsupported
 
 
@@ -52,24 +53,22 @@ def slice_scan(
     """
     if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
         _make_static(x.shape[1], x.shape[2])
-    refuse_unsupported(
-        x=x, x_proj_weight=x_proj_weight, dt_proj_weight=dt_proj_weight, dt_proj_bias=dt_proj_bias, A_log=A_log, D=D
-    )
-    _check_slice_scan(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D, slice_size)
-    rows, columns = slice_size
+    given = SliceInputs(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
+    refuse_unsupported(**given._asdict())
+    _check_slice_scan(given, slice_size)
     dtype = compute_dtype(x)
     backend = choose_backend(x.device)
-    parameters = (x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D)
-    tensors = [x if backend == "triton" else x.to(dtype), *(t.to(dtype) for t in parameters)]  # Triton reads half maps
-    wide, x_weight, dt_weight, dt_bias, a_log, skip = tensors
+    inputs = SliceInputs(*(tensor.to(dtype) for tensor in given))
+    if backend == "triton":  # reads half maps
+        inputs = inputs._replace(x=x)
     if backend == "reference" or (backend == "mamba_ssm" and _mamba_takes(dtype)):
         run = reference.slice_scan if backend == "reference" else mamba.slice_scan
         with torch.autocast(x.device.type, enabled=False):  # its matrix products are to keep float32 too
-            y = run(wide, x_weight, dt_weight, dt_bias, a_log, skip, (rows, columns))
+            y = run(inputs, slice_size)
     elif torch.onnx.is_in_onnx_export():
-        y, _ = portable.slice_scan(wide, x_weight, dt_weight, dt_bias, a_log, skip, rows, columns)
+        y = portable.slice_scan(inputs, slice_size)
     else:
-        y, _ = torch.ops.slicemamba.slice_scan(*tensors, rows, columns, _needs_gradient(*tensors))
+        y, _ = torch.ops.slicemamba.slice_scan(*inputs, *slice_size, _needs_gradient(*inputs))
     return y.to(x.dtype)
 
 
@@ -147,15 +146,8 @@ def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str) -> 
         raise ValueError(f"{name} expects shape {shape} = {meaning}, got {tuple(tensor.shape)}; pass that layout.")
 
 
-def _check_slice_scan(
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    slice_size: tuple[int, int],
-) -> None:
+def _check_slice_scan(inputs: SliceInputs, slice_size: tuple[int, int]) -> None:
+    x, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D = inputs
     if x.dim() != 4 or not x.is_floating_point() or x.numel() == 0:
         raise ValueError(
             f"slice_scan expects x as a non-empty floating (B, H, W, Dm), got {tuple(x.shape)} of {x.dtype}; "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from slicemamba.ops import chunked, reference, triton, triton_gating
+from slicemamba.ops.inputs import SliceInputs
 
 Results = tuple[Tensor, ...]
 
@@ -51,15 +52,16 @@ def _fault(results: Callable[[], tuple[Results, Results]]) -> str | None:
 
 
 def _scans(device: torch.device, height: int, width: int) -> tuple[Results, Results]:
-    inputs = _inputs(device, torch.float32, height, width)
-    wide = _inputs(device, torch.float64, height, width)
-    y, saved = triton.slice_scan(*inputs[1:], _SLICE_SIZE, save=True)
-    got = (y, *triton.slice_scan_backward(*inputs, saved, _SLICE_SIZE))
-    return got, (chunked.slice_scan(*wide[1:], _SLICE_SIZE), *chunked.slice_scan_backward(*wide, _SLICE_SIZE))
+    grad, inputs = _inputs(device, height, width)
+    wide = SliceInputs(*(tensor.double() for tensor in inputs))
+    y, saved = triton.slice_scan(inputs, _SLICE_SIZE, save=True)
+    got = (y, *triton.slice_scan_backward(grad, inputs, saved, _SLICE_SIZE))
+    expected = chunked.slice_scan_backward(grad.double(), wide, _SLICE_SIZE)
+    return got, (chunked.slice_scan(wide, _SLICE_SIZE), *expected)
 
 
 def _gated_norms(device: torch.device) -> tuple[Results, Results]:
-    grad, y, *_ = _inputs(device, torch.float32, 5, 7)
+    grad, (y, *_) = _inputs(device, 5, 7)
     inputs = (y, grad + 1, y[0, 0, 0], grad[0, 0, 0])  # y, z, weight, bias
     y64, z64, weight64, bias64 = (tensor.double() for tensor in inputs)
     wide = (y64, z64, weight64, bias64)
@@ -67,18 +69,15 @@ def _gated_norms(device: torch.device) -> tuple[Results, Results]:
     return got, (reference.gated_norm(*wide, _EPS), *reference.gated_norm_backward(grad.double(), *wide, _EPS))
 
 
-def _inputs(
-    device: torch.device, dtype: torch.dtype, height: int, width: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _inputs(device: torch.device, height: int, width: int) -> tuple[Tensor, SliceInputs]:
     """A gradient of y and the inputs of ``slice_scan``: two tiles of channels, odd N and R."""
     random = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
-        return (0.5 * torch.randn(shape, generator=random)).to(device, dtype)
+        return (0.5 * torch.randn(shape, generator=random)).to(device)
 
     channels, states, rank = 36, 5, 3
-    return (
-        normal(1, height, width, channels),
+    return normal(1, height, width, channels), SliceInputs(
         normal(1, height, width, channels),
         normal(4, rank + 2 * states, channels),
         normal(4, channels, rank),

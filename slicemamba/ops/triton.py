@@ -30,6 +30,7 @@ from slicemamba.ops._triton_layout import (
     padded_weights,
     sizes_of,
 )
+from slicemamba.ops.inputs import SliceInputs
 
 _ADJOINT_AHEAD = 4  # steps whose values are loaded before they are needed
 _GROUP = 2  # steps whose states the backward sweep holds in registers
@@ -102,32 +103,23 @@ def segments_of(sizes: Sizes, device: torch.device) -> Segments:
     return cut(sizes.length, wanted if wanted >= _WORTHWHILE else 1)
 
 
-def saved_size(x: Tensor, dt_proj_weight: Tensor, A_log: Tensor) -> int:
+def saved_size(inputs: SliceInputs) -> int:
     """Bytes that :func:`slice_scan` keeps for the backward pass."""
-    sizes = sizes_of(x, dt_proj_weight, A_log)
+    sizes = sizes_of(inputs.x, inputs.dt_proj_weight, inputs.A_log)
     return 4 * (sizes.projected_count + sizes.checkpoint_count)
 
 
-def slice_scan(
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    slice_size: tuple[int, int],
-    *,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
+def slice_scan(inputs: SliceInputs, slice_size: tuple[int, int], *, save: bool) -> tuple[Tensor, Tensor]:
     """Forward of the slice scan: y (B, H, W, Dm) in the dtype of x, and ``saved`` (empty unless ``save``).
 
     x is float32, bfloat16 or float16; the parameters are float32.
     """
-    x = x.contiguous()
+    _, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D = inputs
+    x = inputs.x.contiguous()
     s = sizes_of(x, dt_proj_weight, A_log)
     w = padded_weights(x_proj_weight, dt_proj_weight, A_log, s)
     count = s.projected_count
-    saved = x.new_empty(saved_size(x, dt_proj_weight, A_log) if save else 0, dtype=torch.uint8)
+    saved = x.new_empty(saved_size(inputs) if save else 0, dtype=torch.uint8)
     projected = saved[: 4 * count].view(torch.float32) if save else x.new_empty(count, dtype=torch.float32)
     projected = projected.view(-1, 4 * s.width)
     if x.dtype == torch.float32:
@@ -171,19 +163,10 @@ def _room_for_carried(x: Tensor, sizes: Sizes, segments: Segments) -> Tensor:
     return x.new_empty(programs, segments.num, sizes.padded_states + 1, TILE, dtype=torch.float32)
 
 
-def slice_scan_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_proj_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    saved: Tensor,
-    slice_size: tuple[int, int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`slice_scan` for x and the five parameters, in the order of its arguments."""
-    x, grad_y = x.contiguous(), grad_y.contiguous()
+def slice_scan_backward(grad_y: Tensor, inputs: SliceInputs, saved: Tensor, slice_size: tuple[int, int]) -> SliceInputs:
+    """Gradients of :func:`slice_scan`."""
+    _, x_proj_weight, dt_proj_weight, dt_proj_bias, A_log, D = inputs
+    x, grad_y = inputs.x.contiguous(), grad_y.contiguous()
     s = sizes_of(x, dt_proj_weight, A_log)
     w = padded_weights(x_proj_weight, dt_proj_weight, A_log, s)
     count = s.projected_count
@@ -253,13 +236,13 @@ def slice_scan_backward(
     grad_x += rows @ x_proj_weight.flatten(0, 1).to(dtype)
     A = (w.a / LOG2_E)[:, : s.states].mT  # A = -exp(A_log), so dA/dA_log = A
     grad_D = (grad_y.float() * x).sum((0, 1, 2))  # the same for every direction
-    return (
-        grad_x.to(x.dtype).view(x.shape),
-        (rows.mT @ x.view(-1, s.channels).to(dtype)).float().view_as(x_proj_weight),
-        torch.bmm(raw.permute(1, 2, 0), dt),
-        raw.sum(0),
-        (grad_a.sum((0, 2))[:, : s.states, : s.channels].mT * A).flatten(0, 1),
-        grad_D.repeat(4),
+    return SliceInputs(
+        x=grad_x.to(x.dtype).view(x.shape),
+        x_proj_weight=(rows.mT @ x.view(-1, s.channels).to(dtype)).float().view_as(x_proj_weight),
+        dt_proj_weight=torch.bmm(raw.permute(1, 2, 0), dt),
+        dt_proj_bias=raw.sum(0),
+        A_log=(grad_a.sum((0, 2))[:, : s.states, : s.channels].mT * A).flatten(0, 1),
+        D=grad_D.repeat(4),
     )
 
 

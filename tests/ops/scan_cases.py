@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from slicemamba.ops import reference, slice_scan
+from slicemamba.ops.inputs import SliceInputs
 
 SLICE_SIZES = [(1, 1), (2, 2), (2, 4), (4, 2), (4, 4), (2, 8), (8, 4), (3, 5)]
 EPS = 1e-5
@@ -58,7 +59,7 @@ def gradient_of_y(inputs: list[Tensor]) -> Tensor:
 def truth(inputs: list[Tensor], slice_size: tuple[int, int], grad_y: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
     """y and all gradients by the reference in float64."""
     wide = leaves(inputs, torch.float64)
-    y = reference.slice_scan(*wide, slice_size)
+    y = reference.slice_scan(SliceInputs(*wide), slice_size)
     return y, torch.autograd.grad(y, wide, grad_y.double())
 
 

@@ -31,6 +31,7 @@ import sys, warnings
 sys.path.insert(0, sys.argv[1])
 import torch
 from slicemamba.ops import available_backends, choose_backend, reference, slice_scan
+from slicemamba.ops.inputs import SliceInputs
 inputs = torch.load(sys.argv[2])
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -39,7 +40,7 @@ messages = [str(w.message) for w in caught if "native scan" in str(w.message)]
 assert len(messages) == 1, messages
 assert "pip install" in messages[0] and "pip install" in available_backends()["native"]
 assert choose_backend("cpu") == "torch"
-torch.testing.assert_close(results[0], reference.slice_scan(*inputs, (2, 4)), rtol=1e-4, atol=1e-5)
+torch.testing.assert_close(results[0], reference.slice_scan(SliceInputs(*inputs), (2, 4)), rtol=1e-4, atol=1e-5)
 """
 
 QUIET = """
@@ -87,14 +88,12 @@ def test_a_forced_backend_that_is_missing_fails_loudly(monkeypatch):
     mamba.status.cache_clear()
 
 
-def by_torch(*tensors, save):
-    *inputs, slice_size = tensors
-    return chunked.slice_scan(*inputs, slice_size), torch.empty(0)
+def by_torch(inputs, slice_size, save):
+    return chunked.slice_scan(inputs, slice_size), torch.empty(0)
 
 
-def by_torch_backward(*tensors):
-    *inputs, _, slice_size = tensors
-    return chunked.slice_scan_backward(*inputs, slice_size)
+def by_torch_backward(grad, inputs, _, slice_size):
+    return chunked.slice_scan_backward(grad, inputs, slice_size)
 
 
 def fails(*_, **__):
