@@ -31,8 +31,8 @@ from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from nas.damage import check_journal
-from nas.objectives import OBJECTIVES, Constraints, loss_matrix, losses, violation
-from nas.pareto import ParetoFront, pareto_mask
+from nas.objectives import OBJECTIVES, Constraints, loss_matrix, violation
+from nas.pareto import pareto_mask
 from nas.record import bring_in_line, note, record_path
 from nas.retries import DatabaseRetries
 from nas.space import SearchSpace
@@ -427,22 +427,3 @@ def reference_trials(trials: Iterable[Trial]) -> list[Trial]:
     """Those that ``reference_point`` is taken from: the completed fixed slicings, else the first completed trial."""
     completed = sorted((trial for trial in trials if trial.state is TrialState.COMPLETED), key=lambda one: one.number)
     return [trial for trial in completed if trial.origin == "fixed"] or completed[:1]
-
-
-def hypervolume_curve(
-    trials: list[Trial], objectives: tuple[str, ...], reference: Sequence[float]
-) -> list[tuple[Trial, float]]:
-    """(trial, hypervolume of the frontier with it) for all that ended, in the order in which they did.
-
-    The plain form, from the whole study, to which the figures that are kept up trial by trial are held.
-
-    Args:
-        reference: see ``reference_point``; of the search for its random baseline too, so that the two compare.
-    """
-    front = ParetoFront(len(objectives), reference)
-    curve = []
-    for trial in sorted((trial for trial in trials if trial.ended), key=lambda trial: trial.ended_as or 0):
-        if trial.eligible:
-            front.add(losses(trial.metrics, objectives))
-        curve.append((trial, front.hypervolume))
-    return curve

@@ -41,7 +41,7 @@ class SearchTally:
 
     @property
     def hypervolume(self) -> float:
-        """Of the frontier, from the study's ``reference_point``; the last value of ``hypervolume_curve``."""
+        """Of the frontier, from the study's ``reference_point``; losses worse than it add nothing."""
         return self._front.hypervolume
 
     @property

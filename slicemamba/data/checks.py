@@ -24,7 +24,7 @@ from slicemamba.data.description import FILE as DESCRIPTION_FILE
 from slicemamba.data.description import read_description
 from slicemamba.data.facts import Facts, examine
 from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
-from slicemamba.data.isic import Pair, find_pairs, fingerprint_files
+from slicemamba.data.isic import Pair, fingerprint_files
 from slicemamba.data.likeness import alike_pairs
 from slicemamba.data.parallel import Progress, run_parallel
 from slicemamba.data.patients import groups_of, patients_of
@@ -33,7 +33,7 @@ from slicemamba.data.splits import SPLITS, match_splits
 from slicemamba.data.synthetic import GENERATOR_VERSION, draw_mask, split_size
 from slicemamba.errors import name_some
 
-__all__ = ["DatasetReport", "Pair", "check_dataset", "find_pairs", "list_datasets", "resolve_root"]
+__all__ = ["DatasetReport", "Pair", "check_dataset", "list_datasets", "resolve_root"]
 
 CHECKS_VERSION = 7
 """Raised when the checks change, so that remembered reports of older ones are not used."""

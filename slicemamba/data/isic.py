@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slicemamba.data.dicom import EXTENSIONS as DICOM_EXTENSIONS
-from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
+from slicemamba.data.findings import Fault, Finding, short_path
 from slicemamba.data.volumes import NIFTI_EXTENSIONS, base_name
 from slicemamba.errors import InputError
 
@@ -51,19 +51,8 @@ class Pair:
         return self.image == self.mask
 
 
-def find_pairs(root: Path, split: str) -> list[Pair]:
-    """Pairs of one split, sorted by name. Only names are looked at; files are not opened.
-
-    Raises:
-        InputError: the folders are missing, the split is empty, or images and masks do not match one to one.
-    """
-    pairs, findings = match_pairs(root, split)
-    raise_findings(findings, subject=f"split {split!r} in {root}")
-    return pairs
-
-
 def match_pairs(root: Path, split: str) -> tuple[list[Pair], list[Finding]]:
-    """Like ``find_pairs``, but hands the findings back, so that those of all splits can be told together."""
+    """Pairs of one split, sorted by name, and what is wrong. Only names are looked at; files are not opened."""
     return match_folders(root / split / "images", root / split / "masks", split)
 
 

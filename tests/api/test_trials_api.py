@@ -18,8 +18,10 @@ from service_helpers import Bench, write_study
 
 from api.server.studies import MAX_WAITING
 from nas.damage import cut_damage
+from nas.objectives import loss_matrix
+from nas.pareto import hypervolume
 from nas.record import RecordReader, record_path
-from nas.study import Trial, TrialState, hypervolume_curve, pareto_front, reference_point
+from nas.study import Trial, TrialState, pareto_front, reference_point
 
 ROWS: list[dict[str, float] | None] = [
     {"dice": 0.80, "hd95": 5.0, "latency_ms": 10.0},
@@ -295,7 +297,9 @@ def test_front_and_curve_kept_up_are_those_made_anew(bench: Bench) -> None:
             reference = view.reference(names)
             assert reference == reference_point(trials, names)
             if reference is not None:
-                whole = [volume for _, volume in hypervolume_curve(trials, names, reference)]
+                ended = sorted((trial for trial in trials if trial.ended), key=lambda trial: trial.ended_as or 0)
+                fronts = [pareto_front(ended[: place + 1], names) for place in range(len(ended))]
+                whole = [hypervolume(loss_matrix([one.metrics for one in front], names), reference) for front in fronts]
                 kept = view.curve(names, reference)
                 assert [whole[place - 1] for _, place, _ in kept] == pytest.approx([volume for *_, volume in kept])
                 assert kept[-1][1] == len(whole)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from slicemamba.data.isic import MASK_SUFFIXES, find_pairs
+from slicemamba.data.findings import raise_findings
+from slicemamba.data.isic import MASK_SUFFIXES, Pair, match_pairs
 from slicemamba.errors import InputError
 
 
@@ -15,6 +16,12 @@ def touch(root: Path, *names: str) -> None:
         (root / "train" / part).mkdir(parents=True, exist_ok=True)
     for name in names:
         (root / "train" / name).touch()
+
+
+def find_pairs(root: Path, split: str) -> list[Pair]:
+    pairs, findings = match_pairs(root, split)
+    raise_findings(findings, subject=split)
+    return pairs
 
 
 @pytest.mark.parametrize(

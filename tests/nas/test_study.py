@@ -21,7 +21,6 @@ from nas.study import (
     TrialState,
     dominating,
     find_trials,
-    hypervolume_curve,
     open_storage,
     pareto_front,
     reference_point,
@@ -292,18 +291,6 @@ def test_reference_point_is_a_tenth_worse_than_the_worst_fixed_slicing() -> None
     assert reference_point(trials[2:], OBJECTIVES) == pytest.approx((-0.09, 108.9)), "no fixed slicing: the first trial"
     failed = Trial(number=0, state=TrialState.FAILED, architecture="", origin="fixed", asked_after=0, ended_as=0)
     assert reference_point([failed], OBJECTIVES) is None
-
-
-def test_hypervolume_grows_in_the_order_in_which_trials_ended() -> None:
-    first, second = completed(1, 0.5, 1.0), completed(0, 0.4, 2.0).model_copy(update={"ended_as": 3})
-    outside = completed(2, 1.0, 0.0, violation=0.1)
-    running = Trial(number=3, state=TrialState.RUNNING, architecture="", origin="", asked_after=0)
-    curve = hypervolume_curve([second, first, outside, running], OBJECTIVES, (0.0, 3.0))
-    assert [(trial.number, value) for trial, value in curve] == [
-        (1, pytest.approx(0.5 * 2)),
-        (2, pytest.approx(0.5 * 2)),
-        (0, pytest.approx(0.5 * 2)),
-    ]
 
 
 def test_warm_start_is_chosen_once(tmp_path: Path) -> None:
