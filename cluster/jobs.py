@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from cluster.connect import ENVIRONMENT, spare_proxy, use_local_token
 from slicemamba.errors import InputError
+from slicemamba.text import masked
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -117,11 +118,10 @@ def stop_run(address: str, submission_id: str) -> None:
 
 
 def job_logs(address: str, submission_id: str) -> str | None:
-    """What the driver has printed, None where Ray does not know the job. Raises ClusterUnavailableError."""
+    """What the driver has printed, ``masked``; None where Ray does not know the job. Raises ClusterUnavailableError."""
     try:
         with _translated(address):
-            logs: str = _connect(address).get_job_logs(submission_id)
-            return logs
+            return masked(_connect(address).get_job_logs(submission_id))
     except JobUnknownError:
         return None
 

@@ -20,7 +20,7 @@ from api.deps import AppParts
 from api.problems import not_found
 from api.routes.searches import UNKNOWN
 from api.schemas import Problem
-from api.specs import public_spec
+from cluster.config import public_spec
 from slicemamba.text import finite
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {422: {"model": Problem}, **UNKNOWN}

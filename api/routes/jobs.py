@@ -18,7 +18,7 @@ from api.routes.searches import BUSY_STUDY, CHANGES, UNKNOWN, IfMatch, listed, r
 from api.routes.streams import EVENT_STREAM, LOG_RESPONSES, Accept, Follow, LastEventId, Tail, answer_log
 from api.schemas import Problem
 from api.service import etag
-from api.specs import public_spec
+from cluster.config import public_spec
 from nas.config import AuditConfig
 
 router = APIRouter(route_class=StrictRoute, prefix="/v1", tags=["jobs"], responses={422: {"model": Problem}})

@@ -22,9 +22,9 @@ from api.models import Search
 from api.problems import ProblemError, bad_parameter, conflict
 from api.schemas import Problem
 from api.service import SAFE_ID, Filter, etag
-from api.specs import EXAMPLE, JobBody, public_spec
+from api.specs import EXAMPLE, JobBody
 from api.states import SearchState
-from cluster.config import SearchJob
+from cluster.config import SearchJob, public_spec
 from nas.advice import advice
 from slicemamba.data.checks import Listing
 
