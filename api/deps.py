@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from threading import Event
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Protocol, TypeVar, cast
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Request, Response
@@ -25,6 +25,13 @@ from api.settings import Settings
 from api.studies import Studies
 from api.telemetry import Telemetry
 from api.tokens import Tokens
+from cluster.room import Node
+
+
+class Cluster(Jobs, Protocol):
+    """What routes need of Ray beside the reconciler; ``cluster.jobs`` has it."""
+
+    def cluster_nodes(self, address: str) -> list[Node]: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Parts:
     follow_ups: FollowUps
     telemetry: Telemetry
     reconciler: Reconciler
-    jobs: Jobs
+    jobs: Cluster
     event_feeds: Feeds
     log_feeds: Feeds
     writes: RateLimit

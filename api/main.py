@@ -16,13 +16,13 @@ from fastapi_offline import FastAPIOffline
 from api import dashboard, problems
 from api.access import authorize
 from api.db import open_database
-from api.deps import Parts
+from api.deps import Cluster, Parts
 from api.eta import Etas
 from api.feeds import Feeds
 from api.follow_ups import FollowUps
 from api.middleware import Gate
 from api.rate_limit import RateLimit
-from api.reconciler import Jobs, Reconciler
+from api.reconciler import Reconciler
 from api.routes import artifacts, health, searches, server, streams, trials
 from api.routes import jobs as job_routes
 from api.schemas import Problem
@@ -51,7 +51,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(settings: Settings, jobs: Jobs = ray_jobs) -> FastAPI:
+def create_app(settings: Settings, jobs: Cluster = ray_jobs) -> FastAPI:
     """The app with its database opened. Its reconciler runs from start-up to shut-down.
 
     Args:
@@ -82,7 +82,7 @@ def create_app(settings: Settings, jobs: Jobs = ray_jobs) -> FastAPI:
     return app
 
 
-def _assemble(settings: Settings, jobs: Jobs) -> Parts:
+def _assemble(settings: Settings, jobs: Cluster) -> Parts:
     wake = Event()
     sessions = open_database(settings.database)
     service = SearchService(sessions, settings, wake)

@@ -13,6 +13,7 @@ from slicemamba.text import displayable, finite, well_formed
 
 StudyName = Literal["search", "random"]
 EXPECTED_END = "estimated end, all remaining phases included; null while it does not run or nothing allows an estimate"
+LAST_WARNING = "the last one of its driver; null if there was none, and in lists once it has ended"
 Quoting = Annotated[str, BeforeValidator(well_formed)]
 """Text that may quote a request."""
 Spec = Annotated[dict[str, Any], BeforeValidator(displayable)]
@@ -71,6 +72,7 @@ class SearchSummary(_Answer):
     progress: dict[str, PhaseProgress] = Field(description="by phase, for phases that have begun")
     message: str | None = Field(description="details that the state alone does not give")
     error: str | None = Field(description="why the search failed")
+    warning: Quoting | None = Field(default=None, description=LAST_WARNING)
     expected_end_at: datetime | None = Field(default=None, description=EXPECTED_END)
     job_id: str = Field(description="the job's id in Ray")
     job_status: str | None = Field(description="Ray's own status of the job; only a hint")
@@ -160,6 +162,7 @@ class JobSummary(_Answer):
     progress: dict[str, PhaseProgress] = Field(description="by phase, for phases that have begun")
     message: str | None = Field(description="details that the state alone does not give")
     error: str | None = Field(description="why the job failed")
+    warning: Quoting | None = Field(default=None, description=LAST_WARNING)
     expected_end_at: datetime | None = Field(default=None, description=EXPECTED_END)
     folder: str = Field(description="where its files are among the search's artifacts")
     created_at: datetime
@@ -203,7 +206,10 @@ class Validation(_Answer):
     space_size: int = Field(description="architectures in the search space")
     images_trained: int = Field(description="forward and backward passes of one image in all trainings")
     images_evaluated: int = Field(description="forward passes of one image in the search, without any savings")
-    advice: list[str] = Field(description="what may not be meant: settings that are valid and seldom wanted")
+    advice: list[str] = Field(
+        description="what may not be meant: settings that are valid and seldom wanted, or workers the cluster has no "
+        "room for now"
+    )
     estimate: Estimate
     data: dict[str, Any] = Field(description="content of the data set")
     spec: Spec = Field(description="the job with all defaults filled in")

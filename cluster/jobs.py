@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cluster.connect import ENVIRONMENT, spare_proxy, use_local_token
+from cluster.room import Node
 from slicemamba.errors import InputError
 from slicemamba.text import masked
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 READ_TIMEOUT_SECONDS = 20.0  # Ray itself waits up to 10 s for an agent before it gives up a submission
+_NODES_SECONDS = 3
 _PASSING = ("408", "425", "429")  # of something before the job server that is busy
 RUN_ENVIRONMENT = {**ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
 
@@ -124,6 +126,21 @@ def job_logs(address: str, submission_id: str) -> str | None:
             return masked(_connect(address).get_job_logs(submission_id))
     except JobUnknownError:
         return None
+
+
+def cluster_nodes(address: str) -> list[Node]:
+    """Nodes of the cluster; none where it does not answer, or not so as this Ray expects, for nothing depends on it."""
+    from ray.util.state import list_nodes
+
+    try:
+        with _translated(address):
+            found = list_nodes(address, timeout=_NODES_SECONDS, detail=True, raise_on_missing_output=False)
+    except (ClusterUnavailableError, JobRefusedError):
+        return []
+    alive = [node for node in found if node.state == "ALIVE"]
+    return [
+        Node(node.node_ip, node.resources_total.get("CPU", 0), node.resources_total.get("GPU", 0)) for node in alive
+    ]
 
 
 @lru_cache(maxsize=8)

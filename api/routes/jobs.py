@@ -14,7 +14,7 @@ from api import schemas
 from api.bodies import StrictRoute
 from api.deps import AppParts, Parts, link
 from api.models import Search
-from api.routes.searches import BUSY_STUDY, CHANGES, UNKNOWN, IfMatch, listed, readable
+from api.routes.searches import BUSY_STUDY, CHANGES, UNKNOWN, IfMatch, listed, readable, warning_of
 from api.routes.streams import EVENT_STREAM, LOG_RESPONSES, Accept, Follow, LastEventId, Tail, answer_log
 from api.schemas import Problem
 from api.service import etag
@@ -41,7 +41,8 @@ def _summary(parts: Parts, row: Search) -> schemas.JobSummary:
 def to_answer(parts: Parts, row: Search) -> schemas.Job:
     summary = _summary(parts, row)
     history = [schemas.Change.model_validate(change) for change in parts.service.history(row.id)]
-    return schemas.Job(**dict(summary), spec=public_spec(row.spec), history=history)
+    shown = {**dict(summary), "warning": warning_of(parts, row)}
+    return schemas.Job(**shown, spec=public_spec(row.spec), history=history)
 
 
 def _answer(response: Response, parts: Parts, row: Search) -> schemas.Job:

@@ -25,8 +25,10 @@ from api.service import SAFE_ID, Filter, etag
 from api.specs import EXAMPLE, JobBody
 from api.states import SearchState
 from cluster.config import SearchJob, public_spec
+from cluster.room import needs_of, waits_for
 from nas.advice import advice
 from slicemamba.data.checks import Listing
+from slicemamba.text import masked
 
 router = APIRouter(
     route_class=StrictRoute, prefix="/v1/searches", tags=["searches"], responses={422: {"model": Problem}}
@@ -56,6 +58,20 @@ PageToken = Annotated[str | None, Query(description="next_page_token of the prev
 def _summary(parts: Parts, search: Search) -> schemas.SearchSummary:
     summary = readable(schemas.SearchSummary, search)
     return summary.model_copy(update={"expected_end_at": parts.etas.expected_end(search)})
+
+
+def _listed(parts: Parts, search: Search) -> schemas.SearchSummary:
+    """The same in a list, where only of what is under way a file is read."""
+    summary = _summary(parts, search)
+    return summary if summary.state.ended else summary.model_copy(update={"warning": warning_of(parts, search)})
+
+
+def warning_of(parts: Parts, row: Search) -> str | None:
+    """The last warning of a driver that is at work or was last."""
+    if row.state in (SearchState.QUEUED, SearchState.STARTING):  # it would be that of an attempt before
+        return None
+    status = parts.service.folder_of(row).read_status()
+    return masked(status.warning) if status is not None and status.warning is not None else None
 
 
 def readable(kind: type[Row], row: Search) -> Row:
@@ -89,7 +105,8 @@ def listed(rows: Iterable[Search], show: Callable[[Search], Row]) -> list[Row]:
 def to_answer(parts: Parts, search: Search) -> schemas.Search:
     summary = _summary(parts, search)
     history = [schemas.Change.model_validate(change) for change in parts.service.history(search.id)]
-    return schemas.Search(**dict(summary), spec=public_spec(search.spec), history=history)
+    shown = {**dict(summary), "warning": warning_of(parts, search)}
+    return schemas.Search(**shown, spec=public_spec(search.spec), history=history)
 
 
 def _answer(response: Response, parts: Parts, search: Search) -> schemas.Search:
@@ -139,11 +156,18 @@ def _validate(parts: Parts, body: Mapping[str, Any]) -> schemas.Validation:
         space_size=job.search_space.size,
         images_trained=work_of(job, listing.num_images).trained,
         images_evaluated=evaluations * listing.num_images["search"],
-        advice=advice(job.search, job.data.num_classes),
+        advice=[*advice(job.search, job.data.num_classes), *_missing(parts, job)],
         estimate=estimate(job, listing.num_images, earlier_searches(parts.service, job)),
         data=_content(job, listing),
         spec=public_spec(job.model_dump(mode="json")),
     )
+
+
+def _missing(parts: Parts, job: SearchJob) -> list[str]:
+    """What the cluster has no room for, where it answers."""
+    nodes = parts.jobs.cluster_nodes(parts.settings.ray_address)
+    sentence = waits_for(needs_of(job.resources, trains=True, searches=True), nodes) if nodes else None
+    return [masked(sentence)] if sentence is not None else []
 
 
 def _content(job: SearchJob, listing: Listing) -> dict[str, Any]:
@@ -166,7 +190,7 @@ def list_searches(
     wanted = Filter(state or (), [_read_label(text) for text in label or ()], after)
     found, more = parts.service.page(wanted, page_size)
     return schemas.SearchPage(
-        searches=listed(found, partial(_summary, parts)),
+        searches=listed(found, partial(_listed, parts)),
         next_page_token=_token_after(found) if more else None,
     )
 

@@ -17,6 +17,7 @@ from api.deps import Parts
 from api.main import create_app
 from api.settings import Settings
 from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
+from cluster.room import Node
 from cluster.run_folder import RunFolder
 from cluster.run_view import Progress, RunState, RunStatus
 from nas.space import SearchSpace
@@ -40,6 +41,7 @@ class FakeJobs:
     submitted: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
     down: bool = False
     refuse: str | None = None
     state_after_stop: JobState = JobState.STOPPED
@@ -73,6 +75,9 @@ class FakeJobs:
     def job_logs(self, address: str, submission_id: str) -> str | None:
         self._answer(address)
         return self.logs.get(submission_id)
+
+    def cluster_nodes(self, address: str) -> list[Node]:
+        return [] if self.down else self.nodes
 
 
 @cache
