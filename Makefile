@@ -67,7 +67,7 @@ bench-gpu: setup-dev
 	$(BIN)/python -m benchmarks.gpu --batch 1
 
 serve: setup
-	$(BIN)/slicemamba serve
+	$(BIN)/slicemamba serve --local $(if $(DATA),--data $(DATA))
 
 wheel: setup-dev
 	$(BIN)/python -m build

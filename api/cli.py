@@ -99,6 +99,9 @@ def serve(
     root_path: Annotated[
         str | None, typer.Option(help="Prefix under which a reverse proxy shows the service: /nas.")
     ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Start Ray on this machine if none answers, and stop it at the end.")
+    ] = False,
 ) -> None:
     """Run the service. SLICEMAMBA_* variables set the same options (docs/api.md)."""
     from api.server.serving import serve as run
@@ -106,7 +109,7 @@ def serve(
 
     given: dict[str, Any] = {"host": host, "port": port, "runs_dir": runs_dir, "data_root": data}
     given |= {"ray_address": ray_address, "database_url": database_url, "root_path": root_path}
-    run(Settings.from_env(**given))
+    run(Settings.from_env(**given), local=local)
 
 
 api.commands.tokens.register(app)

@@ -15,6 +15,7 @@ StudyName = Literal["search", "random"]
 EXPECTED_END = "estimated end, all remaining phases included; null while it does not run or nothing allows an estimate"
 QUEUE_POSITION = "place in the queue, 1 for the next; null unless it waits for others to end"
 ASKED_BY = "name of the token that asked for it; null where no token was needed"
+LAST_WARNING = "the last one of its driver; null if there was none, and in lists once it has ended"
 Quoting = Annotated[str, BeforeValidator(well_formed)]
 """Text that may quote a request."""
 Spec = Annotated[dict[str, Any], BeforeValidator(displayable)]
@@ -73,6 +74,7 @@ class SearchSummary(_Answer):
     progress: dict[str, PhaseProgress] = Field(description="by phase, for phases that have begun")
     message: str | None = Field(description="details that the state alone does not give")
     error: str | None = Field(description="why the search failed")
+    warning: Quoting | None = Field(default=None, description=LAST_WARNING)
     expected_end_at: datetime | None = Field(default=None, description=EXPECTED_END)
     job_id: str = Field(description="the job's id in Ray")
     job_status: str | None = Field(description="Ray's own status of the job; only a hint")
@@ -166,6 +168,7 @@ class JobSummary(_Answer):
     progress: dict[str, PhaseProgress] = Field(description="by phase, for phases that have begun")
     message: str | None = Field(description="details that the state alone does not give")
     error: str | None = Field(description="why the job failed")
+    warning: Quoting | None = Field(default=None, description=LAST_WARNING)
     expected_end_at: datetime | None = Field(default=None, description=EXPECTED_END)
     folder: str = Field(description="where its files are among the search's artifacts")
     queue_position: int | None = Field(default=None, description=QUEUE_POSITION)
@@ -211,7 +214,10 @@ class Validation(_Answer):
     space_size: int = Field(description="architectures in the search space")
     images_trained: int = Field(description="forward and backward passes of one image in all trainings")
     images_evaluated: int = Field(description="forward passes of one image in the search, without any savings")
-    advice: list[str] = Field(description="what may not be meant: settings that are valid and seldom wanted")
+    advice: list[str] = Field(
+        description="what may not be meant: settings that are valid and seldom wanted, or workers the cluster has no "
+        "room for now"
+    )
     estimate: Estimate
     data: dict[str, Any] = Field(description="content of the data set")
     spec: Spec = Field(description="the job with all defaults filled in")

@@ -73,6 +73,16 @@ class Need:
         return f"{self.field} needs {wanted}; there is room for {room}, on {there}"
 
 
+def waits_for(needs: Sequence[Need], nodes: Sequence[Node]) -> str | None:
+    """A sentence for whoever is about to submit: what these nodes have no room for; None where they have."""
+    missing = [sentence for need in needs if (sentence := need.shortage(nodes)) is not None]
+    if not missing:
+        return None
+    if any(need.workers.gpus for need in needs) and not any(node.gpus for node in nodes):
+        return "no node of the cluster has a GPU; the search would wait for one, and fail after resources.wait_seconds"
+    return f"the search would wait for the cluster to grow: {'; '.join(missing)}"
+
+
 def needs_of(resources: ResourcesConfig, *, trains: bool, searches: bool) -> list[Need]:
     """All training workers, as they begin together, and one that evaluates."""
     needs = [Need("resources.train", resources.train.num_workers, resources.train)] if trains else []
@@ -111,7 +121,9 @@ def wait_for_room(needs: Sequence[Need], wait_seconds: float, own: bool, tell: C
         while sentences and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
             sentences = missing()
-    if sentences:
+    if not sentences:
+        tell("the cluster has grown enough; going on")
+    else:
         raise InputError(
             f"the cluster is too small for the job and has not grown in {wait_seconds:g} s; lower resources or add "
             "nodes, and run again (resources.wait_seconds sets how long to wait)",

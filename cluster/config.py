@@ -389,6 +389,19 @@ def config_hash(config: Config | Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def public_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A job, or the card of a network, as shown to whoever may see its run: where data and runs lie is not theirs."""
+    shown = dict(spec)
+    if shown.get("data"):
+        shown["data"] = {key: value for key, value in shown["data"].items() if key != "root"}
+    if shown.get("init"):  # the search's own supernet, or what somebody with access to the server has named
+        shown["init"] = Path(shown["init"]).name
+    warm = shown.get("search", {}).get("warm_start")
+    if warm:  # the folder of a run is named after its search
+        shown["search"] = {**shown["search"], "warm_start": {**warm, "study": Path(warm["study"]).name}}
+    return shown
+
+
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of the fields in which two configurations differ, with both values."""
     found = []

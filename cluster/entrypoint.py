@@ -11,6 +11,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -20,6 +21,7 @@ from rich.console import Console
 from cluster.config import load_job
 from cluster.connect import submission_id
 from cluster.driver import run_job
+from cluster.driver_log import kept_log
 from cluster.follow_up import parse_follow_up
 from cluster.ids import new_id
 from cluster.object_store import STORE_VARIABLE
@@ -52,8 +54,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.config is None and options.run_dir is None:
         parser.error("give --config, --run-dir, or both")
     signal.signal(signal.SIGTERM, _stop)
+    run = RunFolder(options.run_dir or default_folder(options.config))
+    job_id = submission_id()
+    with kept_log(run.path, job_id) if job_id else nullcontext():
+        return _run(options, run)
+
+
+def _run(options: argparse.Namespace, run: RunFolder) -> int:
     try:
-        run = RunFolder(options.run_dir or default_folder(options.config))
         print(f"run folder: {run.path}", flush=True)
         if options.config is None and not run.config_path.exists():
             bring(run, options.store)

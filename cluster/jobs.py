@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -17,14 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from cluster.capacity import Node
 from cluster.connect import ENVIRONMENT, spare_proxy, use_local_token
 from slicemamba.errors import InputError
+from slicemamba.text import masked
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 READ_TIMEOUT_SECONDS = 20.0  # Ray itself waits up to 10 s for an agent before it gives up a submission
+_NODES_SECONDS = 3
 _PASSING = ("408", "425", "429")  # of something before the job server that is busy
 RUN_ENVIRONMENT = {**ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
 
@@ -118,30 +120,26 @@ def stop_run(address: str, submission_id: str) -> None:
 
 
 def job_logs(address: str, submission_id: str) -> str | None:
-    """What the driver has printed, None where Ray does not know the job. Raises ClusterUnavailableError."""
+    """What the driver has printed, ``masked``; None where Ray does not know the job. Raises ClusterUnavailableError."""
     try:
         with _translated(address):
-            logs: str = _connect(address).get_job_logs(submission_id)
-            return logs
+            return masked(_connect(address).get_job_logs(submission_id))
     except JobUnknownError:
         return None
 
 
-def cluster_resources(address: str) -> dict[str, float] | None:
-    """Resources of all living nodes together, as Ray calls them: ``CPU``, ``GPU``, … None while Ray does not tell."""
-    use_local_token()
-    spare_proxy()
+def cluster_nodes(address: str) -> list[Node]:
+    """Nodes of the cluster; none where it does not answer, or not so as this Ray expects."""
     from ray.util.state import list_nodes
     from ray.util.state.exception import RayStateApiException
 
     try:
-        nodes = list_nodes(address=address, timeout=int(CONNECT_TIMEOUT_SECONDS), filters=[("state", "=", "ALIVE")])
-    except (RayStateApiException, OSError, ValueError, RuntimeError):
-        return None
-    total: Counter[str] = Counter()
-    for node in nodes:
-        total.update(node.resources_total or {})
-    return dict(total)
+        with _translated(address):
+            found = list_nodes(address, timeout=_NODES_SECONDS, detail=True, raise_on_missing_output=False)
+    except (ClusterUnavailableError, JobRefusedError, RayStateApiException):
+        return []
+    alive = [node.resources_total | {"ip": node.node_ip} for node in found if node.state == "ALIVE"]
+    return [Node(node["ip"], node.get("CPU", 0), node.get("GPU", 0)) for node in alive]
 
 
 @lru_cache(maxsize=8)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -76,8 +78,10 @@ class HeadPorts(NamedTuple):
     metrics: int
 
     @classmethod
-    def free(cls) -> HeadPorts:
-        return cls(*free_ports(7))
+    def free(cls, dashboard: int | None = None) -> HeadPorts:
+        """Args: dashboard: its port, where that has to be a certain one."""
+        found = cls(*free_ports(7))
+        return found if dashboard is None else found._replace(dashboard=dashboard)
 
     @property
     def head(self) -> RayHead:
@@ -89,15 +93,16 @@ class HeadPorts(NamedTuple):
             environment=_environment(),
         )
 
-    def start_command(self, *, num_cpus: int, num_gpus: int, folder: str) -> list[str]:
+    def start_command(self, *, num_cpus: int, num_gpus: int | None, folder: str) -> list[str]:
         """``ray start --head`` on these ports of this machine, with its session below ``folder``."""
+        gpus = [] if num_gpus is None else [f"--num-gpus={num_gpus}"]
         return [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={self.gcs}"),
             *(f"--dashboard-port={self.dashboard}", f"--ray-client-server-port={self.client}"),
             *(f"--dashboard-agent-listen-port={self.agent}", f"--dashboard-agent-grpc-port={self.agent_grpc}"),
             *(f"--runtime-env-agent-port={self.runtime_env}", f"--metrics-export-port={self.metrics}"),
             *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"),
-            *(f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", f"--temp-dir={folder}"),
+            *(f"--num-cpus={num_cpus}", *gpus, f"--temp-dir={folder}"),
         ]
 
 
@@ -114,7 +119,9 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[StartedHead]:
+def ray_head(
+    *, num_cpus: int, num_gpus: int | None = None, log: Path, dashboard_port: int | None = None
+) -> Iterator[StartedHead]:
     """Starts a Ray head, and stops it at the end.
 
     It asks for a token, which is random and in its clients' environment alone (RAY_AUTH_TOKEN where that is set), so
@@ -122,15 +129,16 @@ def ray_head(*, num_cpus: int, num_gpus: int = 0, log: Path) -> Iterator[Started
     process, when it is first imported, so one process can be the client of one such head.
 
     Args:
-        num_cpus, num_gpus: what it offers; more than there are is allowed, for tests.
+        num_cpus, num_gpus: what it offers; more than there are is allowed, for tests. None: the GPUs that Ray finds.
         log: where its output goes.
+        dashboard_port: of its dashboard and job server; None: a free one.
 
     Raises:
         InputError: it did not come up; the message holds the end of its log.
     """
     from cluster.jobs import check_cluster
 
-    ports = HeadPorts.free()
+    ports = HeadPorts.free(dashboard_port)
     head = ports.head
     # A short name, as the paths of the sockets in it are limited to 107 characters.
     base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_TEMP else "/tmp"
@@ -161,9 +169,25 @@ def started(command: Sequence[str], *, environment: dict[str, str], log: Path) -
         try:
             yield process
         finally:
-            if process.poll() is None:  # else its number may be another process's by now
-                stop_tree(process.pid)
-            process.wait()
+            with _undisturbed():
+                if process.poll() is None:  # else its number may be another process's by now
+                    stop_tree(process.pid)
+                process.wait()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C, or the terminal that is closed, does not leave half of the processes behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def stop_tree(pid: int) -> None:
@@ -180,6 +204,11 @@ def stop_tree(pid: int) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     psutil.wait_procs(alive, timeout=_STOP_SECONDS)
+
+
+def num_cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_ports(count: int) -> list[int]:

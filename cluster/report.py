@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from cluster.config import SearchJob, parse_job
+from cluster.config import SearchJob, parse_job, public_spec
 from cluster.costs import search_costs
 from cluster.run_folder import RunFolder
 from nas.report import plot_effects, plot_hypervolume, plot_pareto, plot_ranking, plot_slicing
@@ -58,7 +58,7 @@ def _read_input(run: RunFolder, job: SearchJob, result: Mapping[str, Any]) -> Re
     storage = open_storage(run.study_location)
     trials, random = (find_trials(storage, run.study_name(kind)) for kind in ("search", "random"))
     return ReportInput(
-        job=job.model_dump(mode="json"),
+        job=public_spec(job.model_dump(mode="json")),
         result=result,
         space=job.search_space,
         trials=trials,

@@ -7,6 +7,7 @@
   .trials/         a record of each study's trials for those who only read (nas/record.py)
   attempts/<n>/    the drivers that were at work on it, the highest number last (cluster/attempts.py), each with
                    events.jsonl, only ever appended to, an event a line; events-<n>.jsonl are those of its workers
+  .logs/<job>/     what the drivers printed that were Ray jobs (cluster/driver_log.py)
   .ray/            checkpoints and other state of Ray Train and Tune
   precision.json   whether bf16 ranked slicings as float32 did, where a search asked for bf16
   supernet/        weights.safetensors, config.json of the trained supernet

@@ -59,6 +59,7 @@ class RunStatus(BaseModel):
     """What a run has come to. A hint beside it: Ray's job status, which knows of killed drivers.
 
     Attributes:
+        warning: the last one of this attempt; None where there was none.
         attempt: that is at work or was last; 0 before attempts were numbered. pid: of its driver.
         job_id: the driver's in Ray, its submission id; None where it was not started as a Ray job.
     """
@@ -69,6 +70,7 @@ class RunStatus(BaseModel):
     phase: str | None = None
     progress: dict[str, Progress] = {}
     error: str | None = None
+    warning: str | None = None
     attempt: int = 0
     pid: int | None = None
     job_id: str | None = None
@@ -155,6 +157,8 @@ class RunView:
             self._paces, self._began = {}, {}
         elif kind == "ended":
             self._told |= {"state": event["state"], "error": event["error"]}
+        elif kind == "warning":
+            self._told["warning"] = event["message"]
         elif kind == "phase":
             assert phase is not None
             self._told["phase"] = phase

@@ -246,12 +246,28 @@ def list_configs() -> None:
 
 
 def show_config(
-    name: Annotated[str, typer.Argument(help="Name, as printed by `config list`.", autocompletion=complete_preset)],
+    config: Annotated[
+        Path, typer.Argument(help="YAML file, or a name from `config list`.", autocompletion=complete_preset)
+    ],
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override an option.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as the service takes it.")] = False,
 ) -> None:
     """Print a configuration, as a start for your own: slicemamba config show laptop > mine.yaml."""
-    from slicemamba.presets import preset_text
+    import yaml
 
-    typer.echo(preset_text(name), nl=False)
+    from slicemamba.documents import override, read_yaml
+    from slicemamba.presets import find_config
+    from slicemamba.text import to_json
+
+    values = override(read_yaml(config), assignments or [])
+    if as_json:
+        typer.echo(to_json(values, indent=2))
+    elif assignments:
+        typer.echo(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), nl=False)
+    else:  # comments and all
+        typer.echo(find_config(config).read_text(encoding="utf-8"), nl=False)
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,12 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from slicemamba.errors import InputError
-
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def list_presets() -> dict[str, str]:
     """Names, each with the first line of the comment that heads the file."""
     return {path.stem: _heading(path) for path in sorted(CONFIGS.glob("*.yaml"))}
-
-
-def preset_text(name: str) -> str:
-    """The file as it is, comments and all. Raises InputError with the names there are."""
-    path = CONFIGS / f"{name}.yaml"
-    if name not in list_presets():
-        raise InputError(f"the configuration must be one of {', '.join(list_presets())}; got {name!r}")
-    return path.read_text(encoding="utf-8")
 
 
 def find_config(path: Path) -> Path:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import string
 from collections.abc import Mapping
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+_ADDRESS = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d{1,5})?(?![\w.])")
+_HOME = re.compile(r"/(?:home|Users)/[^/\s:'\"]+|/root(?=/)")
 _PRINTABLE = string.ascii_letters + string.digits + string.punctuation.replace("%", "") + " "
 
 
@@ -57,3 +61,15 @@ def figure_text(text: str) -> str:
     """A name as matplotlib is to draw it: dollars are no formula, and control characters and line breaks a ``?``."""
     printable = "".join(character if character.isprintable() else "?" for character in text)
     return printable.replace("$", r"\$")
+
+
+def masked(text: str, places: Mapping[Path, str] | None = None) -> str:
+    """The text without home folders and without addresses of machines.
+
+    Args:
+        places: further folders, each with what stands for it.
+    """
+    known = {str(folder): name for folder, name in (places or {}).items()} | {str(Path.home()): "~"}
+    for folder in sorted(known, key=len, reverse=True):
+        text = text.replace(folder, known[folder])
+    return _ADDRESS.sub("<address>", _HOME.sub("~", text))

@@ -54,11 +54,15 @@ class _Show:
     def __init__(self, view: View, check: Callable[[], None] = lambda: None) -> None:
         self._view = view
         self._check = check
+        self._warning: str | None = None
 
     def update(self, seen: Search | Job) -> None:
         self._check()
         reason = seen.error or seen.message
         self._view.say(f"{seen.id} [bold]{seen.state.value}[/]" + (f": {escape(reason)}" if reason else ""))
+        if seen.warning is not None and seen.warning != self._warning:
+            self._warning = seen.warning
+            self._view.say(f"[yellow]warning: {escape(seen.warning)}[/]")
         end = expected_end(seen.expected_end_at)
         self._view.show(seen.progress, {seen.phase: f"done {end}"} if end and seen.phase else {})
 

@@ -48,7 +48,8 @@ def searches(page: schemas.SearchPage) -> Table:
 
 def _under_way(found: schemas.SearchSummary) -> str:
     left = time_left(found.expected_end_at)
-    return f"{found.phase or ''} {_progress(found)}".strip() + (f"\n{left} left" if left else "")
+    lines = [f"{found.phase or ''} {_progress(found)}".strip(), f"{left} left" if left else "", found.warning or ""]
+    return "\n".join(line for line in lines if line)
 
 
 def search(found: schemas.Search) -> Table:
@@ -64,6 +65,7 @@ def search(found: schemas.Search) -> Table:
         ["progress", _progress(found)],
         ["expected end", expected_end(found.expected_end_at)],
         ["message", found.message or ""],
+        ["warning", found.warning or ""],
         ["error", found.error or ""],
         ["created", format_time(found.created_at)],
         ["started", format_time(found.started_at)],
@@ -145,6 +147,7 @@ def job(found: schemas.Job) -> Table:
         ["progress", _progress(found)],
         ["expected end", expected_end(found.expected_end_at)],
         ["message", found.message or ""],
+        ["warning", found.warning or ""],
         ["error", found.error or ""],
         ["folder", found.folder],
         ["created", format_time(found.created_at)],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import sys
@@ -19,7 +18,7 @@ from api.client.connection import ApiError, ApiUnreachableError
 from api.client.follow import watch
 from api.client.http import Client
 from api.states import SearchState
-from cluster.local import StartedHead, ray_head, started, tail
+from cluster.local import StartedHead, num_cores, ray_head, started, tail
 from cluster.summary import print_summary
 from slicemamba.commands import command_line
 from slicemamba.config import DATA_NAME, DataConfig
@@ -88,7 +87,7 @@ def run_demo(out: Path, folder: Path | None, console: Console) -> int:
 
 def _run(out: Path, data: dict[str, Any], root: Path | None, console: Console) -> bool:
     """Whether the search succeeded, whose results are then in ``out``."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     job = JOB | {"data": data, "resources": {"train": {"cpus": min(cores, 8)}}}
     console.print(f"Starting Ray on {cores} cores ...")
     with ray_head(num_cpus=cores, log=out / "logs" / "ray.log") as head:

@@ -7,13 +7,14 @@ one transaction that locks all rows in the queue, so that several processes on o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from api.server.models import SEARCH, Search
 from api.states import SearchState
+from cluster.capacity import Node
 
 LIMITED = (SEARCH, "retrain", "audit")
 """Kinds that occupy the cluster for long. An export or figures take a minute and do not wait."""
@@ -25,16 +26,15 @@ _QUEUED = and_(Search.state == _S.QUEUED.value, Search.kind.in_(LIMITED))
 _WAITING = and_(_QUEUED, ~Search.admitted)
 
 
-def places(resources: Mapping[str, float] | None) -> int:
-    """How many drivers to run at the same time on a cluster of this size, where no number is set.
+def places(nodes: Sequence[Node]) -> int:
+    """How many drivers to run at the same time on a cluster of these nodes, where no number is set.
 
-    Args:
-        resources: of all nodes together, as Ray calls them; None where they cannot be told.
+    None are known where the cluster cannot be asked.
     """
-    if resources is None:
+    if not nodes:
         return UNKNOWN_SIZE
-    gpus = int(resources.get("GPU", 0))
-    return gpus or max(1, int(resources.get("CPU", 0)) // CPUS_OF_A_SEARCH)
+    gpus, cpus = (int(sum(of)) for of in ((node.gpus for node in nodes), (node.cpus for node in nodes)))
+    return gpus or max(1, cpus // CPUS_OF_A_SEARCH)
 
 
 _HAS_PLACE = and_(

@@ -24,6 +24,7 @@ from api.server.service import SearchService
 from api.server.settings import Settings
 from api.server.specs import without_folder
 from api.states import SearchState
+from cluster.capacity import Node
 from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
 from cluster.run_folder import RunFolder
 from cluster.run_view import RunStatus
@@ -48,7 +49,7 @@ class Jobs(Protocol):
     def submit_run(self, address: str, submission_id: str, run_dir: Path) -> None: ...
     def job_state(self, address: str, submission_id: str) -> JobState | None: ...
     def stop_run(self, address: str, submission_id: str) -> None: ...
-    def cluster_resources(self, address: str) -> dict[str, float] | None: ...
+    def cluster_nodes(self, address: str) -> list[Node]: ...
     def job_logs(self, address: str, submission_id: str) -> str | None: ...
 
 
@@ -152,7 +153,7 @@ class Reconciler:
         if self._settings.max_running is not None:
             return self._settings.max_running
         if time.monotonic() - self._size_asked_at >= ASK_SIZE_SECONDS:
-            self._size = places(self._jobs.cluster_resources(self._settings.ray_address))
+            self._size = places(self._jobs.cluster_nodes(self._settings.ray_address))
             self._size_asked_at = time.monotonic()
         return self._size
 

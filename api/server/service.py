@@ -371,6 +371,12 @@ class SearchService:
 
         return self._change(search_id, if_match, step)
 
+    def continue_all(self, message: str) -> None:
+        """Queues what was at work when Ray was stopped with the service: none of its jobs is left, and none failed."""
+        for row in self.active():
+            if row.state in (SearchState.STARTING, SearchState.RUNNING):
+                self._requeue(row, message)
+
     def _requeue(self, search: Search, message: str, unless: str | None = None, **values: Any) -> bool:
         fresh: dict[str, Any] = {
             "attempt": search.attempt + 1,

@@ -151,16 +151,3 @@ def without_folder(text: str, name: str, data_root: Path | None) -> str:
     for folder in {str(data_root / name), str((data_root / name).resolve())}:
         text = text.replace(f" in {folder}", "").replace(folder, name)
     return text
-
-
-def public_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A job, or the card of a network, as shown to clients: where data and runs lie on the server is not theirs."""
-    shown = dict(spec)
-    if shown.get("data"):
-        shown["data"] = {key: value for key, value in shown["data"].items() if key != "root"}
-    if shown.get("init"):  # the search's own supernet, or what somebody with access to the server has named
-        shown["init"] = Path(shown["init"]).name
-    warm = shown.get("search", {}).get("warm_start")
-    if warm:  # the folder of a run is named after its search
-        shown["search"] = {**shown["search"], "warm_start": {**warm, "study": Path(warm["study"]).name}}
-    return shown

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from api.server.app import create_app
 from api.server.dependencies import AppContext
 from api.server.settings import Settings
+from cluster.capacity import Node
 from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
 from cluster.run_folder import RunFolder
 from cluster.run_view import Progress, RunState, RunStatus
@@ -40,9 +41,9 @@ class FakeJobs:
     submitted: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
     down: bool = False
     refuse: str | None = None
-    resources: dict[str, float] | None = None
     state_after_stop: JobState = JobState.STOPPED
 
     def _answer(self, address: str) -> None:
@@ -71,12 +72,12 @@ class FakeJobs:
         if submission_id in self.states:
             self.states[submission_id] = self.state_after_stop
 
-    def cluster_resources(self, address: str) -> dict[str, float] | None:
-        return self.resources
-
     def job_logs(self, address: str, submission_id: str) -> str | None:
         self._answer(address)
         return self.logs.get(submission_id)
+
+    def cluster_nodes(self, address: str) -> list[Node]:
+        return [] if self.down else self.nodes
 
 
 @cache

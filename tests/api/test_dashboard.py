@@ -189,6 +189,21 @@ def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Be
     page.locator(".chip.CANCELLING, .chip.CANCELLED").first.wait_for()
 
 
+def test_a_warning_is_shown_in_the_list_and_on_the_page(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    search_id = bench.submit({**BODY, "name": "warned"})
+    under_way(bench, search_id)
+    warning = "the cluster is too small; waiting up to 600 s for it to grow: resources.train needs a worker with a GPU"
+    bench.drive(search_id, warning=warning)
+    page.goto(url)
+    page.locator("td .wait").get_by_text(warning).wait_for()
+    shoot(page, "list-warning")
+    page.goto(f"{url}/#/s/{search_id}")
+    page.locator(".finding.wait").get_by_text(warning).wait_for()
+    shoot(page, "search-warning")
+    bench.http.post(f"/v1/searches/{search_id}/cancel")
+
+
 def test_a_small_search_is_filled_in(page: Page, place: tuple[str, Bench]) -> None:
     url, bench = place
     page.goto(f"{url}/#/new")

@@ -352,5 +352,5 @@ def test_long_history_comes_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPat
         place = last
     assert sizes == [10, 10, 5]
     bench.jobs.logs[search_id] = "".join(f"{n}\n" for n in range(25))
-    log = DriversLog(bench.context.service, bench.jobs, "-", bench.context.service.get(search_id))
+    log = DriversLog(bench.context.service, bench.jobs, bench.settings, bench.context.service.get(search_id))
     assert [len(log.read(LogPlace(1, offset)).pieces) for offset in (0, 20, 50)] == [10, 10, 5]

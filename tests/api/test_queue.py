@@ -10,6 +10,7 @@ from service_helpers import BODY, Bench, FakeJobs, write_study
 
 from api.server.queue import UNKNOWN_SIZE, places
 from api.server.tokens import Scope
+from cluster.capacity import Node
 from cluster.jobs import JobState
 
 
@@ -114,12 +115,18 @@ def test_figures_do_not_wait_for_a_place_and_a_retraining_does(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("resources", "expected"),
-    [({"CPU": 2.0}, 1), ({"CPU": 32.0}, 8), ({"CPU": 64.0, "GPU": 3.0}, 3), ({}, 1), (None, UNKNOWN_SIZE)],
+    ("nodes", "expected"),
+    [
+        ([Node("a", 2, 0)], 1),
+        ([Node("a", 16, 0), Node("b", 16, 0)], 8),
+        ([Node("a", 64, 1), Node("b", 64, 2)], 3),
+        ([Node("a", 0, 0)], 1),
+        ([], UNKNOWN_SIZE),
+    ],
 )
-def test_places_follow_from_the_cluster(resources: dict[str, float] | None, expected: int, tmp_path: Path) -> None:
-    assert places(resources) == expected
-    bench = Bench(tmp_path / "runs", FakeJobs(resources=resources), max_running=None)
+def test_places_follow_from_the_cluster(nodes: list[Node], expected: int, tmp_path: Path) -> None:
+    assert places(nodes) == expected
+    bench = Bench(tmp_path / "runs", FakeJobs(nodes=nodes), max_running=None)
     for _ in range(expected + 2):
         bench.submit()
     bench.round()

@@ -13,6 +13,7 @@ from service_helpers import Bench
 
 from api.client.sse import ServerEvent, parse_events
 from api.server.driver_output import DriversLog, LogPlace
+from cluster.driver_log import kept_log
 from cluster.jobs import JobState
 
 
@@ -147,6 +148,37 @@ def test_logs_come_from_ray(bench: Bench) -> None:
     assert bench.settings.ray_address not in down.text
 
 
+def keep_log(bench: Bench, search_id: str, text: str) -> None:
+    """As the driver of a search does."""
+    with kept_log(bench.folder(search_id).path, search_id):
+        print(text, end="")
+
+
+def test_log_outlives_ray_and_its_job(bench: Bench) -> None:
+    search_id = bench.succeeded()
+    keep_log(bench, search_id, "one\ntwo\n")
+    bench.jobs.logs[search_id] = "what Ray says is not asked for\n"
+    bench.jobs.down = True
+    assert bench.http.get(f"/v1/searches/{search_id}/logs", params={"tail": 1}).text == "two\n"
+    found = lines(bench, f"searches/{search_id}")
+    assert [event.data.get("line") for event in found] == ["one", "two", None]
+    assert lines(bench, f"searches/{search_id}", found[0].id)[0].data == {"line": "two"}
+
+
+def test_log_does_not_tell_where_things_are_on_the_server(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/srv/ada")
+    search_id = bench.succeeded()
+    told = f"run folder: {bench.folder(search_id).path}\nat 10.2.0.7:6379 (ip=10.2.0.8)\nray 2.60.0 in /srv/ada/.venv\n"
+    keep_log(bench, search_id, told + "/home/bob/x /root/y\n")
+    shown = f"run folder: <runs>/{search_id}\nat <address> (ip=<address>)\nray 2.60.0 in ~/.venv\n~/x ~/y\n"
+    assert bench.http.get(f"/v1/searches/{search_id}/logs").text == shown
+    followed = [event.data["line"] for event in lines(bench, f"searches/{search_id}")[:-1]]
+    assert followed == shown.splitlines()
+    assert not any(
+        "logs" in one["path"] for one in bench.http.get(f"/v1/searches/{search_id}/artifacts").json()["artifacts"]
+    )
+
+
 def lines(bench: Bench, path: str, after: str | None = None, **params: object) -> list[ServerEvent]:
     headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
     with bench.http.stream("GET", f"/v1/{path}/logs", headers=headers, params=params) as response:
@@ -191,7 +223,7 @@ def test_followed_log_goes_on_with_the_next_attempt(bench: Bench) -> None:
 def test_half_a_line_waits_for_its_end(bench: Bench) -> None:
     search_id = bench.running()
     bench.jobs.logs[search_id] = "one\nhal"
-    log = DriversLog(bench.context.service, bench.jobs, "-", bench.context.service.get(search_id))
+    log = DriversLog(bench.context.service, bench.jobs, bench.settings, bench.context.service.get(search_id))
     place = log.place_of_tail(10)
     assert place == LogPlace(1, 0)
 
@@ -220,7 +252,7 @@ def test_half_a_line_waits_for_its_end(bench: Bench) -> None:
 
 def test_log_that_is_yet_to_come_is_waited_for(bench: Bench) -> None:
     search_id = bench.running()
-    log = DriversLog(bench.context.service, bench.jobs, "-", bench.context.service.get(search_id))
+    log = DriversLog(bench.context.service, bench.jobs, bench.settings, bench.context.service.get(search_id))
     assert log.place_of_tail(1) is None
     bench.jobs.logs[search_id] = "one\ntwo\n"
     assert log.place_of_tail(1) == LogPlace(1, 4)

@@ -15,6 +15,7 @@ from sqlalchemy import event, update
 from sqlalchemy.orm import Session
 
 from api.server.models import Search
+from cluster.capacity import Node
 from cluster.run_folder import STUDY_KINDS, STUDY_VARIABLE
 from nas.study import open_storage
 
@@ -126,6 +127,35 @@ def test_validate_tells_what_a_search_takes(bench: Bench) -> None:
         "supernet, winner and U-Net"
     )
     assert found["data"]["num_images"]["train"] == 4
+
+
+def test_validate_tells_what_the_cluster_has_no_room_for(bench: Bench) -> None:
+    body = {**BODY, "resources": {"train": {"gpus": 1}}}
+    url = "/v1/searches/validate"
+    without = bench.http.post(url, json=body).json()["advice"]
+    bench.jobs.nodes = [Node("10.0.0.7", 4, 0)]
+    told = [one for one in bench.http.post(url, json=body).json()["advice"] if one not in without]
+    assert len(told) == 1
+    assert told[0].startswith("no node of the cluster has a GPU")
+    told = bench.http.post(url, json={**BODY, "resources": {"train": {"cpus": 9}}}).json()["advice"]
+    assert "there is room for 0, on <address> with 4 CPUs" in told[-1]
+    assert bench.http.post(url, json=BODY).json()["advice"] == without
+
+
+def test_last_warning_is_shown_while_a_search_runs_and_with_it_afterwards(bench: Bench) -> None:
+    search_id = bench.running()
+    assert bench.get(search_id)["warning"] is None
+    bench.drive(search_id, warning="Ray's head at 10.0.0.7:6379 does not answer")
+    shown = "Ray's head at <address> does not answer"
+    assert bench.get(search_id)["warning"] == shown
+    assert bench.http.get("/v1/searches").json()["searches"][0]["warning"] == shown
+    bench.http.post(f"/v1/searches/{search_id}/cancel")
+    bench.drive(search_id, "FAILED", error="x", warning="few steps")
+    bench.round()
+    assert bench.get(search_id)["warning"] == "few steps"
+    assert bench.http.get("/v1/searches").json()["searches"][0]["warning"] is None
+    bench.http.post(f"/v1/searches/{search_id}/resume")
+    assert bench.get(search_id)["warning"] is None, "it was that of an attempt before"
 
 
 def test_same_key_and_body_give_the_same_search(bench: Bench) -> None:

@@ -296,6 +296,15 @@ def test_report_shows_the_worst_predictions(finished: RunFolder) -> None:
     assert "&lt;b&gt;, Dice 0.200" in page
 
 
+def test_report_does_not_tell_where_the_images_are(finished: RunFolder) -> None:
+    values = finished.read_json("config.json") or {}
+    values["data"] = {"name": "lesions", "root": "/srv/secret/lesions"}
+    finished.write_json("config.json", values)
+    page = write_report(finished).read_text()
+    assert "lesions" in page
+    assert "/srv/secret" not in page
+
+
 def test_images_of_two_members_are_paired_by_name(finished: RunFolder) -> None:
     spec = job()
     front = find_trials(open_storage(finished.study_location), "search")[:2]

@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 from cluster import capacity as room
 from cluster import driver
-from cluster.capacity import Need, Node, live_nodes, needs_of, num_fitting, wait_for_room
+from cluster.capacity import Need, Node, live_nodes, needs_of, num_fitting, wait_for_room, waits_for
 from cluster.config import parse_job
 from cluster.run_folder import RunFolder
 from slicemamba.errors import InputError
@@ -76,6 +76,16 @@ def test_too_little_on_ones_own_machine_is_told_at_once(monkeypatch: pytest.Monk
     wait_for_room(needs(train={"num_workers": 2}), 0, True, pytest.fail)
 
 
+def test_who_is_about_to_submit_is_told_what_there_is_no_room_for() -> None:
+    nodes = [Node("here", 2, 0)]
+    assert waits_for(needs(train={"cpus": 2}), nodes) is None
+    assert str(waits_for(needs(train={"gpus": 1}), nodes)).startswith("no node of the cluster has a GPU; the search")
+    assert waits_for(needs(train={"cpus": 4}), nodes) == (
+        "the search would wait for the cluster to grow: resources.train needs a worker with 4 CPUs and 0 GPUs; "
+        "there is room for 0, on here with 2 CPUs and 0 GPUs"
+    )
+
+
 @pytest.mark.ray
 def test_cluster_that_grows_is_waited_for_and_one_that_does_not_is_told(small_cluster: Cluster) -> None:
     told: list[str] = []
@@ -88,7 +98,7 @@ def test_cluster_that_grows_is_waited_for_and_one_that_does_not_is_told(small_cl
         waiting = pool.submit(wait_for_room, needs(train={"num_workers": 2, "cpus": 2}), 120, False, told.append)
         small_cluster.add_node(num_cpus=4)
         waiting.result()
-    assert len(told) == 2
+    assert told[2:] == ["the cluster has grown enough; going on"]
     assert sorted(node.cpus for node in live_nodes()) == [1, 4]
     # What was asked of Ray while waiting is given back.
     assert all(group["state"] == "REMOVED" for group in ray.util.placement_group_table().values())

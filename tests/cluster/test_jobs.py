@@ -90,6 +90,11 @@ class TestOnRay:
         wait_for(lambda: jobs.job_state(address, "s-good") is JobState.SUCCEEDED, "the end of the job")
         assert "0 1" in (jobs.job_logs(address, "s-good") or "")
 
+    def test_nodes_are_told_with_what_they_offer(self, address: str) -> None:
+        wait_for(lambda: bool(jobs.cluster_nodes(address)), "the node")  # the dashboard learns of it after the start
+        (node,) = jobs.cluster_nodes(address)
+        assert (node.cpus, node.gpus) == (3, 0)
+
     def test_submitting_again_changes_nothing(self, address: str) -> None:
         submit(address, "s-again", "print('first')")
         submit(address, "s-again", "raise SystemExit('second')")

@@ -44,6 +44,15 @@ def test_run_is_running_from_the_start(run: RunFolder) -> None:
         assert (status.state, status.pid, status.error) == ("RUNNING", os.getpid(), None)
 
 
+def test_the_last_warning_is_told_until_the_run_starts_anew(run: RunFolder) -> None:
+    with StatusWriter(run):
+        run.warn("few steps")
+        run.warn("the cluster is too small")
+    assert status_of(run).warning == "the cluster is too small"
+    with StatusWriter(run):
+        assert status_of(run).warning is None
+
+
 def test_progress_of_each_phase_is_kept_and_the_last_phase_told(run: RunFolder) -> None:
     with StatusWriter(run):
         run.emit("phase", phase="supernet")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
+from own_processes import started_with
 from PIL import Image
 
 
@@ -22,17 +21,6 @@ def demo(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedPr
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "SLICEMAMBA_CACHE": str(tmp_path / "cache")}
-
-
-def started_with(environment: dict[str, str]) -> list[list[str]]:
-    """Commands of processes that run in it, however deep; the folder of its cache is of one test alone."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            alive = process.status() != psutil.STATUS_ZOMBIE
-            if alive and process.environ().get("SLICEMAMBA_CACHE") == environment["SLICEMAMBA_CACHE"]:
-                found.append(process.cmdline())
-    return found
 
 
 def test_bad_input_is_told_before_anything_is_started(tmp_path: Path, environment: dict[str, str]) -> None:

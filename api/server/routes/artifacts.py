@@ -20,7 +20,7 @@ from api.server.dashboard import SANDBOX
 from api.server.dependencies import Context
 from api.server.problems import not_found
 from api.server.routes.searches import UNKNOWN
-from api.server.specs import public_spec
+from cluster.config import public_spec
 from slicemamba.text import finite
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {422: {"model": Problem}, **UNKNOWN}

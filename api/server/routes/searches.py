@@ -30,11 +30,13 @@ from api.server.models import Search
 from api.server.past_searches import earlier_searches
 from api.server.problems import ProblemError, bad_parameter, conflict
 from api.server.service import SAFE_ID, Filter, etag
-from api.server.specs import EXAMPLE, JobBody, public_spec
+from api.server.specs import EXAMPLE, JobBody
 from api.states import SearchState
-from cluster.config import SearchJob
+from cluster.capacity import needs_of, waits_for
+from cluster.config import SearchJob, public_spec
 from nas.advice import advice
 from slicemamba.data.checks import Listing
+from slicemamba.text import masked
 
 router = APIRouter(
     route_class=StrictRoute, prefix="/v1/searches", tags=["searches"], responses={422: {"model": Problem}}
@@ -65,6 +67,20 @@ def shown(kind: type[Row], context: AppContext, positions: Mapping[str, int], ro
     """The row with what is not in it: its expected end, and its place in the queue. Raises ProblemError (409)."""
     more = {"expected_end_at": context.etas.expected_end(row), "queue_position": positions.get(row.id)}
     return readable(kind, row).model_copy(update=more)
+
+
+def _listed(context: AppContext, positions: Mapping[str, int], search: Search) -> schemas.SearchSummary:
+    """The same in a list, where only of what is under way a file is read."""
+    summary = shown(schemas.SearchSummary, context, positions, search)
+    return summary if summary.state.ended else summary.model_copy(update={"warning": warning_of(context, search)})
+
+
+def warning_of(context: AppContext, row: Search) -> str | None:
+    """The last warning of a driver that is at work or was last."""
+    if row.state in (SearchState.QUEUED, SearchState.STARTING):  # it would be that of an attempt before
+        return None
+    status = context.service.folder_of(row).read_status()
+    return masked(status.warning) if status is not None and status.warning is not None else None
 
 
 def readable(kind: type[Row], row: Search) -> Row:
@@ -98,7 +114,8 @@ def listed(rows: Iterable[Search], show: Callable[[Search], Row]) -> list[Row]:
 def to_answer(context: AppContext, search: Search) -> schemas.Search:
     summary = shown(schemas.SearchSummary, context, context.service.positions([search]), search)
     history = [schemas.Change.model_validate(change) for change in context.service.history(search.id)]
-    return schemas.Search(**dict(summary), spec=public_spec(search.spec), history=history)
+    told = {**dict(summary), "warning": warning_of(context, search)}
+    return schemas.Search(**told, spec=public_spec(search.spec), history=history)
 
 
 def _answer(response: Response, context: AppContext, search: Search) -> schemas.Search:
@@ -148,11 +165,18 @@ def _validate(context: AppContext, body: Mapping[str, Any]) -> schemas.Validatio
         space_size=job.search_space.size,
         images_trained=work_of(job, listing.num_images).trained,
         images_evaluated=evaluations * listing.num_images["search"],
-        advice=advice(job.search, job.data.num_classes),
+        advice=[*advice(job.search, job.data.num_classes), *_missing(context, job)],
         estimate=estimate(job, listing.num_images, earlier_searches(context.service, job)),
         data=_content(job, listing),
         spec=public_spec(job.model_dump(mode="json")),
     )
+
+
+def _missing(context: AppContext, job: SearchJob) -> list[str]:
+    """What the cluster has no room for, where it answers."""
+    nodes = context.jobs.cluster_nodes(context.settings.ray_address)
+    sentence = waits_for(needs_of(job.resources, trains=True, searches=True), nodes) if nodes else None
+    return [masked(sentence)] if sentence is not None else []
 
 
 def _content(job: SearchJob, listing: Listing) -> dict[str, Any]:
@@ -174,7 +198,7 @@ def list_searches(
     after = _read_place(page_token) if page_token else None
     wanted = Filter(state or (), [_read_label(text) for text in label or ()], after)
     found, more = context.service.page(wanted, page_size)
-    show = partial(shown, schemas.SearchSummary, context, context.service.positions(found))
+    show = partial(_listed, context, context.service.positions(found))
     return schemas.SearchPage(
         searches=listed(found, show),
         next_page_token=_token_after(found) if more else None,

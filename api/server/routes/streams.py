@@ -45,12 +45,12 @@ LastEventId = Annotated[str | None, Header(description="resumes a stream after t
 def read_log(context: AppContext, row: Search, tail: int) -> str:
     """The last lines that the driver of a search or job has printed. Raises ProblemError: 404 without a log, 503."""
     try:
-        log = context.jobs.job_logs(context.settings.ray_address, row.job_id)
+        log = DriversLog(context.service, context.jobs, context.settings, row).tail(tail)
     except ClusterUnavailableError:
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, UNREACHABLE.partition(";")[0]) from None
     if log is None:
-        raise not_found(f"Ray has no log of {row.title}, which is {row.state}")
-    return "".join(log.splitlines(keepends=True)[-tail:])
+        raise not_found(f"there is no log of {row.title}, which is {row.state}")
+    return log
 
 
 @router.get("/logs", response_class=PlainTextResponse, responses=LOG_RESPONSES)
@@ -63,7 +63,10 @@ async def get_logs(
     accept: Accept = "",
     last_event_id: LastEventId = None,
 ) -> Response:
-    """The driver's log, from Ray; with `follow` or `Accept: text/event-stream`, line by line as it is printed."""
+    """The driver's log, without folders and addresses of the server.
+
+    With `follow` or `Accept: text/event-stream`, line by line as it is printed.
+    """
     row = await run_in_threadpool(context.service.get, search_id)
     return await answer_log(request, context, row, tail, follow or EVENT_STREAM in accept, last_event_id)
 
@@ -92,7 +95,7 @@ async def _follow_log(context: AppContext, row: Search, tail: int, place: LogPla
     Args:
         tail: where to begin, in lines from the end. place: where to begin instead.
     """
-    log = DriversLog(context.service, context.jobs, context.settings.ray_address, row)
+    log = DriversLog(context.service, context.jobs, context.settings, row)
     while place is None and not context.closing.is_set():
         place = await run_in_threadpool(log.place_of_tail, tail)
         if place is None:  # its job has just been submitted

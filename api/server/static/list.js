@@ -34,7 +34,7 @@ function rows(searches) {
     const now = s.progress[s.phase];
     return el("tr", {},
       el("td", {}, el("a", { href: `#/s/${s.id}` }, s.name), el("br"), el("span", { className: "mono soft" }, s.id)),
-      el("td", {}, chip(s.state), s.queue_position ? el("span", { className: "soft" }, ` place ${s.queue_position}`) : null),
+      el("td", {}, chip(s.state), s.queue_position ? el("span", { className: "soft" }, ` place ${s.queue_position}`) : null, s.warning ? el("div", { className: "wait" }, s.warning) : null),
       el("td", {}, s.phase ? PHASES[s.phase] ?? s.phase : "–"),
       el("td", {}, now ? [el("progress", { max: now.total || 1, value: now.done, ariaLabel: `${now.done} of ${now.total} ${now.unit}` }), el("span", { className: "soft" }, `${now.done} / ${now.total} ${now.unit}`)] : null),
       el("td", {}, s.expected_end_at ? timeLeft(s.expected_end_at) : null),

@@ -153,7 +153,8 @@ function head(search, url, live) {
     !ended && search.state !== "CANCELLING" ? button("Cancel", cancel, "danger") : null,
     ended ? button("Delete", remove, "danger") : null),
   el("p", { className: "soft" }, el("span", { className: "mono" }, search.id), " · ", `data ${search.spec.data.name}`, ` · ${search.spec.search.searcher}`, search.submitted_by ? ` · asked for by ${search.submitted_by}` : "", search.message && !search.error ? ` · ${search.message}` : "", search.queue_position ? ` · place ${search.queue_position} in the queue` : ""),
-  search.error ? el("pre", { className: "log bad" }, search.error) : null].filter(Boolean);
+  search.error ? el("pre", { className: "log bad" }, search.error) : null,
+  search.warning ? el("p", { className: "finding wait", role: "status" }, search.warning) : null].filter(Boolean);
 }
 
 function phases(search) {
