@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import atexit
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
+import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi.testclient import TestClient
 
@@ -17,6 +20,7 @@ from api.deps import Parts
 from api.main import create_app
 from api.settings import Settings
 from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
+from cluster.local import free_ports
 from cluster.run_folder import RunFolder
 from cluster.run_view import Progress, RunState, RunStatus
 from nas.space import SearchSpace
@@ -150,6 +154,24 @@ class Bench:
         self.round()
         assert self.state(search_id) == "SUCCEEDED"
         return search_id
+
+
+@contextmanager
+def serving(bench: Bench) -> Iterator[str]:
+    """The app on a port of its own, over real connections; yields its URL. Its streams look for news often."""
+    for many in (bench.parts.event_feeds, bench.parts.log_feeds):
+        many.period_seconds = 0.02
+    server = uvicorn.Server(uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning", lifespan="off"))
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        Event().wait(0.02)
+    try:
+        yield f"http://127.0.0.1:{server.config.port}"
+    finally:
+        bench.parts.closing.set()
+        server.should_exit = True
+        thread.join()
 
 
 def write_study(folder: RunFolder, rows: list[dict[str, float] | None], name: str = "search") -> Study:
