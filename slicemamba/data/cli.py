@@ -213,6 +213,7 @@ def plan(
     from slicemamba.data.checks import check_dataset, measured_before
     from slicemamba.data.plan import as_yaml, propose
     from slicemamba.documents import read_yaml
+    from slicemamba.files import write_text
     from slicemamba.progress import bar
 
     if out.exists():
@@ -235,9 +236,7 @@ def plan(
     text = as_yaml(proposed)
     for part, values in rest.items():
         text = _insert(text, part, values) if part in own else text + yaml.safe_dump({part: values}, sort_keys=False)
-    out.write_text(
-        f"# Proposed by `slicemamba data plan {target}`, on the options of {base}.\n{text}", encoding="utf-8"
-    )
+    write_text(out, f"# Proposed by `slicemamba data plan {target}`, on the options of {base}.\n{text}")
     typer.echo(f"written: {out}")
     _print_next(["search", str(out)])
 
