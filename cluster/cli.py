@@ -432,7 +432,21 @@ def _would_run(job: Job) -> list[str]:
 
     changes = to_fit(job, os.cpu_count() or 1, torch.cuda.device_count())
     options = [part for change in changes for part in ("--set", change)]
-    return [f"this runs here: {command_line(*sys.argv[1:], *options)}"] if options else []
+    given = _without(sys.argv[1:], {change.partition("=")[0] for change in changes})
+    return [f"this runs here: {command_line(*given, *options)}"] if options else []
+
+
+def _without(arguments: list[str], changed: set[str]) -> list[str]:
+    """A command's arguments less what it sets of these options, as none may be set twice."""
+    kept: list[str] = []
+    for argument in arguments:
+        follows = kept[-1:] == ["--set"]
+        setting = argument if follows else argument.removeprefix("--set=")
+        if (follows or setting != argument) and setting.partition("=")[0] in changed:
+            kept = kept[:-1] if follows else kept
+        else:
+            kept.append(argument)
+    return kept
 
 
 def _store() -> str | None:

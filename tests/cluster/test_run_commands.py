@@ -159,3 +159,30 @@ def test_a_search_is_planned_for_a_folder_and_goes_on_with_that_plan(
         refused = CliRunner().invoke(app, ["search", *arguments])
         assert isinstance(refused.exception, InputError)
         assert said in str(refused.exception)
+
+
+@pytest.mark.parametrize("given", [["--set", "resources.train.gpus=1"], ["--set=resources.train.gpus=1"]])
+def test_a_machine_without_room_is_told_the_whole_command_that_runs_there(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise InputError("the cluster has no GPU", pointer="/resources", details=["one thing"])
+
+    monkeypatch.setattr(driver, "run_job", no_room)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    arguments = ["search", "laptop", "-o", str(tmp_path / "run"), "--set", "search.seed=3", *given]
+    monkeypatch.setattr(sys, "argv", ["slicemamba", *arguments])
+    told = CliRunner().invoke(app, arguments).exception
+    assert isinstance(told, InputError)
+    assert told.details[0] == "one thing"
+    command = told.details[1].removeprefix("this runs here: ").split()
+    assert command[: len(arguments) - len(given) + 1] == ["slicemamba", *arguments[: -len(given)]]
+    ran: list[object] = []
+    monkeypatch.setattr(
+        driver, "run_job", lambda job, *_, **__: ran.append((job.resources.train.gpus, job.search.seed))
+    )
+    monkeypatch.setattr("cluster.summary.print_summary", lambda *_: None)
+    assert CliRunner().invoke(app, command[1:]).exit_code == 0
+    assert ran == [(0, 3)]
