@@ -17,7 +17,7 @@ from api import schemas
 from api.bodies import StrictRoute
 from api.deps import AppParts, Parts, bad_token, link, page_token, read_page_token, written_in_its_thread
 from api.earlier import earlier_searches
-from api.estimate import estimate, num_evaluations, work_of
+from api.estimate import estimate, num_evaluations, samples_of, work_of
 from api.models import Search
 from api.problems import ProblemError, bad_parameter, conflict
 from api.schemas import Problem
@@ -133,14 +133,14 @@ async def validate(parts: AppParts, body: BodyOfJob) -> schemas.Validation:
 
 def _validate(parts: Parts, body: Mapping[str, Any]) -> schemas.Validation:
     job, listing = parts.service.check(body)
-    evaluations = num_evaluations(job)
+    evaluations, samples = num_evaluations(job), samples_of(job.data, listing)
     return schemas.Validation(
         evaluations=evaluations,
         space_size=job.search_space.size,
-        images_trained=work_of(job, listing.num_images).trained,
-        images_evaluated=evaluations * listing.num_images["search"],
+        images_trained=work_of(job, samples).trained,
+        images_evaluated=evaluations * samples["search"],
         advice=advice(job.search, job.data.num_classes),
-        estimate=estimate(job, listing.num_images, earlier_searches(parts.service, job)),
+        estimate=estimate(job, samples, earlier_searches(parts.service, job)),
         data=_content(job, listing),
         spec=public_spec(job.model_dump(mode="json")),
     )
