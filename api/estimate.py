@@ -15,8 +15,10 @@ from api import schemas
 from cluster.config import RetrainJob, SearchJob
 from cluster.rounds import finals_epochs, round_sizes
 from cluster.run_view import Progress
-from slicemamba.config import TrainConfig
+from slicemamba.config import DataConfig, TrainConfig
 from slicemamba.costs import NetworkCost, network_cost
+from slicemamba.data.checks import Listing
+from slicemamba.data.fit import count_windows
 from slicemamba.errors import InputError
 from slicemamba.recipes import TRAININGS
 
@@ -58,6 +60,13 @@ class Earlier:
     search_id: str
     job: SearchJob
     rates: Rates
+
+
+def samples_of(data: DataConfig, listing: Listing) -> dict[str, int]:
+    """Images of each split, or the windows that they have room for: by the median size, where it is known."""
+    known = data.fit == "patch" and listing.report is not None
+    windows = count_windows(listing.report.median_size, data.image_size) if known and listing.report else 1
+    return {split: count * windows for split, count in listing.num_images.items()}
 
 
 def work_by_phase(job: SearchJob | RetrainJob, num_images: Mapping[str, int]) -> dict[str, Work]:

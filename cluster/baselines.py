@@ -38,8 +38,8 @@ def train(job: SearchJob, run: RunFolder, winner: Architecture, cache_dir: Path)
     run.emit("phase", phase="baselines")
     seconds = _step_seconds(job, run, winner)
     jobs = {name: retraining(job, _as_long(job.retrain, seconds, name), network=name) for name in job.baselines}
-    num_images, num_workers = len(load_split(job.data, "train", cache_dir)), job.resources.train.num_workers
-    a_epoch = steps_per_epoch(num_images, job.retrain.batch_size, num_workers)
+    num_samples = load_split(job.data, "train", cache_dir).num_samples
+    a_epoch = steps_per_epoch(num_samples, job.retrain.batch_size, job.resources.train.num_workers)
     total = sum(one.retrain.epochs for one in jobs.values()) * a_epoch
     done: dict[str, int] = {}
     for name, one in jobs.items():

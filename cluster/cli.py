@@ -84,10 +84,20 @@ def train_supernet(config: ConfigFile, out: Out = None, overrides: Overrides = N
     typer.echo(f"supernet: {run.path / 'supernet'}")
 
 
-def search(config: ConfigFile, out: Out = None, overrides: Overrides = None, address: Address = None) -> None:
+def search(
+    config: ConfigFile,
+    out: Out = None,
+    overrides: Overrides = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Take the folder of a data set in place of a job, and plan one for it.")
+    ] = False,
+    address: Address = None,
+) -> None:
     """Train the supernet, search, retrain the winner and evaluate it. Repeat the command to resume."""
     from cluster.summary import print_summary
 
+    if auto:
+        config = _planned(config, out)
     run = _run(_read(config, overrides, "search"), config, out, address)
     print_summary(Console(), run.read_json("result.json") or {})
     typer.echo(f"report: {run.path / 'report.html'}")
@@ -345,6 +355,24 @@ def _read(config: Path, overrides: list[str] | None, kind: Kind) -> dict[str, An
     return {name: value for name, value in values.items() if name in fields} | {"kind": kind}
 
 
+def _planned(target: Path, out: Path | None) -> Path:
+    """The plan for a data set, ``runs/NAME.yaml`` beside its run; one that is there is taken as it is."""
+    from slicemamba.data.cli import write_plan
+    from slicemamba.errors import InputError
+
+    if not target.is_dir():
+        raise InputError(f"--auto plans a search on the folder of a data set, and {target} is none; leave it out")
+    run = out or Path("runs") / target.resolve().name
+    plan = run.with_name(f"{run.name}.yaml")
+    if plan.exists():
+        typer.echo(f"plan: {plan}, which is there; remove it for a new one", err=True)
+        return plan
+    plan.parent.mkdir(parents=True, exist_ok=True)
+    write_plan(target, plan)
+    typer.echo(f"plan: {plan}; edit it and repeat the command to change it", err=True)
+    return plan
+
+
 def _check_kind(config: Path, given: str, wanted: Kind) -> None:
     """Raises InputError where a file is of a kind that cannot be taken for the wanted one."""
     from slicemamba.errors import InputError
@@ -404,7 +432,21 @@ def _would_run(job: Job) -> list[str]:
 
     changes = to_fit(job, os.cpu_count() or 1, torch.cuda.device_count())
     options = [part for change in changes for part in ("--set", change)]
-    return [f"this runs here: {command_line(*sys.argv[1:], *options)}"] if options else []
+    given = _without(sys.argv[1:], {change.partition("=")[0] for change in changes})
+    return [f"this runs here: {command_line(*given, *options)}"] if options else []
+
+
+def _without(arguments: list[str], changed: set[str]) -> list[str]:
+    """A command's arguments less what it sets of these options, as none may be set twice."""
+    kept: list[str] = []
+    for argument in arguments:
+        follows = kept[-1:] == ["--set"]
+        setting = argument if follows else argument.removeprefix("--set=")
+        if (follows or setting != argument) and setting.partition("=")[0] in changed:
+            kept = kept[:-1] if follows else kept
+        else:
+            kept.append(argument)
+    return kept
 
 
 def _store() -> str | None:

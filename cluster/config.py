@@ -235,6 +235,8 @@ class SearchJob(_Job):
                 "peak_memory_mb is measured on CUDA devices only; give resources.search.gpus, or leave it out of "
                 "search.objectives and search.constraints"
             )
+        if self.search.flips and self.data.fit == "patch":
+            raise ValueError("search.flips are of whole images, and data.fit is patch; leave one of them out")
         if self.search.num_trials > self.search_space.size:
             raise ValueError(
                 f"search.num_trials ({self.search.num_trials}) exceeds the {self.search_space.size} architectures of "

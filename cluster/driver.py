@@ -37,7 +37,7 @@ from nas.study import Study, Trial, TrialState, find_settings, mend_journal, ope
 from nas.tally import SearchTally
 from nas.warm_start import best_architectures
 from slicemamba.architecture import Architecture
-from slicemamba.config import TrainConfig
+from slicemamba.config import DataConfig, TrainConfig
 from slicemamba.data.cache import default_cache_dir
 from slicemamba.data.catalog import fit_model, resolve_root
 from slicemamba.data.checks import check_dataset
@@ -151,11 +151,13 @@ def _tell_scale(job: Job, run: RunFolder, num_images: dict[str, int]) -> None:
 def _warn_of_few_steps(job: Job, run: RunFolder, num_train: int) -> None:
     """Short trainings from scratch tell little; better said before they are paid for.
 
-    The built-in lesions are there to see the machinery at work, and are learned within a hundred steps.
+    The built-in lesions are there to see the machinery at work, and are learned within a hundred steps. How many steps
+    patches give is known only when all sizes are.
     """
     from slicemamba.training.trainer import steps_per_epoch
 
-    for name in TRAININGS if job.data.name != "synthetic" else ():
+    counted = isinstance(job.data, DataConfig) and job.data.name != "synthetic" and job.data.fit != "patch"
+    for name in TRAININGS if counted else ():
         settings: TrainConfig | None = getattr(job, name, None)
         if settings is None or getattr(job, "recipe", None) != "scratch":
             continue

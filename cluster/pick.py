@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def network_of(run: RunFolder, row: Mapping[str, Any], target: Path) -> str:
 
     finalist = run.path / "finals" / f"{row['number']:05d}"
     if (finalist / "config.json").exists():
-        shutil.copytree(finalist, target, dirs_exist_ok=True)
+        save_network(target, load_network(finalist), read_card(finalist).data)
         return "trained on in the finals"
     folder = run.path / "supernet"
     if not (folder / "config.json").exists():

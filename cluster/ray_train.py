@@ -82,13 +82,13 @@ def _train(
     init: Path | None = None,
 ) -> Path:
     # Loaded here first, so that the images are decoded once and not by each worker.
-    num_images = len(load_split(job.data, "train", cache_dir))
+    num_samples = load_split(job.data, "train", cache_dir).num_samples
     state = run_workers(
         _worker,
         job,
         run,
         _settings(job, phase),
-        num_images,
+        num_samples,
         phase=phase,
         cache=str(cache_dir),
         architecture=None if architecture is None else str(architecture),

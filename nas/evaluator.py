@@ -23,8 +23,10 @@ from nas.prefix_cache import PrefixCache
 from nas.racing import Race
 from slicemamba.architecture import Architecture
 from slicemamba.data.base import SegmentationData
-from slicemamba.data.transforms import inputs_of
+from slicemamba.data.transforms import input_of, inputs_of
+from slicemamba.data.windows import cut, join, places
 from slicemamba.errors import InputError
+from slicemamba.evaluation.evaluate import as_scores, in_place
 from slicemamba.evaluation.metrics import confusion, image_hd95, summarize, to_labels
 from slicemamba.models.complexity import cost
 from slicemamba.models.supernet import Supernet
@@ -85,12 +87,16 @@ class SplitBatches:
         return len(self.indices)
 
     def __getitem__(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Images (F·B, 3, H, W) and masks (F·B, H, W), each flip's one after the other."""
+        """Images (F·B, C, H, W) and masks (F·B, H, W), each flip's one after the other.
+
+        Where the network sees windows, they are in place of the images, those of an image one after the other.
+        """
         return self._make(batch) if self._ready is None else self._ready[batch]
 
     def _make(self, batch: int) -> tuple[Tensor, Tensor]:
         chosen = self.indices[batch]
-        images = inputs_of(self._data, chosen).to(self._device)
+        windowed = self._data.window is not None
+        images = (_windows_of(self._data, chosen) if windowed else inputs_of(self._data, chosen)).to(self._device)
         masks = torch.from_numpy(np.array(self._data.masks[chosen])).to(self._device)
         axes = [_FLIPPED_AXES[flip] for flip in self._flips]
         return (
@@ -129,7 +135,7 @@ class Evaluator:
         self._order = order
         # How far it has come after each batch as configured: where races look, whatever the memory suffices for.
         self._ends = [min(start + config.batch_size, len(data)) for start in range(0, len(data), config.batch_size)]
-        self._make_batches(config.batch_size)
+        self._make_batches(max(1, config.batch_size * len(data) // data.num_samples))
         if "peak_memory_mb" in config.measured and self.device.type != "cuda":
             raise InputError(f"peak_memory_mb is measured on CUDA devices only; the search runs on {self.device.type}")
         self._latencies = latencies
@@ -226,7 +232,7 @@ class Evaluator:
             metrics["hd95"] = float(hd95.mean())
         if not finite:
             metrics = dict.fromkeys(metrics, float("nan"))
-        metrics |= cost(self.supernet.config, self.supernet.num_classes, architecture, self.data.images.shape[1:3])
+        metrics |= cost(self.supernet.config, self.supernet.num_classes, architecture, self.data.input_size)
         if "latency_ms" in self.config.measured:
             metrics["latency_ms"] = self.latency_ms(architecture)
         if "peak_memory_mb" in self.config.measured:
@@ -234,7 +240,10 @@ class Evaluator:
         return metrics
 
     def _forward(self, batch: int, architecture: Architecture) -> tuple[Tensor, Tensor, int]:
-        """Logits, the same to the last bit as ``supernet.run`` gives, masks, and how many blocks were known."""
+        """Logits, the same to the last bit as ``supernet.run`` gives, masks, and how many blocks were known.
+
+        Of windows, scores of the whole images as ``evaluate.as_scores`` makes them of logits.
+        """
         images, masks = self._batches[batch]
         blocks, cache, supernet = tuple(architecture.blocks()), self._caches[batch], self.supernet
         with self._precision():
@@ -248,7 +257,19 @@ class Evaluator:
                 path.append(features)
             logits = supernet.logits(features, images.shape[2:])
         cache.keep(blocks, path[:-1])
-        return logits.float(), masks, known
+        whole = logits.float() if self.data.window is None else self._join(self._batches.indices[batch], logits)
+        return whole, masks, known
+
+    def _join(self, chosen: npt.NDArray[np.int64], logits: Tensor) -> Tensor:
+        """Scores (B, K, H, W) of images from the logits of all their windows."""
+        assert self.data.window is not None
+        rest, images = as_scores(logits), []
+        for index in chosen.tolist():
+            size = self.data.size(index)
+            found = places(size, self.data.window)
+            images.append(in_place(self.data, index, join(rest[: len(found)], found, size)))
+            rest = rest[len(found) :]
+        return torch.stack(images)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
@@ -301,7 +322,16 @@ class Evaluator:
     def _timed_images(self) -> Tensor:
         """As many images as are timed at once; a smaller split is repeated."""
         chosen = np.resize(np.arange(len(self.data)), self.config.latency_batch_size)
-        return inputs_of(self.data, chosen).to(self.device)
+        if self.data.window is None:
+            return inputs_of(self.data, chosen).to(self.device)
+        return torch.cat([_windows_of(self.data, chosen[i : i + 1])[:1] for i in range(len(chosen))]).to(self.device)
+
+
+def _windows_of(data: SegmentationData, chosen: npt.NDArray[np.int64]) -> Tensor:
+    """All windows (T, C, H, W) of some images, one image after the other."""
+    assert data.window is not None
+    images = chosen.tolist()
+    return torch.cat([cut(input_of(data, i), places(data.size(i), data.window), data.window) for i in images])
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -154,19 +154,25 @@ def predict(
     window: Annotated[
         str | None, typer.Option(metavar="LOW,HIGH", help="Volume values that become 0 and 1: --window=-125,275.")
     ] = None,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Also write DICOM SEG for each series, with its patient's tags.")
+    ] = False,
     batch_size: BatchSize = 8,
     device: Device = None,
 ) -> None:
     """Write a mask for each image or volume. Broken files stop nothing and are listed at the end (exit code 3)."""
-    from slicemamba.data.dicom import TELL, is_dicom
+    from slicemamba.data.dicom import TELL, TELL_SEG, is_dicom
+    from slicemamba.errors import InputError
     from slicemamba.evaluation.inference import InferenceOptions, Segmenter
     from slicemamba.evaluation.inputs import find_inputs, tell_aside
     from slicemamba.evaluation.predict import Outputs, predict_files
     from slicemamba.progress import bar
 
     roots = tuple(path for path in inputs if path.is_dir())
-    outputs = Outputs(out, probabilities, overlay, _parse_window(window), roots)
+    outputs = Outputs(out, probabilities, overlay, _parse_window(window), roots, dicom_seg)
     files, aside = find_inputs(inputs, out)
+    if dicom_seg and not any(path.is_dir() for path in files):
+        raise InputError("--dicom-seg is for folders of a DICOM series, and none is given; leave it out")
     segmenter = Segmenter.load(network, _device(device), InferenceOptions(mode.value, overlap, flips, batch_size))
     with bar("Predict", "images and slices") as on_progress:
         done = predict_files(segmenter, files, outputs, on_progress=on_progress)
@@ -177,7 +183,7 @@ def predict(
         soft_wrap=True,
     )
     if any(is_dicom(path) or path.is_dir() for path in files):
-        console.print(TELL, highlight=False, soft_wrap=True)
+        console.print(TELL_SEG if dicom_seg else TELL, highlight=False, soft_wrap=True)
     if done.failed:
         console.print(f"[red]{len(done.failed)} files gave no mask:[/]")
         for reason in done.failed.values():

@@ -111,7 +111,7 @@ class Config(BaseModel):
 
 
 Intensity = Literal["minmax", "zscore", "unit"]
-Fit = Literal["stretch", "pad"]
+Fit = Literal["stretch", "pad", "patch"]
 
 
 class SyntheticConfig(Config):
@@ -143,9 +143,10 @@ class DataConfig(Config):
     Attributes:
         name: ``synthetic``, or the data set's name in results; without ``root`` it is looked up by this name.
         root: the data set's folder; its layout (split folders, polyp, Synapse; docs/data.md) is recognised.
-        image_size: (height, width) in pixels to which images and masks are resized.
+        image_size: (height, width) in pixels to which images and masks are resized; of a window with ``fit: patch``.
         fit: ``stretch`` resizes them whatever their aspect ratio (published); ``pad`` keeps it and continues the edge
-            of the image around it, where no pixel counts in loss and scores.
+            of the image around it, where no pixel counts in loss and scores; ``patch`` resizes nothing: windows are
+            drawn from images to train on, and moved over whole images to evaluate and predict.
         intensity: how image values are scaled for the network: ``minmax`` stretches each image to 0…255 (published);
             ``zscore`` gives each image mean 0 and standard deviation 1, with which small networks learn faster from
             scratch; ``unit`` is 0…1, 8-bit values divided by 255 and CT slices as stored (published for Synapse).

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from slicemamba.commands import command_line
 from slicemamba.errors import InputError
 from slicemamba.presets import advise_on, find_config
 
@@ -81,6 +82,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"config file {path} does not exist; {advise_on(path)}give the path of a YAML file, or a name from "
             "`slicemamba config list`"
         ) from None
+    except IsADirectoryError:
+        planned = command_line("search", str(path), "--auto")
+        raise InputError(f"{path} is a folder; `{planned}` plans a search on it, if it is a data set") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"config file {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner
@@ -18,7 +19,7 @@ from slicemamba.config import DataConfig, ModelConfig, SyntheticConfig
 from slicemamba.data.description import Description, write_description
 from slicemamba.data.synthetic import write_isic_folder
 from slicemamba.errors import InputError
-from slicemamba.models.checkpoints import save_network
+from slicemamba.models.checkpoints import load_network, save_network
 from slicemamba.models.supernet import Supernet
 from slicemamba.models.unet import SliceMambaUNet
 
@@ -86,6 +87,39 @@ def test_figures(app: typer.Typer, network: Path, tmp_path: Path) -> None:
     }
     with pytest.raises(InputError, match="has no image named nobody"):
         CliRunner().invoke(app, ["figures", str(network), "--case", "nobody"], catch_exceptions=False)
+
+
+def test_scores_of_a_network_that_diverged_are_null(app: typer.Typer, network: Path, tmp_path: Path) -> None:
+    """JSON has no NaN: what reads it would break."""
+    made = load_network(network)
+    assert isinstance(made, SliceMambaUNet)
+    with torch.no_grad():
+        made.final_conv.bias.fill_(float("nan"))  # type: ignore[union-attr]
+    save_network(network, made, DATA)
+    out = tmp_path / "out"
+    for arguments in (["--json"], ["--out", str(out)]):
+        done = CliRunner().invoke(app, ["evaluate", str(network), *arguments], catch_exceptions=False)
+        assert done.exit_code == 0
+        text = done.stdout if "--json" in arguments else (out / "evaluation.json").read_text()
+        assert json.loads(text, parse_constant=pytest.fail)["metrics"]["dice"] is None
+
+
+def test_volume_with_a_damaged_header_stops_no_other(app: typer.Typer, network: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((20, 24, 3)).astype(np.float32)
+    for name in ("a", "unit", "z"):
+        image = nib.Nifti1Image(values, np.eye(4))
+        image.header["xyzt_units"] = 7 if name == "unit" else 2
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+    affine = nib.Nifti1Image(values, np.eye(4))
+    affine.header["srow_x"], affine.header["sform_code"] = (np.nan, 0, 0, 0), 1
+    affine.header["qform_code"] = 0
+    (tmp_path / "affine.nii").write_bytes(affine.header.binaryblock + bytes(4) + values.tobytes(order="F"))
+    files = [str(tmp_path / name) for name in ("a.nii.gz", "unit.nii.gz", "affine.nii", "z.nii.gz")]
+    done = CliRunner().invoke(app, ["predict", str(network), *files, "-o", str(tmp_path / "m")], catch_exceptions=False)
+    assert done.exit_code == cli.BROKEN_FILES
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["a.nii.gz", "z.nii.gz"]
+    assert "unit.nii.gz (unit of length" in done.stderr
+    assert "affine.nii" in done.stderr
 
 
 def test_predict_writes_masks_and_tells_what_failed(app: typer.Typer, network: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from nas.objectives import OBJECTIVES, format_value
 from nas.report_figures import front_figure
 from nas.study import Trial, TrialState
 from slicemamba.errors import InputError
+from slicemamba.files import writing
 
 WIDTH, HEIGHT = 72, 18  # of the plot in characters
 PAGE = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"]}
@@ -71,7 +72,8 @@ def save_pareto(
     if path.suffix in (".html", ".htm"):
         from plotly.graph_objects import Figure
 
-        Figure(pareto_spec(trials, random, objectives)).write_html(path, include_plotlyjs=True, config=PAGE)
+        with writing(path) as draft:
+            Figure(pareto_spec(trials, random, objectives)).write_html(draft, include_plotlyjs=True, config=PAGE)
     elif path.suffix in (".png", ".pdf", ".svg"):
         from nas.report import plot_pareto
 

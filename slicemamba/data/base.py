@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicemamba.config import DataConfig, Intensity
-from slicemamba.data.cache import Source, cached_arrays
+from slicemamba.data.cache import Source, cached_arrays, own_sizes
 from slicemamba.data.catalog import SYNTHETIC, resolve_root
 from slicemamba.data.findings import raise_findings
+from slicemamba.data.fit import count_windows, enlarge
 from slicemamba.data.folds import part_anew
 from slicemamba.data.isic import Pair, fingerprint_files, match_folders
 from slicemamba.data.parallel import Progress
 from slicemamba.data.patients import groups_of
-from slicemamba.data.reading import as_picture, read_pair, resize_pair
+from slicemamba.data.reading import IGNORED, as_picture, read_pair, resize_pair
 from slicemamba.data.slices import read_slice
 from slicemamba.data.splits import SPLITS, check_split_name, split_pairs
 from slicemamba.data.synthetic import GENERATOR_VERSION, draw_lesion, split_size
@@ -40,6 +41,9 @@ class SegmentationData:
         num_classes, intensity, channels: as in DataConfig.
         patients: N, each image's patient, or a name of its own where that is not told; None where nobody looked.
         per_channel: whether each channel is scaled on its own.
+        window: (height, width) of what the network sees where images are not resized (``fit: patch``); None where it
+            sees them whole. Then arrays are as large as the largest image, and each is in the upper left corner.
+        sizes: (N, 2) height and width of each image there; None without a window.
     """
 
     images: NDArray[Any]
@@ -51,13 +55,53 @@ class SegmentationData:
     patients: tuple[str, ...] | None = None
     channels: int = 3
     per_channel: bool = False
+    window: tuple[int, int] | None = None
+    sizes: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of what the network is given."""
+        return self.window or (self.masks.shape[1], self.masks.shape[2])
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of an epoch of training: images, or the windows that they have room for."""
+        return int(self.samples_by_image.sum())
+
+    @property
+    def samples_by_image(self) -> NDArray[np.int64]:
+        """(N,) samples that each image gives in an epoch."""
+        if self.window is None or self.sizes is None:
+            return np.ones(len(self), np.int64)
+        return np.array([count_windows((height, width), self.window) for height, width in self.sizes.tolist()])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of image number ``index``."""
+        height, width = self.masks.shape[1:] if self.sizes is None else self.sizes[index].tolist()
+        return height, width
+
+    def inside(self, index: int) -> tuple[slice, slice]:
+        """Its rows and columns in arrays as large as the largest."""
+        height, width = self.size(index)
+        return slice(height), slice(width)
+
+    def take(self, chosen: slice) -> SegmentationData:
+        """Some of the images, without reading any."""
+        return replace(
+            self,
+            images=self.images[chosen],
+            masks=self.masks[chosen],
+            names=self.names[chosen],
+            patients=None if self.patients is None else self.patients[chosen],
+            sizes=None if self.sizes is None else self.sizes[chosen],
+        )
+
     def picture(self, index: int) -> Pixels:
         """Image number ``index`` for drawing: (H, W, 3) uint8, whatever the set is stored as."""
-        return as_picture(np.asarray(self.images[index]))
+        return as_picture(np.asarray(self.images[index][self.inside(index)]))
 
 
 def load_split(
@@ -105,6 +149,8 @@ def _load(
         patients,
         config.channels,
         config.scales_each,
+        window=config.image_size if source.native else None,
+        sizes=own_sizes(cache_dir, source, config.image_size) if source.native else None,
     )
 
 
@@ -120,9 +166,10 @@ def _synthetic_source(config: DataConfig, split: str) -> Source:
 
     return Source(
         label=f"{SYNTHETIC}-{split}",
-        identity={"generator": GENERATOR_VERSION, "seed": seed, "split": split},
+        identity={"generator": GENERATOR_VERSION, "seed": seed, "split": split, **_fitted(config)},
         names=tuple(names),
         read=read,
+        native=config.fit == "patch",
     )
 
 
@@ -138,12 +185,14 @@ def _folder_source(config: DataConfig, split: str) -> Source:
 def _pairs_source(config: DataConfig, pairs: list[Pair], split: str) -> Source:
     def read(index: int) -> tuple[NDArray[Any], Pixels]:
         image, mask = read_pair(pairs[index], config)
+        if config.fit == "patch":
+            return enlarge(image, config.image_size), enlarge(mask, config.image_size, IGNORED)
         return resize_pair(image, mask, config.image_size, config.fit)
 
     volumes = pairs[0].is_slice  # all of a set or none
     files = [path for pair in pairs for path in (pair.image, pair.mask)]
     options = config.model_dump(mode="json", include=READING_OPTIONS)
-    options |= {} if config.fit == "stretch" else {"fit": config.fit}
+    options |= _fitted(config)
     return Source(
         label=f"{config.name}-{split}",
         identity={"files": fingerprint_files(files), **options},
@@ -151,7 +200,13 @@ def _pairs_source(config: DataConfig, pairs: list[Pair], split: str) -> Source:
         read=read,
         channels=_stored_channels(pairs[0]) if volumes else config.channels,
         dtype="float32" if volumes else "uint8",
+        native=config.fit == "patch",
     )
+
+
+def _fitted(config: DataConfig) -> dict[str, str]:
+    """What tells entries apart that differ in nothing but ``fit``; those of the first way are older than it."""
+    return {} if config.fit == "stretch" else {"fit": config.fit}
 
 
 def _stored_channels(pair: Pair) -> int:

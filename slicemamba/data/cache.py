@@ -23,12 +23,14 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from slicemamba.data.parallel import Progress, run_parallel
+from slicemamba.data.reading import IGNORED
 from slicemamba.errors import InputError
 
 Pixels = NDArray[np.uint8]
 CACHE_VERSION = 1
 """Raised when the stored arrays would come out differently, so that older entries are not used."""
 
+SIZES = "sizes.npy"
 ATTEMPTS = 5
 ABANDONED_SECONDS = 24 * 3600
 
@@ -43,6 +45,8 @@ class Source:
         names: one name an image.
         read: index → image (H, W, C) and mask (H, W) uint8, both of the final size.
         channels, dtype: C and the type of the images: 3 of uint8 for pictures, 1 of float32 for CT slices.
+        native: ``read`` gives each image at a size of its own, of the final one at least. It lies in the upper left
+            corner of an array as large as the largest; ``IGNORED`` in its mask is what lies around it.
     """
 
     label: str
@@ -51,6 +55,7 @@ class Source:
     read: Callable[[int], tuple[NDArray[Any], Pixels]]
     channels: int = 3
     dtype: Literal["uint8", "float32"] = "uint8"
+    native: bool = False
 
     def image_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """(N, H, W, C) of all images."""
@@ -97,9 +102,16 @@ def cached_arrays(
     raise RuntimeError(f"cache entry {folder} is replaced by something unusable again and again")
 
 
+def own_sizes(cache_dir: Path, source: Source, size: tuple[int, int]) -> NDArray[np.int64]:
+    """(N, 2) height and width of each image of a ``native`` source, once ``cached_arrays`` has given them."""
+    sizes: NDArray[np.int64] = np.load(entry_folder(cache_dir, source, size) / SIZES, allow_pickle=False)
+    return sizes
+
+
 def _open(folder: Path, source: Source, size: tuple[int, int]) -> tuple[NDArray[Any], Pixels] | None:
     """The entry's arrays, or None when they are missing or damaged (np.load compares header and file length)."""
     try:
+        size = _largest(np.load(folder / SIZES, allow_pickle=False)) if source.native else size
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -122,15 +134,28 @@ def _build(folder: Path, source: Source, size: tuple[int, int], on_progress: Pro
 
 
 def _fill(workplace: Path, source: Source, size: tuple[int, int], on_progress: Progress | None) -> None:
+    if source.native:
+        sizes = run_parallel(lambda index: source.read(index)[1].shape, len(source.names), None)
+        np.save(workplace / SIZES, np.array(sizes, np.int64))
+        size = _largest(np.array(sizes))
     images = _create(workplace / "images.npy", source.image_shape(size), source.dtype)
     masks = _create(workplace / "masks.npy", source.mask_shape(size), "uint8")
+    if source.native:
+        masks[:] = IGNORED
 
     def store(index: int) -> None:
-        images[index], masks[index] = source.read(index)
+        image, mask = source.read(index)
+        own = (index, slice(mask.shape[0]), slice(mask.shape[1]))
+        images[own], masks[own] = image, mask
 
     run_parallel(store, len(source.names), on_progress)
     images.flush()
     masks.flush()
+
+
+def _largest(sizes: NDArray[np.int64]) -> tuple[int, int]:
+    height, width = sizes.max(axis=0).tolist()
+    return height, width
 
 
 def _create(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap[Any, Any]:

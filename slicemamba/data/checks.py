@@ -366,7 +366,7 @@ def _mask_share(seed: int, split: str, count: int, size: tuple[int, int]) -> flo
 
 def _fingerprint(config: DataConfig, splits: dict[str, list[Pair]]) -> str:
     files = [path for pairs in splits.values() for pair in pairs for path in (pair.image, pair.mask)]
-    options = config.model_dump(mode="json", exclude={"image_size", "synthetic"})
+    options = config.model_dump(mode="json", exclude={"image_size", "fit", "synthetic"})
     described = read_description(config.root)
     options |= {"groups": described.groups, "strata": described.strata}
     return _digest({"version": CHECKS_VERSION, "files": fingerprint_files(files), "options": options})

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from slicemamba.data.prepare import Kind, Prepared
     from slicemamba.data.reports import DatasetReport
 
+LONGEST_SIDE, BASE = 96, "laptop"  # of a plan
 FAULTS = 2  # exit code, as for all bad input
 _FEW_VALUES = 10  # of masks with labels; those of grey borders are far more
 
@@ -204,19 +205,33 @@ def prepare(
 def plan(
     target: Annotated[Path, typer.Argument(help="Folder of a data set.")],
     out: Annotated[Path, typer.Option(help="New YAML file of the job.")] = Path("plan.yaml"),
-    longest_side: Annotated[int, typer.Option(min=32, help="Longest side of images in the network, in pixels.")] = 96,
-    base: Annotated[str, typer.Option(help="Configuration that gives the other options.")] = "laptop",
+    longest_side: Annotated[
+        int, typer.Option(min=32, help="Longest side of images in the network, in pixels.")
+    ] = LONGEST_SIDE,
+    base: Annotated[str, typer.Option(help="Configuration that gives the other options.")] = BASE,
 ) -> None:
     """Propose a search for a data set from its sizes and counts, as a YAML file with a reason for each option."""
+    if out.exists():
+        raise InputError(f"{out} exists; remove it or give another --out")
+    write_plan(target, out, longest_side, base)
+    typer.echo(f"written: {out}")
+    _print_next(["search", str(out)])
+
+
+def write_plan(target: Path, out: Path, longest_side: int = LONGEST_SIDE, base: str = BASE) -> None:
+    """Writes the proposed job for a folder, checking it where that has not been done; arguments as of ``plan``.
+
+    Raises:
+        InputError: faults of the data.
+    """
     import yaml
 
     from slicemamba.data.checks import check_dataset, measured_before
     from slicemamba.data.plan import as_yaml, propose
     from slicemamba.documents import read_yaml
+    from slicemamba.files import write_text
     from slicemamba.progress import bar
 
-    if out.exists():
-        raise InputError(f"{out} exists; remove it or give another --out")
     config = _data_config(target, [])
     report = measured_before(config)
     if report is None:
@@ -235,11 +250,7 @@ def plan(
     text = as_yaml(proposed)
     for part, values in rest.items():
         text = _insert(text, part, values) if part in own else text + yaml.safe_dump({part: values}, sort_keys=False)
-    out.write_text(
-        f"# Proposed by `slicemamba data plan {target}`, on the options of {base}.\n{text}", encoding="utf-8"
-    )
-    typer.echo(f"written: {out}")
-    _print_next(["search", str(out)])
+    write_text(out, f"# Proposed by `slicemamba data plan {target}`, on the options of {base}.\n{text}")
 
 
 def _insert(text: str, part: str, values: dict[str, Any]) -> str:

@@ -20,9 +20,12 @@ from slicemamba.data.findings import BadFileError, Fault, short_path
 
 EXTENSIONS = (".dcm", ".dicom", ".ima")
 _LOOKED_AT = 4
+_DIRECTORY = "DICOMDIR"  # of a disc: no image
 MOST_VOXELS = 1 << 30
 """Of a volume; more are refused before memory is taken: 4 GiB as they are read."""
 TELL = "DICOM: what is written here carries no tags of the patients, but names of files and folders are kept"
+
+TELL_SEG = "DICOM: *_seg.dcm carries the tags of patient and study, as it belongs to them; other files carry none"
 
 logging.getLogger("pydicom").setLevel(logging.ERROR)  # remarks on values of tags that are not used here
 _PLACE, _AXES = "ImagePositionPatient", "ImageOrientationPatient"
@@ -31,8 +34,19 @@ _NUMBERS = {"Rows": 1, "Columns": 1, "PixelSpacing": 2, _PLACE: 3, _AXES: 6, "Sl
 
 
 def is_dicom(path: Path) -> bool:
-    """By the extension."""
-    return path.suffix.lower() in EXTENSIONS
+    """By the extension; where there is none, or it is the last number of an identifier, by the file's first bytes."""
+    suffix = path.suffix.lower()
+    unnamed = (not suffix or suffix[1:].isdecimal()) and path.name.upper() != _DIRECTORY
+    return suffix in EXTENSIONS or (unnamed and _begins_as_dicom(path))
+
+
+def _begins_as_dicom(path: Path) -> bool:
+    """With a preamble of any 128 bytes and ``DICM``."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def read_frame(path: Path) -> NDArray[Any]:
@@ -138,6 +152,11 @@ class Grid(NamedTuple):
     origins: NDArray[np.float64]
     axes: NDArray[np.float64]
     spacing: tuple[float, float, float]
+
+
+def slices_of(folder: Path) -> list[Path]:
+    """The files of the one series of a folder in the order of their slices; raises BadFileError as ``read_series``."""
+    return _grid(folder)[0]
 
 
 def grid_of(folder: Path) -> Grid:

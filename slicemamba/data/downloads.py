@@ -15,12 +15,12 @@ from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
 from slicemamba.data.isic import (
     ACCEPTED,
     MASK_SUFFIXES,
-    RAW_EXTENSIONS,
     Pair,
     dead_links,
     match_files,
     normal_name,
     picture_files,
+    raw_files,
 )
 from slicemamba.data.nnunet import find_raw_set, read_raw_set
 from slicemamba.data.pair_table import read_pairs
@@ -182,7 +182,7 @@ def _find(kind: Kind, source: Path, folders: Folders) -> list[Pair]:
         images = [path for path in files if not path.stem.endswith(("_segmentation", "_superpixels"))]
     else:
         found = _folders(kind, source, folders)
-        images, masks = picture_files(found[0], (*ACCEPTED, *RAW_EXTENSIONS)), picture_files(found[1])
+        images, masks = raw_files(found[0]), picture_files(found[1])
         dead = dead_links(*found)
     pairs, findings = match_files(images, masks, str(source))
     raise_findings(findings + dead, subject=f"{kind} download in {source}")

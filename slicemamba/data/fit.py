@@ -1,4 +1,4 @@
-"""How an image comes to the network's size: stretched, or at its own aspect with its edge continued around it.
+"""How an image comes to the network's size: stretched, at its own aspect with its edge continued around it, or not.
 
 Sizes are (height, width). The pixels around an image are ``IGNORED`` in its mask, so that they count in no loss and no
 score. They continue its edge, as a black frame would change the lowest value by which intensities are scaled.
@@ -6,6 +6,7 @@ score. They continue its edge, as a black frame would change the lowest value by
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -57,3 +58,17 @@ def pad(array: NDArray[Value], size: tuple[int, int], box: Box, value: int | Non
     if value is None:
         return np.pad(array, widths, mode="edge")
     return np.pad(array, widths, constant_values=value)
+
+
+def count_windows(size: tuple[int, int], window: tuple[int, int]) -> int:
+    """Windows that an image has room for, begun ones included: as many are drawn from it in an epoch."""
+    return math.prod(math.ceil(side / part) for side, part in zip(size, window, strict=True))
+
+
+def enlarge(array: NDArray[Value], size: tuple[int, int], value: int | None = None) -> NDArray[Value]:
+    """An array (h, w) or (h, w, C) of ``size`` at least, with ``value``, or its edge continued, below and to the right:
+    where images are not resized, none may be smaller than a window.
+    """
+    height, width = array.shape[:2]
+    whole = (max(height, size[0]), max(width, size[1]))
+    return pad(array, whole, Box(0, 0, height, width), value)

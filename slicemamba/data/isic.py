@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slicemamba.data.dicom import EXTENSIONS as DICOM_EXTENSIONS
+from slicemamba.data.dicom import is_dicom
 from slicemamba.data.findings import Fault, Finding, short_path
 from slicemamba.data.volumes import NIFTI_EXTENSIONS, base_name
 from slicemamba.errors import InputError
@@ -148,6 +149,16 @@ def picture_files(folder: Path, extensions: tuple[str, ...] = ACCEPTED) -> list[
         return []
     entries = (path for path in folder.iterdir() if path.name.lower().endswith(extensions))
     return sorted(path for path in entries if path.is_file() and not path.name.startswith("."))
+
+
+def raw_files(folder: Path) -> list[Path]:
+    """Picture files and DICOM files in a folder, of which these need no extension."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and is_raw(path))
+
+
+def is_raw(path: Path) -> bool:
+    """A file that `data prepare` and `predict` take for a picture."""
+    return path.name.lower().endswith((*ACCEPTED, *RAW_EXTENSIONS)) or is_dicom(path)
 
 
 def dead_links(*folders: Path) -> list[Finding]:

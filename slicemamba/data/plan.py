@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from slicemamba.config import DataConfig
+from slicemamba.data.fit import count_windows
 from slicemamba.data.reports import DatasetReport
 
 _STEP, _SMALLEST = 16, 32
@@ -16,6 +17,10 @@ _MOST_STRETCHED = 1.5
 """Largest aspect ratio by the smallest at which all images are stretched to one; a convention."""
 _AIR = -500.0
 """Hounsfield units below which there is only air: lower values tell CT."""
+_LARGE = 2
+"""Times by which images are larger than the network's from which patches are proposed, if lesions would be lost."""
+_LOST = 16
+"""Pixels below which a lesion is as good as lost: 4×4, one pixel of a map at a quarter of the resolution."""
 _STEPS = 3000
 """Optimiser steps of a training; a convention, not a measurement."""
 
@@ -36,22 +41,13 @@ def propose(config: DataConfig, report: DatasetReport, longest_side: int) -> lis
         config: as ``resolve_root`` gives it. report: of its checks.
         longest_side: of the network's images, in pixels, as the machine can bear it.
     """
-    height, width = report.median_size
-    scale = min(1.0, longest_side / max(height, width))
-    size = [max(_SMALLEST, round(side * scale / _STEP) * _STEP) for side in (height, width)]
     found = [
         Proposal("data.name", config.name, "the folder's name"),
         Proposal("data.root", str(config.root), "where it lies"),
-        Proposal("data.image_size", size, f"the aspect of images of {height}×{width} (median), at most {longest_side}"),
     ]
-    if report.smallest_lesion is not None:
-        pixels = report.smallest_lesion[0] * math.prod(size)
-        found[-1] = replace(found[-1], reason=f"{found[-1].reason}; the smallest lesion has {pixels:.1f} pixels then")
-    narrow, _, wide = report.aspect_ratios or (1.0, 1.0, 1.0)
-    if wide > _MOST_STRETCHED * narrow:
-        reason = f"width / height runs from {narrow:.2f} to {wide:.2f}; stretched, a shape would look another in each"
-        found.append(Proposal("data.fit", "pad", reason))
-    train = report.num_images["train"]
+    sizing = _windows(report, longest_side) or _resized(report, longest_side)
+    found += sizing
+    train = _samples(report, sizing)
     low, _ = report.value_range or (0.0, 0.0)
     if low < _AIR and config.window is None:
         found.append(Proposal("data.window", [-125, 275], f"values from {low:g} are Hounsfield units; this is abdomen"))
@@ -62,10 +58,57 @@ def propose(config: DataConfig, report: DatasetReport, longest_side: int) -> lis
     epochs = max(30, min(300, math.ceil(_STEPS / math.ceil(train / batch))))
     for part in ("supernet", "retrain"):
         found.append(
-            Proposal(f"{part}.batch_size", batch, f"{math.ceil(train / batch)} steps an epoch with {train} images")
+            Proposal(f"{part}.batch_size", batch, f"{math.ceil(train / batch)} steps an epoch of {train} samples")
         )
         found.append(Proposal(f"{part}.epochs", epochs, f"about {_STEPS} steps, within 30 to 300 epochs"))
     return found
+
+
+def _resized(report: DatasetReport, longest_side: int) -> list[Proposal]:
+    """Images at the size that the network can bear, padded where their aspects differ."""
+    height, width = report.median_size
+    size = _size_of(report, longest_side)
+    found = [
+        Proposal("data.image_size", size, f"the aspect of images of {height}×{width} (median), at most {longest_side}")
+    ]
+    if report.smallest_lesion is not None:
+        pixels = report.smallest_lesion[0] * math.prod(size)
+        found[-1] = replace(found[-1], reason=f"{found[-1].reason}; the smallest lesion has {pixels:.1f} pixels then")
+    narrow, _, wide = report.aspect_ratios or (1.0, 1.0, 1.0)
+    if wide > _MOST_STRETCHED * narrow:
+        reason = f"width / height runs from {narrow:.2f} to {wide:.2f}; stretched, a shape would look another in each"
+        found.append(Proposal("data.fit", "pad", reason))
+    return found
+
+
+def _size_of(report: DatasetReport, longest_side: int) -> list[int]:
+    scale = min(1.0, longest_side / max(report.median_size))
+    return [max(_SMALLEST, round(side * scale / _STEP) * _STEP) for side in report.median_size]
+
+
+def _windows(report: DatasetReport, longest_side: int) -> list[Proposal]:
+    """Windows of images at their own size, where the small lesions of half of the images would be lost; else none."""
+    height, width = report.median_size
+    share = 0.0 if report.smallest_lesion is None else report.smallest_lesion[1]
+    left, stored = share * math.prod(_size_of(report, longest_side)), share * height * width
+    if max(height, width) < _LARGE * longest_side or not left < _LOST <= stored:
+        return []
+    side = max(_SMALLEST, longest_side // _STEP * _STEP)
+    reason = (
+        f"images of {height}×{width} (median) are large: resized to {longest_side}, the smallest lesion of an image "
+        f"would have {left:.1f} pixels, of {stored:.0f} stored ones (median)"
+    )
+    return [
+        Proposal("data.image_size", [side, side], "of a window"),
+        Proposal("data.fit", "patch", reason),
+    ]
+
+
+def _samples(report: DatasetReport, sizing: list[Proposal]) -> int:
+    """Images, or windows of them, that a training sees in an epoch."""
+    told = {one.option: one.value for one in sizing}
+    windows = 1 if told.get("data.fit") != "patch" else count_windows(report.median_size, told["data.image_size"])
+    return report.num_images["train"] * windows
 
 
 def as_yaml(proposals: list[Proposal]) -> str:

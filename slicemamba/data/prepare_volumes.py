@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +61,17 @@ def prepare_volumes(
     """
     names = [pair.name for pair in found.pairs]
     groups = plan.groups_of(names)
-    words = _words(found.pairs)
+    labels = [_Labels.read(pair) for pair in found.pairs]
+    words = _words(labels)
     splits = assign_around(groups, plan.fractions, plan.seed, found.is_test, words)
     counts = dict.fromkeys(SPLITS, 0)
     lists: dict[str, list[str]] = {split: [] for split in SPLITS}
     values: set[float] = set()
     findings: list[Finding] = []
     with building(destination) as workplace:
-        for done, (pair, split) in enumerate(zip(found.pairs, splits, strict=True), start=1):
+        for done, (pair, split, own) in enumerate(zip(found.pairs, splits, labels, strict=True), start=1):
             try:
-                volume = _read_case(pair, reading)
+                volume = _read_case(pair, own, reading)
             except BadFileError as error:
                 findings.append(error.finding)
                 continue
@@ -100,17 +103,45 @@ def prepare_volumes(
     return summary
 
 
-def _words(pairs: list[RawPair]) -> list[str]:
-    """What the labels of each volume hold, for ``strata.balance``; nothing of faulty ones, which are told later."""
-    held, shares = [], []
-    for pair in pairs:
+@dataclass(frozen=True)
+class _Labels:
+    """Labels of a volume, compressed: they tell how volumes are dealt out before the first of these is written.
+
+    Attributes:
+        packed, shape: of the labels, (Z, H, W) uint8. affine: as of Volume.
+        values: that they hold, besides 0. share: of the voxels that are marked.
+        fault: why there are none.
+    """
+
+    packed: bytes = b""
+    shape: tuple[int, ...] = (0, 0, 0)
+    affine: NDArray[np.float64] | None = None
+    values: tuple[int, ...] = ()
+    share: float = 0.0
+    fault: BadFileError | None = None
+
+    @classmethod
+    def read(cls, pair: RawPair) -> _Labels:
         try:
-            labels = _labels(_read_labels(pair.masks[0], pair.images[0]).image, pair.masks[0])
-        except BadFileError:
-            labels = np.zeros(1, np.uint8)
-        held.append([f"label{value}" for value in np.unique(labels) if value])
-        shares.append(float((labels > 0).mean()))
-    return words_for(held, shares)
+            stored = _read_labels(pair.masks[0], pair.images[0])
+            labels = _labels(stored.image, pair.masks[0])
+        except BadFileError as error:
+            return cls(fault=error)
+        values = tuple(int(value) for value in np.unique(labels) if value)
+        packed = zlib.compress(np.ascontiguousarray(labels).data, level=1)
+        return cls(packed, labels.shape, stored.affine, values, float((labels > 0).mean()))
+
+    def unpack(self) -> NDArray[np.uint8]:
+        """(Z, H, W); raises BadFileError where they could not be read."""
+        if self.fault is not None:
+            raise self.fault
+        return np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.shape)
+
+
+def _words(labels: list[_Labels]) -> list[str]:
+    """What the labels of each volume hold, for ``strata.balance``; nothing of faulty ones, which are told later."""
+    held = [[f"label{value}" for value in one.values] for one in labels]
+    return words_for(held, [one.share for one in labels])
 
 
 def _told_groups(names: list[str], groups: list[str]) -> dict[str, str]:
@@ -118,18 +149,19 @@ def _told_groups(names: list[str], groups: list[str]) -> dict[str, str]:
     return {name: group for name, group in zip(names, groups, strict=True) if not group.endswith(name)}
 
 
-def _read_case(pair: RawPair, reading: Reading) -> Volume:
+def _read_case(pair: RawPair, labels: _Labels, reading: Reading) -> Volume:
     """Image (Z, H, W) or (Z, H, W, C) with labels; raises BadFileError."""
     first, label = pair.images[0], pair.masks[0]
     volume = read_channel_volumes(pair.images, reading.window, reading.channels)
-    labels = _read_labels(label, first)
-    stored = turned_to(labels, volume.affine) if first.is_dir() and volume.affine is not None else labels.image
+    stored = labels.unpack()
+    if first.is_dir() and volume.affine is not None:
+        stored = turned_to(stored, labels.affine, volume.affine)
     if stored.shape != volume.image.shape[:3]:
         sizes = f"{volume.image.shape[:3]}, {label.name} is {stored.shape}"
         raise BadFileError(Fault.SIZE, f"{short_path(first)} is {sizes} (slices, rows, columns)")
     if not first.is_dir():  # labels of DICOM have been turned to it
         check_orientation(first, label)
-    return Volume(pair.name, volume.image, _labels(stored, label), volume.spacing, volume.affine)
+    return Volume(pair.name, volume.image, stored, volume.spacing, volume.affine)
 
 
 def _read_labels(path: Path, image: Path) -> Volume:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +23,45 @@ def inputs_of(data: SegmentationData, index: slice | NDArray[Any]) -> Tensor:
     return to_input(data.images[index], data.intensity, channels=data.channels, per_channel=data.per_channel)
 
 
+def input_of(data: SegmentationData, index: int) -> Tensor:
+    """The network's input (C, h, w) for one image of a split, without what lies around it in the split's array."""
+    own = data.images[index][data.inside(index)][None]
+    return to_input(own, data.intensity, channels=data.channels, per_channel=data.per_channel)[0]
+
+
+class Scale(NamedTuple):
+    """How the values of images become inputs: (x - low) · gain / span. ``low`` and ``span`` are (B, C or 1, 1, 1)."""
+
+    low: Tensor | float
+    gain: float
+    span: Tensor | float
+
+    @classmethod
+    def of(cls, images: NDArray[Any], intensity: Intensity, *, per_channel: bool) -> Scale:
+        """Of images (B, H, W, C) as wholes, each for itself; arguments as of ``to_input``."""
+        if intensity == "unit":
+            return cls(0.0, 1.0, 255.0 if images.dtype == np.uint8 else 1.0)
+        pixels, axes = _as_pixels(images), (2, 3) if per_channel else (1, 2, 3)
+        if intensity == "zscore":
+            spread, mean = torch.std_mean(pixels, dim=axes, keepdim=True, correction=0)
+            return cls(mean, 1.0, spread.clamp(min=1e-3))
+        low = pixels.amin(dim=axes, keepdim=True)
+        return cls(low, 255.0, (pixels.amax(dim=axes, keepdim=True) - low).clamp(min=1e-6))
+
+
+def _as_pixels(images: NDArray[Any]) -> Tensor:
+    """(B, H, W, C) → (B, C, H, W) float32, contiguous."""
+    stored = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+    return stored.to(torch.float32, memory_format=torch.contiguous_format)
+
+
 def to_input(
-    images: NDArray[Any], intensity: Intensity = "minmax", *, channels: int = 3, per_channel: bool = False
+    images: NDArray[Any],
+    intensity: Intensity = "minmax",
+    *,
+    channels: int = 3,
+    per_channel: bool = False,
+    scale: Scale | None = None,
 ) -> Tensor:
     """The network's input: each image stretched to 0…255, standardised, or in 0…1.
 
@@ -38,22 +75,13 @@ def to_input(
         images: (B, H, W, C) uint8 or float32; a single channel is repeated where the network takes three.
         intensity: as in DataConfig. channels: that the network takes.
         per_channel: scale each channel on its own.
+        scale: of the images that these are cut from; their own where None.
 
     Returns:
         (B, channels, H, W) float32, contiguous, on the CPU.
     """
-    stored = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
-    pixels = stored.to(torch.float32, memory_format=torch.contiguous_format)
-    axes = (2, 3) if per_channel else (1, 2, 3)
-    if intensity == "unit":
-        pixels = pixels / 255 if stored.dtype == torch.uint8 else pixels
-    elif intensity == "zscore":
-        spread, mean = torch.std_mean(pixels, dim=axes, keepdim=True, correction=0)
-        pixels = (pixels - mean) / spread.clamp(min=1e-3)
-    else:
-        low = pixels.amin(dim=axes, keepdim=True)
-        span = pixels.amax(dim=axes, keepdim=True) - low
-        pixels = (pixels - low) * 255.0 / span.clamp(min=1e-6)  # in this order the highest value is exactly 255
+    low, gain, span = scale or Scale.of(images, intensity, per_channel=per_channel)
+    pixels = (_as_pixels(images) - low) * gain / span  # in this order the highest value is exactly 255
     return pixels if pixels.shape[1] == channels else pixels.expand(-1, channels, -1, -1).contiguous()
 
 

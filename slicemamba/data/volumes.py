@@ -64,7 +64,7 @@ def is_volume(path: Path) -> bool:
 def base_name(path: Path) -> str:
     """The file name without its extensions: ``case0001`` for ``case0001.npy.h5``, ``a`` for ``a.nii.gz``."""
     name = path.name
-    if path.is_dir():
+    if path.is_dir() or path.suffix[1:].isdecimal():  # as of DICOM files named by identifiers
         return name
     for extension in (".nii.gz", ".nii", ".npy.h5", *HDF5_EXTENSIONS, *ITK_EXTENSIONS):
         if name.lower().endswith(extension):
@@ -284,16 +284,18 @@ def _read_series(folder: Path) -> Volume:
     return Volume(folder.name, _finite(series.values, folder), None, series.spacing, series.affine)
 
 
-def turned_to(volume: Volume, affine: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The image (Z, H, W) of a volume with its axes in the order and directions of another's affine.
+def turned_to(
+    labels: NDArray[np.uint8], own: NDArray[np.float64] | None, wanted: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Labels (Z, H, W) with their axes in the order and directions of another affine than their own.
 
     Converters from DICOM flip axes, and say so in their header.
     """
-    if volume.affine is None:
-        return volume.image
-    own, wanted = (nib.orientations.io_orientation(each) for each in (volume.affine, affine))  # type: ignore[no-untyped-call]
-    turn = nib.orientations.ornt_transform(own, wanted)  # type: ignore[no-untyped-call]
-    turned: NDArray[np.float32] = nib.orientations.apply_orientation(volume.image.T, turn).T  # type: ignore[no-untyped-call]
+    if own is None:
+        return labels
+    before, after = (nib.orientations.io_orientation(each) for each in (own, wanted))  # type: ignore[no-untyped-call]
+    turn = nib.orientations.ornt_transform(before, after)  # type: ignore[no-untyped-call]
+    turned: NDArray[np.uint8] = nib.orientations.apply_orientation(labels.T, turn).T  # type: ignore[no-untyped-call]
     return turned
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from slicemamba.config import DataConfig, Fit, Intensity
 from slicemamba.data.synthetic import draw_lesion
 from slicemamba.data.transforms import to_input
+from slicemamba.data.windows import OVERLAP
 from slicemamba.errors import InputError
 from slicemamba.evaluation.export import FILES, FORMATS, TOLERANCE, Artifact, Format, export_programs
 from slicemamba.evaluation.metrics import METRICS_VERSION
@@ -28,7 +29,11 @@ from slicemamba.files import write_json, write_text, writing
 from slicemamba.models.checkpoints import CARD, WEIGHTS, NetworkCard, title_of
 
 PREPROCESSING, METRICS, MODEL_CARD = "preprocessing.json", "metrics.json", "MODEL_CARD.md"
-_FITTED: dict[Fit, str] = {"stretch": "resized to", "pad": "resized at their own aspect and padded to"}
+_FITTED: dict[Fit, str] = {
+    "stretch": "resized to",
+    "pad": "resized at their own aspect and padded to",
+    "patch": "not resized, in windows of",
+}
 _INTENSITY: dict[Intensity, str] = {
     "minmax": "each image (x - min) · 255 / (max - min) over all its pixels and channels; 0 where max = min",
     "zscore": "each image (x - mean) / max(std, 0.001) over all its pixels and channels, std of the population",
@@ -115,6 +120,9 @@ def describe_preprocessing(data: DataConfig) -> dict[str, Any]:
             "stretch": "stretched to the input's size",
             "pad": "resized at its own aspect to fit into the input, centred (an odd pixel below or to its right), "
             "its edge continued around it; the output is cut to it before it is resized back",
+            "patch": "not resized: scaled as a whole, its edge continued to the input's size at least; windows overlap "
+            f"by {OVERLAP:.0%}, and their probabilities are averaged by Gaussian weights of a standard deviation of an "
+            "eighth of a window",
         }[data.fit],
         "window": data.window,
         "intensity": data.intensity,
@@ -204,7 +212,8 @@ def model_card(
         "- Scores hold for images like those of the test split: other devices, sites or patients can give much worse "
         "masks, and the network does not notice when an image is unlike its training data.\n"
         "- Its probabilities are not calibrated.\n"
-        f"- Programs take {height}×{width} pixels only; details smaller than a few pixels at that size are lost.",
+        f"- Programs take {height}×{width} pixels only"
+        + (", a window of an image." if data.fit == "patch" else "; details smaller than a few pixels there are lost."),
         "## Files\n\n" + _files(artifacts),
         "## Use\n\n" + _example(data, artifacts),
     ]

@@ -122,7 +122,7 @@ def enter(
         with progress() as on_progress:
             done = evaluate(network.to(device), data, batch_size=16, device=device, on_progress=on_progress)
         scores = ImageScores.of(data, done, card.data.name)
-    flops = count_flops(network, scores.image_size)
+    flops = count_flops(network, scores.image_size, card.data.channels)
     names = card.data.class_names
     return Entrant(run.resolve().name, title_of(card), scores, num_parameters(network), flops, names)
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from slicemamba.data.base import SegmentationData
-from slicemamba.data.transforms import inputs_of
+from slicemamba.data.transforms import input_of, inputs_of
+from slicemamba.data.windows import slide
 from slicemamba.evaluation.metrics import confusion, image_hd95, mean_hd95, summarize, to_labels
 from slicemamba.evaluation.statistics import Interval, bootstrap_metrics
 
@@ -77,8 +78,8 @@ def evaluate(
         on_progress: called as (images done, images in all).
     """
     counts, labels, finite = [], [], True
-    for images, masks in batches(data, batch_size, device):
-        logits = forward(images)
+    predict = _by_batch if data.window is None else _by_window
+    for logits, masks in predict(forward, data, batch_size, device):
         finite = finite and bool(torch.isfinite(logits).all())
         predicted = to_labels(logits, data.num_classes)
         counts.append(confusion(predicted, masks, data.num_classes))
@@ -93,6 +94,37 @@ def evaluate(
     if not finite:
         metrics = dict.fromkeys(metrics, float("nan"))
     return Evaluation(metrics, all_counts.cpu().numpy(), all_labels, distances, data.patients)
+
+
+def _by_batch(
+    forward: Forward, data: SegmentationData, batch_size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, masks in batches(data, batch_size, device):
+        yield forward(images), masks
+
+
+def _by_window(
+    forward: Forward, data: SegmentationData, batch_size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scores (1, K, H, W) and mask (1, H, W) of each image, in arrays as large as the largest; around it all is 0."""
+    assert data.window is not None
+    for index in range(len(data)):
+        image = input_of(data, index).to(device)
+        own = slide(lambda windows: as_scores(forward(windows)), image, data.window, batch_size)
+        yield in_place(data, index, own)[None], torch.from_numpy(np.array(data.masks[index : index + 1])).to(device)
+
+
+def in_place(data: SegmentationData, index: int, own: Tensor) -> Tensor:
+    """Scores (K, h, w) of an image → (K, H, W) in an array as large as the split's; 0 around it."""
+    whole = own.new_zeros(len(own), *data.masks.shape[1:])
+    whole[(slice(None), *data.inside(index))] = own
+    return whole
+
+
+def as_scores(logits: Tensor) -> Tensor:
+    """Logits (B, K, …) as what neighbouring windows are averaged by: probabilities, less one half where K is 1, so that
+    labels are told from them as from logits."""
+    return logits.float().sigmoid() - 0.5 if logits.shape[1] == 1 else logits.float().softmax(dim=1)
 
 
 def trivial_baselines(data: SegmentationData) -> dict[str, dict[str, float]]:

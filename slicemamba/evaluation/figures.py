@@ -102,7 +102,10 @@ def save_figures(
 
 def panels(data: SegmentationData, scored: Evaluation, index: int) -> list[Pixels]:
     """The three pictures of an image; see ``comparison``."""
-    return comparison(data.picture(index), np.asarray(data.masks[index]), scored.labels[index], data.num_classes)
+    inside = data.inside(index)
+    return comparison(
+        data.picture(index), np.asarray(data.masks[index][inside]), scored.labels[index][inside], data.num_classes
+    )
 
 
 def comparison(image: Pixels, truth: Pixels, prediction: Pixels, num_classes: int) -> list[Pixels]:

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slicemamba.config import DataConfig
-from slicemamba.data.fit import box_in
+from slicemamba.data.fit import box_in, enlarge
 from slicemamba.data.reading import fit_image
 from slicemamba.data.slices import resize_slice_labels
 from slicemamba.data.transforms import to_input
+from slicemamba.data.windows import OVERLAP, slide
 from slicemamba.errors import InputError
 from slicemamba.models.checkpoints import find_network, load_network, read_card
 from slicemamba.models.supernet import Supernet
@@ -37,15 +38,15 @@ class InferenceOptions:
 
     Attributes:
         mode: ``resize`` brings an image to the network's size as in training, stretched or padded. ``window`` keeps
-            its own size and moves a window of the network's size over it (MONAI, windows weighted by a Gaussian): for
-            networks trained on images of the same scale as the windows.
+            its own size and moves a window of the network's size over it (windows weighted by a Gaussian): for networks
+            trained on images of the same scale as the windows, and always for those trained on patches.
         overlap: share of a window that its neighbour covers again; ``window`` only.
         flips: mean of the probabilities of the image and its three mirror images.
         batch_size: images or windows a forward pass.
     """
 
     mode: Mode = "resize"
-    overlap: float = 0.25
+    overlap: float = OVERLAP
     flips: bool = False
     batch_size: int = 8
 
@@ -97,8 +98,8 @@ class Segmenter:
         network's pixels then fall where the probability crosses one half, and are not stairs. They are NaN where the
         network's logits are.
         """
-        if self.options.mode == "window":
-            yield from (self._slide(image[None])[0] for image in images)
+        if self._slides:
+            yield from map(self._slide, images)
             return
         size = self.config.image_size
         boxes = [box_in(image.shape[:2], size, self.config.fit) for image in images]
@@ -117,8 +118,8 @@ class Segmenter:
         for start in range(0, len(volume), self.options.batch_size):
             part = volume[start : start + self.options.batch_size]
             part = part if part.ndim == 4 else part[..., None]
-            if self.options.mode == "window":
-                for probabilities in self._slide(part):
+            if self._slides:
+                for probabilities in map(self._slide, part):
                     yield self.labels(probabilities), probabilities
                 continue
             box = box_in(size, self.config.image_size, self.config.fit)
@@ -127,6 +128,10 @@ class Segmenter:
                 probabilities = padded[box.inside]
                 labels = resize_slice_labels(self.labels(probabilities), size)
                 yield labels, resize_probabilities(probabilities, size)
+
+    @property
+    def _slides(self) -> bool:
+        return self.options.mode == "window" or self.config.fit == "patch"
 
     def labels(self, probabilities: Tensor) -> Pixels:
         """(K, …) → (…) uint8: 1 where the foreground is above one half, or the class of the largest probability."""
@@ -142,24 +147,16 @@ class Segmenter:
         config = self.config
         return to_input(images, config.intensity, channels=config.channels, per_channel=config.scales_each)
 
-    def _slide(self, images: NDArray[Any]) -> Tensor:
-        """Images (B, h, w, channels) of one size → (B, K, h, w) on the CPU; smaller ones are padded by their edge."""
-        from monai.inferers.utils import sliding_window_inference
+    def _slide(self, image: NDArray[Any]) -> Tensor:
+        """An image (h, w, channels) → (K, h, w) on the CPU; a smaller one than the window is enlarged by its edge."""
+        height, width = image.shape[:2]
+        size = self.config.image_size
+        inputs = self._inputs(enlarge(image, size)[None])[0]  # scaled over the whole image, not over each window
 
-        inputs = self._inputs(images)  # scaled over the whole image, not over each window
-        probabilities = sliding_window_inference(
-            inputs,
-            roi_size=self.config.image_size,
-            sw_batch_size=self.options.batch_size,
-            predictor=self._probabilities,
-            overlap=self.options.overlap,
-            mode="gaussian",
-            padding_mode="replicate",
-            sw_device=self.device,
-            device=torch.device("cpu"),
-        )
-        assert isinstance(probabilities, Tensor)
-        return probabilities.float()
+        def forward(windows: Tensor) -> Tensor:
+            return self._probabilities(windows.to(self.device)).float().cpu()
+
+        return slide(forward, inputs, size, self.options.batch_size, self.options.overlap)[:, :height, :width]
 
     def _probabilities(self, inputs: Tensor) -> Tensor:
         flips = _FLIPS if self.options.flips else _FLIPS[:1]

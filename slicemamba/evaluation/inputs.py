@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slicemamba.data.dicom import is_dicom, is_series
-from slicemamba.data.isic import RAW_EXTENSIONS
+from slicemamba.data.isic import RAW_EXTENSIONS, is_raw
 from slicemamba.data.volumes import VOLUME_EXTENSIONS, is_volume
 from slicemamba.errors import InputError, name_some
 
@@ -69,4 +69,4 @@ def _is_output(path: Path, out: Path | None) -> bool:
 
 
 def _is_input(path: Path) -> bool:
-    return path.suffix.lower() in RAW_EXTENSIONS or is_volume(path)
+    return is_raw(path) or is_volume(path)

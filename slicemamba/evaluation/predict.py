@@ -3,6 +3,7 @@
 <name> is that of the input, with its sub-folder when a folder was given:
 
 <out>/<name>.png | .nii.gz                              masks
+<out>/<name>_seg.dcm                                    with ``dicom_seg``, of DICOM series
 <out>/probabilities/<name>.png | .npz | .nii.gz         with ``probabilities``
 <out>/overlays/<name>.png                               with ``overlays``
 """
@@ -20,7 +21,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from slicemamba.config import DataConfig
 from slicemamba.data.cases import case_and_channel, check_complete, join_channels, read_channel_volumes, read_channels
+from slicemamba.data.dicom_seg import write_segmentation
 from slicemamba.data.findings import BadFileError, Fault
 from slicemamba.data.reading import as_picture, image_of
 from slicemamba.data.volumes import (
@@ -39,6 +42,7 @@ Case = tuple[Path, ...]
 """The files of an image: one, or one a channel."""
 
 PROBABILITIES, OVERLAYS = "probabilities", "overlays"
+SEG = "_seg.dcm"
 _SHEET = 12  # slices on the overlay of a volume
 _NOT_FINITE = "the network gives values that are not finite"
 
@@ -54,6 +58,7 @@ class Outputs:
         overlays: write outlines on the image; of a volume, on up to 12 of its slices.
         window: values (low, high) of volumes that become 0 and 1; the network's own when None.
         roots: folders of inputs, whose sub-folders are kept.
+        dicom_seg: write masks of DICOM series as DICOM SEG, too, which bears the tags of patient and study.
     """
 
     folder: Path
@@ -61,6 +66,7 @@ class Outputs:
     overlays: bool = False
     window: tuple[float, float] | None = None
     roots: tuple[Path, ...] = ()
+    dicom_seg: bool = False
 
 
 @dataclass
@@ -163,6 +169,7 @@ def _written(place: Path, parts: Case, outputs: Outputs) -> list[Path]:
     """All files that a case may give."""
     volume = is_volume(parts[0])
     found = [_file(outputs.folder / place, ".nii.gz" if volume else ".png")]
+    found += [_file(outputs.folder / place, SEG)] if outputs.dicom_seg and parts[0].is_dir() else []
     if outputs.probabilities:
         endings = (".nii.gz",) if volume else (".png", ".npz")
         found += [_file(outputs.folder / PROBABILITIES / place, ending) for ending in endings]
@@ -256,6 +263,17 @@ def _predict_volume(
         sheet = contact_sheet(volume.image, labels, binary=segmenter.config.num_classes == 1)
         _save_image(sheet, outputs.folder / OVERLAYS / _file(place, ".png"))
     result.masks.append(mask)
+    if outputs.dicom_seg and parts[0].is_dir():
+        try:
+            write_segmentation(_file(outputs.folder / place, SEG), labels, parts[0], class_names(segmenter.config))
+        except InputError as error:
+            result.fail(parts[0], error)
+
+
+def class_names(config: DataConfig) -> list[str]:
+    """Of the classes from 1 on."""
+    count = max(2, config.num_classes)
+    return list((config.class_names or [f"class {label}" for label in range(count)])[1:])
 
 
 def open_volume(parts: Case, segmenter: Segmenter, window: tuple[float, float] | None = None) -> Volume:

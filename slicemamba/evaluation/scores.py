@@ -36,7 +36,7 @@ class ImageScores:
         counts: (N, K, 4) pixel counts, as ``confusion`` gives them.
         hd95: (N,) as ``image_hd95`` gives them, in pixels of the evaluated size.
         patients: (N,) each image's patient, or a name of its own.
-        data: the data set's name. split: which of its splits. image_size: (height, width) scored at.
+        data: the data set's name. split: which of its splits. image_size: (height, width) of the network's input.
         metrics_version: of the contract (docs/metrics.md) they were counted by.
     """
 
@@ -59,7 +59,7 @@ class ImageScores:
         if not scored.is_finite:
             raise InputError(f"the network gives logits that are not finite on the {data.split} split of {name}")
         assert scored.hd95 is not None
-        height, width = data.masks.shape[1:]
+        height, width = data.input_size
         patients = data.patients or data.names
         return cls(data.names, scored.counts, scored.hd95, patients, name, data.split, (height, width))
 

@@ -41,10 +41,9 @@ class LearningWatch:
         pretrained: bool,
     ) -> None:
         background = torch.zeros(val.masks.shape[1:], dtype=torch.uint8)
-        self._guesses = {
-            "all background": _dice_of(background, val),
-            "the most frequent class of each place": _dice_of(_most_frequent(train), val),
-        }
+        self._guesses = {"all background": _dice_of(background, val)}
+        if train.window is None:  # images of many sizes have no places in common
+            self._guesses["the most frequent class of each place"] = _dice_of(_most_frequent(train), val)
         self._causes = _causes(train, model, settings, pretrained)
         self._stops = settings.stop_if_not_learning
         tenth = math.ceil(settings.epochs / 10 / settings.validate_every) * settings.validate_every

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-_STREAMS = {"order": 0, "augment": 1, "drop_path": 2, "path": 3, "mixup": 4}
+_STREAMS = {"order": 0, "augment": 1, "drop_path": 2, "path": 3, "mixup": 4, "windows": 5}
 
 
 def generator_for(seed: int, stream: str, *position: int) -> np.random.Generator:

@@ -28,7 +28,7 @@ from slicemamba.training.ema import WeightAverage
 from slicemamba.training.losses import distillation_loss
 from slicemamba.training.optim import NotFiniteError, Optimizer, check_precision, learning_rate
 from slicemamba.training.seeds import generator_for, torch_seed
-from slicemamba.training.task import Indices, Segmentation, Task
+from slicemamba.training.task import Indices, Task, segmentation
 
 State = dict[str, Any]
 Paths = Sequence[Architecture]
@@ -103,7 +103,7 @@ def fit(
             The message names the step and its images.
         InputError: a precision that the network's device does not have.
     """
-    task: Task = Segmentation(data, config) if isinstance(data, SegmentationData) else data
+    task: Task = segmentation(data, config) if isinstance(data, SegmentationData) else data
     device = next(network.parameters()).device
     check_precision(config, device)
     optimizer = Optimizer(network, config)

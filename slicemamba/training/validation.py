@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.distributed as dist
 
@@ -26,7 +24,7 @@ def shared_scores(
     """
     rank, world = place()
     found = torch.zeros(data.num_classes * 4 + 1, dtype=torch.int64, device=device)  # the last: not finite
-    own = _share(data, rank, world)
+    own = data if world == 1 else data.take(slice(rank, None, world))  # every ``world``-th from the ``rank``-th on
     if len(own):
         evaluated = evaluate(forward, own, batch_size=batch_size, device=device, with_hd95=False)
         counts = torch.from_numpy(evaluated.counts.sum(axis=0)).flatten()
@@ -35,12 +33,3 @@ def shared_scores(
         dist.all_reduce(found)
     scores = pooled_scores(found[:-1].reshape(-1, 4).cpu().to(torch.float64))
     return {name: float("nan") if found[-1] else scores[name].item() for name in ("dice", "miou")}
-
-
-def _share(data: SegmentationData, rank: int, world: int) -> SegmentationData:
-    """Every ``world``-th image from the ``rank``-th on."""
-    if world == 1:
-        return data
-    own = slice(rank, None, world)
-    patients = None if data.patients is None else data.patients[own]
-    return replace(data, images=data.images[own], masks=data.masks[own], names=data.names[own], patients=patients)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import atexit
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
+import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi.testclient import TestClient
 
@@ -18,6 +21,7 @@ from api.server.dependencies import AppContext
 from api.server.settings import Settings
 from cluster.capacity import Node
 from cluster.jobs import ClusterUnavailableError, JobRefusedError, JobState
+from cluster.local import free_ports
 from cluster.run_folder import RunFolder
 from cluster.run_view import Progress, RunState, RunStatus
 from nas.space import SearchSpace
@@ -155,6 +159,24 @@ class Bench:
         self.round()
         assert self.state(search_id) == "SUCCEEDED"
         return search_id
+
+
+@contextmanager
+def serving(bench: Bench) -> Iterator[str]:
+    """The app on a port of its own, over real connections; yields its URL. Its streams look for news often."""
+    for many in (bench.context.event_feeds, bench.context.log_feeds):
+        many.period_seconds = 0.02
+    server = uvicorn.Server(uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning", lifespan="off"))
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        Event().wait(0.02)
+    try:
+        yield f"http://127.0.0.1:{server.config.port}"
+    finally:
+        bench.context.closing.set()
+        server.should_exit = True
+        thread.join()
 
 
 def write_study(folder: RunFolder, rows: list[dict[str, float] | None], name: str = "search") -> Study:

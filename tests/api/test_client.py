@@ -686,3 +686,15 @@ def test_refusal_for_want_of_rights_says_who_gives_them(status: int, hint: str) 
     text = advice(ApiError(Problem(title="", status=status, detail="this needs a token", instance="/")))
     assert "this needs a token" in text
     assert hint in text
+
+
+def test_proxy_for_the_way_out_is_not_asked_for_this_machine(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for address in (url, url.replace("127.0.0.1", "localhost")):
+        with Client(address) as here:
+            assert here.list().searches == []
+    with Client("http://service.example:8000") as elsewhere:
+        assert elsewhere._connection._http.trust_env

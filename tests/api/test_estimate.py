@@ -170,6 +170,10 @@ def test_data_set_is_told_with_its_last_check(tmp_path: Path) -> None:
     assert checked["data"]["num_images"] == images
     assert checked["data"]["largest_size"] == [32, 40]
     assert checked["images_trained"] == listed["images_trained"]
+    in_windows = {**body, "data": {**body["data"], "fit": "patch"}}  # of 32×40 pixels: two windows an image
+    estimated = bench.http.post("/v1/searches/validate", json=in_windows).json()
+    assert estimated["images_trained"] == 2 * checked["images_trained"]
+    assert estimated["images_evaluated"] == 2 * checked["images_evaluated"]
     found = bench.http.get("/v1/datasets/lesions").json()
     assert found["checked_at"] is not None
     assert found["report"]["num_images"] == images

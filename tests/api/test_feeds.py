@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Hashable
 from pathlib import Path
 from threading import Event, Thread, current_thread
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from service_helpers import Bench
+from service_helpers import Bench, serving
 
 from api.client.sse import ServerEvent, parse_events
 from api.server import driver_output as followed
@@ -23,7 +21,6 @@ from api.server.driver_output import DriversEvents, DriversLog, LogPlace
 from api.server.feeds import Batch, Feeds, Piece
 from cluster.event_files import START
 from cluster.jobs import JobState
-from cluster.local import free_ports
 
 
 class Numbers:
@@ -173,23 +170,6 @@ def test_source_that_is_away_for_a_while_is_told_once(caplog: pytest.LogCaptureF
 
 
 # Over HTTP
-
-
-@contextmanager
-def serving(bench: Bench) -> Iterator[str]:
-    for many in (bench.context.event_feeds, bench.context.log_feeds):
-        many.period_seconds = 0.02
-    server = uvicorn.Server(uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning", lifespan="off"))
-    thread = Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        Event().wait(0.02)
-    try:
-        yield f"http://127.0.0.1:{server.config.port}"
-    finally:
-        bench.context.closing.set()
-        server.should_exit = True
-        thread.join()
 
 
 class Follower(Thread):

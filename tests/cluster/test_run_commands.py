@@ -13,11 +13,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cluster import cli, driver
+from cluster.config import SearchJob
 from cluster.progress import progress_view, show_status
 from cluster.run_folder import RunFolder
 from cluster.run_view import Progress, RunStatus
 from nas.space import SearchSpace
 from nas.study import Study
+from slicemamba.config import DataConfig, SyntheticConfig
+from slicemamba.data.synthetic import write_isic_folder
 from slicemamba.errors import InputError
 
 
@@ -124,3 +127,62 @@ def test_damaged_study_is_repaired_and_its_run_counts_as_unfinished(app: typer.T
     assert not run.result_path.exists()
     with pytest.raises(InputError, match="give the folder of a search"):
         CliRunner().invoke(app, ["repair", str(tmp_path)], catch_exceptions=False)
+
+
+def test_a_search_is_planned_for_a_folder_and_goes_on_with_that_plan(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = DataConfig(image_size=(64, 48), synthetic=SyntheticConfig(num_train=9, num_val=3, num_search=3, num_test=3))
+    write_isic_folder(data, tmp_path / "moles")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLICEMAMBA_CACHE", str(tmp_path / "cache"))
+    ran: list[tuple[SearchJob, str]] = []
+    monkeypatch.setattr(driver, "run_job", lambda job, run, **_: ran.append((job, run.path.name)))
+    monkeypatch.setattr("cluster.summary.print_summary", lambda *_: None)
+    first = CliRunner().invoke(app, ["search", "moles", "--auto"])
+    assert first.exit_code == 0, first.output
+    assert "plan: runs/moles.yaml; edit it" in first.stderr
+    text = Path("runs/moles.yaml").read_text()
+    assert "# the aspect of images of 64×48 (median)" in text
+    Path("runs/moles.yaml").write_text(text.replace("num_trials: 60", "num_trials: 7"))
+    again = CliRunner().invoke(app, ["search", "moles", "--auto", "--set", "search.seed=3"])
+    assert "plan: runs/moles.yaml, which is there" in again.stderr
+    assert [(job.search.num_trials, job.search.seed, path) for job, path in ran] == [
+        (60, 0, "moles"),
+        (7, 3, "moles"),
+    ]
+    assert ran[0][0].data.image_size == (64, 48)
+    for arguments, said in (
+        (["laptop", "--auto"], "--auto plans a search on the folder of a data set, and laptop is none"),
+        (["moles"], "moles is a folder; `slicemamba search moles --auto` plans a search on it"),
+    ):
+        refused = CliRunner().invoke(app, ["search", *arguments])
+        assert isinstance(refused.exception, InputError)
+        assert said in str(refused.exception)
+
+
+@pytest.mark.parametrize("given", [["--set", "resources.train.gpus=1"], ["--set=resources.train.gpus=1"]])
+def test_a_machine_without_room_is_told_the_whole_command_that_runs_there(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise InputError("the cluster has no GPU", pointer="/resources", details=["one thing"])
+
+    monkeypatch.setattr(driver, "run_job", no_room)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    arguments = ["search", "laptop", "-o", str(tmp_path / "run"), "--set", "search.seed=3", *given]
+    monkeypatch.setattr(sys, "argv", ["slicemamba", *arguments])
+    told = CliRunner().invoke(app, arguments).exception
+    assert isinstance(told, InputError)
+    assert told.details[0] == "one thing"
+    command = told.details[1].removeprefix("this runs here: ").split()
+    assert command[: len(arguments) - len(given) + 1] == ["slicemamba", *arguments[: -len(given)]]
+    ran: list[object] = []
+    monkeypatch.setattr(
+        driver, "run_job", lambda job, *_, **__: ran.append((job.resources.train.gpus, job.search.seed))
+    )
+    monkeypatch.setattr("cluster.summary.print_summary", lambda *_: None)
+    assert CliRunner().invoke(app, command[1:]).exit_code == 0
+    assert ran == [(0, 3)]

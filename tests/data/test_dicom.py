@@ -234,6 +234,48 @@ def test_predict_on_series_writes_one_volume_each(tmp_path: Path) -> None:
     assert alone.masks == [tmp_path / "one/s0.nii.gz"]
 
 
+@pytest.mark.parametrize("name", ["IM{}", "1.2.840.113619.2.{}"])
+def test_files_without_an_ending_are_told_by_their_first_bytes(tmp_path: Path, name: str) -> None:
+    """As scanners and archives write them, beside other files and the directory of the disc."""
+    for number in range(6):
+        image, label = draw(number)
+        write_frame(tmp_path / "raw/images" / name.format(number), image[2], series=f"1.2.{number}")
+        (tmp_path / "raw/masks").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(label[2] * np.uint8(255)).save(tmp_path / "raw/masks" / f"{name.format(number)}.png")
+    (tmp_path / "raw/images/README").write_text("x" * 200)
+    (tmp_path / "raw/images/.hidden").write_bytes((tmp_path / "raw/images" / name.format(0)).read_bytes())
+    write_frame(tmp_path / "raw/images/DICOMDIR", draw(0)[0][0])
+    made = prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", SplitPlan((0.4, 0.3, 0.0, 0.3)))
+    assert sum(made.num_images.values()) == 6
+    assert made.from_dicom
+    check_dataset(DataConfig(name="set", root=tmp_path / "set"), cache_dir=tmp_path / "cache")
+    files, aside = find_inputs([tmp_path / "raw/images"])
+    assert [path.name for path in files] == [name.format(number) for number in range(6)]
+    assert aside == {"without extension": 2}
+    config = DataConfig(name="set", image_size=(32, 32))
+    done = predict_files(Segmenter(Bright(), config, torch.device("cpu")), files, Outputs(tmp_path / "out"))
+    assert not done.failed
+    assert [path.name for path in done.masks] == [f"{name.format(number)}.png" for number in range(6)]
+
+
+def test_series_without_endings_is_a_volume(tmp_path: Path) -> None:
+    image, label = draw(1)
+    for number in range(5):
+        folder = write_series(tmp_path / f"raw/images/p{number}", image, f"1.2.{number}")
+        for path in list(folder.iterdir()):
+            path.rename(path.with_suffix(""))
+        affine = np.diag([-0.7, -0.8, 2.5, 1])
+        affine[:3, 3] = 20, -10, 7
+        (tmp_path / "raw/labels").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(label.T, affine), tmp_path / f"raw/labels/p{number}.nii.gz")
+    np.testing.assert_array_equal(read_volume(folder).image, image)
+    assert [path.name for path in find_inputs([tmp_path / "raw/images"])[0]] == [f"p{n}" for n in range(5)]
+    prepare_pictures("folder", tmp_path / "raw", tmp_path / "set", PLAN)
+    stored = read_volume(find_volumes(DataConfig(name="set", root=tmp_path / "set"))[0])
+    np.testing.assert_array_equal(stored.image, image)
+    np.testing.assert_array_equal(stored.label, label)
+
+
 def test_frames_of_different_series_in_a_folder_are_pictures(tmp_path: Path) -> None:
     for number in range(3):
         write_frame(tmp_path / f"x{number}.dcm", draw(number)[0][0], series=f"1.2.{number}")

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
+import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.pixels.utils import pack_bits
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage, generate_uid
-from test_dicom import draw, write_series
+from test_dicom import Bright, draw, write_series
+from torch import Tensor, nn
+from typer.testing import CliRunner
 
-from slicemamba.config import DataConfig
+from api.cli import app
+from slicemamba.architecture import Architecture
+from slicemamba.config import DataConfig, ModelConfig
 from slicemamba.data.catalog import resolve_root
 from slicemamba.data.convert import Reading
 from slicemamba.data.dicom_seg import read_segmentation, segmentation_in
@@ -23,6 +31,12 @@ from slicemamba.data.prepare import SplitPlan
 from slicemamba.data.prepare_pictures import prepare_pictures
 from slicemamba.data.reading import read_pair
 from slicemamba.data.splits import split_pairs
+from slicemamba.data.volumes import read_volume
+from slicemamba.evaluation.inference import Segmenter
+from slicemamba.evaluation.inputs import find_inputs
+from slicemamba.evaluation.predict import Outputs, predict_files
+from slicemamba.models.checkpoints import save_network
+from slicemamba.models.unet import SliceMambaUNet
 
 AXES = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
 
@@ -127,3 +141,74 @@ def test_what_is_not_read_is_named(tmp_path: Path) -> None:
         whole.write_bytes(bytes(damaged))
         found = outcome(whole, series)
         assert "s.dcm" in found if isinstance(found, str) else found.shape == label.shape
+
+
+class Levels(nn.Module):
+    """Class k where the value is k thirds."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return -50 * (image - torch.arange(3).view(1, 3, 1, 1) / 3).square()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("empty", [False, True])
+def test_masks_of_a_series_are_written_as_it_asks_and_read_back(tmp_path: Path, empty: bool) -> None:
+    label = case(1)[1] * np.uint8(not empty)
+    series = write_series(tmp_path / "in/case.1", label.astype(np.int16) * 100)
+    config = DataConfig(
+        name="set",
+        image_size=(32, 32),
+        fit="patch",
+        intensity="unit",
+        window=(0, 300),
+        channels=1,
+        num_classes=3,
+        class_names=("background", "Läsion", "organ"),
+    )
+    segmenter = Segmenter(Levels(), config, torch.device("cpu"))
+    files, _ = find_inputs([tmp_path / "in"])
+    with torch.inference_mode():
+        done = predict_files(segmenter, files, Outputs(tmp_path / "out", dicom_seg=True))
+    assert not done.failed
+    path = tmp_path / "out/case.1_seg.dcm"
+    assert segmentation_in(path) == path
+    np.testing.assert_array_equal(read_segmentation(path, series), label)
+    np.testing.assert_array_equal(read_volume(done.masks[0]).image, label)
+    written, source = pydicom.dcmread(path), pydicom.dcmread(next(series.iterdir()))
+    for tag in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        assert written[tag].value == source[tag].value
+    assert written.SeriesInstanceUID != source.SeriesInstanceUID
+    assert [segment.SegmentLabel for segment in written.SegmentSequence] == ["Läsion", "organ"]
+    referenced = written.ReferencedSeriesSequence[0]
+    assert referenced.SeriesInstanceUID == source.SeriesInstanceUID
+    assert len(referenced.ReferencedInstanceSequence) == 5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_series_that_cannot_bear_a_segmentation_is_named_and_has_its_nifti(tmp_path: Path) -> None:
+    series = write_series(tmp_path / "in/p1", draw(1)[0])
+    for path in series.iterdir():
+        data = pydicom.dcmread(path)
+        del data.StudyInstanceUID
+        data.save_as(path)
+    config = DataConfig(name="set", image_size=(32, 32), channels=1)
+    segmenter = Segmenter(Bright(), config, torch.device("cpu"))
+    with torch.inference_mode():
+        done = predict_files(segmenter, [series], Outputs(tmp_path / "out", dicom_seg=True))
+    assert [path.name for path in done.masks] == ["p1.nii.gz"]
+    assert re.search(r"no DICOM SEG can be made for \S*in/p1: .*StudyInstanceUID", done.failed[series])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["p1.nii.gz"]
+
+
+def test_segmentation_is_asked_for_where_there_is_a_series(tmp_path: Path, tiny_model: ModelConfig) -> None:
+    save_network(
+        tmp_path / "net",
+        SliceMambaUNet(tiny_model, 1, Architecture.uniform("2x2", tiny_model.depths)),
+        DataConfig(image_size=(32, 32)),
+    )
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    done = CliRunner().invoke(
+        app, ["predict", str(tmp_path / "net"), str(tmp_path / "a.png"), "--dicom-seg", "-o", str(tmp_path / "out")]
+    )
+    assert "--dicom-seg is for folders of a DICOM series" in str(done.exception)
+    assert not (tmp_path / "out").exists()

@@ -23,7 +23,7 @@ from slicemamba.data.prepare import Prepared, SplitPlan
 from slicemamba.data.prepare_pictures import prepare_pictures
 from slicemamba.data.reading import read_image, read_pair
 from slicemamba.data.splits import SPLITS, split_pairs
-from slicemamba.data.volumes import find_volumes, read_volume
+from slicemamba.data.volumes import Volume, find_volumes, read_volume
 from slicemamba.errors import InputError
 
 SPACING = (0.7, 0.8, 5.0)  # x, y, z in mm
@@ -197,6 +197,24 @@ def test_msd_volumes_of_four_dimensions(tmp_path: Path) -> None:
     volume = read_volume(find_volumes(DataConfig(name="set", root=tmp_path / "set"))[0])
     np.testing.assert_array_equal(volume.image[..., 1], draw(int(volume.name[-1]), 2)[0][1])
     Prepared.model_validate_json((tmp_path / "set/prepared.json").read_bytes())
+
+
+def test_labels_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They tell the splits, and are written; damaged ones are told beside other faults."""
+    source = volumes(tmp_path / "raw", ".nii.gz")
+    read: list[str] = []
+
+    def counting(path: Path) -> Volume:
+        read.append(path.name)
+        return read_volume(path)
+
+    monkeypatch.setattr("slicemamba.data.prepare_volumes.read_volume", counting)
+    prepare_pictures("folder", source, tmp_path / "set", PLAN)
+    assert sorted(read) == [f"case_{number:02d}.nii.gz" for number in range(8)]
+    (source / "labelsTr/case_03.nii.gz").write_bytes(b"broken")
+    with pytest.raises(InputError, match="1 fault") as error:
+        prepare_pictures("folder", source, tmp_path / "again", PLAN)
+    assert "labelsTr/case_03.nii.gz" in error.value.details[0]
 
 
 def test_damaged_volume_is_named(tmp_path: Path) -> None:

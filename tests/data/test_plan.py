@@ -64,6 +64,27 @@ def test_images_of_different_aspects_are_padded(ratios: tuple[float, float, floa
     assert found.get("data.fit") == fit
 
 
+@pytest.mark.parametrize(
+    ("size", "pixels", "patches"),
+    [
+        ((1500, 2000), 100, True),  # 0.3 pixels at 80×96
+        ((1500, 2000), 60_000, False),  # still large enough
+        ((1500, 2000), 9, False),  # lost as stored
+        ((150, 180), 20, False),  # images that are not that large
+    ],
+)
+def test_large_images_of_small_lesions_are_not_resized(size: tuple[int, int], pixels: int, patches: bool) -> None:
+    share = pixels / (size[0] * size[1])
+    told = report(size, 20).model_copy(update={"smallest_lesion": (share / 2, share)})
+    proposals = propose(DataConfig(name="set"), told, 100)
+    found = {one.option: one.value for one in proposals}
+    assert (found.get("data.fit") == "patch") == patches
+    if patches:
+        assert found["data.image_size"] == [96, 96]
+        assert found["retrain.epochs"] == 30  # of 16 × 21 windows an image
+        assert "would have 0.3 pixels, of 100 stored ones" in as_yaml(proposals)
+
+
 def test_hounsfield_units_get_a_window() -> None:
     proposals = propose(DataConfig(name="set"), report((64, 64), 100, (-1000, 900)), 64)
     found = {one.option: one.value for one in proposals}

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from pydantic import ValidationError
 
 from api import schemas
-from api.estimate import estimate, num_evaluations, work_of
+from api.estimate import estimate, num_evaluations, samples_of, work_of
 from api.schemas import Problem
 from api.server.bodies import StrictRoute
 from api.server.dependencies import (
@@ -159,14 +159,14 @@ async def validate(context: Context, body: BodyOfJob) -> schemas.Validation:
 
 def _validate(context: AppContext, body: Mapping[str, Any]) -> schemas.Validation:
     job, listing = context.service.check(body)
-    evaluations = num_evaluations(job)
+    evaluations, samples = num_evaluations(job), samples_of(job.data, listing)
     return schemas.Validation(
         evaluations=evaluations,
         space_size=job.search_space.size,
-        images_trained=work_of(job, listing.num_images).trained,
-        images_evaluated=evaluations * listing.num_images["search"],
+        images_trained=work_of(job, samples).trained,
+        images_evaluated=evaluations * samples["search"],
         advice=[*advice(job.search, job.data.num_classes), *_missing(context, job)],
-        estimate=estimate(job, listing.num_images, earlier_searches(context.service, job)),
+        estimate=estimate(job, samples, earlier_searches(context.service, job)),
         data=_content(job, listing),
         spec=public_spec(job.model_dump(mode="json")),
     )
