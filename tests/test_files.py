@@ -160,6 +160,7 @@ WRITES = re.compile(
 )
 ELSEWHERE = {
     "cluster/disk.py": "a probe, and a file that only takes room",
+    "cluster/driver_log.py": "a log, which is read while it grows",
     "cluster/ray_train.py": "a folder of Ray's, which takes it as a whole",
     "api/server/migrations/__init__.py": "a lock",
     "slicemamba/data/cache.py": "a folder that is renamed as a whole",
