@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from heapq import merge
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
+
+from slicemamba.files import open_inside
 
 Place = tuple[int, ...]
 """How far events were read: an attempt, and of each of its files how many bytes."""
@@ -53,7 +56,7 @@ def read_events(run_path: Path, place: Place = START) -> Iterator[tuple[Place, d
         files = _files(run_path, attempt)
         offsets = list(place[1:]) if attempt == place[0] else []
         offsets += [0] * (len(files) - len(offsets))
-        lines = [_lines(file, index, offsets[index]) for index, file in enumerate(files)]
+        lines = [_lines(run_path, file, index, offsets[index]) for index, file in enumerate(files)]
         for _, index, offset, event in merge(*lines, key=lambda line: line[0]):
             offsets[index] = offset
             yield (attempt, *offsets), event
@@ -68,7 +71,7 @@ def is_place(run_path: Path, place: Place) -> bool:
     """Whether it lies between two events: half an event would follow anywhere else."""
     attempt, *offsets = place
     files = _files(run_path, attempt)
-    return len(offsets) <= len(files) and all(map(_ends_line, files, offsets))
+    return len(offsets) <= len(files) and all(map(partial(_ends_line, run_path), files, offsets))
 
 
 def latest_attempt(run_path: Path) -> int:
@@ -87,10 +90,10 @@ def _files(run_path: Path, attempt: int) -> list[Path]:
     return [folder / "events.jsonl", *sorted(workers, key=lambda file: int(file.stem.partition("-")[2]))]
 
 
-def _lines(path: Path, index: int, offset: int) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
+def _lines(run_path: Path, path: Path, index: int, offset: int) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
     """(time, index, offset after it, event) of each complete line."""
     try:
-        with path.open("rb") as file:
+        with open_inside(run_path, path) as file:
             file.seek(offset)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -105,9 +108,9 @@ def _lines(path: Path, index: int, offset: int) -> Iterator[tuple[str, int, int,
         return
 
 
-def _ends_line(path: Path, offset: int) -> bool:
+def _ends_line(run_path: Path, path: Path, offset: int) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_inside(run_path, path) as file:
             file.seek(max(0, offset - 1))
             return offset == 0 or file.read(1) == b"\n"
     except FileNotFoundError:

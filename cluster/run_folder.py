@@ -40,7 +40,7 @@ from typing import Any, Protocol
 from cluster.event_files import START, Place, event_file, read_events
 from cluster.run_view import RunStatus
 from slicemamba.errors import InputError
-from slicemamba.files import writing
+from slicemamba.files import open_inside, writing
 from slicemamba.text import to_json
 
 JOURNAL = "search.journal"
@@ -48,6 +48,7 @@ FRONT = "front.json"
 LATENCIES = "latencies.json"
 STATUS = "status.json"
 RESULT = "result.json"
+MAX_JSON_BYTES = 256 << 20
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 MAX_ROUNDS = 4
 FINALS_KINDS = tuple(f"finals-{number}" for number in range(1, MAX_ROUNDS + 1))
@@ -164,9 +165,11 @@ class RunFolder:
             self.attempt.check()
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The file's content, None where it does not exist. Raises InputError where it is damaged."""
+        """The file's content, None where it does not exist. Raises InputError if it is damaged, or beyond 256 MiB."""
         try:
-            values: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+            with open_inside(self.path, self.path / name) as file:
+                content = file.read(MAX_JSON_BYTES)  # of a longer one half, which is damaged like any other
+            values: dict[str, Any] = json.loads(content)
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -186,7 +189,8 @@ class RunFolder:
         It is written whole, but a machine that loses its power may leave an empty file: then Ray's word counts.
         """
         try:
-            return RunStatus.model_validate(json.loads((self.path / STATUS).read_bytes()))
+            with open_inside(self.path, self.path / STATUS) as file:
+                return RunStatus.model_validate_json(file.read(MAX_JSON_BYTES))
         except (FileNotFoundError, ValueError):
             return None
 

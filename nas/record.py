@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 
 from nas.trial import Trial
-from slicemamba.files import writing
+from slicemamba.files import open_inside, writing
 
 RECORDS = ".trials"
 
@@ -67,7 +67,7 @@ class RecordReader:
         """All trials by number: the same list for as long as nothing is new."""
         with self._lock:
             try:
-                file = self._path.open("rb")
+                file = open_inside(self._path.parent.parent.resolve(), self._path)
             except FileNotFoundError:
                 if self._file is not None:
                     self._begin(None)

@@ -1,4 +1,4 @@
-"""How files are written: whole or not at all, and with the file's name in every error."""
+"""How files are written: whole or not at all, and with the file's name in every error. And how others' are opened."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import errno
 import hashlib
 import os
 import re
+import stat
 import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from slicemamba.errors import InputError
 from slicemamba.text import to_json
@@ -74,6 +75,33 @@ def faults_of(path: Path, draft: Path) -> Iterator[None]:
         if number is None or (about is not None and not Path(os.fsdecode(about)).is_relative_to(draft)):
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def open_inside(folder: Path, path: Path) -> BinaryIO:
+    """Opens a file of a folder for reading, whatever others may have put there.
+
+    What is no regular file, such as a pipe, which a reader would wait for without an end, and what a link leads to
+    outside of the folder is as if it were not there.
+
+    Args:
+        folder: with all links in its own path followed. path: of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file. OSError: it cannot be read.
+    """
+    absent = FileNotFoundError(errno.ENOENT, "no regular file of its folder", str(path))
+    try:
+        found = path.resolve(strict=True)
+    except RuntimeError:  # a loop of links
+        raise absent from None
+    if not found.is_relative_to(folder):
+        raise absent
+    # It may have become another one since it was resolved.
+    number = os.open(found, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise absent
+    return os.fdopen(number, "rb")
 
 
 def write_text(path: Path, text: str, *, lasting: bool = False) -> None:

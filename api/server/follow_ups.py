@@ -5,7 +5,6 @@ Requests name trials and nothing else; where the weights of a trial lie is found
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,11 @@ from api.server.studies import Studies
 from api.states import SearchState
 from cluster.config import RetrainJob, SearchJob, config_hash, parse_job
 from cluster.follow_up import JOBS, AuditJob, ExportJob, FiguresJob, FollowUp
+from cluster.run_folder import RunFolder
 from nas.config import AuditConfig
 from nas.study import Trial
 from slicemamba.config import TrainConfig
+from slicemamba.errors import InputError
 
 Submitted = tuple[Search, bool]
 
@@ -147,8 +148,8 @@ class _Asked:
 def _architecture_of(network: Path) -> str | None:
     """Of a saved network; None where there is none, or it is not written to its end."""
     try:
-        card = json.loads((network / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        card = RunFolder(network).read_json("config.json") or {}
+    except (OSError, InputError):
         return None
     architecture: str | None = card.get("architecture")
     return architecture

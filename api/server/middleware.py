@@ -93,6 +93,7 @@ class Gate:
             "path": scope["path"],
             "status": status,
             "ms": round(1000 * seconds, 1),
+            "client": scope["client"][0] if scope.get("client") else None,
             "token": scope.get("state", {}).get("token_id"),
         }
         access_log.info("%s", json.dumps(line))

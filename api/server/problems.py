@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
 from api.schemas import Finding, Problem
 from slicemamba.errors import Crossing, InputError, crossing
 
 logger = logging.getLogger(__name__)
+_FULL = ("disk is full", "No space left on device", "could not extend file")  # SQLite; PostgreSQL
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -144,6 +147,17 @@ def _methods(request: Request) -> list[str]:
 
 def _on_fault(request: Request, error: Exception) -> JSONResponse:
     """The cause goes to the log, not to the client, as it may hold what the client must not know."""
+    if _disk_is_full(error):
+        logger.error("%s %s failed: the disk is full (%s)", request.method, request.url.path, error)
+        detail = "the service's disk is full, so nothing was changed; its administrator must free space on it"
+        return _respond(request, HTTPStatus.INSUFFICIENT_STORAGE, detail)
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     detail = "the service failed to answer this request; see its log"
     return _respond(request, HTTPStatus.INTERNAL_SERVER_ERROR, detail)
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    """By the error's number, or by what a database says of it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return isinstance(error, DBAPIError) and any(words in str(error.orig) for words in _FULL)

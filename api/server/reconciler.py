@@ -96,14 +96,21 @@ class Reconciler:
         self._signs: dict[str, _Sign] = {}
         self._rests: dict[str, _Rest] = {}
         self._stopping = Event()
+        self._listing_fault: str | None = None
         self._thread: Thread | None = None
+        self._rounded_at = 0.0
         self._size, self._size_asked_at = UNKNOWN_SIZE, -math.inf
         self._cluster_down = False  # learnt once a round: each timeout would delay all other searches
 
     def start(self) -> None:
         self._stopping.clear()
+        self._rounded_at = time.monotonic()
         self._thread = Thread(target=self._run, name="reconciler", daemon=True)
         self._thread.start()
+
+    def seconds_since_round(self) -> float | None:
+        """Since its thread last ended a round, or was started; None while it does not run."""
+        return None if self._thread is None else time.monotonic() - self._rounded_at
 
     def stop(self) -> None:
         """Returns when the round in progress has ended."""
@@ -121,6 +128,7 @@ class Reconciler:
             except Exception:  # the database is away; it may come back
                 logger.exception("searches could not be listed")
                 self._on_round("failed")
+            self._rounded_at = time.monotonic()
             self._wake.wait(self._settings.reconcile_seconds)
             self._wake.clear()
 
@@ -164,10 +172,14 @@ class Reconciler:
         return paused and rest is not None and time.monotonic() - rest.asked_at < ASK_RAY_SECONDS
 
     def _adopt(self) -> None:
+        fault = None
         try:
             self._adoption.look()
-        except OSError:  # the folder of runs is away; it may come back
-            logger.exception("run folders could not be listed")
+        except OSError as error:  # the folder of runs is away; it may come back
+            fault = str(error)
+        if fault is not None and fault != self._listing_fault:  # once, not in every round
+            logger.error("run folders could not be listed: %s", fault)
+        self._listing_fault = fault
 
     def reconcile(self, seen: Search) -> None:
         """Takes one search as far as it goes right now, from what was seen of it: each change asks for just that."""

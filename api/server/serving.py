@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from api.server.app import create_app
+from api.server.connections import LimitedConnection, raise_file_limit
 from api.server.settings import Settings, is_loopback
 from cluster.jobs import check_cluster
 from cluster.local import StartedHead, num_cores, ray_head
@@ -36,8 +37,15 @@ def serve(settings: Settings, *, local: bool = False) -> None:
             searches that were under way then go on when this is called again.
 
     Raises:
-        InputError: tokens are needed and there is none, or Ray, the port or the database is not available.
+        InputError: tokens are needed and there is none, or Ray, the port, the database or the folder of data sets is
+            not available.
     """
+    if settings.data_root is not None and not settings.data_root.expanduser().is_dir():
+        raise InputError(
+            f"there is no folder {settings.data_root} with data sets (--data, SLICEMAMBA_DATA); create it, give "
+            "another one, or leave it out to offer the synthetic set alone"
+        )
+    raise_file_limit()
     with (
         _listen(settings.host, settings.port) as listener,
         _ray_here(settings) if local else nullcontext() as head,
@@ -54,6 +62,7 @@ def serve(settings: Settings, *, local: bool = False) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         config = uvicorn.Config(
             app,
+            http=LimitedConnection,
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,

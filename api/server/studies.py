@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
+from typing import BinaryIO
 
 import numpy as np
 
@@ -101,6 +102,8 @@ class _Source:
             found = self._record.read()
             if self._path.exists() or not Path(self._location).exists():
                 return self._record.version, found
+        if isinstance(self._location, Path) and not self._location.is_file():  # Optuna would wait for a pipe for ever
+            return 0, []
         with self._lock:
             if self._reader is None:
                 self._reader = TrialReader(open_storage(self._location), self._name)
@@ -306,15 +309,15 @@ def _value(trial: Trial, name: str) -> float:
     return math.nan if value is None else value
 
 
-def image_scores(path: Path) -> list[tuple[str, float, float]]:
+def image_scores(file: BinaryIO) -> list[tuple[str, float, float]]:
     """(name, Dice, IoU) of each image of a trial, over all foreground classes, in the split's order.
 
     Both are 1 where neither prediction nor truth marks a pixel (docs/metrics.md).
 
     Args:
-        path: the trial's counts, as ``RunFolder.counts_path`` names them. Raises FileNotFoundError where it has none.
+        file: the trial's counts, where ``RunFolder.counts_path`` names them.
     """
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(file, allow_pickle=False) as stored:
         counts, names = stored["counts"].astype(np.int64), stored["names"].tolist()
     tp, fp, fn, _ = (counts if counts.shape[1] == 1 else counts[:, 1:]).sum(axis=1).T
     union = tp + fp + fn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from pathlib import Path
@@ -15,7 +16,8 @@ from api.states import IllegalTransitionError, SearchState
 from cluster import driver
 from cluster.config import load_job
 from cluster.jobs import JobState
-from cluster.run_view import Progress
+from cluster.run_folder import RunFolder
+from cluster.run_view import Progress, RunStatus
 from slicemamba.config import DataConfig, SyntheticConfig
 from slicemamba.data.synthetic import write_isic_folder
 from slicemamba.errors import InputError
@@ -353,11 +355,18 @@ def test_vanished_job_is_started_once_more_and_then_fails(bench: Bench) -> None:
     assert states(bench, search_id) == ["QUEUED", "STARTING", "RUNNING", "QUEUED", "STARTING", "RUNNING", "FAILED"]
 
 
-def test_fault_of_one_search_does_not_stop_the_others(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_fault_of_one_search_does_not_stop_the_others(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken, sound = bench.running(), bench.running()
-    status = bench.folder(broken).path / "status.json"
-    status.unlink()
-    status.mkdir()
+    read = RunFolder.read_status
+
+    def fail_to_read(folder: RunFolder) -> RunStatus | None:
+        if folder.path.name == broken:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(folder)
+
+    monkeypatch.setattr(RunFolder, "read_status", fail_to_read)
     bench.drive(sound, "FAILED", error="x")
     with caplog.at_level(logging.ERROR):
         bench.round()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 import pytest
 from service_helpers import BODY, Bench, write_study
 from sqlalchemy import event, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from api.server.models import Search
+from cluster import disk
 from cluster.capacity import Node
 from cluster.run_folder import STUDY_KINDS, STUDY_VARIABLE
 from nas.study import open_storage
@@ -336,6 +340,40 @@ def test_health_and_readiness(bench: Bench) -> None:
     found = problem(bench.http.get("/readyz"), 503)
     assert "Ray" in found["detail"]
     assert bench.settings.ray_address not in json.dumps(found)
+
+
+def test_service_whose_disk_is_full_or_that_stands_still_is_not_ready(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "MIN_FREE_BYTES", 1 << 62)
+    found = problem(bench.http.get("/readyz"), 503)
+    assert "disk" in found["detail"]
+    assert str(bench.settings.runs_dir) not in json.dumps(found)
+    monkeypatch.undo()
+    monkeypatch.setattr(bench.context.reconciler, "seconds_since_round", lambda: 61.0)
+    assert "61 seconds ago" in problem(bench.http.get("/readyz"), 503)["detail"]
+    monkeypatch.setattr(bench.context.reconciler, "seconds_since_round", lambda: 59.0)
+    assert bench.http.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full")),
+    ],
+)
+def test_submission_to_a_full_disk_gives_507_and_leaves_nothing(
+    bench: Bench, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(bench.context.service, "enqueue", fail)
+    found = problem(bench.http.post("/v1/searches", json=BODY), 507)
+    assert "disk is full" in found["detail"]
+    monkeypatch.undo()
+    assert bench.http.get("/v1/searches").json()["searches"] == []
 
 
 def test_openapi_documents_job_and_problems(bench: Bench) -> None:

@@ -93,8 +93,8 @@ class _FileOfNow(FileResponse):
 def get_report(search_id: str, context: Context) -> FileResponse:
     """The report as a self-contained page."""
     search = context.service.get(search_id)
-    path = context.service.run_folder(search_id).path / "report.html"
-    if not path.is_file():
+    path = _resolve(context.service.run_folder(search_id).path, "report.html")
+    if path is None:
         raise not_found(f"search {search_id} has no report yet; it is {search.state}")
     return FileResponse(path, media_type="text/html; charset=utf-8", headers=SANDBOX)
 

@@ -14,6 +14,7 @@ from api.schemas import Problem
 from api.server.dependencies import Context
 from api.server.problems import ProblemError
 from api.server.telemetry import CONTENT_TYPE
+from cluster.disk import check_disk
 from slicemamba.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ async def get_health() -> schemas.Health:
 
 @router.get("/readyz", responses={503: {"model": Problem}})
 def get_readiness(context: Context) -> schemas.Health:
-    """Searches can be submitted and run: the database and Ray answer."""
+    """Searches can be submitted and run: database and Ray answer, the disk has room, and searches are looked after."""
     faults = []
     try:
         context.service.check_database()
@@ -40,6 +41,15 @@ def get_readiness(context: Context) -> schemas.Health:
     except InputError as error:
         logger.warning("%s", error.message)
         faults.append("the Ray cluster cannot be reached; searches wait in the queue until it can")
+    try:
+        check_disk(context.settings.runs_path)
+    except InputError as error:
+        logger.warning("%s", error.message)
+        faults.append("the disk of the runs is full or cannot be written to")
+    age = context.reconciler.seconds_since_round()
+    if age is not None and age > context.settings.stale_seconds:
+        logger.warning("searches were last looked after %.0f s ago", age)
+        faults.append(f"searches were last looked after {age:.0f} seconds ago")
     if faults:
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, " and ".join(faults))
     return schemas.Health()

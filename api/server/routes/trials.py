@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from typing import Annotated, Any
+from zipfile import BadZipFile
 
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
@@ -20,6 +21,7 @@ from cluster.run_folder import FRONT
 from nas.objectives import OBJECTIVES
 from nas.pick import parse_bounds, pick
 from nas.study import Trial, TrialState
+from slicemamba.files import open_inside
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     422: {"model": Problem},
@@ -133,12 +135,16 @@ def get_trial_images(
 ) -> schemas.TrialImages:
     """Dice and IoU of each image of the search split."""
     get_trial(search_id, number, context, study)
+    folder = context.service.run_folder(search_id)
     try:
-        scores = studies.image_scores(context.service.run_folder(search_id).counts_path(study, number))
+        with open_inside(folder.path, folder.counts_path(study, number)) as file:
+            scores = studies.image_scores(file)
     except FileNotFoundError:
         raise not_found(
             f"trial {number} of study {study!r} has no scores by image; only completed trials have"
         ) from None
+    except (ValueError, KeyError, BadZipFile):
+        raise not_found(f"the scores by image of trial {number} of study {study!r} are damaged") from None
     images = [schemas.ImageScore(name=name, dice=dice, iou=iou) for name, dice, iou in scores]
     return schemas.TrialImages(study=study, number=number, images=sorted(images, key=lambda image: image.dice))
 
