@@ -287,7 +287,7 @@ class ModelConfig(Config):
     """
 
     skeleton: Literal["published", "conv"] = "published"
-    embed_dim: PositiveInt = 96
+    embed_dim: Annotated[int, Field(ge=4, le=4096)] = 96
     in_channels: Annotated[int, Field(ge=1, le=16)] = 3
     encoder_depths: Depths = (2, 2, 9, 2)
     decoder_depths: Depths = (2, 2, 2, 1)
@@ -295,9 +295,9 @@ class ModelConfig(Config):
     block_levels: Annotated[tuple[Annotated[int, Field(ge=0, le=7)], ...], Field(max_length=8)] = (2, 3, 4)
     blocks_per_stage: Annotated[int, Field(ge=1, le=16)] = 1
     deep_supervision: bool = False
-    d_state: PositiveInt = 16
-    expand: PositiveInt = 2
-    d_conv: PositiveInt = 3
+    d_state: Annotated[int, Field(ge=1, le=256)] = 16
+    expand: Annotated[int, Field(ge=1, le=16)] = 2
+    d_conv: Annotated[int, Field(ge=1, le=31)] = 3
     drop_path_rate: Fraction = 0.2
     linear_init: Literal["published", "width"] | None = None
 

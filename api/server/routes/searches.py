@@ -79,7 +79,10 @@ def warning_of(context: AppContext, row: Search) -> str | None:
     """The last warning of a driver that is at work or was last."""
     if row.state in (SearchState.QUEUED, SearchState.STARTING):  # it would be that of an attempt before
         return None
-    status = context.service.folder_of(row).read_status()
+    try:
+        status = context.service.folder_of(row).read_status()
+    except OSError:  # its disk is away; that breaks no list
+        return None
     return masked(status.warning) if status is not None and status.warning is not None else None
 
 
