@@ -17,6 +17,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cluster.connect import submission_id
 from cluster.disk import check_disk, disk_faults
 from cluster.driver_process import DriverProcess
 from cluster.event_files import ATTEMPTS as ATTEMPTS
@@ -39,6 +41,8 @@ BEAT_SECONDS = 2.0
 EXPIRE_SECONDS = 30.0
 """A driver is taken for dead after this time without a beat. Long enough for a busy or swapping machine."""
 _POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 90.0
+"""With a driver that is cut off from Ray's head, which ends it after a minute (cluster/cluster_health.py)."""
 
 
 class FencedError(RunFailedError):
@@ -170,22 +174,35 @@ class Attempts:
         Looks are counted, not seconds: where both drivers stand still, as on a suspended machine, none is silent.
 
         Raises:
-            InputError: a driver is at work.
+            InputError: a driver is at work, and goes on with that where this one was started in place of a lost job.
         """
         latest = self.latest()
         driver, beat = self.driver(latest), self._place.read(_name(latest, HEARTBEAT))
-        for look in range(math.ceil(EXPIRE_SECONDS / _POLL_SECONDS)):
+        patient_until = time.monotonic() + (_PATIENCE_SECONDS if self._in_place_of_a_lost_job() else 0.0)
+        looks = silent = 0
+        while silent < math.ceil(EXPIRE_SECONDS / _POLL_SECONDS):
             if latest == 0 or self._place.read(_name(latest, _ENDED)) is not None:
                 return latest, None
             if driver is not None and driver.surely_dead():
                 break
-            if look == 0:
+            if looks == 0:
                 print(f"looking for up to {EXPIRE_SECONDS:g} s whether {driver} still runs {self}", file=sys.stderr)
             time.sleep(_POLL_SECONDS)
+            looks, silent = looks + 1, silent + 1
             before, beat = beat, self._place.read(_name(latest, HEARTBEAT))
             if beat not in (None, before):
-                raise InputError(f"{self} has a running driver ({driver}); wait for it or stop it first")
+                if time.monotonic() >= patient_until:
+                    raise InputError(f"{self} has a running driver ({driver}); wait for it or stop it first")
+                silent = 0
         return latest, driver
+
+    def _in_place_of_a_lost_job(self) -> bool:
+        """Whether this process is a job that the service submitted again, named after the run and with a number.
+
+        It does so only when Ray says that the job before has ended. A driver that still beats then is one whose node
+        Ray has given up, as it is cut off from the head, and is about to find that out itself.
+        """
+        return re.fullmatch(rf"{re.escape(Path(str(self)).name)}-\d+", submission_id() or "") is not None
 
     @contextmanager
     def kept_alive(self, number: int) -> Iterator[None]:
