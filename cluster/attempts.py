@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cluster.connect import submission_id
+from cluster.connect import seconds_without_head, submission_id
 from cluster.disk import check_disk, disk_faults
 from cluster.driver_process import DriverProcess
 from cluster.event_files import ATTEMPTS as ATTEMPTS
@@ -41,8 +41,8 @@ BEAT_SECONDS = 2.0
 EXPIRE_SECONDS = 30.0
 """A driver is taken for dead after this time without a beat. Long enough for a busy or swapping machine."""
 _POLL_SECONDS = 0.5
-_PATIENCE_SECONDS = 90.0
-"""With a driver that is cut off from Ray's head, which ends it after a minute (cluster/cluster_health.py)."""
+_PATIENCE_FACTOR = 1.5
+"""With a driver that is cut off from Ray's head, over the time that it waits for it (cluster/cluster_health.py)."""
 
 
 class FencedError(RunFailedError):
@@ -178,7 +178,8 @@ class Attempts:
         """
         latest = self.latest()
         driver, beat = self.driver(latest), self._place.read(_name(latest, HEARTBEAT))
-        patient_until = time.monotonic() + (_PATIENCE_SECONDS if self._in_place_of_a_lost_job() else 0.0)
+        patient = self._in_place_of_a_lost_job()
+        patient_until = time.monotonic() + (_PATIENCE_FACTOR * seconds_without_head() if patient else 0.0)
         looks = silent = 0
         while silent < math.ceil(EXPIRE_SECONDS / _POLL_SECONDS):
             if latest == 0 or self._place.read(_name(latest, _ENDED)) is not None:

@@ -18,15 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cluster.capacity import Need, live_nodes, wait_for_room
-from cluster.connect import ray_cluster
+from cluster.connect import ray_cluster, seconds_without_head
 from slicemamba.errors import RunFailedError
 
 _LOOK_SECONDS = 5.0
 _ANSWER_SECONDS = 3.0
 _LOOKS = 2
 """How often in a row something has to be seen before it is told; a restarted worker is no missing node."""
-_RAYS_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
-_PATIENCE_SECONDS = 60.0  # Ray's own default
 
 
 @contextmanager
@@ -102,7 +100,7 @@ class _Look:
         self._head = head  # None by way of ray://, whose client tells by itself what has become of it
         self._needs = needs
         self._silent_since: float | None = None
-        self._patience_seconds = float(os.environ.get(_RAYS_PATIENCE) or _PATIENCE_SECONDS)
+        self._patience_seconds = seconds_without_head()
 
     def __call__(self) -> str | None:
         """Raises HeadLostError."""

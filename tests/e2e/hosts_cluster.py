@@ -172,7 +172,7 @@ class Watch:
     Attributes:
         failures: requests that were not answered with 200, with what came instead.
         slowest_seconds: the longest that an answer took.
-        seen: (seconds since the start, state, message) of the search, whenever one of the latter two changed.
+        seen: (time, state, message) of the search, whenever one of the latter two changed.
         readiness: what the service said of its database and its cluster, one after the other.
     """
 
@@ -230,4 +230,4 @@ class Watch:
 
     def _note(self, state: str, message: str | None) -> None:
         if not self.seen or self.seen[-1][1:] != (state, message):
-            self.seen.append((time.monotonic() - self.began, state, message))
+            self.seen.append((time.time(), state, message))

@@ -77,6 +77,9 @@ class Running:
         """Those that have ended."""
         return [trial for trial in find_trials(open_storage(self.run.study_location), "search") if trial.ended]
 
+    def num_attempts(self) -> int:
+        return len(list((self.run.path / "attempts").iterdir()))
+
     def num_ended(self) -> int:
         return len(self.trials()) if self.run.config_path.exists() and self.run.read_status() else 0
 
@@ -122,8 +125,8 @@ def running(folder: Path, num_trials: int, *, driver_anywhere: bool = False) -> 
         yield Running(cluster, client, num_trials)
 
 
-def check_one_driver_at_a_time(run: RunFolder) -> int:
-    """No attempt has written anything once the next one was claimed. Returns how many there were."""
+def check_one_driver_at_a_time(run: RunFolder) -> None:
+    """No attempt has written anything once the next one was claimed."""
     numbers = sorted(int(folder.name) for folder in (run.path / "attempts").iterdir())
     assert numbers == list(range(1, len(numbers) + 1))
     for number, following in pairwise(numbers):
@@ -136,11 +139,10 @@ def check_one_driver_at_a_time(run: RunFolder) -> int:
     writers = [json.loads(line)["worker_id"] for line in Path(run.study_location).read_text().splitlines()]
     changes = sum(before != after for before, after in pairwise(writers))
     assert changes == len(set(writers)) - 1
-    return len(numbers)
 
 
-def check_story(at_work: Running, found: Search, before: list[Trial]) -> int:
-    """It has its trials once each, those that had ended stay as they were, and it has ended once. Returns attempts."""
+def check_story(at_work: Running, found: Search, before: list[Trial]) -> None:
+    """It has its trials once each, those that had ended stay as they were, and it has ended once."""
     run = at_work.run
     check_nothing_lost_or_twice(run, at_work.num_trials)
     after = {trial.number: trial for trial in at_work.trials()}
@@ -151,33 +153,33 @@ def check_story(at_work: Running, found: Search, before: list[Trial]) -> int:
     ends = [event["state"] for _, event in run.events() if event["event"] == "ended"]
     assert ends.count("SUCCEEDED") == 1
     assert ends[-1] == "SUCCEEDED"
-    return check_one_driver_at_a_time(run)
+    check_one_driver_at_a_time(run)
 
 
-def tell(what: str, at_work: Running, watch: Watch, attempts: int, found: Search, times: dict[str, float]) -> None:
-    """A row for docs/reliability.md, with all that is needed to understand it."""
+def tell(what: str, at_work: Running, watch: Watch, found: Search, **moments: float) -> None:
+    """Prints a row of the table in docs/reliability.md, and what happened when, in seconds from the first moment on."""
     ended = sorted(trial.ended_at.timestamp() for trial in at_work.trials() if trial.ended_at)
-    gap, since = max((later - earlier, earlier) for earlier, later in pairwise(ended))
+    longest, gap_began = max((later - earlier, earlier) for earlier, later in pairwise(ended))
+    began = min(moments.values())
     row = {
         "what": what,
-        "attempts": attempts,
+        "attempts": at_work.num_attempts(),
         "resumed": at_work.num_resumed,
-        "longest_gap": round(gap, 1),
-        "next_trial_after": {name: round(min(e for e in ended if e > at) - at, 1) for name, at in times.items()},
-        "gap_began": {name: round(since - at, 1) for name, at in times.items()},
+        "longest_gap": [round(gap_began - began, 1), round(longest, 1)],
+        "next_trial_after": {name: round(min(e for e in ended if e > at) - at, 1) for name, at in moments.items()},
         "node_starts": {name: len(node.starts) for name, node in at_work.cluster.nodes.items()},
-        "answers": watch.num_answers,
         "slowest_answer": round(watch.slowest_seconds, 2),
+        "answers": watch.num_answers,
         "readiness": watch.readiness,
     }
-    print("\nMEASURED", json.dumps(row))
-    for at, state, message in watch.seen:
-        print(f"  {at:6.1f} s {state} {message}")
-    for change in found.history:
-        print(f"   {change.time:%H:%M:%S} {change.new_state} {change.message}")
+    story = [(at, f"{state}: {message}") for at, state, message in watch.seen]
+    story += [(change.time.timestamp(), f"{change.new_state}: {change.message}") for change in found.history]
     for _, event in at_work.run.events():
         if event["event"] in ("warning", "started", "ended") and event.get("phase") != "supernet":
-            print("  ", event, flush=True)
+            story.append((datetime.fromisoformat(event["time"]).timestamp(), json.dumps(event)))
+    print("\nMEASURED", json.dumps(row))
+    for at, text in sorted(story):
+        print(f"  {at - began:7.1f} s {text}", flush=True)
 
 
 @pytest.mark.timeout(3600)
@@ -193,36 +195,31 @@ def test_part_cut_off_from_the_head(part: Part, seconds: float, tmp_path: Path) 
         before = at_work.trials()
         with Watch(cluster.url, at_work.search.id) as watch:
             cluster.net.set_conditions(cut=[(HEAD, victim)])
-            times = {"cut": time.time()}
-            over = time.monotonic() + seconds
+            cut, over = time.time(), time.monotonic() + seconds
             at_work.wait_for(lambda: time.monotonic() >= over)
             cluster.net.set_conditions()
+            mended = time.time()
             assert len(at_work.trials()) < num_trials  # else there was nothing left to disturb
-            times["mended"] = time.time()
             at_work.wait_for(at_work.ended)
         found = at_work.client.get(at_work.search.id)
-        attempts = len(list((at_work.run.path / "attempts").iterdir()))
-        tell(f"{part} {seconds:g} s", at_work, watch, attempts, found, times)
+        tell(f"{part} {seconds:g} s", at_work, watch, found, cut=cut, mended=mended)
         check_story(at_work, found, before)
         assert watch.failures == []
+        if part != "driver":
+            assert at_work.num_attempts() == 1
         if part == "service":
             assert [_NOT_READY in told for told in watch.readiness] == [False, True, False], watch.readiness
-            assert attempts == 1
-        if part == "worker":
-            assert attempts == 1
 
 
 @pytest.mark.timeout(3600)
 def test_links_that_lose_and_delay(tmp_path: Path) -> None:
     with hosts_cluster(tmp_path, driver_anywhere=False) as cluster, Client(cluster.url) as client:
         cluster.net.set_conditions(loss=0.1, delay_seconds=0.3)
-        began = time.time()
+        submitted = time.time()
         at_work = Running(cluster, client, 40)
         with Watch(cluster.url, at_work.search.id) as watch:
             at_work.wait_for(at_work.ended)
         found = client.get(at_work.search.id)
-        attempts = len(list((at_work.run.path / "attempts").iterdir()))
-        tell("10 % loss, 300 ms", at_work, watch, attempts, found, {"submitted": began})
-        print(f"  {time.time() - began:.0f} s in all")
+        tell("10 % loss, 300 ms", at_work, watch, found, submitted=submitted)
         check_story(at_work, found, [])
         assert watch.failures == []
