@@ -43,13 +43,13 @@ _MOST_PLACINGS = 12
 
 
 def job(num_trials: int) -> dict[str, Any]:
-    """A search of candidates that take a second or two each, two at a time."""
+    """A search of candidates that take two seconds or so each, two at a time."""
     return {
         "data": {
             "name": "synthetic",
             "image_size": [32, 32],
             "intensity": "zscore",
-            "synthetic": {"num_train": 8, "num_val": 2, "num_search": 2500, "num_test": 2},
+            "synthetic": {"num_train": 8, "num_val": 2, "num_search": 5000, "num_test": 2},
         },
         "model": {"embed_dim": 8, "encoder_depths": [1, 1], "decoder_depths": [1, 1]},
         "supernet": {"epochs": 2, "batch_size": 4, "t_max": 2, "num_val_architectures": 0},
