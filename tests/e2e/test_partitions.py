@@ -37,6 +37,8 @@ Part = Literal["driver", "worker", "service"]
 _WAIT_SECONDS = 1500.0
 _NOT_READY = "the Ray cluster cannot be reached"
 _BEGUN_TRIALS = 6
+_NUM_TRIALS: dict[Part, int] = {"driver": 60, "worker": 90, "service": 130}
+"""So many that a search outlasts a cut of two minutes: in it, it stands still, is half as fast, or goes on."""
 _MOST_RESUMED = 2
 _MOST_PLACINGS = 12
 """How often a search is submitted until Ray, which draws a node, has placed its driver away from the head."""
@@ -186,7 +188,7 @@ def tell(what: str, at_work: Running, watch: Watch, found: Search, **moments: fl
 @pytest.mark.parametrize("seconds", [20, 120])
 @pytest.mark.parametrize("part", ["driver", "worker", "service"])
 def test_part_cut_off_from_the_head(part: Part, seconds: float, tmp_path: Path) -> None:
-    num_trials = 60 if seconds < 60 else 130
+    num_trials = _NUM_TRIALS[part] if seconds > 60 else _NUM_TRIALS["driver"]
     with running(tmp_path, num_trials, driver_anywhere=part == "driver") as at_work:
         cluster = at_work.cluster
         host = {"driver": at_work.place_driver_on_worker, "worker": lambda: WORKERS[1], "service": lambda: SERVICE}
@@ -199,7 +201,7 @@ def test_part_cut_off_from_the_head(part: Part, seconds: float, tmp_path: Path) 
             at_work.wait_for(lambda: time.monotonic() >= over)
             cluster.net.set_conditions()
             mended = time.time()
-            assert len(at_work.trials()) < num_trials  # else there was nothing left to disturb
+            assert len(at_work.trials()) < num_trials, "it ended within the cut: it needs more trials on this machine"
             at_work.wait_for(at_work.ended)
         found = at_work.client.get(at_work.search.id)
         tell(f"{part} {seconds:g} s", at_work, watch, found, cut=cut, mended=mended)
@@ -208,7 +210,8 @@ def test_part_cut_off_from_the_head(part: Part, seconds: float, tmp_path: Path) 
         if part != "driver":
             assert at_work.num_attempts() == 1
         if part == "service":
-            assert [_NOT_READY in told for told in watch.readiness] == [False, True, False], watch.readiness
+            assert any(_NOT_READY in told for told in watch.readiness), watch.readiness
+            assert watch.readiness[-1] == "ready"
 
 
 @pytest.mark.timeout(3600)
