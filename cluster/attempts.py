@@ -17,7 +17,6 @@ import contextlib
 import json
 import math
 import os
-import re
 import signal
 import sys
 import threading
@@ -28,9 +27,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cluster.connect import seconds_without_head, submission_id
+from cluster.connect import seconds_without_head
 from cluster.disk import check_disk, disk_faults
-from cluster.driver_process import DriverProcess
+from cluster.driver_process import DriverProcess, in_place_of_a_lost_job
 from cluster.event_files import ATTEMPTS as ATTEMPTS
 from cluster.object_store import Store
 from cluster.run_folder import RunFolder
@@ -178,8 +177,8 @@ class Attempts:
         """
         latest = self.latest()
         driver, beat = self.driver(latest), self._place.read(_name(latest, HEARTBEAT))
-        patient = self._in_place_of_a_lost_job()
-        patient_until = time.monotonic() + (_PATIENCE_FACTOR * seconds_without_head() if patient else 0.0)
+        patience = _PATIENCE_FACTOR * seconds_without_head() if in_place_of_a_lost_job(Path(str(self)).name) else 0.0
+        patient_until = time.monotonic() + patience
         looks = silent = 0
         while silent < math.ceil(EXPIRE_SECONDS / _POLL_SECONDS):
             if latest == 0 or self._place.read(_name(latest, _ENDED)) is not None:
@@ -196,14 +195,6 @@ class Attempts:
                     raise InputError(f"{self} has a running driver ({driver}); wait for it or stop it first")
                 silent = 0
         return latest, driver
-
-    def _in_place_of_a_lost_job(self) -> bool:
-        """Whether this process is a job that the service submitted again, named after the run and with a number.
-
-        It does so only when Ray says that the job before has ended. A driver that still beats then is one whose node
-        Ray has given up, as it is cut off from the head, and is about to find that out itself.
-        """
-        return re.fullmatch(rf"{re.escape(Path(str(self)).name)}-\d+", submission_id() or "") is not None
 
     @contextmanager
     def kept_alive(self, number: int) -> Iterator[None]:

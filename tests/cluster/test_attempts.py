@@ -246,7 +246,7 @@ def test_job_in_place_of_a_lost_one_waits_for_its_driver_to_fall_silent(
     tmp_path: Path, cut_off: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray has given up the node of the driver before, which is cut off from the head and does not know it yet."""
-    monkeypatch.setattr(cluster.attempts, "submission_id", lambda: f"{tmp_path.name}-2")
+    monkeypatch.setattr(cluster.driver_process, "submission_id", lambda: f"{tmp_path.name}-2")
     began = time.monotonic()
     timer = threading.Timer(2 * EXPIRE_SECONDS, cut_off.set)
     timer.start()
@@ -260,7 +260,7 @@ def test_job_in_place_of_a_lost_one_waits_for_its_driver_to_fall_silent(
 def test_other_jobs_do_not_wait_for_a_driver_at_work(
     tmp_path: Path, cut_off: threading.Event, monkeypatch: pytest.MonkeyPatch, job: str | None
 ) -> None:
-    monkeypatch.setattr(cluster.attempts, "submission_id", lambda: job and job.format(run=tmp_path.name))
+    monkeypatch.setattr(cluster.driver_process, "submission_id", lambda: job and job.format(run=tmp_path.name))
     with pytest.raises(InputError, match="has a running driver"), held(tmp_path):
         pass
 
@@ -268,7 +268,7 @@ def test_other_jobs_do_not_wait_for_a_driver_at_work(
 def test_job_in_place_of_a_lost_one_does_not_wait_for_ever(
     tmp_path: Path, cut_off: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster.attempts, "submission_id", lambda: f"{tmp_path.name}-2")
+    monkeypatch.setattr(cluster.driver_process, "submission_id", lambda: f"{tmp_path.name}-2")
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "1")
     began = time.monotonic()
     with pytest.raises(InputError, match="has a running driver"), held(tmp_path):
