@@ -6,7 +6,7 @@ DATA   ?=
 OUT    ?= demo-output
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup setup-dev demo test test-quick test-gpu chaos lint types docs bench bench-gpu serve wheel docker clean
+.PHONY: setup setup-dev demo test test-quick test-gpu chaos partitions lint types docs bench bench-gpu serve wheel docker clean
 
 # The stamp files say which extras are installed, so a second `make` installs nothing.
 $(VENV)/.setup: pyproject.toml setup.py constraints.txt
@@ -43,6 +43,11 @@ test-gpu: setup-dev
 KILLS ?= 200
 chaos: setup-dev
 	SLICEMAMBA_CHAOS_KILLS=$(KILLS) $(BIN)/python -m pytest -s -m slow tests/e2e/test_chaos.py $(ARGS)
+
+# Hosts cut off from one another, and slow links that lose; needs root. CUT="driver and 120" runs one condition.
+CUT ?= test
+partitions: setup-dev
+	$(BIN)/python -m pytest -s -m slow tests/e2e/test_lossy_switch.py tests/e2e/test_partitions.py -k "$(CUT)" $(ARGS)
 
 lint: setup-dev types docs
 	$(BIN)/ruff check .

@@ -27,8 +27,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cluster.connect import seconds_without_head
 from cluster.disk import check_disk, disk_faults
-from cluster.driver_process import DriverProcess
+from cluster.driver_process import DriverProcess, in_place_of_a_lost_job
 from cluster.event_files import ATTEMPTS as ATTEMPTS
 from cluster.object_store import Store
 from cluster.run_folder import RunFolder
@@ -39,6 +40,8 @@ BEAT_SECONDS = 2.0
 EXPIRE_SECONDS = 30.0
 """A driver is taken for dead after this time without a beat. Long enough for a busy or swapping machine."""
 _POLL_SECONDS = 0.5
+_PATIENCE_FACTOR = 1.5
+"""With a driver that is cut off from Ray's head, over the time that it waits for it (cluster/cluster_health.py)."""
 
 
 class FencedError(RunFailedError):
@@ -170,21 +173,27 @@ class Attempts:
         Looks are counted, not seconds: where both drivers stand still, as on a suspended machine, none is silent.
 
         Raises:
-            InputError: a driver is at work.
+            InputError: a driver is at work, and goes on with that where this one was started in place of a lost job.
         """
         latest = self.latest()
         driver, beat = self.driver(latest), self._place.read(_name(latest, HEARTBEAT))
-        for look in range(math.ceil(EXPIRE_SECONDS / _POLL_SECONDS)):
+        patience = _PATIENCE_FACTOR * seconds_without_head() if in_place_of_a_lost_job(Path(str(self)).name) else 0.0
+        patient_until = time.monotonic() + patience
+        looks = silent = 0
+        while silent < math.ceil(EXPIRE_SECONDS / _POLL_SECONDS):
             if latest == 0 or self._place.read(_name(latest, _ENDED)) is not None:
                 return latest, None
             if driver is not None and driver.surely_dead():
                 break
-            if look == 0:
+            if looks == 0:
                 print(f"looking for up to {EXPIRE_SECONDS:g} s whether {driver} still runs {self}", file=sys.stderr)
             time.sleep(_POLL_SECONDS)
+            looks, silent = looks + 1, silent + 1
             before, beat = beat, self._place.read(_name(latest, HEARTBEAT))
             if beat not in (None, before):
-                raise InputError(f"{self} has a running driver ({driver}); wait for it or stop it first")
+                if time.monotonic() >= patient_until:
+                    raise InputError(f"{self} has a running driver ({driver}); wait for it or stop it first")
+                silent = 0
         return latest, driver
 
     @contextmanager

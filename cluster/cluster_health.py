@@ -1,18 +1,24 @@
 """What a driver tells of its cluster while it works: that its head is gone, that nodes are missing, that all is well.
 
-Ray itself waits for a head for a minute and then ends the process at once, and for nodes without an end and a word.
+Ray itself waits for nodes without an end and a word. For a head it waits a minute and then ends the process at once,
+but only where the head's machine refuses connections; where the network swallows them, it waits without an end. Then
+the process is ended here, after the same time: by then Ray has given its node up and the service has put another driver
+in its place, which waits for this one to be silent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cluster.capacity import Need, live_nodes, wait_for_room
-from cluster.connect import ray_cluster
+from cluster.connect import ray_cluster, seconds_without_head
 from slicemamba.errors import RunFailedError
 
 _LOOK_SECONDS = 5.0
@@ -51,7 +57,7 @@ def watched(needs: Sequence[Need], tell: Callable[[str], None]) -> Iterator[None
     by_client = client.is_connected()  # type: ignore[no-untyped-call]
     head = None if by_client else ray.get_runtime_context().gcs_address
     look = _Look(head, needs)
-    thread = threading.Thread(target=_watch, args=(look, tell, stop), name="cluster", daemon=True)
+    thread = threading.Thread(target=_watch, args=(look, tell, stop, _end_process), name="cluster", daemon=True)
     thread.start()
     try:
         yield
@@ -60,11 +66,19 @@ def watched(needs: Sequence[Need], tell: Callable[[str], None]) -> Iterator[None
         thread.join(_ANSWER_SECONDS)
 
 
-def _watch(look: Callable[[], str | None], tell: Callable[[str], None], stop: threading.Event) -> None:
+def _watch(
+    look: Callable[[], str | None],
+    tell: Callable[[str], None],
+    stop: threading.Event,
+    end: Callable[[str], None],
+) -> None:
     told, last, times = None, None, 0
     while not stop.wait(_LOOK_SECONDS):
         try:
             seen = look()
+        except HeadLostError as error:
+            end(str(error))
+            return
         except Exception:  # the head has gone in the middle of it, or the client's connection: nothing was seen
             continue
         times = times + 1 if seen == last else 1
@@ -75,22 +89,47 @@ def _watch(look: Callable[[], str | None], tell: Callable[[str], None], stop: th
             told = seen
 
 
+class HeadLostError(Exception):
+    """Ray's head has been away for longer than a driver may be without it."""
+
+
 class _Look:
     """What is wrong with the cluster at the moment; None where nothing is."""
 
     def __init__(self, head: str | None, needs: Sequence[Need]) -> None:
         self._head = head  # None by way of ray://, whose client tells by itself what has become of it
         self._needs = needs
+        self._silent_since: float | None = None
+        self._patience_seconds = seconds_without_head()
 
     def __call__(self) -> str | None:
+        """Raises HeadLostError."""
         if self._head is not None and not _answers(self._head):
-            return (
-                f"Ray's head at {self._head} does not answer; Ray ends this driver about a minute after its head. "
-                "Restart the head, then the run: it continues from here"
-            )
+            return self._without_head()
+        self._silent_since = None
         nodes = live_nodes()
         missing = [sentence for need in self._needs if (sentence := need.shortage(nodes)) is not None]
         return f"nodes have left, and the run waits for new ones: {'; '.join(missing)}" if missing else None
+
+    def _without_head(self) -> str:
+        """From the first look on that found it silent: before that this process itself may have stood still."""
+        now = time.monotonic()
+        self._silent_since = now if self._silent_since is None else self._silent_since
+        if now - self._silent_since > self._patience_seconds:
+            raise HeadLostError(
+                f"Ray's head at {self._head} has not answered for {self._patience_seconds:g} s, so this driver ends. "
+                "When the head can be reached, start the run again: it continues from here"
+            )
+        return (
+            f"Ray's head at {self._head} does not answer; this driver ends about a minute after its head. "
+            "Restart the head, then the run: it continues from here"
+        )
+
+
+def _end_process(reason: str) -> None:
+    """At once, as Ray does it, and without a last word in the run: the main thread hangs in a call to the head."""
+    print(f"error: {reason}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _answers(address: str) -> bool:

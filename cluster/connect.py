@@ -39,6 +39,7 @@ ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
+_RAYS_PATIENCE, _PATIENCE_SECONDS = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0  # and Ray's default
 _INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for drivers it has started itself
 
 
@@ -57,6 +58,11 @@ def worker_variables() -> dict[str, str]:
 def _own_job() -> dict[str, Any]:
     config: dict[str, Any] = json.loads(os.environ.get(_INSIDE_A_JOB) or "{}")
     return config
+
+
+def seconds_without_head() -> float:
+    """How long a driver waits for a head that does not answer, by Ray's own setting."""
+    return float(os.environ.get(_RAYS_PATIENCE) or _PATIENCE_SECONDS)
 
 
 def use_local_token() -> None:

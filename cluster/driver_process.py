@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 import uuid
@@ -57,6 +58,15 @@ class DriverProcess:
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}" + (f", Ray job {self.job}" if self.job else "")
+
+
+def in_place_of_a_lost_job(run: str) -> bool:
+    """Whether this process is a job that the service submitted again: named after the run, with a number.
+
+    It does so only when Ray says that the job before has ended. A driver that still beats then is one whose node Ray
+    has given up, as it is cut off from the head, and is about to find that out itself.
+    """
+    return re.fullmatch(rf"{re.escape(run)}-\d+", submission_id() or "") is not None
 
 
 def _began(pid: int) -> float:

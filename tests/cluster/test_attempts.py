@@ -225,6 +225,58 @@ def test_driver_of_another_machine_is_left_alone_whatever_its_clock_says(
         thread.join()
 
 
+@pytest.fixture
+def cut_off(tmp_path: Path, elsewhere: DriverProcess) -> Iterator[threading.Event]:
+    """A driver of another machine that beats until it is told to end."""
+    file, end = leave(tmp_path, elsewhere), threading.Event()
+
+    def beat() -> None:
+        moment = 0
+        while not end.wait(0.1):
+            file.write_text(str(moment := moment + 1))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    yield end
+    end.set()
+    thread.join()
+
+
+def test_job_in_place_of_a_lost_one_waits_for_its_driver_to_fall_silent(
+    tmp_path: Path, cut_off: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray has given up the node of the driver before, which is cut off from the head and does not know it yet."""
+    monkeypatch.setattr(cluster.driver_process, "submission_id", lambda: f"{tmp_path.name}-2")
+    began = time.monotonic()
+    timer = threading.Timer(2 * EXPIRE_SECONDS, cut_off.set)
+    timer.start()
+    with held(tmp_path) as attempt:
+        assert time.monotonic() - began >= 3 * EXPIRE_SECONDS - 0.2
+        assert attempt.number == 2
+    timer.join()
+
+
+@pytest.mark.parametrize("job", ["{run}", "{run}-x", "raysubmit_1", "another-2", None])
+def test_other_jobs_do_not_wait_for_a_driver_at_work(
+    tmp_path: Path, cut_off: threading.Event, monkeypatch: pytest.MonkeyPatch, job: str | None
+) -> None:
+    monkeypatch.setattr(cluster.driver_process, "submission_id", lambda: job and job.format(run=tmp_path.name))
+    with pytest.raises(InputError, match="has a running driver"), held(tmp_path):
+        pass
+
+
+def test_job_in_place_of_a_lost_one_does_not_wait_for_ever(
+    tmp_path: Path, cut_off: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster.driver_process, "submission_id", lambda: f"{tmp_path.name}-2")
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "1")
+    began = time.monotonic()
+    with pytest.raises(InputError, match="has a running driver"), held(tmp_path):
+        pass
+    assert time.monotonic() - began >= 1.5
+    assert not cut_off.is_set()
+
+
 def test_of_many_that_follow_a_dead_driver_one_gets_the_run(tmp_path: Path, elsewhere: DriverProcess) -> None:
     for round_ in range(2):
         folder = tmp_path / str(round_)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -30,6 +33,28 @@ def test_head_that_stops_answering_is_told_with_what_to_do(monkeypatch: pytest.M
     assert watch._Look(None, NEEDS)() is None
 
 
+def test_driver_without_its_head_for_a_minute_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray ends it only where the head's machine refuses connections, not where it is cut off from it."""
+    monkeypatch.setattr(watch, "live_nodes", lambda: [Node("n1", 4, 0)])
+    monkeypatch.setattr(watch, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(watch.time, "monotonic", itertools.count(0, 20).__next__)
+    answers = iter([True, False, False, False, True, False, False, False, False, False])
+    monkeypatch.setattr(watch, "_answers", lambda address: next(answers))
+    told: list[str] = []
+    ends: list[str] = []
+    watch._watch(watch._Look("head:6379", NEEDS), told.append, threading.Event(), ends.append)
+    assert [sentence.partition(";")[0] for sentence in told] == ["Ray's head at head:6379 does not answer"]
+    assert len(ends) == 1
+    assert ends[0].startswith("Ray's head at head:6379 has not answered for 60 s, so this driver ends")
+    assert list(answers) == []
+
+
+def test_ended_driver_says_why() -> None:
+    code = "from cluster.cluster_health import _end_process; _end_process('the head is gone')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: the head is gone\n")
+
+
 def test_missing_nodes_are_told_with_what_they_would_have_to_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [Node("n1", 0, 0), Node("n2", 4, 0)]
     monkeypatch.setattr(watch, "live_nodes", lambda: nodes)
@@ -54,7 +79,7 @@ def follow(seen: list[str | None], monkeypatch: pytest.MonkeyPatch, tell: object
             stop.set()
             return seen[-1]
 
-    watch._watch(look, tell or told.append, stop)  # type: ignore[arg-type]
+    watch._watch(look, tell or told.append, stop, pytest.fail)  # type: ignore[arg-type]
     return told
 
 
@@ -85,7 +110,7 @@ def test_look_that_fails_ends_no_watch_and_is_not_taken_for_a_complete_cluster(m
             raise seen
         return seen
 
-    watch._watch(look, told.append, stop)
+    watch._watch(look, told.append, stop, pytest.fail)
     assert told == ["a", "b"]
 
 

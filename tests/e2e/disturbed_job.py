@@ -48,10 +48,11 @@ def _losses(run: RunFolder) -> set[tuple[int, float]]:
     return {(event["epoch"], event["loss"]) for _, event in run.events() if event["event"] == "epoch"}
 
 
-def check_nothing_lost_or_twice(run: RunFolder) -> None:
+def check_nothing_lost_or_twice(run: RunFolder, num_trials: int = NUM_TRIALS) -> None:
     trials = find_trials(open_storage(run.study_location), "search")
-    assert [trial.state for trial in trials] == [TrialState.COMPLETED] * NUM_TRIALS
-    assert len({trial.architecture for trial in trials}) == NUM_TRIALS
+    assert [trial.number for trial in trials] == list(range(num_trials))
+    assert [trial.state for trial in trials] == [TrialState.COMPLETED] * num_trials
+    assert len({trial.architecture for trial in trials}) == num_trials
     # Once ended, no trial is written again, and its worker's counts are not either.
     records = [json.loads(line) for line in Path(run.study_location).read_text().splitlines()]
     endings = Counter(each["trial_id"] for each in records if each["op_code"] == _FINISHED)

@@ -180,7 +180,7 @@ def test_driver_in_a_terminal_ends_with_a_word_and_goes_on_when_it_is_started_ag
     assert driver.returncode != 0
     said = log.read_text()
     assert "warning: Ray's head at" in said
-    assert "does not answer; Ray ends this driver about a minute after its head. Restart the head, then the run" in said
+    assert "does not answer; this driver ends about a minute after its head. Restart the head, then the run" in said
     head.start()
     done = subprocess.run(command, env=head.ray.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout + done.stderr
