@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from cluster.finals import _save as save_state
 from cluster.run_folder import RunFolder
 from slicemamba.architecture import Architecture
 from slicemamba.config import ModelConfig
@@ -20,6 +22,7 @@ from slicemamba.evaluation.evaluate import Evaluation
 from slicemamba.evaluation.figures import save_predictions
 from slicemamba.evaluation.per_image import image_rows, write_csv
 from slicemamba.evaluation.scores import save_arrays
+from slicemamba.files import write_text
 from slicemamba.models.checkpoints import load_network, save_network
 from slicemamba.models.unet import SliceMambaUNet
 from slicemamba.training.logs import plot_training
@@ -41,6 +44,8 @@ def write_run(folder: Path) -> None:
     scored = Evaluation({"dice": 1.0}, np.ones((2, 1, 4), np.int64), blank)
     save_predictions(folder / "predictions", data, scored, limit=1)
     write_csv(folder / "per_image.csv", image_rows(data.names, scored))
+    save_state(folder / "finals" / "1" / "00001.pt", {"epoch": 1, "network": {"a": torch.zeros(1000)}})
+    write_text(folder / "report.html", "<p>" + 1000 * "word " + "</html>\n")
     run.write_json("result.json", {"dice": 1.0})
 
 
@@ -50,6 +55,8 @@ def is_whole(file: Path) -> bool:
         ".json": lambda: json.loads(file.read_text(), parse_constant=lambda name: pytest.fail(name)),
         ".npz": lambda: dict(np.load(file)),
         ".png": lambda: np.asarray(Image.open(file)),
+        ".pt": lambda: torch.load(file, weights_only=False),
+        ".html": lambda: file.read_text().rstrip().endswith("</html>") or pytest.fail(str(file)),
         ".csv": lambda: file.read_text().count("\n") == 3 or pytest.fail(str(file)),
         ".safetensors": lambda: load_network(file.parent) if (file.parent / "config.json").exists() else None,
     }
@@ -67,7 +74,7 @@ def test_no_write_of_a_run_leaves_a_part_under_a_final_name(
 ) -> None:
     write_run(tmp_path / "whole")
     complete = {file.relative_to(tmp_path / "whole") for file in (tmp_path / "whole").rglob("*") if file.is_file()}
-    assert len(complete) == 10
+    assert len(complete) == 12
     ends_at = 0
     replace = Path.replace
 

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from highdicom.seg import segread
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -179,6 +180,7 @@ def test_masks_of_a_series_are_written_as_it_asks_and_read_back(tmp_path: Path, 
         assert written[tag].value == source[tag].value
     assert written.SeriesInstanceUID != source.SeriesInstanceUID
     assert [segment.SegmentLabel for segment in written.SegmentSequence] == ["Läsion", "organ"]
+    assert segread(path).number_of_segments == 2
     referenced = written.ReferencedSeriesSequence[0]
     assert referenced.SeriesInstanceUID == source.SeriesInstanceUID
     assert len(referenced.ReferencedInstanceSequence) == 5

@@ -315,7 +315,10 @@ def call(*arguments: object) -> str:
 
 @pytest.mark.parametrize(
     ("make", "fit"),
-    [*((make, "stretch") for make in KINDS), (nnunet_three_labels, "pad"), (nnunet_anisotropic, "pad")],
+    [
+        *((make, "stretch") for make in KINDS),
+        *((make, fitted) for make in (nnunet_three_labels, nnunet_anisotropic) for fitted in ("pad", "patch")),
+    ],
 )
 def test_from_the_download_to_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Raw], fit: Fit
@@ -383,7 +386,7 @@ def read(path: Path) -> NDArray[Any]:
 JOB = """
 kind: search
 recipe: scratch
-data: {name: set, root: %s, image_size: [32, 32], intensity: zscore}
+data: {name: set, root: %s, image_size: [32, 32], intensity: zscore, fit: %s}
 model: {skeleton: conv, embed_dim: 8, levels: 3, block_levels: [1], d_state: 4}
 space: {choices: [2x2, 4x4, c3, "-"], weight_sharing: shared}
 supernet: {epochs: 12, batch_size: 4, learning_rate: 0.01, validate_every: 12}
@@ -396,16 +399,18 @@ resources: {train: {cpus: 1}}
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("make", [nnunet_two_channels, nnunet_anisotropic])
+@pytest.mark.parametrize(
+    ("make", "fit"), [(nnunet_two_channels, "stretch"), (nnunet_anisotropic, "stretch"), (nnunet_three_labels, "patch")]
+)
 def test_from_the_download_through_a_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Raw]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Raw], fit: Fit
 ) -> None:
     """The training of the other test is `slicemamba search` here; its run is what `predict` is given."""
     monkeypatch.setenv("SLICEMAMBA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     raw = make(tmp_path / "raw")
     call("data", "prepare", raw.kind, tmp_path / "raw", tmp_path / "set", *raw.prepare)
-    (tmp_path / "job.yaml").write_text(JOB % (tmp_path / "set"))
+    (tmp_path / "job.yaml").write_text(JOB % (tmp_path / "set", fit))
     app = typer.Typer(pretty_exceptions_enable=False)
     cluster.cli.register(app)
     command = ["search", str(tmp_path / "job.yaml"), "--out", str(tmp_path / "run")]
