@@ -17,7 +17,7 @@ from api import schemas
 from api.bodies import StrictRoute
 from api.deps import AppParts, Parts, bad_token, link, page_token, read_page_token, written_in_its_thread
 from api.earlier import earlier_searches
-from api.estimate import estimate, num_evaluations, work_of
+from api.estimate import estimate, num_evaluations
 from api.models import Search
 from api.problems import ProblemError, bad_parameter, conflict
 from api.schemas import Problem
@@ -26,6 +26,7 @@ from api.specs import EXAMPLE, JobBody
 from api.states import SearchState
 from cluster.config import SearchJob, public_spec
 from cluster.room import needs_of, waits_for
+from cluster.work import work_of
 from nas.advice import advice
 from slicemamba.data.checks import Listing
 from slicemamba.text import masked
