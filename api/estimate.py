@@ -13,8 +13,9 @@ from typing import Any
 
 from api import schemas
 from cluster.config import RetrainJob, SearchJob
-from cluster.rounds import finals_epochs, round_sizes
 from cluster.run_view import Progress
+from cluster.work import TRAIN_PASSES, work_by_phase, work_of
+from cluster.work import Work as Work
 from slicemamba.config import DataConfig, TrainConfig
 from slicemamba.costs import NetworkCost, network_cost
 from slicemamba.data.checks import Listing
@@ -22,35 +23,25 @@ from slicemamba.data.fit import count_windows
 from slicemamba.errors import InputError
 from slicemamba.recipes import TRAININGS
 
-# A training step passes forward once and backward at the cost of two forward passes.
-TRAIN_PASSES = 3
 # Operations a second of one CPU thread and of one GPU in float32: wide, as small networks reach a fraction of what
 # large ones do. A CPU thread with AVX-512 reached 37e9 and more at the published size (docs/benchmarks.md).
 CPU_RANGE, GPU_RANGE = (3e9, 40e9), (1e12, 20e12)
+START_SECONDS = (4.0, 30.0)
+"""That the workers of a phase take to start: processes, imports, images. Seen on laptops and on busy machines."""
+PROCESS_BYTES = 750 * 2**20
+"""Of a worker with torch and Ray before it has done anything; seen on a CPU."""
 MAX_EARLIER = 5
 _MEASURED_SPREAD = 1.3  # machines and images differ, even for the same network
 _SCALED_SPREAD = 3.0
 
 
 @dataclass(frozen=True)
-class Work:
-    """Passes of one image: forward and backward in training, forward in evaluation."""
-
-    trained: int
-    evaluated: int
-
-    @property
-    def passes(self) -> int:
-        """In forward passes."""
-        return TRAIN_PASSES * self.trained + self.evaluated
-
-
-@dataclass(frozen=True)
 class Rates:
-    """Seconds of worker time for one image trained and one evaluated."""
+    """Seconds of worker time for one image trained, for one evaluated, and for the start of a phase's workers."""
 
     train: float
     evaluate: float
+    start: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,52 +60,9 @@ def samples_of(data: DataConfig, listing: Listing) -> dict[str, int]:
     return {split: count * windows for split, count in listing.num_images.items()}
 
 
-def work_by_phase(job: SearchJob | RetrainJob, num_images: Mapping[str, int]) -> dict[str, Work]:
-    """What each phase has to do, validation included; early stops and what is reused between candidates are not known.
-
-    Args:
-        job: the search, or the retraining of a trial. num_images: of each split.
-    """
-    found: dict[str, Work] = {}
-    if isinstance(job, SearchJob):
-        paths = len(job.space.choices) + job.supernet.num_val_architectures
-        one = _training(job.supernet, paths, num_images)
-        found["supernet"] = Work(job.supernet.paths_per_step * one.trained, one.evaluated)
-        if job.search.num_surveyed:
-            found["survey"] = Work(0, job.search.num_surveyed * (1 + len(job.search.flips)) * num_images["search"])
-        candidates = Work(0, job.search.num_trials * (1 + len(job.search.flips)) * num_images["search"])
-        found |= dict.fromkeys(["search", "random"] if job.search.random_baseline else ["search"], candidates)
-        if job.finals_settings is not None:
-            finals = job.finals_settings
-            scored_images = sum(round_sizes(finals.max_candidates, finals.rounds)) * num_images["search"]
-            found["finals"] = Work(finals_epochs(job, finals) * num_images["train"], scored_images)
-    if job.retrain is not None:
-        scored = [*("search", "test"), *(["val"] if job.data.folds is not None else [])]
-        found["retrain"] = _training(job.retrain, 1, num_images)
-        if isinstance(job, SearchJob) and job.baselines:  # each takes as long as the winner
-            trainings = len(job.baselines)
-            found["baselines"] = Work(trainings * found["retrain"].trained, trainings * found["retrain"].evaluated)
-        found["evaluate"] = Work(0, sum(num_images[split] for split in scored))
-    return found
-
-
-def _training(settings: TrainConfig, paths: int, num_images: Mapping[str, int]) -> Work:
-    return Work(settings.epochs * num_images["train"], _validations(settings) * paths * num_images["val"])
-
-
-def work_of(job: SearchJob, num_images: Mapping[str, int]) -> Work:
-    """The same of all phases together."""
-    phases = work_by_phase(job, num_images).values()
-    return Work(sum(phase.trained for phase in phases), sum(phase.evaluated for phase in phases))
-
-
 def num_evaluations(job: SearchJob) -> int:
     """Architectures evaluated, the random baseline's included."""
     return job.search.num_trials * (2 if job.search.random_baseline else 1)
-
-
-def _validations(settings: TrainConfig) -> int:
-    return -(-settings.epochs // settings.validate_every)
 
 
 def work_told(job: SearchJob | RetrainJob, progress: Mapping[str, Progress]) -> dict[str, Work] | None:
@@ -148,7 +96,9 @@ def measured_rates(job: SearchJob, progress: Mapping[str, Progress]) -> Rates | 
     per_pass = None if work is None else seconds_per_pass(work, progress)
     if work is None or per_pass is None or searched is None or not searched.seconds:
         return None
+    starts = [phase.start_seconds for phase in progress.values() if phase.start_seconds is not None]
     return Rates(
+        start=sum(starts) / max(1, len(starts)),
         train=TRAIN_PASSES * per_pass * job.resources.train.num_workers,
         evaluate=searched.seconds * workers_told(progress) / work["search"].evaluated,
     )
@@ -165,7 +115,8 @@ def estimate(job: SearchJob, num_images: Mapping[str, int], earlier: Iterable[Ea
     """
     work, cost = work_of(job, num_images), _cost(job)
     try:
-        hours, low, high, basis = _hours(job, work, cost, list(earlier))
+        starts = len(work_by_phase(job, num_images)) * job.resources.train.num_workers
+        hours, low, high, basis = _hours(job, work, starts, cost, list(earlier))
         memory = training_memory(job) / 2**20
     except OverflowError:
         high = memory = math.inf
@@ -185,23 +136,25 @@ def _cost(job: SearchJob) -> NetworkCost:
     return network_cost(job.model, job.data.num_classes, job.data.image_size)
 
 
-def _hours(job: SearchJob, work: Work, cost: NetworkCost, earlier: list[Earlier]) -> tuple[float, float, float, str]:
-    """(expected, low, high, what they rest on)."""
+def _hours(
+    job: SearchJob, work: Work, starts: int, cost: NetworkCost, earlier: list[Earlier]
+) -> tuple[float, float, float, str]:
+    """(expected, low, high, what they rest on); ``starts`` of workers."""
     near = [one for one in earlier if workers_of(one.job) == workers_of(job)]
     same = [one for one in near if alike(one.job) == alike(job)][:MAX_EARLIER]
     if same:
-        found = [_total(work, one.rates, 1.0) for one in same]
+        found = [_total(work, starts, one.rates, 1.0) for one in same]
         basis = f"measured: {_named(same)} had the same network, image size and workers on this service"
         return _spread(found, _MEASURED_SPREAD, basis)
     if near:
         near = near[:MAX_EARLIER]
-        found = [_total(work, one.rates, cost.flops / _cost(one.job).flops) for one in near]
+        found = [_total(work, starts, one.rates, cost.flops / _cost(one.job).flops) for one in near]
         basis = (
             f"scaled: {_named(near)} had the same workers on this service; seconds are scaled by the operations of the "
             f"networks ({cost.flops / 1e9:.3g} G per image here)"
         )
         return _spread(found, _SCALED_SPREAD, basis)
-    return _assumed(job, work, cost)
+    return _assumed(job, work, starts, cost)
 
 
 def alike(job: SearchJob) -> tuple[Any, ...]:
@@ -220,8 +173,9 @@ def _named(found: Sequence[Earlier]) -> str:
     return f"search {found[0].search_id}{more}"
 
 
-def _total(work: Work, rates: Rates, factor: float) -> float:
-    return factor * (work.trained * rates.train + work.evaluated * rates.evaluate) / 3600
+def _total(work: Work, starts: int, rates: Rates, factor: float) -> float:
+    passes = factor * (work.trained * rates.train + work.evaluated * rates.evaluate)
+    return (passes + starts * rates.start) / 3600
 
 
 def _spread(found: Sequence[float], factor: float, basis: str) -> tuple[float, float, float, str]:
@@ -229,7 +183,7 @@ def _spread(found: Sequence[float], factor: float, basis: str) -> tuple[float, f
     return found[0], min(found) / factor, max(found) * factor, basis
 
 
-def _assumed(job: SearchJob, work: Work, cost: NetworkCost) -> tuple[float, float, float, str]:
+def _assumed(job: SearchJob, work: Work, starts: int, cost: NetworkCost) -> tuple[float, float, float, str]:
     """A worker with a GPU is taken to be as fast as its share of one, else as its threads."""
     train, search = job.resources.train, job.resources.search
 
@@ -243,7 +197,8 @@ def _assumed(job: SearchJob, work: Work, cost: NetworkCost) -> tuple[float, floa
             total += passes * cost.flops / speed
         return total
 
-    slow, fast = seconds(0) / 3600, seconds(1) / 3600
+    slow = (seconds(0) + starts * START_SECONDS[1]) / 3600
+    fast = (seconds(1) + starts * START_SECONDS[0]) / 3600
     ranges = []
     if train.gpus or search.gpus:
         ranges.append(f"{GPU_RANGE[0] / 1e12:g}–{GPU_RANGE[1] / 1e12:g} TFLOP/s per GPU")
@@ -258,8 +213,8 @@ def _assumed(job: SearchJob, work: Work, cost: NetworkCost) -> tuple[float, floa
 
 def training_memory(job: SearchJob) -> int:
     """Bytes that a worker needs to train, the larger of supernet and retraining: weights, gradients, two moments of
-    AdamW, the average where one is kept, and what its share of a batch keeps for the backward pass. The framework's
-    own memory and the images are not counted."""
+    AdamW, the average where one is kept, and what its share of a batch keeps for the backward pass, and the libraries.
+    The images are not counted."""
     cost = _cost(job)
     copies = 1 if job.space.weight_sharing == "shared" else len(job.space.choices)
     needs = [_training_bytes(job, job.supernet, cost.params + (copies - 1) * cost.block_params, cost)]
@@ -270,4 +225,4 @@ def training_memory(job: SearchJob) -> int:
 
 def _training_bytes(job: SearchJob, settings: TrainConfig, params: int, cost: NetworkCost) -> int:
     share = -(-settings.batch_size // (job.resources.train.num_workers * settings.accumulate_steps))
-    return (4 + (settings.ema_decay is not None)) * 4 * params + share * cost.saved_bytes
+    return PROCESS_BYTES + (4 + (settings.ema_decay is not None)) * 4 * params + share * cost.saved_bytes

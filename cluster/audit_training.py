@@ -202,14 +202,14 @@ class _Trainings:
             return retrain(job, Architecture.parse(one.architecture), place, self._cache_dir)
 
     def _progress(self, one: Training, part: float, metrics: dict[str, float]) -> None:
-        """In hundredths of a training, as bars count in whole numbers."""
+        """In epochs of all trainings together."""
         self._parts[one.place] = part
         self._folder.emit(
             "progress",
             phase="audit_retrain",
-            done=round(100 * sum(self._parts.values())),
-            total=100 * self._total,
-            unit="% of a training",
+            done=round(self._settings.epochs * sum(self._parts.values())),
+            total=self._settings.epochs * self._total,
+            unit="epochs",
             metrics=metrics,
         )
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cluster.config import ResourcesConfig, SearchWorkers, TrainWorkers
+from cluster.connect import connected
+from cluster.local import num_cores
 from slicemamba.errors import InputError, name_some
 
 _POLL_SECONDS = 2.0
@@ -38,7 +40,11 @@ def _times(part: float, whole: float) -> int:
 
 
 def live_nodes() -> list[Node]:
-    """Of the connected cluster."""
+    """Of the connected cluster; without one, this machine."""
+    if not connected():
+        import torch
+
+        return [Node("this machine", num_cores(), torch.cuda.device_count())]
     import ray
 
     found = ray.nodes()  # type: ignore[no-untyped-call]

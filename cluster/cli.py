@@ -30,7 +30,11 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override an option; may be repeated.")
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Ray address; default: RAY_ADDRESS, otherwise start Ray on this machine.")
+    str | None,
+    typer.Option(
+        help="Ray address; `local` starts Ray on this machine, `none` does all in this process. Default: RAY_ADDRESS, "
+        "otherwise `none` for jobs of one worker at a time, else `local`."
+    ),
 ]
 
 INTERRUPTED = 130  # exit code
@@ -92,13 +96,20 @@ def search(
         bool, typer.Option("--auto", help="Take the folder of a data set in place of a job, and plan one for it.")
     ] = False,
     address: Address = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check it, plan it, and try one training step; keep nothing.")
+    ] = False,
 ) -> None:
     """Train the supernet, search, retrain the winner and evaluate it. Repeat the command to resume."""
     from cluster.summary import print_summary
 
     if auto:
         config = _planned(config, out)
-    run = _run(_read(config, overrides, "search"), config, out, address)
+    values = _read(config, overrides, "search")
+    if dry_run:
+        _dry_run(values, config, address)
+        return
+    run = _run(values, config, out, address)
     print_summary(Console(), run.read_json("result.json") or {})
     typer.echo(f"report: {run.path / 'report.html'}")
     typer.echo(f"next, how far to trust it: {command_line('audit', str(run.path))}")
@@ -259,7 +270,9 @@ def cross_validate(
     last_epoch: Annotated[
         bool, typer.Option("--last-epoch", help="Keep each fold's last epoch, not the best on its held-out images.")
     ] = False,
-    run_dir: Annotated[Path | None, typer.Option("--run-dir", "-o", help="Default: runs/NAME-OF-CONFIG-folds.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the folds; default: runs/NAME-OF-CONFIG-folds.")
+    ] = None,
     overrides: Overrides = None,
     address: Address = None,
 ) -> None:
@@ -273,11 +286,11 @@ def cross_validate(
     assert isinstance(job, RetrainJob)
     if last_epoch:
         job = job.model_copy(update={"retrain": job.retrain.model_copy(update={"validate_every": job.retrain.epochs})})
-    run = RunFolder(run_dir or Path("runs") / f"{config.stem}-folds")
+    run = RunFolder(out or Path("runs") / f"{config.stem}-folds")
     for fold, (part, folder) in enumerate(fold_jobs(job, folds, run), 1):
         typer.echo(f"Fold {fold} of {folds}: {folder.path}", err=True)
         _run_job(part, folder, address)
-    print_cross_validation(Console(), conclude(job, folds, run, address))
+    print_cross_validation(Console(), conclude(job, folds, run, address or _default_address(job)))
     typer.echo(f"ensemble: {run.path / 'ensemble'}")
 
 
@@ -417,11 +430,33 @@ def _run_job(job: Job, run: RunFolder, address: str | None, store: str | None = 
 
     with _resumable(), progress_view(Console(stderr=True)) as view:
         try:
-            run_job(job, run, address=address, on_status=partial(show_status, view), store=store)
+            run_job(
+                job, run, address=address or _default_address(job), on_status=partial(show_status, view), store=store
+            )
         except InputError as error:
             if error.pointer != "/resources" or address or os.environ.get("RAY_ADDRESS"):
                 raise
             raise InputError(error.message, pointer=error.pointer, details=[*error.details, *_would_run(job)]) from None
+
+
+def _dry_run(values: dict[str, Any], config: Path, address: str | None) -> None:
+    from cluster.config import SearchJob, parse_job
+    from cluster.dry_run import dry_run
+
+    job = parse_job(values, source=str(config))
+    assert isinstance(job, SearchJob)
+    dry_run(job, address or os.environ.get("RAY_ADDRESS") or _default_address(job), Console())
+
+
+def _default_address(job: Job) -> str | None:
+    """Where a job of one worker at a time runs: to start a Ray for it would take longer than many such jobs do."""
+    from cluster.config import SearchJob
+    from cluster.connect import NO_RAY
+
+    alone = job.resources.train.num_workers == 1
+    if isinstance(job, SearchJob):
+        alone = alone and job.resources.search.num_workers == 1
+    return NO_RAY if alone and not os.environ.get("RAY_ADDRESS") else None
 
 
 def _would_run(job: Job) -> list[str]:

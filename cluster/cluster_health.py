@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cluster.capacity import Need, live_nodes, wait_for_room
-from cluster.connect import ray_cluster, seconds_without_head
+from cluster.connect import ENVIRONMENT, NO_RAY, ray_cluster, seconds_without_head
 from slicemamba.errors import RunFailedError
 
 _LOOK_SECONDS = 5.0
@@ -34,9 +34,15 @@ def cluster_with_room(
     """``ray_cluster`` with room for the workers, waited for or refused, and watched for the time of a block.
 
     Args:
+        address: NO_RAY for none; then this machine has to have the room.
         address, needs, wait_seconds, tell: as of ``ray_cluster``, ``wait_for_room`` and ``watched``, which also say
             what is raised.
     """
+    if address == NO_RAY:
+        os.environ.setdefault("OMP_WAIT_POLICY", ENVIRONMENT["OMP_WAIT_POLICY"])  # before torch is loaded
+        wait_for_room(needs, 0, True, tell)
+        yield
+        return
     with ray_cluster(address) as own:
         wait_for_room(needs, wait_seconds, own, tell)
         with watched(needs, tell):

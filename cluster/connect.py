@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,8 +40,16 @@ ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
+NO_RAY = "none"
+"""As an address: all work is done in this process, one thing after the other."""
 _RAYS_PATIENCE, _PATIENCE_SECONDS = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0  # and Ray's default
 _INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for drivers it has started itself
+
+
+def connected() -> bool:
+    """Whether this process is a driver or worker of a Ray; else it does all work by itself."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def submission_id() -> str | None:
@@ -74,7 +83,7 @@ def use_local_token() -> None:
 
 def check_address(address: str) -> None:
     """Raises InputError when nothing listens at a Ray address, in seconds instead of Ray's minutes."""
-    if address in ("auto", "local"):
+    if address in ("auto", "local", NO_RAY):
         return
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
@@ -88,7 +97,7 @@ def check_address(address: str) -> None:
             "cluster (--address or RAY_ADDRESS)"
         )
     if scheme not in ("", "ray") or host is None or port is None:
-        raise InputError(f"Ray address must be 'auto', 'local', HOST:PORT or ray://HOST:PORT; got {address!r}")
+        raise InputError(f"Ray address must be 'auto', 'local', 'none', HOST:PORT or ray://HOST:PORT; got {address!r}")
     try:
         socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
     except (OSError, UnicodeError) as error:  # the latter for names that no host can have
@@ -208,7 +217,9 @@ def _start_own(options: dict[str, Any]) -> None:
 
 
 def cluster_resources() -> dict[str, float]:
-    """What all nodes of the connected cluster offer: CPU, GPU, memory (bytes) and more."""
+    """What all nodes of the connected cluster offer: CPU, GPU, memory (bytes) and more; nothing where there is none."""
+    if not connected():
+        return {}
     import ray
 
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]

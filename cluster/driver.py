@@ -80,7 +80,7 @@ def run_job(
     if isinstance(job, SearchJob):
         check_can_search(address)
     with mirrored(run, store):  # first, as weights that the job starts from may come with it
-        return _run_job(_with_paths(job), run, address, on_status)
+        return _run_job(with_paths(job), run, address, on_status)
 
 
 def _run_job(
@@ -111,7 +111,7 @@ def _run_job(
         return result
 
 
-def _with_paths(job: Job) -> Job:
+def with_paths(job: Job) -> Job:
     """The job with absolute paths, which hold on other processes too. Raises InputError for unknown data."""
     if isinstance(job, PretrainJob):
         return job.model_copy(update={"data": resolve_pictures(job.data)})

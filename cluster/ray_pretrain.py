@@ -1,4 +1,4 @@
-"""Pretraining of an encoder on Ray Train."""
+"""Pretraining of an encoder, as other trainings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import ray.train
 import torch
 
 from cluster.config import PretrainJob, parse_job
 from cluster.history import plot_trainings
-from cluster.ray_train import Reporter, load_checkpoint, run_workers, workers_folder
+from cluster.ray_train import Reporter, run_workers, workers_folder
 from cluster.run_folder import RunFolder
+from cluster.training_place import place_of
 from cluster.workers import use_threads
 from slicemamba.data.pictures import find_pictures
 from slicemamba.models.classifier import SliceClassifier, save_encoder
@@ -41,8 +41,9 @@ def _worker(config: dict[str, Any]) -> None:
     use_threads(job.resources.train.cpus)
     train, val = find_pictures(job.data)
     torch.manual_seed(job.pretrain.seed)
-    network = SliceClassifier(job.model, len(train.classes), job.slicing).to(ray.train.torch.get_device())
-    reporter = Reporter(workers_folder(config), PHASE)
+    place = place_of(config)
+    network = SliceClassifier(job.model, len(train.classes), job.slicing).to(place.device)
+    reporter = Reporter(workers_folder(config), PHASE, place)
     fit(
         network,
         Classification(train, job.data, job.pretrain),
@@ -50,5 +51,5 @@ def _worker(config: dict[str, Any]) -> None:
         validate=lambda: accuracy(network, val, job.data, job.pretrain),
         on_epoch=reporter.on_epoch,
         on_step=reporter.on_step,
-        state=load_checkpoint(ray.train.get_checkpoint()),
+        state=place.resume(),
     )

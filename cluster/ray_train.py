@@ -1,6 +1,6 @@
-"""Training on Ray Train: the supernet and the retrained winner, by the same loop as the pretraining.
+"""Training of the supernet and of the retrained winner, by the same loop as the pretraining.
 
-A run with the same folder and phase goes on from its last checkpoint.
+On Ray Train or, without a Ray, in this process. A run with the same folder and phase goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -8,28 +8,24 @@ from __future__ import annotations
 import itertools
 import logging
 import re
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ray.train
 import torch
-from ray.exceptions import RayActorError
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, Result, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from cluster.attempts import Attempt
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SegmentationJob, SupernetJob, parse_job
+from cluster.connect import connected
 from cluster.disk import disk_fault
 from cluster.final_fault import FinalFault
 from cluster.history import plot_trainings
 from cluster.initial import build_network, init_source
 from cluster.metrics import TrainingMetrics
 from cluster.run_folder import RunFolder
+from cluster.training_place import Place, alone, load_checkpoint, place_of
 from cluster.workers import use_threads
 from nas.evaluator import mean_scores
 from nas.sampling import PathSampler
@@ -37,7 +33,7 @@ from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
 from slicemamba.config import TrainConfig
 from slicemamba.data.base import SegmentationData, load_split
-from slicemamba.errors import RunFailedError
+from slicemamba.errors import InputError, RunFailedError
 from slicemamba.models.checkpoints import save_network
 from slicemamba.models.ensemble import SingleNetwork
 from slicemamba.models.initialise import initialise
@@ -49,7 +45,11 @@ from slicemamba.training.seeds import generator_for
 from slicemamba.training.trainer import EpochReport, State, fit, steps_per_epoch, trained_weights
 from slicemamba.training.validation import shared_scores
 
-_STATE = "state.pt"
+if TYPE_CHECKING:
+    from ray.train import Result
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
 _PROGRESS_SECONDS = 0.5
 _MAX_FAILURES = 3
 
@@ -114,7 +114,9 @@ def run_workers(
     score: str = "val_dice",
     **more: Any,
 ) -> State:
-    """Trains on Ray Train, or goes on with it; returns the state of the epoch with the best score.
+    """Trains, or goes on with it; returns the state of the epoch with the best score.
+
+    On Ray Train or, without a Ray, in this process.
 
     Args:
         worker: what each worker runs; it gets the job, the run's folder, the phase and ``more`` as one mapping.
@@ -130,16 +132,47 @@ def run_workers(
     run.emit("progress", phase=phase, done=0, total=total, unit="steps", metrics={})
     fault = FinalFault(run.path / ".ray" / f"fault-{phase}.json")
     fault.forget()
+    config = {
+        "job": job.model_dump(mode="json"),
+        "run": str(run.path),
+        "driver": None if run.attempt is None else [str(run.attempt.run_path), run.attempt.number],
+        "phase": phase,
+        "score": score,
+        **more,
+    }
+    train = _on_ray if connected() else _here
+    try:
+        state = train(partial(fault.run, worker), config, job, run)
+    finally:
+        fault.tell()
+    assert state is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
+    return state
+
+
+def _here(worker: Callable[[dict[str, Any]], None], config: dict[str, Any], job: Job, run: RunFolder) -> State | None:
+    """By one worker in this process."""
+    if job.resources.train.num_workers > 1:
+        raise InputError(
+            "several training workers need Ray; set resources.train.num_workers=1, or leave out --address none",
+            pointer="/resources/train/num_workers",
+        )
+    try:
+        worker(config)
+    except RuntimeError as error:  # of torch: out of memory and the like
+        raise RunFailedError(f"training failed: {_reason(error)}") from error
+    return alone(config).best()
+
+
+def _on_ray(worker: Callable[[dict[str, Any]], None], config: dict[str, Any], job: Job, run: RunFolder) -> State | None:
+    """By a group of workers of Ray Train."""
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    workers = job.resources.train
     trainer = partial(
         TorchTrainer,
-        partial(fault.run, worker),
-        train_loop_config={
-            "job": job.model_dump(mode="json"),
-            "run": str(run.path),
-            "driver": None if run.attempt is None else [str(run.attempt.run_path), run.attempt.number],
-            "phase": phase,
-            **more,
-        },
+        worker,
+        train_loop_config=config,
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
             placement_strategy=workers.placement,
@@ -147,21 +180,15 @@ def run_workers(
             resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
         ),
         run_config=RunConfig(
-            name=phase,
+            name=config["phase"],
             storage_path=str(run.path / ".ray"),
             failure_config=FailureConfig(max_failures=_MAX_FAILURES),
-            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=score),
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=config["score"]),
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # mypy sees the older class
         ),
     )
-    try:
-        result = _fit(trainer, run, phase)
-    finally:
-        fault.tell()
-    best = result.get_best_checkpoint(score, "max")
-    state = load_checkpoint(best)
-    assert state is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
-    return state
+    result = _fit(trainer, run, config["phase"])
+    return load_checkpoint(result.get_best_checkpoint(config["score"], "max"))
 
 
 def _fit(trainer: Callable[[], TorchTrainer], run: RunFolder, phase: str) -> Result:
@@ -170,6 +197,9 @@ def _fit(trainer: Callable[[], TorchTrainer], run: RunFolder, phase: str) -> Res
     It starts a group of workers again of which one has died, but not where one dies while the group starts, nor where
     its own controller dies.
     """
+    from ray.exceptions import RayActorError
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
     for deaths in itertools.count(1):
         try:
             return trainer().fit()
@@ -215,19 +245,19 @@ def _worker(config: dict[str, Any]) -> None:
     use_threads(job.resources.train.cpus)
     architecture = None if config["architecture"] is None else Architecture.parse(config["architecture"])
     settings = _settings(job, config["phase"])
-    device = ray.train.torch.get_device()
+    place = place_of(config)
     torch.manual_seed(settings.seed)
     network = build_network(job, architecture)
-    state = load_checkpoint(ray.train.get_checkpoint())
+    state = place.resume()
     data = load_split(job.data, "train", Path(config["cache"]))
     if state is None and settings.prior_bias:
         start_at_prior(network, data)
     if state is None and config["init"] is not None:
         initialise(network, Path(config["init"]), architecture)
-    network.to(device)
+    network.to(place.device)
     val = load_split(job.data, "val", Path(config["cache"]))
-    reporter = Reporter(workers_folder(config), config["phase"])
-    if ray.train.get_context().get_world_rank() == 0 or settings.stop_if_not_learning:  # then all stop at once
+    reporter = Reporter(workers_folder(config), config["phase"], place)
+    if place.is_first or settings.stop_if_not_learning:  # then all stop at once
         reporter.learning = LearningWatch(data, val, job.model, settings, pretrained=config["init"] is not None)
 
     fit(
@@ -280,23 +310,15 @@ def _validator(
     return lambda: shared_scores(network, val, batch_size=settings.batch_size, device=device)
 
 
-def load_checkpoint(checkpoint: Checkpoint | None) -> State | None:
-    """The state in a checkpoint of Ray Train; None where there is none yet."""
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        state: State = torch.load(Path(folder) / _STATE, weights_only=True, map_location="cpu")
-    return state
-
-
 class Reporter:
-    """Sends progress to the run's events, TensorBoard and metrics (first worker only), checkpoints to Ray Train."""
+    """Sends progress to the run's events, TensorBoard and metrics (first worker only), checkpoints to their place."""
 
-    def __init__(self, run: RunFolder, phase: str) -> None:
+    def __init__(self, run: RunFolder, phase: str, place: Place) -> None:
         self._run = run
         self._phase = phase
         self._tensorboard = TensorBoardLog(run.path / "tensorboard" / phase)
-        self._is_first = ray.train.get_context().get_world_rank() == 0
+        self._place = place
+        self._is_first = place.is_first
         self._gauges = TrainingMetrics(run.path.name, phase)
         self._metrics: dict[str, float] = {}
         self._last = 0.0
@@ -319,14 +341,8 @@ class Reporter:
         doubt = self.learning.check(report) if self.learning is not None else None
         if doubt is not None and self._is_first:
             self._run.warn(doubt, self._phase)
-        if not report.validation:
-            return
-        if not self._is_first:
-            ray.train.report(report.flat())
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(state(), Path(folder) / _STATE)
-            ray.train.report(report.flat(), checkpoint=Checkpoint.from_directory(folder))
+        if report.validation:
+            self._place.keep(report, state)
 
     def _progress(self, done: int, total: int, metrics: dict[str, float]) -> None:
         self._run.emit("progress", phase=self._phase, done=done, total=total, unit="steps", metrics=metrics)

@@ -7,6 +7,7 @@ under its number, and as many are evaluated at the same time as the cluster has 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import socket
 import sys
@@ -24,9 +25,11 @@ import torch
 from ray import tune
 from ray.tune import CheckpointConfig, RunConfig, Stopper, TuneConfig, Tuner
 from ray.tune.search import Searcher as TuneSearcher
+from ray.tune.utils import flatten_dict
 
 from cluster.capacity import live_nodes, num_fitting
 from cluster.config import SearchJob, parse_job
+from cluster.connect import connected
 from cluster.run_folder import RunFolder
 from cluster.tune_internals import ForgetNumbers, KeepWorkers
 from cluster.workers import device_for, run_on_worker, show_as, use_threads
@@ -271,7 +274,7 @@ def search(
     worker: type[tune.Trainable] = SlicingTrial,
     more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Runs a session to its end on Ray.
+    """Runs a session to its end on Ray or, without one, in this process.
 
     Args:
         job: the job. session: of the study to fill. supernet_dir: the trained supernet.
@@ -284,22 +287,57 @@ def search(
     """
     if session.finished:
         return
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns that trials left no result files: none are wanted
-    workers, weights = job.resources.search, _weights(supernet_dir)
-    trainable = tune.with_parameters(
-        worker,
-        weights=weights,
-        card=read_card(supernet_dir).model_dump_json(),
-        job=job.model_dump(mode="json"),
-        cache_dir=str(cache_dir),
-        run_path=str(run.path),
-        study=name,
-        latencies=latencies,
+    given = {
+        "weights": _weights(supernet_dir),
+        "card": read_card(supernet_dir).model_dump_json(),
+        "job": job.model_dump(mode="json"),
+        "cache_dir": str(cache_dir),
+        "run_path": str(run.path),
+        "study": name,
+        "latencies": latencies,
         **(more or {}),
-    )
+    }
     searcher = _SessionSearcher(session, on_trial, _Room(job), partial(_tell_lost, run, name), on_running)
+    if connected():
+        _search_on_ray(job, searcher, worker, given, run, name)
+    else:
+        _search_here(searcher, worker, given)
+    if searcher.broken is not None:
+        raise searcher.broken
+    if not session.finished:  # Tune takes an interrupt for itself and returns
+        raise KeyboardInterrupt
+
+
+def _search_here(searcher: _SessionSearcher, worker: type[tune.Trainable], given: Mapping[str, Any]) -> None:
+    """By one worker in this process, without all that Tune prepares for one of its own."""
+    actor = worker.__new__(worker)
+    actor.setup({}, **given)
+    for number in itertools.count():
+        config = searcher.suggest(str(number))
+        if not isinstance(config, dict):
+            return
+        actor.config = config
+        searcher.on_trial_complete(str(number), flatten_dict(actor.step()))
+        if searcher.broken is not None:
+            return
+
+
+def _search_on_ray(
+    job: SearchJob,
+    searcher: _SessionSearcher,
+    worker: type[tune.Trainable],
+    given: Mapping[str, Any],
+    run: RunFolder,
+    name: str,
+) -> None:
+    """By workers of Ray Tune."""
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns that trials left no result files: none are wanted
+    workers = job.resources.search
     tuner = Tuner(
-        tune.with_resources(trainable, {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})),
+        tune.with_resources(
+            tune.with_parameters(worker, **given),
+            {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
+        ),
         tune_config=TuneConfig(
             search_alg=searcher,
             num_samples=-1,
@@ -323,10 +361,6 @@ def search(
     except Exception:
         if searcher.broken is None:
             raise
-    if searcher.broken is not None:
-        raise searcher.broken
-    if not session.finished:  # Tune takes an interrupt for itself and returns
-        raise KeyboardInterrupt
 
 
 def _tell_lost(run: RunFolder, phase: str, trial: Trial, deaths: int, fault: str | None) -> None:
@@ -390,6 +424,8 @@ def _on_worker(function: Callable[..., T], name: str, job: SearchJob, supernet_d
 def num_search_workers(job: SearchJob) -> int:
     """Candidates evaluated at the same time: as configured, or as many as the cluster has room for now."""
     workers = job.resources.search
+    if not connected():
+        return 1
     if workers.num_workers:
         return workers.num_workers
     return max(1, num_fitting(workers, live_nodes()))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import ray
 import torch
-from ray.exceptions import RayTaskError
 
 from cluster.config import SearchWorkers, TrainWorkers
+from cluster.connect import connected
 from slicemamba.errors import InputError, RunFailedError
 
 T = TypeVar("T")
@@ -25,10 +24,12 @@ def use_threads(cpus: float) -> None:
 
 
 def show_as(text: str) -> None:
-    """Names this worker's process until its task ends, for the list of processes in Ray's dashboard and in ``top``.
+    """Names a Ray worker's process until its task ends, for the list of processes in Ray's dashboard and in ``top``.
 
     The dashboard's name of an actor is fixed when it is made; this one follows what a reused actor does.
     """
+    if not connected():
+        return
     try:
         from ray._raylet import setproctitle  # type: ignore[attr-defined]
     except ImportError:  # Ray does not promise it, and nothing depends on it
@@ -44,9 +45,16 @@ def device_for(workers: TrainWorkers | SearchWorkers) -> torch.device:
 def run_on_worker(function: Callable[..., T], workers: TrainWorkers | SearchWorkers, name: str, *arguments: Any) -> T:
     """Calls a function on one worker with these resources, shown in Ray's dashboard by ``name``, and waits.
 
+    Without a Ray it is called here.
+
     Raises:
         InputError, RunFailedError: raised by the function.
     """
+    if not connected():
+        return _call(function, workers.cpus, *arguments)
+    import ray
+    from ray.exceptions import RayTaskError
+
     task = ray.remote(_call).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name=name)
     try:
         result: T = ray.get(task.remote(function, workers.cpus, *arguments))

@@ -106,7 +106,7 @@ def test_unreadable_file_is_refused(tmp_path: Path, content: bytes, said: str) -
 def test_absent_file_and_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist; give the path of a YAML file"):
         read_yaml(tmp_path / "absent.yaml")
-    with pytest.raises(InputError, match="is a folder; .*--auto` plans a search on it"):
+    with pytest.raises(InputError, match=r"is a folder; .*--auto` plans a search on it"):
         read_yaml(tmp_path)
 
 

@@ -10,17 +10,17 @@ from service_helpers import BODY, Bench
 
 from api.estimate import (
     CPU_RANGE,
-    TRAIN_PASSES,
+    PROCESS_BYTES,
+    START_SECONDS,
     Earlier,
     Rates,
     estimate,
     measured_rates,
     training_memory,
-    work_by_phase,
-    work_of,
 )
 from cluster.config import SearchJob, parse_job
 from cluster.run_view import Progress
+from cluster.work import TRAIN_PASSES, work_by_phase, work_of
 from slicemamba.costs import network_cost
 from slicemamba.errors import InputError
 
@@ -51,6 +51,9 @@ def test_without_earlier_searches_a_range_of_throughput_is_assumed_and_named() -
     found, work = estimate(wanted, IMAGES, []), work_of(wanted, IMAGES)
     flops = network_cost(wanted.model, 1, (32, 32)).flops
     slow = (TRAIN_PASSES * work.trained / 2 + work.evaluated) * flops / CPU_RANGE[0] / 3600
+    phases = work_by_phase(wanted, IMAGES)
+    assert phases.keys() == {"supernet", "search", "retrain", "baselines", "evaluate"}
+    slow += len(phases) * START_SECONDS[1] / 3600
     assert found.device_hours_high == pytest.approx(slow)
     assert found.device_hours_low < found.device_hours < found.device_hours_high
     assert found.basis.startswith("assumed")
@@ -79,6 +82,8 @@ def test_a_search_like_it_is_measured_and_another_network_scaled() -> None:
     assert found.device_hours == pytest.approx(expected)  # of the newest alike
     assert found.device_hours_high > 3 * expected
     assert "s-a and 1 before it" in found.basis
+    starting = estimate(wanted, IMAGES, [Earlier("s-a", wanted, Rates(0.1, 0.02, start=36.0))])
+    assert starting.device_hours == pytest.approx(expected + 5 * 0.01)
     elsewhere = job(resources={"train": {"gpus": 1}, "search": {"gpus": 1}})
     assert estimate(elsewhere, IMAGES, both).basis.startswith("assumed")
 
@@ -91,6 +96,7 @@ def test_cost_that_is_no_number_is_refused(options: dict[str, int]) -> None:
 
 def test_memory_grows_with_batch_choices_and_average() -> None:
     small = training_memory(job())
+    assert small > PROCESS_BYTES, "libraries count"
     assert training_memory(job(supernet={"batch_size": 64})) > small
     assert training_memory(job(retrain={"batch_size": 64})) > small
     assert training_memory(job(retrain=None, space={"weight_sharing": "shared"})) < small
@@ -112,8 +118,8 @@ def test_validate_learns_from_searches_that_ended_here(bench: Bench) -> None:
     images = {"train": 4.0, "val": 2.0, "search": 2.0, "test": 2.0}
     progress = {
         "check": Progress(done=10, total=10, unit="images", metrics={**images, "workers": 2}),
-        "supernet": Progress(done=300, total=300, unit="steps", seconds_per_unit=0.5),
-        "search": Progress(done=8, total=8, unit="trials", seconds=4.0),
+        "supernet": Progress(done=300, total=300, unit="steps", seconds_per_unit=0.5, start_seconds=9.0),
+        "search": Progress(done=8, total=8, unit="trials", seconds=4.0, start_seconds=3.0),
     }
     bench.drive(search_id, "SUCCEEDED", progress=progress)
     bench.round()
@@ -123,6 +129,7 @@ def test_validate_learns_from_searches_that_ended_here(bench: Bench) -> None:
     passes = work_by_phase(job(), {split: int(count) for split, count in images.items()})["supernet"].passes
     assert rates.train == pytest.approx(TRAIN_PASSES * 150 / passes)
     assert rates.evaluate == pytest.approx(4.0 * 2 / (8 * 2))
+    assert rates.start == 6.0
     found = validate(bench)
     assert found["basis"].startswith(f"measured: search {search_id}")
     assert found["num_evaluations"] == 8

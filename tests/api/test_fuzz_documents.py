@@ -87,7 +87,7 @@ def command() -> Any:
 @pytest.fixture
 def call(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
     """The exit code of a command and what it says; a run ends where its data has been checked."""
-    monkeypatch.setattr(driver, "run_job", lambda job, run, **__: driver._check_input(driver._with_paths(job), run))
+    monkeypatch.setattr(driver, "run_job", lambda job, run, **__: driver._check_input(driver.with_paths(job), run))
     monkeypatch.setattr("cluster.summary.print_summary", lambda *_: None)
     monkeypatch.setattr("cluster.summary.print_scores", lambda *_: None)
     monkeypatch.setenv("SLICEMAMBA_CACHE", str(tmp_path / "cache"))

@@ -179,6 +179,16 @@ def test_winner_of_the_run_is_trained_again_only_by_another_recipe(
         assert told == [("started", None), ("phase", "retrain"), ("ended", None)]  # its time is counted from the start
 
 
+def test_progress_of_trainings_is_told_in_epochs(finished: RunFolder) -> None:
+    folder = RunFolder(finished.path / "audit")
+    work = _Trainings(job(), finished, folder, AuditConfig(epochs=5), finished.path)
+    work.train([], more=4)
+    for place, part in ((0, 1.0), (1, 0.4)):
+        work._progress(Training(place, "", ("sampled",), 0), part, {})
+    last = [event for _, event in folder.events()][-1]
+    assert (last["done"], last["total"], last["unit"]) == (7, 20, "epochs")
+
+
 class Superseded:
     """The attempt of an audit's driver that another one has followed."""
 

@@ -100,7 +100,7 @@ def test_cross_validation_and_comparison_from_the_command_line(tmp_path: Path) -
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    folds = ["cross-validate", str(config), "--folds", "2", "--last-epoch", "--run-dir", str(run)]
+    folds = ["cross-validate", str(config), "--folds", "2", "--last-epoch", "--out", str(run)]
     assert "ensemble" in command(*folds)
     result = json.loads((run / "result.json").read_text())
     assert result["network"] == "U-Net"

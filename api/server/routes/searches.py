@@ -14,7 +14,7 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from pydantic import ValidationError
 
 from api import schemas
-from api.estimate import estimate, num_evaluations, samples_of, work_of
+from api.estimate import estimate, num_evaluations, samples_of
 from api.schemas import Problem
 from api.server.bodies import StrictRoute
 from api.server.dependencies import (
@@ -34,6 +34,7 @@ from api.server.specs import EXAMPLE, JobBody
 from api.states import SearchState
 from cluster.capacity import needs_of, waits_for
 from cluster.config import SearchJob, public_spec
+from cluster.work import work_of
 from nas.advice import advice
 from slicemamba.data.checks import Listing
 from slicemamba.text import masked
