@@ -170,6 +170,17 @@ def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Be
     first = page.locator("table", has=page.get_by_role("button", name="number")).locator("tbody tr").first
     assert first.locator("td").first.inner_text() == f"{best['number']} ★"  # sorted by the first objective
     shoot(page, "search")
+    page.get_by_label("what is limited").select_option("latency_ms")
+    page.get_by_role("textbox", name="limit").fill("26")
+    page.get_by_role("button", name="Pick").click()
+    picked = bench.http.get(f"/v1/searches/{search_id}/pick", params={"max": "latency_ms=26"}).json()
+    said = page.get_by_role("status").filter(has_text=f"Trial {picked['trial']['number']}:")
+    said.wait_for()
+    assert f"beside the best, trial {picked['best']}" in said.inner_text() or "the best of all" in said.inner_text()
+    page.get_by_role("textbox", name="limit").fill("1")
+    page.get_by_role("button", name="Pick").click()
+    page.get_by_text("no member of the frontier is within latency_ms ≤ 1").wait_for()
+    shoot(page, "picked")
     with page.expect_download() as download:
         page.get_by_role("button", name="CSV").click()
     assert len(download.value.path().read_text().splitlines()) == 91
@@ -202,6 +213,24 @@ def test_a_warning_is_shown_in_the_list_and_on_the_page(page: Page, place: tuple
     page.locator(".finding.wait").get_by_text(warning).wait_for()
     shoot(page, "search-warning")
     bench.http.post(f"/v1/searches/{search_id}/cancel")
+
+
+def test_searches_that_wait_show_their_place(page: Page, tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "runs", max_running=1)
+    server = uvicorn.Server(uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    ids = [bench.submit({**BODY, "name": name}) for name in ("first", "second", "third")]
+    bench.round()
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    page.goto(f"http://127.0.0.1:{server.config.port}")
+    page.locator("tr", has_text="third").get_by_text("place 2").wait_for()
+    shoot(page, "list-queue")
+    page.goto(f"http://127.0.0.1:{server.config.port}/#/s/{ids[1]}")
+    page.get_by_text("waiting in the queue for a place on the cluster · place 1 in the queue").wait_for()
+    server.should_exit = True
+    thread.join()
 
 
 def test_a_small_search_is_filled_in(page: Page, place: tuple[str, Bench]) -> None:

@@ -3,9 +3,11 @@ import { download, get, openPage, post, query, send } from "./api.js";
 import { showJobs, start, under } from "./jobs.js";
 import { logBox } from "./log.js";
 import * as plots from "./plots.js";
+import { pickForm } from "./pick.js";
 import { resultCard } from "./result.js";
 import { PHASES, ask, attempt, chip, clockTime, duration, el, number, notify, rough, select, swap, table, timeLeft, when } from "./ui.js";
 
+const PAGES = 5; // of a thousand trials each, that a plot shows
 const UNDER_WAY = ["QUEUED", "STARTING", "RUNNING"];
 
 export function searchPage(main, live, id) {
@@ -17,12 +19,14 @@ export function searchPage(main, live, id) {
   plot.slicing.setAttribute("aria-label", "Share of each slice size in the frontier, by block; the best is framed");
   const view = { sort: null, state: "", tokens: [null], axes: null, known: null, estimate: undefined, intervals: {} };
   const axes = el("div", { className: "row" });
+  const picking = el("div");
+  const cut = el("p", { className: "soft", hidden: true }, `The plot shows the first ${(PAGES * 1000).toLocaleString("en")} completed trials; the table has all.`);
   const audit = el("button", { type: "button", hidden: true, onclick: () => attempt(startAudit) }, "Audit");
 
   main.replaceChildren(
     el("section", { className: "card" }, parts.head, parts.findings, parts.phases), el("section", { className: "card" }, parts.tiles, parts.comparison),
     el("div", { className: "two" },
-      el("section", { className: "card" }, el("div", { className: "row" }, el("h2", { className: "grow" }, "Pareto frontier"), axes), plot.pareto),
+      el("section", { className: "card" }, el("div", { className: "row" }, el("h2", { className: "grow" }, "Pareto frontier"), axes), plot.pareto, cut, picking),
       el("section", { className: "card" }, el("h2", {}, "Hypervolume"), plot.hypervolume)),
     el("section", { className: "card" }, el("h2", {}, "Slicing of the frontier"), plot.slicing),
     el("section", { className: "card" }, parts.trials),
@@ -38,7 +42,9 @@ export function searchPage(main, live, id) {
     parts.phases.replaceChildren(phases(search));
     swap(parts.history, lasting, () => history(search));
     const front = await get(`${url}/pareto`);
-    view.axes ??= [front.objectives[0].name, (front.objectives[1] ?? front.objectives[0]).name];
+    // Beside a single objective, what it costs: one figure against itself shows nothing.
+    const cost = ["latency_ms", "flops", "params"].find((name) => front.measured.includes(name));
+    view.axes ??= [front.objectives[0].name, front.objectives[1]?.name ?? cost ?? front.objectives[0].name];
     view.sort ??= `${front.objectives[0].direction === "maximize" ? "-" : ""}${front.objectives[0].name}`;
     if (view.estimate === undefined) { // a token that may only read gets none
       view.estimate = null;
@@ -64,7 +70,18 @@ export function searchPage(main, live, id) {
       axes.append(select(i ? "x" : "y", front.measured.map((n) => [n, known[n].title]), view.axes[i], (value) => { view.axes[i] = value; live.now(); }));
     const [y, x] = view.axes.map((name) => known[name]);
     const names = [...new Set(view.axes)].join(",");
-    const some = (study) => get(`${url}/trials${query({ study, state: "COMPLETED", page_size: 1000 })}`).then((page) => page.trials);
+    if (!picking.childElementCount && front.trials.length) picking.append(pickForm(url, id, front.measured, known));
+    const some = async (study) => {
+      const trials = [];
+      let next = null;
+      for (let i = 0; i < PAGES && (i === 0 || next); i++) {
+        const page = await get(`${url}/trials${query({ study, state: "COMPLETED", page_size: 1000, page_token: next })}`);
+        trials.push(...page.trials);
+        next = page.next_page_token;
+      }
+      if (study === "search") cut.hidden = !next;
+      return trials;
+    };
     const [trials, random, chosen, curve, baseline, { trials: [bestRandom], worker_seconds }] = await Promise.all([
       some("search"), some("random"), get(`${url}/pareto${query({ objectives: names })}`), get(`${url}/hypervolume`), get(`${url}/hypervolume?study=random`),
       get(`${url}/pareto${query({ study: "random", objectives: front.objectives.map((o) => o.name).join(",") })}`).catch(() => ({ trials: [], worker_seconds: 0 }))]);
