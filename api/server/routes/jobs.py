@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel
 
 from api import schemas
 from api.schemas import Problem
@@ -53,58 +55,50 @@ def _accepted(request: Request, response: Response, context: AppContext, submitt
     return _answer(response, context, row)
 
 
+class _OfTrial:
+    """What all jobs on a trial are told: which trial, and the key of the request."""
+
+    def __init__(
+        self,
+        search_id: str,
+        number: Number,
+        request: Request,
+        response: Response,
+        context: Context,
+        study: Study = "search",
+        idempotency_key: Key = None,
+    ) -> None:
+        self._trial = search_id, number, study
+        self._key = idempotency_key
+        self._exchange = request, response, context
+        self.follow_ups = context.follow_ups
+
+    def start(self, kind: Callable[..., tuple[Search, bool]], wanted: BaseModel) -> schemas.Job:
+        return _accepted(*self._exchange, kind(*self._trial, wanted, self._key))
+
+
+OfTrial = Annotated[_OfTrial, Depends()]
+
+
 @router.post("/searches/{search_id}/trials/{number}/retrain", status_code=HTTPStatus.ACCEPTED, responses=_NEW)
-def retrain(
-    search_id: str,
-    number: Number,
-    request: Request,
-    response: Response,
-    context: Context,
-    body: schemas.RetrainRequest | None = None,
-    study: Study = "search",
-    idempotency_key: Key = None,
-) -> schemas.Job:
+def retrain(trial: OfTrial, body: schemas.RetrainRequest | None = None) -> schemas.Job:
     """Trains the trial's slicing in the same way as the search's winner, and scores it on test.
 
     `retrain` changes single options of that training; `init` null trains from scratch, `supernet` from its weights.
     """
-    wanted = body or schemas.RetrainRequest()
-    made = context.follow_ups.retrain(search_id, number, study, wanted, idempotency_key)
-    return _accepted(request, response, context, made)
+    return trial.start(trial.follow_ups.retrain, body or schemas.RetrainRequest())
 
 
 @router.post("/searches/{search_id}/trials/{number}/export", status_code=HTTPStatus.ACCEPTED, responses=_NEW)
-def export(
-    search_id: str,
-    number: Number,
-    request: Request,
-    response: Response,
-    context: Context,
-    body: schemas.ExportRequest | None = None,
-    study: Study = "search",
-    idempotency_key: Key = None,
-) -> schemas.Job:
+def export(trial: OfTrial, body: schemas.ExportRequest | None = None) -> schemas.Job:
     """Exports weights, model card, scores and programs of the trial's trained network; 409 if it is not trained."""
-    wanted = body or schemas.ExportRequest()
-    made = context.follow_ups.export(search_id, number, study, wanted, idempotency_key)
-    return _accepted(request, response, context, made)
+    return trial.start(trial.follow_ups.export, body or schemas.ExportRequest())
 
 
 @router.post("/searches/{search_id}/trials/{number}/figures", status_code=HTTPStatus.ACCEPTED, responses=_NEW)
-def figures(
-    search_id: str,
-    number: Number,
-    request: Request,
-    response: Response,
-    context: Context,
-    body: schemas.FiguresRequest | None = None,
-    study: Study = "search",
-    idempotency_key: Key = None,
-) -> schemas.Job:
+def figures(trial: OfTrial, body: schemas.FiguresRequest | None = None) -> schemas.Job:
     """Draws the trial's predictions on the search split, with the supernet's weights: the worst images and the best."""
-    wanted = body or schemas.FiguresRequest()
-    made = context.follow_ups.figures(search_id, number, study, wanted, idempotency_key)
-    return _accepted(request, response, context, made)
+    return trial.start(trial.follow_ups.figures, body or schemas.FiguresRequest())
 
 
 @router.post("/searches/{search_id}/audit", status_code=HTTPStatus.ACCEPTED, responses=_NEW)
