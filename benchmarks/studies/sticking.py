@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prior-bias", action="store_true", help="begin with the classes' shares")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    data = load(DATASET, "train")
+    data = load((64, 64), DATASET, "train")
     network = PUBLISHED.build(data.num_classes)
     assert isinstance(network, SliceMambaUNet)
     if parser.parse_args(arguments).prior_bias:

@@ -48,7 +48,6 @@ from slicemamba.training.trainer import State, fit, steps_per_epoch
 
 FOLDER = Path("benchmarks/results")
 SETS = ("kvasir1000", "busi", "isic2018_500")
-IMAGE = (64, 64)
 CONV = {"skeleton": "conv", "embed_dim": 16, "drop_path_rate": 0.0}
 COLUMNS = ("network", "MFLOPs", "epochs", "Dice by seed", "mean")
 RECIPE = {name: value for name, value in SCRATCH.items() if name not in ("epochs", "validate_every")}
@@ -94,7 +93,7 @@ class Study:
 
     Attributes:
         name: of its files. rows: by what the table calls them. reference: the row that the others are set beside.
-        seconds: processor seconds of a training. sets: data sets.
+        seconds: processor seconds of a training. sets: data sets. image: (H, W) of their images.
     """
 
     name: str
@@ -102,6 +101,7 @@ class Study:
     reference: str
     seconds: float
     sets: tuple[str, ...] = SETS
+    image: tuple[int, int] = (64, 64)
 
     @property
     def results(self) -> Path:
@@ -115,10 +115,10 @@ class Study:
         return [json.loads(line) for line in self.results.read_text().splitlines()] if self.results.is_file() else []
 
 
-def load(name: str, split: str) -> SegmentationData:
+def load(image: tuple[int, int], name: str, split: str) -> SegmentationData:
     if name == organs.NAME:
         return organs.draw(split)
-    config = DataConfig.model_validate({"name": name, "image_size": IMAGE, "intensity": "zscore"})
+    config = DataConfig.model_validate({"name": name, "image_size": image, "intensity": "zscore"})
     return load_split(config, split, default_cache_dir())
 
 
@@ -128,26 +128,26 @@ def step_seconds(study: Study) -> dict[str, float]:
         found: dict[str, float] = json.loads(study.times.read_text())["seconds"]
         return found
     torch.set_num_threads(1)
-    num_classes = load(study.sets[0], "train").num_classes
+    num_classes = load(study.image, study.sets[0], "train").num_classes
     networks: dict[str, nn.Module] = {name: row.build(num_classes).train() for name, row in study.rows.items()}
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(24):
         for name, network in networks.items():
-            images = torch.randn(study.rows[name].batch_size, 3, *IMAGE)
+            images = torch.randn(study.rows[name].batch_size, 3, *study.image)
             started = time.process_time()
             network(images).square().mean().backward()
             times[name].append(time.process_time() - started)
     # The lower quartile: on a shared machine a step is disturbed more often than not.
     quartile = {name: statistics.quantiles(values[2:], n=4)[0] for name, values in times.items()}
     work = {
-        name: (study.rows[name].batch_size, count_flops(network, IMAGE), num_parameters(network))
+        name: (study.rows[name].batch_size, count_flops(network, study.image), num_parameters(network))
         for name, network in networks.items()
     }
     # Rows of the same operations, such as slicings of one network, have one time: what differs is noise.
     seconds = {
         name: statistics.mean(quartile[other] for other in work if work[other] == work[name]) for name in study.rows
     }
-    study.times.write_text(json.dumps({"image": IMAGE, "seconds": seconds}, indent=1) + "\n")
+    study.times.write_text(json.dumps({"image": study.image, "seconds": seconds}, indent=1) + "\n")
     return seconds
 
 
@@ -156,11 +156,11 @@ def train(study: Study, name: str, dataset: str, seed: int, seconds: float, a_st
     torch.set_num_threads(1)
     row = study.rows[name]
     torch.manual_seed(seed)
-    data = load(dataset, "train")
+    data = load(study.image, dataset, "train")
     network = row.start(data)
     started = time.process_time()
     if row.source is not None:
-        other = load(row.source, "train")
+        other = load(study.image, row.source, "train")
         before = row.start(other)
         _fit(before, row, other, seed, seconds, a_step, dict)
         with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +169,9 @@ def train(study: Study, name: str, dataset: str, seed: int, seconds: float, a_st
     scored: dict[str, Any] = {}
 
     def score() -> dict[str, float]:  # called once, after the last epoch, with the averaged weights
-        result = evaluate(network, load(dataset, "test"), batch_size=16, device=torch.device("cpu"), with_hd95=False)
+        result = evaluate(
+            network, load(study.image, dataset, "test"), batch_size=16, device=torch.device("cpu"), with_hd95=False
+        )
         scored.update(dice=result.metrics["dice"], counts=result.counts[..., :3].tolist())
         return {"dice": result.metrics["dice"]}
 
@@ -183,7 +185,7 @@ def train(study: Study, name: str, dataset: str, seed: int, seconds: float, a_st
         "steps": steps,
         "cpu_seconds": round(time.process_time() - started, 1),
         "params": num_parameters(network),
-        "flops": count_flops(network, IMAGE),
+        "flops": count_flops(network, study.image),
         "commit": _commit(),
         "losses": losses,
         **scored,
@@ -276,22 +278,22 @@ def _cells(study: Study, name: str, by_name: Mapping[str, Mapping[int, Mapping[s
         str(first["epochs"]),
         ", ".join(f"{one:.1f}" for one in dice),
         f"{statistics.mean(dice):.1f}",
-        f"{_difference(runs, others, common)} to {beside}" if name != beside and common else "–",
+        f"{_difference(study, runs, others, common)} to {beside}" if name != beside and common else "–",
     ]
 
 
-def _difference(runs: Mapping[int, Any], others: Mapping[int, Any], seeds: list[int]) -> str:
+def _difference(study: Study, runs: Mapping[int, Any], others: Mapping[int, Any], seeds: list[int]) -> str:
     """Mean difference in Dice points, with the interval over images and, of several seeds, over these."""
-    first, second = ([_training(of[seed]["counts"]) for seed in seeds] for of in (runs, others))
+    first, second = ([_training(study, of[seed]["counts"]) for seed in seeds] for of in (runs, others))
     found = difference_of_trainings(first, second, "dice")
     return f"{100 * found.difference:+.1f} ({100 * found.interval.low:+.1f} … {100 * found.interval.high:+.1f})"
 
 
-def _training(counts: list[Any]) -> Training:
+def _training(study: Study, counts: list[Any]) -> Training:
     """(N, classes, 3) of a line, without the true negatives, which follow; (N, 3) in lines of binary masks."""
     marked = np.array(counts)
     marked = marked if marked.ndim == 3 else marked[:, None]
-    rest = IMAGE[0] * IMAGE[1] - marked.sum(axis=-1, keepdims=True)
+    rest = study.image[0] * study.image[1] - marked.sum(axis=-1, keepdims=True)
     return Training(np.concatenate([marked, rest], axis=-1))
 
 
