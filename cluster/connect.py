@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ ENVIRONMENT = {
 NO_RAY = "none"
 """As an address: all work is done in this process, one thing after the other."""
 _RAYS_PATIENCE, _PATIENCE_SECONDS = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0  # and Ray's default
+_LONGEST_TEMP = 30  # characters; what Ray puts behind takes some seventy of the 107 that a socket's path may have
 _INSIDE_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for drivers it has started itself
 
 
@@ -150,7 +152,8 @@ def ray_cluster(address: str | None = None) -> Iterator[bool]:
     try:
         with _in_folder_of_packages():
             if address == "local":
-                _start_own(options)
+                with _in_short_temp():
+                    _start_own(options)
             else:
                 ray.init(address=address, **options)
     except ConnectionError as error:
@@ -190,6 +193,24 @@ def _in_folder_of_packages() -> Iterator[None]:
         os.chdir(before)
 
 
+def short_temp() -> str:
+    """The folder for temporary files, or /tmp where its path is too long for sockets of Ray and of multiprocessing."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= _LONGEST_TEMP else "/tmp"
+
+
+@contextmanager
+def _in_short_temp() -> Iterator[None]:
+    """Ray's processes get it from the environment as they are started; without it they wait for a minute, and fail."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = short_temp()
+    try:
+        yield
+    finally:
+        os.environ.pop("TMPDIR")
+        os.environ.update({} if before is None else {"TMPDIR": before})
+
+
 def _start_own(options: dict[str, Any]) -> None:
     """Starts a Ray, and again where it took too long: it gives its parts 15 s, which a busy machine exceeds."""
     import ray
@@ -200,10 +221,9 @@ def _start_own(options: dict[str, Any]) -> None:
         except OSError as error:
             if "AF_UNIX" not in str(error):  # says what it is of
                 raise
-            folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR")
             raise InputError(
-                f"the folder {folder} has too long a path for Ray's sockets, which may have 107 characters in all; set "
-                "RAY_TMPDIR to a short one, such as RAY_TMPDIR=/tmp"
+                f"the folder {os.environ.get('RAY_TMPDIR')} has too long a path for Ray's sockets, which may have 107 "
+                "characters in all; set RAY_TMPDIR to a short one, such as RAY_TMPDIR=/tmp"
             ) from None
         except Exception as error:  # Ray has no class for it
             if "timed out during startup" in str(error) and attempt < _START_ATTEMPTS:

@@ -22,12 +22,11 @@ from typing import NamedTuple
 
 import psutil
 
-from cluster.connect import ENVIRONMENT
+from cluster.connect import ENVIRONMENT, short_temp
 from slicemamba.errors import InputError, RunFailedError
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
-_LONGEST_TEMP = 30  # characters; what Ray puts behind takes some seventy
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,7 @@ def _environment() -> dict[str, str]:
     return {
         **os.environ,
         **ENVIRONMENT,
+        "TMPDIR": short_temp(),
         "RAY_worker_niceness": "0",  # by default they give way to all else, which starves them on few cores
         # So that ``python`` in a job is this one: jobs have the head's environment.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
@@ -140,9 +140,7 @@ def ray_head(
 
     ports = HeadPorts.free(dashboard_port)
     head = ports.head
-    # A short name, as the paths of the sockets in it are limited to 107 characters.
-    base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_TEMP else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="ray", dir=base, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="ray", dir=short_temp(), ignore_cleanup_errors=True) as folder:
         command = [*ports.start_command(num_cpus=num_cpus, num_gpus=num_gpus, folder=folder), "--block"]
         with started(command, environment=head.environment, log=log) as process, _variables(head.environment):
             deadline = time.monotonic() + _START_SECONDS

@@ -15,6 +15,7 @@ import requests
 import cluster
 from cluster import connect
 from cluster.connect import check_address, ray_cluster
+from cluster.local import HeadPorts
 from slicemamba.errors import InputError, RunFailedError
 
 
@@ -198,6 +199,22 @@ def test_temporary_folder_with_too_long_a_path_names_the_variable(monkeypatch: p
     monkeypatch.setattr("ray.init", init)
     with pytest.raises(InputError, match=r"folder /very/long has too long a path .* set RAY_TMPDIR to a short one"):
         connect._start_own({})
+
+
+@pytest.mark.parametrize("folder", ["/tmp/mine", "/scratch/" + "long/" * 20])
+def test_processes_of_ray_get_a_temporary_folder_that_suits_sockets(
+    monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """Their dashboard's multiprocessing binds sockets there, too: it failed after a minute."""
+    monkeypatch.setattr("tempfile.tempdir", folder)
+    monkeypatch.setenv("TMPDIR", folder)
+    given: list[str | None] = []
+    monkeypatch.setattr("ray.init", lambda **_: given.append(os.environ.get("TMPDIR")))
+    with ray_cluster("local"):
+        assert os.environ["TMPDIR"] == folder
+    suits = folder if len(folder) < 20 else "/tmp"
+    assert given == [suits]
+    assert HeadPorts(*range(7)).head.environment["TMPDIR"] == suits
 
 
 def test_ray_of_ones_own_keeps_no_token_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

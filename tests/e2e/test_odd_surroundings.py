@@ -35,12 +35,19 @@ def surround(folder: Path) -> None:
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
-    """No home folder that could be written to, and a proxy that does not answer, for everything."""
+    """No home folder that could be written to, a proxy that does not answer, a temporary folder of a long path."""
     given = {
         name: value for name, value in os.environ.items() if not name.startswith("RAY_") and "proxy" not in name.lower()
     }
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:9")
-    places = {"HOME": "/dev/null/home", "SLICEMAMBA_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    temporary = tmp_path / "temporary" / ("long" * 30)
+    temporary.mkdir(parents=True, exist_ok=True)
+    places = {
+        "HOME": "/dev/null/home",
+        "TMPDIR": str(temporary),
+        "SLICEMAMBA_CACHE": str(tmp_path / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }
     return given | proxies | places | {"RAY_worker_niceness": "0"}  # or workers starve where all cores are busy
 
 
