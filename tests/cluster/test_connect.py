@@ -60,7 +60,9 @@ def test_address_that_does_not_answer_is_refused_with_the_mend(closed: int, form
     ["", "head", "head:", "head:port", ":6379", "head:70000", "ray://", "ray://head", "[::1", "ftp://127.0.0.1:8265"],
 )
 def test_address_of_another_form_is_refused(address: str) -> None:
-    with pytest.raises(InputError, match="Ray address must be 'auto', 'local', 'none', HOST:PORT or ray://HOST:PORT") as caught:
+    with pytest.raises(
+        InputError, match="Ray address must be 'auto', 'local', 'none', HOST:PORT or ray://HOST:PORT"
+    ) as caught:
         check_address(address)
     assert repr(address) in str(caught.value)
 
