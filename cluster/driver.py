@@ -25,6 +25,7 @@ from cluster.run_folder import JOURNAL, LATENCIES, RunFolder, reports_dir
 from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
 from cluster.storage import mirrored
+from cluster.tracking import tracked
 from nas.advice import advice
 from nas.config import SearchConfig, WarmStart
 from nas.objectives import Bound, Constraints, format_value
@@ -94,7 +95,7 @@ def _run_job(
         done = run.read_json("result.json")  # written last, so the run is finished
         if done is not None:
             return done
-    with only_driver(run), StatusWriter(run, on_status):
+    with only_driver(run), tracked(run, job), StatusWriter(run, on_status):
         if extended:
             run.set_aside_result()
         run.emit("phase", phase="check")

@@ -22,6 +22,7 @@
   report.html      all of it as one page that needs nothing else
   scores/          per-image counts: search.npz, test.npz of the retrained network; <study>/<number>.npz of trials
   training.png     loss and validation score of each training
+  mlflow.json      the MLflow run that is told of this one, where a tracking server is named (cluster/tracking.py)
   audit.json       how far the result can be trusted; of ``slicemamba audit``
   audit/           its own config.json, status.json and attempts; retrained/NN/ networks trained for it
   jobs/<id>/       of jobs that follow the search (see follow_up.py), each with the files of a run of its own
