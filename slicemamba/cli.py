@@ -317,7 +317,7 @@ def _open(folder: Path, split: str, data: Path | None, batch_size: int, device: 
     from slicemamba.data.cache import default_cache_dir
     from slicemamba.data.catalog import DATA_ROOT_VARIABLE, list_datasets, resolve_root
     from slicemamba.data.checks import check_dataset
-    from slicemamba.data.isic import plain_folders
+    from slicemamba.data.pairs import plain_folders
     from slicemamba.data.splits import check_split_name
     from slicemamba.errors import InputError
     from slicemamba.evaluation.inference import InferenceOptions, Segmenter

@@ -15,7 +15,7 @@ from slicemamba.data.catalog import SYNTHETIC, resolve_root
 from slicemamba.data.findings import raise_findings
 from slicemamba.data.fit import count_windows, enlarge
 from slicemamba.data.folds import part_anew
-from slicemamba.data.isic import Pair, fingerprint_files, match_folders
+from slicemamba.data.pairs import Pair, fingerprint_files, match_folders
 from slicemamba.data.parallel import Progress
 from slicemamba.data.patients import groups_of
 from slicemamba.data.reading import IGNORED, as_picture, read_pair, resize_pair

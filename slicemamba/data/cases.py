@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError, Fault, short_path
-from slicemamba.data.isic import normal_name
+from slicemamba.data.pairs import normal_name
 from slicemamba.data.reading import image_of, read_image
 from slicemamba.data.volumes import HDF5_EXTENSIONS, Volume, check_orientation, is_volume, read_volume, stored_channels
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slicemamba.config import DATA_NAME, DataConfig, ModelConfig
 from slicemamba.data.description import describe
-from slicemamba.data.isic import has_split
+from slicemamba.data.pairs import has_split
 from slicemamba.data.polyp import is_polyp
 from slicemamba.data.synapse import is_synapse
 from slicemamba.errors import InputError

@@ -24,8 +24,8 @@ from slicemamba.data.description import FILE as DESCRIPTION_FILE
 from slicemamba.data.description import read_description
 from slicemamba.data.facts import Facts, examine
 from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
-from slicemamba.data.isic import Pair, fingerprint_files
 from slicemamba.data.likeness import alike_pairs
+from slicemamba.data.pairs import Pair, fingerprint_files
 from slicemamba.data.parallel import Progress, run_parallel
 from slicemamba.data.patients import groups_of, patients_of
 from slicemamba.data.reports import DatasetReport, recall, remember

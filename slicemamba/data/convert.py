@@ -18,8 +18,8 @@ from slicemamba.data.cases import read_channels
 from slicemamba.data.colours import Colour, classes_of_colours, offer_colours
 from slicemamba.data.dicom import is_dicom
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
-from slicemamba.data.isic import Pair
 from slicemamba.data.likeness import Sketch, sketch
+from slicemamba.data.pairs import Pair
 from slicemamba.data.parallel import Progress, run_parallel
 from slicemamba.data.reading import check_fit, content_digest, distinct, read_image, read_mask_values
 from slicemamba.data.volumes import base_name

@@ -12,7 +12,9 @@ from slicemamba.data.convert import RawPair
 from slicemamba.data.description import Description
 from slicemamba.data.dicom import is_dicom, is_series
 from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
-from slicemamba.data.isic import (
+from slicemamba.data.nnunet import find_raw_set, read_raw_set
+from slicemamba.data.pair_table import read_pairs
+from slicemamba.data.pairs import (
     ACCEPTED,
     MASK_SUFFIXES,
     Pair,
@@ -22,8 +24,6 @@ from slicemamba.data.isic import (
     picture_files,
     raw_files,
 )
-from slicemamba.data.nnunet import find_raw_set, read_raw_set
-from slicemamba.data.pair_table import read_pairs
 from slicemamba.data.prepare import Kind
 from slicemamba.data.volumes import VOLUME_EXTENSIONS, base_name
 from slicemamba.errors import InputError, name_some

@@ -13,8 +13,8 @@ from PIL import Image
 
 from slicemamba.config import DataConfig
 from slicemamba.data.catalog import SYNTHETIC, resolve_root
-from slicemamba.data.isic import Pair
 from slicemamba.data.nnunet import FILE, IGNORE
+from slicemamba.data.pairs import Pair
 from slicemamba.data.parallel import Progress, run_parallel
 from slicemamba.data.prepare import building
 from slicemamba.data.reading import IGNORED, read_pair

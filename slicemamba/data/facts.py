@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError, Finding
-from slicemamba.data.isic import Pair
 from slicemamba.data.likeness import Sketch, sketch
+from slicemamba.data.pairs import Pair
 from slicemamba.data.parallel import Result
 from slicemamba.data.reading import IGNORED, content_digest, has_alpha, image_of, is_turned, mask_of, read_pair
 

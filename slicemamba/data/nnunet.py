@@ -18,7 +18,7 @@ from slicemamba.data.cases import case_and_channel
 from slicemamba.data.convert import RawPair
 from slicemamba.data.description import Description
 from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
-from slicemamba.data.isic import normal_name, picture_files
+from slicemamba.data.pairs import normal_name, picture_files
 from slicemamba.data.volumes import VOLUME_EXTENSIONS, is_volume
 from slicemamba.errors import InputError
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from slicemamba.data.convert import RawPair
 from slicemamba.data.findings import Fault, Finding, raise_findings, short_path
-from slicemamba.data.isic import normal_name
+from slicemamba.data.pairs import normal_name
 from slicemamba.errors import InputError
 
 COLUMNS = (

@@ -17,7 +17,7 @@ from PIL import Image
 from slicemamba.config import PicturesConfig
 from slicemamba.data.catalog import DATA_ROOT_VARIABLE, data_root_from_environment
 from slicemamba.data.findings import BadFileError, Fault, short_path
-from slicemamba.data.isic import IMAGE_EXTENSIONS, is_picture_name
+from slicemamba.data.pairs import IMAGE_EXTENSIONS, is_picture_name
 from slicemamba.data.reading import as_rgb
 from slicemamba.errors import InputError, name_some
 from slicemamba.files import from_here

@@ -19,7 +19,7 @@ from slicemamba.data.dicom import is_series
 from slicemamba.data.dicom_seg import read_segmentation, segmentation_in
 from slicemamba.data.downloads import Download
 from slicemamba.data.findings import BadFileError, Fault, Finding, raise_findings, short_path
-from slicemamba.data.isic import picture_files
+from slicemamba.data.pairs import picture_files
 from slicemamba.data.parallel import Progress
 from slicemamba.data.prepare import SUMMARY_FILE, Kind, Prepared, SplitPlan, assign_around, building, count_groups
 from slicemamba.data.prepare_synapse import write_case, write_lists

@@ -20,7 +20,7 @@ from slicemamba.config import DataConfig, Fit
 from slicemamba.data.dicom import is_dicom, read_frame
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.data.fit import Box, box_in, pad
-from slicemamba.data.isic import Pair
+from slicemamba.data.pairs import Pair
 from slicemamba.data.slices import read_slice, resize_slice, resize_slice_labels
 from slicemamba.data.tiff import DEEP, read_unusual
 from slicemamba.data.tiff import EXTENSIONS as TIFF_EXTENSIONS

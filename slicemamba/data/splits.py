@@ -17,7 +17,7 @@ import numpy as np
 from slicemamba.config import DataConfig
 from slicemamba.data.findings import Finding, raise_findings
 from slicemamba.data.folds import part_anew
-from slicemamba.data.isic import EXPECTED_TREE, Pair, alike, check_layout, has_split, match_folders, match_pairs
+from slicemamba.data.pairs import EXPECTED_TREE, Pair, alike, check_layout, has_split, match_folders, match_pairs
 from slicemamba.data.patients import groups_of
 from slicemamba.data.polyp import is_polyp, polyp_folders
 from slicemamba.data.strata import balance, words_of

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from slicemamba.data.findings import BadFileError, Fault, Finding
-from slicemamba.data.isic import Pair
+from slicemamba.data.pairs import Pair
 from slicemamba.data.slices import count_slices
 from slicemamba.data.volumes import base_name
 from slicemamba.errors import InputError, name_some

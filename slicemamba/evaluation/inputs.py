@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slicemamba.data.dicom import is_dicom, is_series
-from slicemamba.data.isic import RAW_EXTENSIONS, is_raw
+from slicemamba.data.pairs import RAW_EXTENSIONS, is_raw
 from slicemamba.data.volumes import VOLUME_EXTENSIONS, is_volume
 from slicemamba.errors import InputError, name_some
 

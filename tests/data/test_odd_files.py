@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from slicemamba.config import DataConfig
 from slicemamba.data.checks import check_dataset
 from slicemamba.data.findings import BadFileError
-from slicemamba.data.isic import Pair, match_folders
+from slicemamba.data.pairs import Pair, match_folders
 from slicemamba.data.prepare import SplitPlan
 from slicemamba.data.prepare_pictures import prepare_pictures
 from slicemamba.data.reading import read_image, read_mask, read_mask_values, read_pair

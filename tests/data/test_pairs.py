@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slicemamba.data.findings import raise_findings
-from slicemamba.data.isic import MASK_SUFFIXES, Pair, match_pairs
+from slicemamba.data.pairs import MASK_SUFFIXES, Pair, match_pairs
 from slicemamba.errors import InputError
 
 

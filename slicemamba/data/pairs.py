@@ -1,6 +1,7 @@
-"""The folder layout ``<root>/<split>/{images,masks}`` (ISIC, and any set brought into the same form).
+"""Which image and which mask belong together, by their names, and the layout ``<root>/<split>/{images,masks}``.
 
-Image and mask belong together by the name without extension; the mask's name may carry one of ``MASK_SUFFIXES``.
+They belong together by the name without extension; the mask's name may carry one of ``MASK_SUFFIXES``. The layout is
+that of ISIC, and of any set brought into the same form.
 """
 
 from __future__ import annotations
