@@ -1,7 +1,7 @@
 """How long a first result takes on this machine, and with what: ``python -m benchmarks.first_result``.
 
-Runs ``slicemamba search laptop`` on 80 synthetic images for 8 epochs, once in one process and once on a Ray of its own,
-in turns, and prints from the runs' events when each phase began and when its first unit of work was done.
+Runs ``slicemamba search laptop`` on 80 synthetic images for 8 epochs, in one process and on a Ray that is started for
+it, in turns, and prints from the runs' events when each phase began and when its first unit of work was done.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
+from cluster.connect import NO_RAY
+from cluster.local import num_cores, ray_head
 from cluster.run_folder import RunFolder
 
 OPTIONS = {
@@ -27,19 +30,23 @@ OPTIONS = {
     "model.embed_dim": "8",
     "baselines": "[]",
 }
-WAYS = {"one process": [], "Ray": ["--address", "local"]}
+WAYS = ("one process", "Ray")
 Line = tuple[float, float, float | None]
 """Seconds at which a phase began, that it took, and that passed before its first unit was done."""
 
 
-def run(way: list[str], place: Path) -> dict[str, Line]:
-    """The timeline of one search, by phase."""
-    command = [sys.executable, "-m", "api.cli", "search", "laptop", "--out", str(place / "run"), *way]
-    command += [part for name, value in OPTIONS.items() for part in ("--set", f"{name}={value}")]
-    environment = {**os.environ, "SLICEMAMBA_CACHE": str(place / "cache")}
+def run(way: str, place: Path) -> dict[str, Line]:
+    """The timeline of one search, by phase; that of Ray begins with the start of its head."""
     started = time.time()
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    return timeline(RunFolder(place / "run"), started, time.time())
+    with ray_head(num_cpus=num_cores(), log=place / "ray.log") if way == "Ray" else nullcontext() as head:
+        command = [sys.executable, "-m", "api.cli", "search", "laptop", "--out", str(place / "run")]
+        command += ["--address", NO_RAY if head is None else head.gcs]
+        command += [part for name, value in OPTIONS.items() for part in ("--set", f"{name}={value}")]
+        environment = (dict(os.environ) if head is None else head.environment) | {
+            "SLICEMAMBA_CACHE": str(place / "cache")
+        }
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        return timeline(RunFolder(place / "run"), started, time.time())
 
 
 def timeline(folder: RunFolder, started: float, ended: float) -> dict[str, Line]:
@@ -65,10 +72,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1)
     for number in range(parser.parse_args().rounds):
-        totals = {}
-        for name, way in WAYS.items():
+        totals = dict[str, float]()
+        for name in WAYS:
             with tempfile.TemporaryDirectory() as place:
-                lines = run(way, Path(place))
+                lines = run(name, Path(place))
             print(f"\n{name}, round {number + 1}\n{'phase':<22}{'begins':>8}{'takes':>8}{'first unit':>12}")
             for phase, (begins, takes, first) in lines.items():
                 print(f"{phase:<22}{begins:>8.1f}{takes:>8.1f}{'' if first is None else f'{first:.1f}':>12}")

@@ -67,7 +67,7 @@ def run_job(
     Args:
         job: what to do. run: its folder; one that holds an unfinished run of the same job goes on, as does a search
             that has more trials than before, and nothing is done for a finished one.
-        address: of the Ray cluster, as for ``ray_cluster``.
+        address: of the Ray cluster, as for ``ray_cluster``; NO_RAY for none.
         on_status: called with each new status.
         store: ``s3://bucket/prefix`` that keeps a copy of the folder, which is brought from there where it is newer.
 
