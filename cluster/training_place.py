@@ -55,9 +55,9 @@ class InGroup:
         if not self.is_first:
             ray.train.report(report.flat())
             return
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(state(), Path(folder) / STATE)
-            ray.train.report(report.flat(), checkpoint=ray.train.Checkpoint.from_directory(folder))
+        with tempfile.TemporaryDirectory() as draft:
+            torch.save(state(), Path(draft) / STATE)
+            ray.train.report(report.flat(), checkpoint=ray.train.Checkpoint.from_directory(draft))
 
 
 class Alone:

@@ -163,7 +163,6 @@ PACKAGES = ("slicemamba", "nas", "cluster", "api")
 ELSEWHERE = {
     "cluster/disk.py": "a probe, and a file that only takes room",
     "cluster/driver_log.py": "a log, which is read while it grows",
-    "cluster/ray_train.py": "a folder of Ray's, which takes it as a whole",
     "migrations/__init__.py": "a lock",
     "data/cache.py": "a folder that is renamed as a whole",
     "data/convert.py": "the same",

@@ -73,7 +73,8 @@ def test_worker_computes_on_a_gpu_that_it_was_given_and_on_no_other(
 
 
 def test_worker_shows_what_it_does() -> None:
-    code = "import psutil; from cluster.workers import show_as; show_as('trial 7 s1:2x2'); "
+    code = "import psutil; from cluster import workers; workers.connected = lambda: True; "
+    code += "workers.show_as('trial 7 s1:2x2'); "
     code += "print(psutil.Process().cmdline()[0])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "ray::trial 7 s1:2x2"

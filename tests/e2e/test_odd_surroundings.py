@@ -31,7 +31,8 @@ def surround(folder: Path) -> None:
         file.truncate(UPLOADED)
     (folder / "über.yaml").write_text(JOB, encoding="utf-8")
     # What `uv run` is told by: the command line of a parent.
-    (folder / "run").write_text(f"'{sys.executable}' -P -m api.cli retrain über.yaml; exit $?\n", encoding="utf-8")
+    command = f"'{sys.executable}' -P -m api.cli retrain über.yaml --address local; exit $?"
+    (folder / "run").write_text(command + "\n", encoding="utf-8")
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
@@ -85,7 +86,7 @@ def test_what_cannot_be_got_round_names_the_variable(tmp_path: Path, name: str, 
     (tmp_path / "job.yaml").write_text(JOB)
     given = environment(tmp_path) | {name: value.format(tmp_path)}
     Path(value.format(tmp_path) or tmp_path).mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-P", "-m", "api.cli", "retrain", "job.yaml"]
+    command = [sys.executable, "-P", "-m", "api.cli", "retrain", "job.yaml", "--address", "local"]
     done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode in (1, 2)
     assert says in " ".join(done.stderr.split())
