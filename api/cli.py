@@ -154,9 +154,8 @@ def explain(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.filename and error.errno in _OF_FILES:
         reason = (error.strerror or type(error).__name__).lower()
         return f"{error.filename} cannot be used: {reason}; choose another path, or fix this one", 2
-    if (
-        "api.client.connection" not in sys.modules
-    ):  # then it can be none of its errors, and importing it would take time
+    # Not imported, it has raised nothing, and importing it would take time.
+    if "api.client.connection" not in sys.modules:
         return None
     from api.client.connection import ApiError, ApiUnreachableError
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, Any
 
+from slicemamba.files import open_inside
+
 LOGS = ".logs"
 PART_CHARACTERS = 2**20
 _NUM_PARTS = 4
@@ -112,7 +114,8 @@ def read_log(run_path: Path, job: str) -> tuple[int, str] | None:
         return None
     folder = run_path.resolve() / LOGS / job
     for part in sorted(folder.glob("*.log")):
-        with contextlib.suppress(FileNotFoundError):  # it was the oldest, and is gone meanwhile
-            if part.stem.isdecimal() and part.is_file() and part.resolve() == part:  # no link
-                found.append((int(part.stem), part.read_bytes().decode("utf-8", "replace")))
+        with contextlib.suppress(FileNotFoundError):  # no log, or it was the oldest and is gone meanwhile
+            if part.stem.isdecimal():
+                with open_inside(folder, part) as file:
+                    found.append((int(part.stem), file.read().decode("utf-8", "replace")))
     return (found[0][0], "".join(text for _, text in found)) if found else None

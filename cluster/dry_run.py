@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import psutil
 import torch
@@ -21,7 +21,7 @@ from cluster.ray_train import path_sampler
 from cluster.work import Work, work_by_phase
 from cluster.workers import device_for, use_threads
 from nas.advice import advice
-from slicemamba.data.base import SegmentationData, load_split
+from slicemamba.data.base import load_split
 from slicemamba.data.cache import default_cache_dir
 from slicemamba.data.checks import check_dataset
 from slicemamba.errors import RunFailedError
@@ -84,7 +84,7 @@ def try_step(job: SearchJob) -> Trial:
     """Trains the supernet for one batch, twice, as the first time includes what is done once; the shorter counts."""
     use_threads(job.resources.train.cpus)
     settings = job.supernet.model_copy(update={"epochs": 1, "warmup_epochs": 0, "early_stop_epochs": None})
-    batch = _first(load_split(job.data, "train", default_cache_dir()), settings.batch_size)
+    batch = load_split(job.data, "train", default_cache_dir()).take(slice(settings.batch_size))
     network = build_network(job, None).to(device_for(job.resources.train))
     sampler = path_sampler(job)
 
@@ -92,15 +92,8 @@ def try_step(job: SearchJob) -> Trial:
         fit(network, batch, settings, validate=lambda: {"dice": 0.0}, on_epoch=lambda *_: None, draw=sampler)
 
     seconds = min(_seconds(step), _seconds(step))
-    passes = Work(job.supernet.paths_per_step * len(batch), 0).passes
+    passes = Work(job.supernet.paths_per_step * batch.num_samples, 0).passes
     return Trial(seconds / passes, psutil.Process().memory_info().rss)
-
-
-def _first(data: SegmentationData, count: int) -> SegmentationData:
-    patients = None if data.patients is None else data.patients[:count]
-    return replace(
-        data, images=data.images[:count], masks=data.masks[:count], names=data.names[:count], patients=patients
-    )
 
 
 def _seconds(function: Callable[[], None]) -> float:

@@ -138,8 +138,8 @@ def cluster_nodes(address: str) -> list[Node]:
             found = list_nodes(address, timeout=_NODES_SECONDS, detail=True, raise_on_missing_output=False)
     except (ClusterUnavailableError, JobRefusedError, RayStateApiException):
         return []
-    alive = [node.resources_total | {"ip": node.node_ip} for node in found if node.state == "ALIVE"]
-    return [Node(node["ip"], node.get("CPU", 0), node.get("GPU", 0)) for node in alive]
+    alive = [(node.node_ip, node.resources_total) for node in found if node.state == "ALIVE"]
+    return [Node(address, offers.get("CPU", 0), offers.get("GPU", 0)) for address, offers in alive]
 
 
 @lru_cache(maxsize=8)

@@ -29,6 +29,7 @@ class LimitedConnection(H11Protocol):
 
     num_open: ClassVar[Counter[str]] = Counter()
 
+    # Of a narrower type than asyncio's own, as in uvicorn: only TCP and its like come here.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._address = self.client[0] if self.client else ""

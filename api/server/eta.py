@@ -1,7 +1,7 @@
 """When a search, or the retraining of a trial, will be done.
 
 A phase that goes on takes as long for what is left as it lately took (``cluster.run_view``). One that has not begun is
-predicted: its forward passes (``api.estimate``), at the seconds a pass that this run's training shows, times how much
+predicted: its forward passes (``cluster.work``), at the seconds a pass that this run's training shows, times how much
 longer or shorter such a phase took than predicted in an earlier search like it. Before a first step was taken, only an
 earlier search of the same network on the same workers tells anything.
 """
@@ -15,13 +15,14 @@ from datetime import datetime, timedelta
 from threading import Lock
 from typing import Any
 
-from api.estimate import Work, alike, seconds_per_pass, work_told, workers_of, workers_told
+from api.server.estimate import alike, seconds_per_pass, work_told, workers_of, workers_told
 from api.server.models import SEARCH, Search, utc_now
 from api.server.past_searches import ended_searches, read_progress
 from api.server.service import SearchService
 from api.states import SearchState
 from cluster.config import RetrainJob, SearchJob, TrainWorkers, parse_job
 from cluster.run_view import Progress
+from cluster.work import Work
 from slicemamba.errors import InputError
 from slicemamba.recipes import TRAININGS
 

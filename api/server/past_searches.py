@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from api.estimate import Earlier, measured_rates, workers_of
+from api.server.estimate import Earlier, measured_rates, workers_of
 from api.server.service import Filter, SearchService
 from api.states import SearchState
 from cluster.config import SearchJob, parse_job

@@ -8,9 +8,10 @@ import threading
 import time
 from base64 import b64decode
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -33,18 +34,28 @@ PIXEL = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+
 SHOTS = os.environ.get("SLICEMAMBA_SCREENSHOTS")  # a folder, to look at the pages
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Bench]]:
-    bench = Bench(tmp_path_factory.mktemp("dashboard") / "runs")
-    server = uvicorn.Server(uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning"))
+@contextmanager
+def served(bench: Bench, lifespan: Literal["on", "off"] = "on") -> Iterator[str]:
+    """Address of the app; its reconciler works by itself unless ``lifespan`` is off."""
+    config = uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning", lifespan=lifespan)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.05)
-    yield f"http://127.0.0.1:{server.config.port}", bench
-    bench.context.closing.set()
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.config.port}"
+    finally:
+        bench.context.closing.set()
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Bench]]:
+    bench = Bench(tmp_path_factory.mktemp("dashboard") / "runs")
+    with served(bench) as url:
+        yield url, bench
 
 
 @pytest.fixture(scope="module")
@@ -217,20 +228,14 @@ def test_a_warning_is_shown_in_the_list_and_on_the_page(page: Page, place: tuple
 
 def test_searches_that_wait_show_their_place(page: Page, tmp_path: Path) -> None:
     bench = Bench(tmp_path / "runs", max_running=1)
-    server = uvicorn.Server(uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
     ids = [bench.submit({**BODY, "name": name}) for name in ("first", "second", "third")]
     bench.round()
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    page.goto(f"http://127.0.0.1:{server.config.port}")
-    page.locator("tr", has_text="third").get_by_text("place 2").wait_for()
-    shoot(page, "list-queue")
-    page.goto(f"http://127.0.0.1:{server.config.port}/#/s/{ids[1]}")
-    page.get_by_text("waiting in the queue for a place on the cluster · place 1 in the queue").wait_for()
-    server.should_exit = True
-    thread.join()
+    with served(bench, lifespan="off") as url:
+        page.goto(url)
+        page.locator("tr", has_text="third").get_by_text("place 2").wait_for()
+        shoot(page, "list-queue")
+        page.goto(f"{url}/#/s/{ids[1]}")
+        page.get_by_text("waiting in the queue for a place on the cluster · place 1 in the queue").wait_for()
 
 
 def test_a_small_search_is_filled_in(page: Page, place: tuple[str, Bench]) -> None:
@@ -460,21 +465,13 @@ def test_page_asks_for_the_token_once(page: Page, tmp_path: Path) -> None:
 
     bench = Bench(tmp_path / "runs", require_tokens=True)
     token = bench.context.tokens.create("Ada", Scope.READ)[1]
-    server = uvicorn.Server(uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.05)
-        page.goto(f"http://127.0.0.1:{server.config.port}")
+    with served(bench) as url:
+        page.goto(url)
         page.get_by_role("textbox", name="Access token").fill(token)
         page.keyboard.press("Enter")  # as everyone does: it must not mean Back
         page.get_by_text("No search yet").wait_for()
         page.reload()
         page.get_by_text("No search yet").wait_for()
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def test_pages_may_run_their_own_scripts_only(bench: Bench) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from service_helpers import BODY, Bench
 
-from api.estimate import (
+from api.server.estimate import (
     CPU_RANGE,
     PROCESS_BYTES,
     START_SECONDS,

@@ -51,6 +51,11 @@ def said(wanted: SearchJob, address: str | None = NO_RAY) -> str:
     return text.getvalue()
 
 
+def test_step_of_windows_is_tried_with_fewer_images_than_there_are() -> None:
+    data = {**JOB["data"], "fit": "patch", "image_size": [32, 32]}
+    assert "It can run" in said(job(data=data, supernet={"batch_size": 4}))
+
+
 def test_work_of_each_phase_is_told_and_a_step_tried() -> None:
     text = said(job())
     planned = work_by_phase(job(), {"train": 9, "val": 2, "search": 3, "test": 2})

@@ -17,10 +17,8 @@ from api.schemas import Problem
 from api.server.bodies import StrictRoute
 from api.server.dependencies import AppContext, Context, link
 from api.server.models import Search
-from api.server.routes.searches import BUSY_STUDY, CHANGES, UNKNOWN, IfMatch, listed, shown, warning_of
+from api.server.routes.searches import BUSY_STUDY, CHANGES, UNKNOWN, IfMatch, listed, shown, whole
 from api.server.routes.streams import EVENT_STREAM, LOG_RESPONSES, Accept, Follow, LastEventId, Tail, answer_log
-from api.server.service import etag
-from cluster.config import public_spec
 from nas.config import AuditConfig
 
 router = APIRouter(route_class=StrictRoute, prefix="/v1", tags=["jobs"], responses={422: {"model": Problem}})
@@ -35,16 +33,8 @@ Study = Annotated[schemas.StudyName, Query(description="the study of the trial")
 Key = Annotated[str | None, Header(min_length=1, max_length=255, description="the same key returns the same job")]
 
 
-def to_answer(context: AppContext, row: Search) -> schemas.Job:
-    summary = shown(schemas.JobSummary, context, context.service.positions([row]), row)
-    history = [schemas.Change.model_validate(change) for change in context.service.history(row.id)]
-    told = {**dict(summary), "warning": warning_of(context, row)}
-    return schemas.Job(**told, spec=public_spec(row.spec), history=history)
-
-
 def _answer(response: Response, context: AppContext, row: Search) -> schemas.Job:
-    response.headers["ETag"] = etag(row)
-    return to_answer(context, row)
+    return schemas.Job(**whole(schemas.JobSummary, response, context, row))
 
 
 def _accepted(request: Request, response: Response, context: AppContext, submitted: tuple[Search, bool]) -> schemas.Job:

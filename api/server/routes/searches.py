@@ -14,7 +14,6 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from pydantic import ValidationError
 
 from api import schemas
-from api.estimate import estimate, num_evaluations, samples_of
 from api.schemas import Problem
 from api.server.bodies import StrictRoute
 from api.server.dependencies import (
@@ -26,6 +25,7 @@ from api.server.dependencies import (
     read_page_token,
     written_in_its_thread,
 )
+from api.server.estimate import estimate, num_evaluations, samples_of
 from api.server.models import Search
 from api.server.past_searches import earlier_searches
 from api.server.problems import ProblemError, bad_parameter, conflict
@@ -115,16 +115,17 @@ def listed(rows: Iterable[Search], show: Callable[[Search], Row]) -> list[Row]:
     return found
 
 
-def to_answer(context: AppContext, search: Search) -> schemas.Search:
-    summary = shown(schemas.SearchSummary, context, context.service.positions([search]), search)
-    history = [schemas.Change.model_validate(change) for change in context.service.history(search.id)]
-    told = {**dict(summary), "warning": warning_of(context, search)}
-    return schemas.Search(**told, spec=public_spec(search.spec), history=history)
+def whole(kind: type[Row], response: Response, context: AppContext, row: Search) -> dict[str, Any]:
+    """All that is told of one search or job, beside its ETag: the summary ``kind``, what it does and its history."""
+    response.headers["ETag"] = etag(row)
+    summary = shown(kind, context, context.service.positions([row]), row)
+    history = [schemas.Change.model_validate(change) for change in context.service.history(row.id)]
+    more = {"warning": warning_of(context, row), "spec": public_spec(row.spec), "history": history}
+    return {**dict(summary), **more}
 
 
 def _answer(response: Response, context: AppContext, search: Search) -> schemas.Search:
-    response.headers["ETag"] = etag(search)
-    return to_answer(context, search)
+    return schemas.Search(**whole(schemas.SearchSummary, response, context, search))
 
 
 @router.post("", status_code=HTTPStatus.ACCEPTED, responses={409: {"model": Problem}})

@@ -14,8 +14,7 @@ from typing import Any
 from api import schemas
 from cluster.config import RetrainJob, SearchJob
 from cluster.run_view import Progress
-from cluster.work import TRAIN_PASSES, work_by_phase, work_of
-from cluster.work import Work as Work
+from cluster.work import TRAIN_PASSES, Work, work_by_phase, work_of
 from slicemamba.config import DataConfig, TrainConfig
 from slicemamba.costs import NetworkCost, network_cost
 from slicemamba.data.checks import Listing
