@@ -58,7 +58,8 @@ def test_three_hundred_half_sent_requests_keep_nobody_out(port: int, caplog: pyt
                 continue
         assert ask(port, "127.0.0.3") == 200
         assert LimitedConnection.num_open["127.0.0.2"] <= connections.MAX_OF_ADDRESS
-    told = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+        # read while they are open: a request that was let in and is broken off has its line, as any has
+        told = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
     assert len(told) <= 3, "a line for each would fill the disk"
 
 
@@ -84,10 +85,10 @@ def test_second_request_of_a_connection_is_given_up_too(port: int, monkeypatch: 
 
 def test_answer_that_takes_longer_is_not_cut_off(port: int, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream of events lives longer than a request may take to arrive."""
-    monkeypatch.setattr(connections, "RECEIVE_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "RECEIVE_SECONDS", 1.0)
     search_id = bench.running()
     bench.folder(search_id).emit("phase", phase="supernet")
-    threading.Timer(1.0, lambda: bench.folder(search_id).emit("phase", phase="search")).start()
+    threading.Timer(2.0, lambda: bench.folder(search_id).emit("phase", phase="search")).start()
     with httpx.stream("GET", f"http://127.0.0.1:{port}/v1/searches/{search_id}/events", timeout=60) as stream:
         lines = (line for line in stream.iter_lines() if line.startswith("data:"))
         assert ["supernet" in next(lines), "search" in next(lines)] == [True, True]

@@ -317,8 +317,8 @@ def end_job(bench: Bench, job_id: str, search_id: str) -> None:
     bench.jobs.states[job_id] = JobState.RUNNING
     folder = RunFolder(bench.folder(search_id).path / "jobs" / job_id)
     row = {"image": "image_003", "dice": 0.4321, "path": f"jobs/{job_id}/00_image_003.png"}
+    folder.write_json("figures.json", [row])  # makes the folder, if the service has not launched the job yet
     (folder.path / "00_image_003.png").write_bytes(PIXEL)
-    folder.write_json("figures.json", [row])
     folder.write_json("result.json", {"kind": "figures"})
     moment = datetime.now(timezone.utc)
     done = {"figures": Progress(done=18, total=18, unit="images")}
