@@ -58,6 +58,7 @@ NetworkKind = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds this package's commands."""
+    app.command(rich_help_panel=TRAIN)(plan)
     app.command(rich_help_panel=TRAIN)(search)
     app.command(rich_help_panel=TRAIN)(retrain)
     app.command("train-supernet", rich_help_panel=TRAIN)(train_supernet)
@@ -368,9 +369,27 @@ def _read(config: Path, overrides: list[str] | None, kind: Kind) -> dict[str, An
     return {name: value for name, value in values.items() if name in fields} | {"kind": kind}
 
 
+def plan(
+    target: Annotated[Path, typer.Argument(help="Folder of a data set.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New YAML file of the job.")] = Path("plan.yaml"),
+    longest_side: Annotated[int, typer.Option(min=32, help="Longest side of images in the network, in pixels.")] = 96,
+    base: Annotated[str, typer.Option(help="Configuration that gives the other options.")] = "laptop",
+    hours: Annotated[float, typer.Option(min=0.01, help="That the whole search may take on this machine.")] = 1.0,
+) -> None:
+    """Propose a search for a data set from its images and this machine, as YAML with a reason for each option."""
+    from cluster.plan import write_plan
+    from slicemamba.errors import InputError
+
+    if out.exists():
+        raise InputError(f"{out} exists; remove it or give another --out")
+    write_plan(target, out, longest_side, base, hours)
+    typer.echo(f"written: {out}")
+    typer.echo(f"next: {command_line('search', str(out))}")
+
+
 def _planned(target: Path, out: Path | None) -> Path:
     """The plan for a data set, ``runs/NAME.yaml`` beside its run; one that is there is taken as it is."""
-    from slicemamba.data.cli import write_plan
+    from cluster.plan import write_plan
     from slicemamba.errors import InputError
 
     if not target.is_dir():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import psutil
 import torch
 from rich.console import Console
@@ -18,7 +19,7 @@ from cluster.driver import with_paths
 from cluster.initial import build_network, check_init
 from cluster.progress import TITLES
 from cluster.ray_train import path_sampler
-from cluster.work import Work, work_by_phase
+from cluster.work import Work, samples_of, work_by_phase
 from cluster.workers import device_for, use_threads
 from nas.advice import advice
 from slicemamba.data.base import load_split
@@ -27,6 +28,7 @@ from slicemamba.data.checks import check_dataset
 from slicemamba.errors import RunFailedError
 from slicemamba.training.trainer import TrainingDivergedError, fit
 
+_TRIES = 5
 _SPREAD = 2.0  # of a pass: candidates differ, and the machine does other things, too
 _START_SECONDS = (1.0, 30.0)  # of the workers of a phase: in one process, and by Ray on a busy machine
 
@@ -56,13 +58,14 @@ def dry_run(job: SearchJob, address: str | None, console: Console) -> None:
     assert isinstance(found, SearchJob)
     job = found
     check_init(job)
-    num_images = check_dataset(job.data, cache_dir=default_cache_dir()).num_images
+    report = check_dataset(job.data, cache_dir=default_cache_dir())
     missing = _missing(job, address)
     try:
         tried = try_step(job)
     except (TrainingDivergedError, RuntimeError) as error:
         raise RunFailedError(f"a training step failed: {error}") from error
-    console.print(_plan(work_by_phase(job, num_images), tried))
+    samples = samples_of(job.data, report.num_images, report.median_size)
+    console.print(_plan(work_by_phase(job, samples), tried))
     console.print(f"memory: {tried.memory / 2**30:.1f} GiB for a training worker, measured in that step")
     for sentence in [*advice(job.search, job.data.num_classes), *missing]:
         console.print(f"[yellow]note:[/] {sentence}")
@@ -81,17 +84,21 @@ def _missing(job: SearchJob, address: str | None) -> list[str]:
 
 
 def try_step(job: SearchJob) -> Trial:
-    """Trains the supernet for one batch, twice, as the first time includes what is done once; the shorter counts."""
+    """Trains the supernet for one batch, several times: the first includes what is done once, and others what else the
+    machine does; the shortest counts.
+    """
     use_threads(job.resources.train.cpus)
     settings = job.supernet.model_copy(update={"epochs": 1, "warmup_epochs": 0, "early_stop_epochs": None})
     batch = load_split(job.data, "train", default_cache_dir()).take(slice(settings.batch_size))
+    if batch.window is not None and batch.sizes is not None:  # one window of each image
+        batch = replace(batch, sizes=np.minimum(batch.sizes, batch.window))
     network = build_network(job, None).to(device_for(job.resources.train))
     sampler = path_sampler(job)
 
     def step() -> None:
         fit(network, batch, settings, validate=lambda: {"dice": 0.0}, on_epoch=lambda *_: None, draw=sampler)
 
-    seconds = min(_seconds(step), _seconds(step))
+    seconds = min(_seconds(step) for _ in range(_TRIES))
     passes = Work(job.supernet.paths_per_step * batch.num_samples, 0).passes
     return Trial(seconds / passes, psutil.Process().memory_info().rss)
 

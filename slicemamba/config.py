@@ -395,6 +395,9 @@ class TrainConfig(Config):
         prior_bias: begin with the logits of the classes' shares of the training pixels as the head's biases, so that
             small lesions are not lost in the first steps (``slicemamba.training.prior``). Weights from ``init`` go
             before it.
+        rare_class_threshold: share of the train images below which a class is rare: images that show one are drawn
+            more often, by √(threshold / the class's share), and the others less, so that an epoch stays as long (LVIS,
+            arXiv 1908.03195). Null: every image once.
         precision: format of the network's matrix products; scan, loss and weights stay float32. ``fp16`` needs a GPU.
         ema_decay: validate and keep an exponential moving average of the weights with this decay; null keeps the
             weights themselves.
@@ -425,6 +428,7 @@ class TrainConfig(Config):
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     clip_grad_norm: PositiveFloat | None = None
     prior_bias: bool = False
+    rare_class_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     augment: bool = True
@@ -498,7 +502,13 @@ class PretrainConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _of_pictures(self) -> PretrainConfig:
-        for name in ("rotate_probability", "scale_probability", "intensity_probability", "prior_bias"):
+        for name in (
+            "rotate_probability",
+            "scale_probability",
+            "intensity_probability",
+            "prior_bias",
+            "rare_class_threshold",
+        ):
             if getattr(self, name):
                 raise ValueError(f"{name} is for segmentation; pretraining only crops and flips, so leave it out")
         if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:

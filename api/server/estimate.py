@@ -14,11 +14,8 @@ from typing import Any
 from api import schemas
 from cluster.config import RetrainJob, SearchJob
 from cluster.run_view import Progress
-from cluster.work import TRAIN_PASSES, Work, work_by_phase, work_of
-from slicemamba.config import DataConfig, TrainConfig
-from slicemamba.costs import NetworkCost, network_cost
-from slicemamba.data.checks import Listing
-from slicemamba.data.fit import count_windows
+from cluster.work import TRAIN_PASSES, Work, cost_of, training_memory, work_by_phase, work_of
+from slicemamba.costs import NetworkCost
 from slicemamba.errors import InputError
 from slicemamba.recipes import TRAININGS
 
@@ -27,8 +24,6 @@ from slicemamba.recipes import TRAININGS
 CPU_RANGE, GPU_RANGE = (3e9, 40e9), (1e12, 20e12)
 START_SECONDS = (4.0, 30.0)
 """That the workers of a phase take to start: processes, imports, images. Seen on laptops and on busy machines."""
-PROCESS_BYTES = 750 * 2**20
-"""Of a worker with torch and Ray before it has done anything; seen on a CPU."""
 MAX_EARLIER = 5
 _MEASURED_SPREAD = 1.3  # machines and images differ, even for the same network
 _SCALED_SPREAD = 3.0
@@ -50,13 +45,6 @@ class Earlier:
     search_id: str
     job: SearchJob
     rates: Rates
-
-
-def samples_of(data: DataConfig, listing: Listing) -> dict[str, int]:
-    """Images of each split, or the windows that they have room for: by the median size, where it is known."""
-    known = data.fit == "patch" and listing.report is not None
-    windows = count_windows(listing.report.median_size, data.image_size) if known and listing.report else 1
-    return {split: count * windows for split, count in listing.num_images.items()}
 
 
 def num_evaluations(job: SearchJob) -> int:
@@ -112,7 +100,7 @@ def estimate(job: SearchJob, num_images: Mapping[str, int], earlier: Iterable[Ea
     Raises:
         InputError: the search is so large that its cost is no number any more.
     """
-    work, cost = work_of(job, num_images), _cost(job)
+    work, cost = work_of(job, num_images), cost_of(job)
     try:
         starts = len(work_by_phase(job, num_images)) * job.resources.train.num_workers
         hours, low, high, basis = _hours(job, work, starts, cost, list(earlier))
@@ -131,10 +119,6 @@ def estimate(job: SearchJob, num_images: Mapping[str, int], earlier: Iterable[Ea
     )
 
 
-def _cost(job: SearchJob) -> NetworkCost:
-    return network_cost(job.model, job.data.num_classes, job.data.image_size)
-
-
 def _hours(
     job: SearchJob, work: Work, starts: int, cost: NetworkCost, earlier: list[Earlier]
 ) -> tuple[float, float, float, str]:
@@ -147,7 +131,7 @@ def _hours(
         return _spread(found, _MEASURED_SPREAD, basis)
     if near:
         near = near[:MAX_EARLIER]
-        found = [_total(work, starts, one.rates, cost.flops / _cost(one.job).flops) for one in near]
+        found = [_total(work, starts, one.rates, cost.flops / cost_of(one.job).flops) for one in near]
         basis = (
             f"scaled: {_named(near)} had the same workers on this service; seconds are scaled by the operations of the "
             f"networks ({cost.flops / 1e9:.3g} G per image here)"
@@ -208,20 +192,3 @@ def _assumed(job: SearchJob, work: Work, starts: int, cost: NetworkCost) -> tupl
         "workers has ended on this service yet"
     )
     return (slow * fast) ** 0.5, fast, slow, basis
-
-
-def training_memory(job: SearchJob) -> int:
-    """Bytes that a worker needs to train, the larger of supernet and retraining: weights, gradients, two moments of
-    AdamW, the average where one is kept, and what its share of a batch keeps for the backward pass, and the libraries.
-    The images are not counted."""
-    cost = _cost(job)
-    copies = 1 if job.space.weight_sharing == "shared" else len(job.space.choices)
-    needs = [_training_bytes(job, job.supernet, cost.params + (copies - 1) * cost.block_params, cost)]
-    if job.retrain is not None:
-        needs.append(_training_bytes(job, job.retrain, cost.params, cost))
-    return max(needs)
-
-
-def _training_bytes(job: SearchJob, settings: TrainConfig, params: int, cost: NetworkCost) -> int:
-    share = -(-settings.batch_size // (job.resources.train.num_workers * settings.accumulate_steps))
-    return PROCESS_BYTES + (4 + (settings.ema_decay is not None)) * 4 * params + share * cost.saved_bytes

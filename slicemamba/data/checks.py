@@ -205,6 +205,7 @@ def _report(
         median_size=(int(np.median([height for height, _ in sizes])), int(np.median([width for _, width in sizes]))),
         foreground_share={split: float(np.mean([one.foreground for one in facts[split]])) for split in SPLITS},
         class_share={split: _mean_shares(facts[split]) for split in SPLITS},
+        class_images=tuple(np.mean([np.array(one.class_shares) > 0 for one in facts["train"]], axis=0).tolist()),
         aspect_ratios=(min(ratios), float(np.median(ratios)), max(ratios)),
         smallest_lesion=(min(pieces), float(np.median(pieces))) if pieces else None,
         intensities=tuple(

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from slicemamba.data.prepare import Kind, Prepared
     from slicemamba.data.reports import DatasetReport
 
-LONGEST_SIDE, BASE = 96, "laptop"  # of a plan
 FAULTS = 2  # exit code, as for all bad input
 _FEW_VALUES = 10  # of masks with labels; those of grey borders are far more
 
@@ -201,66 +200,6 @@ def prepare(
     _print_prepared(Console(), made, destination, labels=labels, asks=not kept)
 
 
-@data.command()
-def plan(
-    target: Annotated[Path, typer.Argument(help="Folder of a data set.")],
-    out: Annotated[Path, typer.Option(help="New YAML file of the job.")] = Path("plan.yaml"),
-    longest_side: Annotated[
-        int, typer.Option(min=32, help="Longest side of images in the network, in pixels.")
-    ] = LONGEST_SIDE,
-    base: Annotated[str, typer.Option(help="Configuration that gives the other options.")] = BASE,
-) -> None:
-    """Propose a search for a data set from its sizes and counts, as a YAML file with a reason for each option."""
-    if out.exists():
-        raise InputError(f"{out} exists; remove it or give another --out")
-    write_plan(target, out, longest_side, base)
-    typer.echo(f"written: {out}")
-    _print_next(["search", str(out)])
-
-
-def write_plan(target: Path, out: Path, longest_side: int = LONGEST_SIDE, base: str = BASE) -> None:
-    """Writes the proposed job for a folder, checking it where that has not been done; arguments as of ``plan``.
-
-    Raises:
-        InputError: faults of the data.
-    """
-    import yaml
-
-    from slicemamba.data.checks import check_dataset, measured_before
-    from slicemamba.data.plan import as_yaml, propose
-    from slicemamba.documents import read_yaml
-    from slicemamba.files import write_text
-    from slicemamba.progress import bar
-
-    config = _data_config(target, [])
-    report = measured_before(config)
-    if report is None:
-        with bar("Check", "images") as on_progress:
-            report = check_dataset(config, on_progress=on_progress)
-        _keep_measured(config, report)
-    proposed = propose(config, report, longest_side)
-    own: dict[str, Any] = yaml.safe_load(as_yaml(proposed))
-    rest = {
-        part: values
-        if not isinstance(values, dict)
-        else {k: v for k, v in values.items() if k not in own.get(part, {})}
-        for part, values in read_yaml(Path(base)).items()
-        if part != "data"
-    }
-    text = as_yaml(proposed)
-    for part, values in rest.items():
-        text = _insert(text, part, values) if part in own else text + yaml.safe_dump({part: values}, sort_keys=False)
-    write_text(out, f"# Proposed by `slicemamba data plan {target}`, on the options of {base}.\n{text}")
-
-
-def _insert(text: str, part: str, values: dict[str, Any]) -> str:
-    """Further options of a part, at its start."""
-    import yaml
-
-    lines = "".join(f"  {line}\n" for line in yaml.safe_dump(values, sort_keys=False).splitlines()) if values else ""
-    return text.replace(f"{part}:\n", f"{part}:\n{lines}", 1)
-
-
 @data.command("export-nnunet")
 def export_to_nnunet(
     target: Annotated[Path, typer.Argument(help="A job as YAML, whose `data` is used, or a folder of images.")],
@@ -357,6 +296,24 @@ def _data_config(target: Path, overrides: list[str]) -> DataConfig:
         check_rest(values, str(target))
     config: DataConfig = validate(DataConfig, values.get("data", {}), source=f"data of {target}")
     return resolve_root(config)
+
+
+def measured_folder(target: Path) -> tuple[DataConfig, DatasetReport]:
+    """A folder's data and its report: of the last check, or of one now where there was none or something has changed.
+
+    Raises:
+        InputError: faults of the data.
+    """
+    from slicemamba.data.checks import check_dataset, measured_before
+    from slicemamba.progress import bar
+
+    config = _data_config(target, [])
+    report = measured_before(config)
+    if report is None:
+        with bar("Check", "images") as on_progress:
+            report = check_dataset(config, on_progress=on_progress)
+        _keep_measured(config, report)
+    return config, report
 
 
 def _keep_measured(config: DataConfig, report: DatasetReport) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from slicemamba.config import DataConfig
 from slicemamba.data.fit import count_windows
 from slicemamba.data.reports import DatasetReport
+from slicemamba.recipes import TRAININGS
 
 _STEP, _SMALLEST = 16, 32
 """Sides are multiples of the one and no less than the other, which the skeleton of `laptop` needs."""
@@ -21,8 +22,9 @@ _LARGE = 2
 """Times by which images are larger than the network's from which patches are proposed, if lesions would be lost."""
 _LOST = 16
 """Pixels below which a lesion is as good as lost: 4×4, one pixel of a map at a quarter of the resolution."""
-_STEPS = 3000
-"""Optimiser steps of a training; a convention, not a measurement."""
+_RARE, _THRESHOLD = 0.1, 0.3
+"""Share of the train images below which a class is called rare, and that from which it is drawn as often as others;
+conventions."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ def propose(config: DataConfig, report: DatasetReport, longest_side: int) -> lis
     Args:
         config: as ``resolve_root`` gives it. report: of its checks.
         longest_side: of the network's images, in pixels, as the machine can bear it.
+
+    How long to train is another matter, as it depends on the machine.
     """
     found = [
         Proposal("data.name", config.name, "the folder's name"),
@@ -55,13 +59,23 @@ def propose(config: DataConfig, report: DatasetReport, longest_side: int) -> lis
     else:
         found.append(Proposal("data.intensity", "zscore", "small networks learn faster with it from scratch"))
     batch = min(16, 2 ** max(1, int(math.log2(max(2, train / 8)))))
-    epochs = max(30, min(300, math.ceil(_STEPS / math.ceil(train / batch))))
-    for part in ("supernet", "retrain"):
+    for part in TRAININGS:
         found.append(
             Proposal(f"{part}.batch_size", batch, f"{math.ceil(train / batch)} steps an epoch of {train} samples")
         )
-        found.append(Proposal(f"{part}.epochs", epochs, f"about {_STEPS} steps, within 30 to 300 epochs"))
-    return found
+    return found + [one for part in TRAININGS for one in _rare_classes(report, part)]
+
+
+def _rare_classes(report: DatasetReport, part: str) -> list[Proposal]:
+    """That images of the rarest class are drawn more often, if few show it."""
+    shown = {label: share for label, share in enumerate(report.class_images) if label and share}
+    if not shown or min(shown.values()) >= _RARE:
+        return []
+    label = min(shown, key=lambda one: shown[one])
+    name = report.class_names[label] if report.class_names else f"class {label}"
+    times = math.sqrt(_THRESHOLD / shown[label])
+    reason = f"{name} is in {shown[label]:.1%} of the train images; they are drawn {times:.1f} times as often"
+    return [Proposal(f"{part}.rare_class_threshold", _THRESHOLD, reason)]
 
 
 def _resized(report: DatasetReport, longest_side: int) -> list[Proposal]:

@@ -26,6 +26,7 @@ class DatasetReport(Config):
         median_size: (height, width) in pixels, the median of each.
         foreground_share: share of marked pixels, 0…1, the mean over the images of each split.
         class_share: share of the pixels of each class, background first, the mean over the images of each split.
+        class_images: share of the train images that show each class, background first; empty in older reports.
         aspect_ratios: lowest, median and highest width / height.
         smallest_lesion: of each image's smallest connected marked piece, as a share of the image, the smallest and the
             median; None where nothing is marked.
@@ -45,6 +46,7 @@ class DatasetReport(Config):
     median_size: tuple[int, int] = (0, 0)
     foreground_share: dict[str, float]
     class_share: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    class_images: tuple[float, ...] = ()
     aspect_ratios: tuple[float, float, float] | None = None
     smallest_lesion: tuple[float, float] | None = None
     intensities: tuple[tuple[float, float], ...] = ()

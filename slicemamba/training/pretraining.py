@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from slicemamba.config import PicturesConfig, PretrainConfig
 from slicemamba.data.pictures import Pictures, Pixels, read_centre, read_crop
 from slicemamba.data.transforms import to_input
+from slicemamba.training.order import Indices, epoch_order
 from slicemamba.training.seeds import generator_for
-from slicemamba.training.task import Indices
 from slicemamba.training.trainer import place
 
 
@@ -39,6 +39,10 @@ class Classification:
 
     def __len__(self) -> int:
         return len(self._pictures)
+
+    def order(self, epoch: int) -> Indices:
+        """Every picture once."""
+        return epoch_order(len(self), self._config.seed, epoch)
 
     def name(self, index: int) -> str:
         return str(self._pictures.files[index])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from slicemamba.config import TrainConfig
@@ -14,9 +14,8 @@ from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import Scale, augment, inputs_of, to_input
 from slicemamba.data.windows import FORCED, random_place
 from slicemamba.training.losses import segmentation_loss
+from slicemamba.training.order import Indices, epoch_order, repeat_factors
 from slicemamba.training.seeds import generator_for, torch_generator
-
-Indices = npt.NDArray[np.int64]
 
 
 class Task(Protocol):
@@ -27,6 +26,9 @@ class Task(Protocol):
 
     def __len__(self) -> int:
         """Training samples."""
+
+    def order(self, epoch: int) -> Indices:
+        """(samples,) the samples of an epoch; as many as there are, in an order that the seed and the epoch give."""
 
     def prefetch(self, indices: Indices, step: int) -> None:
         """Told of the samples that the next ``load`` will ask for, so that slow reading may begin."""
@@ -54,9 +56,15 @@ class Segmentation:
     def __init__(self, data: SegmentationData, config: TrainConfig) -> None:
         self._data = data
         self._config = config
+        threshold = config.rare_class_threshold
+        self._repeats = None if threshold is None else repeat_factors(data, threshold)
 
     def __len__(self) -> int:
         return len(self._data)
+
+    def order(self, epoch: int) -> Indices:
+        """Images of rare classes more than once, if the configuration asks for it."""
+        return epoch_order(len(self), self._config.seed, epoch, self._repeats)
 
     def name(self, index: int) -> str:
         return self._data.names[index]
@@ -99,6 +107,8 @@ class WindowSegmentation(Segmentation):
         assert data.window is not None
         self._window = data.window
         self._images = np.repeat(np.arange(len(data)), data.samples_by_image)
+        if self._repeats is not None:
+            self._repeats = self._repeats[self._images]
         self._scales: dict[int, Scale] = {}
 
     def __len__(self) -> int:
@@ -114,7 +124,7 @@ class WindowSegmentation(Segmentation):
         images, masks = zip(*samples, strict=True)
         return torch.cat(images), torch.from_numpy(np.stack(masks))
 
-    def _sample(self, index: int, rng: np.random.Generator, marked: bool) -> tuple[Tensor, npt.NDArray[np.uint8]]:
+    def _sample(self, index: int, rng: np.random.Generator, marked: bool) -> tuple[Tensor, NDArray[np.uint8]]:
         data = self._data
         mask = np.asarray(data.masks[index][data.inside(index)])
         top, left = random_place(mask, self._window, rng, marked=marked)

@@ -27,8 +27,9 @@ from slicemamba.training.early_stopping import EarlyStopping
 from slicemamba.training.ema import WeightAverage
 from slicemamba.training.losses import distillation_loss
 from slicemamba.training.optim import NotFiniteError, Optimizer, check_precision, learning_rate
-from slicemamba.training.seeds import generator_for, torch_seed
-from slicemamba.training.task import Indices, Task, segmentation
+from slicemamba.training.order import Indices
+from slicemamba.training.seeds import torch_seed
+from slicemamba.training.task import Task, segmentation
 
 State = dict[str, Any]
 Paths = Sequence[Architecture]
@@ -133,7 +134,7 @@ def fit(
         started = time.perf_counter()
         network.train()
         losses = []
-        batches = list(_batches(len(task), epoch, config))
+        batches = list(_batches(task, epoch, config))
         for i, batch in enumerate(batches):
             step = epoch * len(batches) + i
             paths = () if draw is None else tuple(draw(step))
@@ -240,14 +241,13 @@ def place() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def _batches(num_samples: int, epoch: int, config: TrainConfig) -> Iterator[Indices]:
-    """The samples of each batch: every one at least once an epoch, in an order drawn for the epoch.
+def _batches(task: Task, epoch: int, config: TrainConfig) -> Iterator[Indices]:
+    """The samples of each batch, in the task's order of the epoch.
 
     The last batch is filled up from the start of the order, so that all batches have one size, a multiple of the
     number of processes; a set smaller than a batch makes one batch of its own size. Process r takes every world-th
     sample from the r-th on.
     """
     _, world = place()
-    size = step_size(num_samples, config.batch_size, world)
-    order = generator_for(config.seed, "order", epoch).permutation(num_samples)
-    yield from np.resize(order, (steps_per_epoch(num_samples, config.batch_size, world), size))
+    size = step_size(len(task), config.batch_size, world)
+    yield from np.resize(task.order(epoch), (steps_per_epoch(len(task), config.batch_size, world), size))

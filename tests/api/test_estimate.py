@@ -10,17 +10,15 @@ from service_helpers import BODY, Bench
 
 from api.server.estimate import (
     CPU_RANGE,
-    PROCESS_BYTES,
     START_SECONDS,
     Earlier,
     Rates,
     estimate,
     measured_rates,
-    training_memory,
 )
 from cluster.config import SearchJob, parse_job
 from cluster.run_view import Progress
-from cluster.work import TRAIN_PASSES, work_by_phase, work_of
+from cluster.work import PROCESS_BYTES, TRAIN_PASSES, training_memory, work_by_phase, work_of
 from slicemamba.costs import network_cost
 from slicemamba.errors import InputError
 

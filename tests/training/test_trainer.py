@@ -25,6 +25,7 @@ from slicemamba.training import trainer
 from slicemamba.training.losses import distillation_loss, segmentation_loss
 from slicemamba.training.optim import learning_rate
 from slicemamba.training.seeds import generator_for
+from slicemamba.training.task import Segmentation
 from slicemamba.training.trainer import EpochReport, State, TrainingDivergedError, fit, trained_weights
 
 QUICK = TrainConfig(epochs=3, batch_size=3, learning_rate=1e-3, seed=11)
@@ -489,7 +490,8 @@ def test_steps_that_are_told_before_are_those_that_are_done(
     num_samples: int, batch_size: int, num_processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "place", lambda: (0, num_processes))
-    batches = list(trainer._batches(num_samples, 0, TrainConfig(batch_size=batch_size)))
+    config = TrainConfig(batch_size=batch_size)
+    batches = list(trainer._batches(Segmentation(blobs(num_samples), config), 0, config))
     assert len(batches) == trainer.steps_per_epoch(num_samples, batch_size, num_processes)
     assert {len(batch) for batch in batches} == {trainer.step_size(num_samples, batch_size, num_processes)}
     assert {int(index) for batch in batches for index in batch} == set(range(num_samples))

@@ -25,7 +25,7 @@ from api.server.dependencies import (
     read_page_token,
     written_in_its_thread,
 )
-from api.server.estimate import estimate, num_evaluations, samples_of
+from api.server.estimate import estimate, num_evaluations
 from api.server.models import Search
 from api.server.past_searches import earlier_searches
 from api.server.problems import ProblemError, bad_parameter, conflict
@@ -34,7 +34,7 @@ from api.server.specs import EXAMPLE, JobBody
 from api.states import SearchState
 from cluster.capacity import needs_of, waits_for
 from cluster.config import SearchJob, public_spec
-from cluster.work import work_of
+from cluster.work import samples_of, work_of
 from nas.advice import advice
 from slicemamba.data.checks import Listing
 from slicemamba.text import masked
@@ -164,7 +164,8 @@ async def validate(context: Context, body: BodyOfJob) -> schemas.Validation:
 
 def _validate(context: AppContext, body: Mapping[str, Any]) -> schemas.Validation:
     job, listing = context.service.check(body)
-    evaluations, samples = num_evaluations(job), samples_of(job.data, listing)
+    size = None if listing.report is None else listing.report.median_size
+    evaluations, samples = num_evaluations(job), samples_of(job.data, listing.num_images, size)
     return schemas.Validation(
         evaluations=evaluations,
         space_size=job.search_space.size,

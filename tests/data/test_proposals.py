@@ -10,8 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from api.cli import app
-from cluster.config import SearchJob
-from slicemamba.config import DataConfig, validate
+from slicemamba.config import DataConfig
 from slicemamba.data.description import FILE
 from slicemamba.data.plan import as_yaml, propose
 from slicemamba.data.reports import DatasetReport
@@ -46,15 +45,26 @@ def test_image_size_keeps_the_aspect(size: tuple[int, int], longest: int, expect
     assert found["data.image_size"] == expected
 
 
-def test_small_sets_are_seen_more_often() -> None:
+def test_small_sets_get_small_batches() -> None:
     few, many = (
         {one.option: one.value for one in propose(DataConfig(name="set"), report((64, 64), train), 64)}
         for train in (20, 4000)
     )
-    assert few["retrain.epochs"] == 300
-    assert many["retrain.epochs"] == 30
     assert few["retrain.batch_size"] == 2
     assert many["retrain.batch_size"] == 16
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"), [((1, 0.9, 0.03), True), ((1, 0.9, 0.2), False), ((1, 0.9, 0), False), ((), False)]
+)
+def test_images_of_a_rare_class_are_drawn_more_often(shares: tuple[float, ...], told: bool) -> None:
+    known = report((64, 64), 100).model_copy(update={"class_images": shares, "class_names": ("-", "liver", "spleen")})
+    proposals = propose(DataConfig(name="set"), known, 64)
+    found = {one.option: one.value for one in proposals}
+    assert found.get("retrain.rare_class_threshold") == found.get("supernet.rare_class_threshold")
+    assert found.get("retrain.rare_class_threshold") == (0.3 if told else None)
+    if told:
+        assert "spleen is in 3.0% of the train images; they are drawn 3.2 times as often" in as_yaml(proposals)
 
 
 @pytest.mark.parametrize(("ratios", "fit"), [((0.9, 1.0, 1.2), None), ((0.6, 1.0, 2.0), "pad"), (None, None)])
@@ -81,7 +91,7 @@ def test_large_images_of_small_lesions_are_not_resized(size: tuple[int, int], pi
     assert (found.get("data.fit") == "patch") == patches
     if patches:
         assert found["data.image_size"] == [96, 96]
-        assert found["retrain.epochs"] == 30  # of 16 × 21 windows an image
+        assert found["retrain.batch_size"] == 16  # of 20 images of 16 × 21 windows
         assert "would have 0.3 pixels, of 100 stored ones" in as_yaml(proposals)
 
 
@@ -90,15 +100,6 @@ def test_hounsfield_units_get_a_window() -> None:
     found = {one.option: one.value for one in proposals}
     assert found["data.window"] == [-125, 275]
     assert "# values from -1000 are Hounsfield units" in as_yaml(proposals)
-
-
-def test_written_plan_is_a_job(folder: DataConfig, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["data", "plan", str(folder.root), "--out", str(tmp_path / "plan.yaml")])
-    assert done.exit_code == 0, done.output
-    job = validate(SearchJob, read_yaml(tmp_path / "plan.yaml"), source="plan")
-    assert job.data.root == folder.root
-    assert job.search.searcher == "nsga2"
-    assert "# small networks learn faster" in (tmp_path / "plan.yaml").read_text()
 
 
 def check(folder: DataConfig, *options: str) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def test_check_keeps_what_it_measured_and_plan_reads_it(
 
     with monkeypatch.context() as patch:
         patch.setattr("slicemamba.data.checks.examine", decoded)
-        command = ["data", "plan", str(folder.root), "--out"]
+        command = ["plan", str(folder.root), "--out"]
         done = CliRunner().invoke(app, [*command, str(tmp_path / "plan.yaml")], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         assert "the smallest lesion has" in (tmp_path / "plan.yaml").read_text()
