@@ -206,6 +206,14 @@ class Estimate(_Answer):
     basis: str = Field(description="basis of the hours: measured, scaled or assumed")
 
 
+class Proposal(_Answer):
+    """An option, and why it is proposed; as `slicemamba plan` tells it."""
+
+    option: str = Field(examples=["data.fit"])
+    value: Any
+    reason: str
+
+
 class Validation(_Answer):
     """What a search would do and cost. Nothing was started."""
 
@@ -220,6 +228,9 @@ class Validation(_Answer):
     )
     estimate: Estimate
     data: dict[str, Any] = Field(description="content of the data set")
+    proposed: list[Proposal] = Field(
+        description="options that the images ask for, no side longer than asked for; empty until they were decoded"
+    )
     spec: Spec = Field(description="the job with all defaults filled in")
 
 
@@ -339,6 +350,18 @@ class ArtifactList(_Answer):
 
 class DatasetList(_Answer):
     datasets: list[str]
+
+
+class Preset(_Answer):
+    """A search that travels with the service, to start from."""
+
+    name: str
+    title: str
+    job: Spec
+
+
+class PresetList(_Answer):
+    presets: list[Preset]
 
 
 class Dataset(_Answer):

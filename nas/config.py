@@ -39,22 +39,23 @@ SearcherName = Literal["evolution", "nsga2", "local", "regularized_evolution", "
 _SURVEYED, _MIN_SURVEYED = 32, 8
 
 
+PUBLISHED = ("2x2", "2x4", "4x2", "4x4")
+
+
 class SpaceConfig(Config):
     """The slicings to choose from.
 
     Attributes:
         choices: slice sizes ``MxN`` available to every block; the published ones by default. ``-`` lets a block be
             omitted (elastic depth); ``2x4n8`` has 8 states and ``2x4e1`` an inner width equal to its channels, neither
-            more than the model's, so that architectures differ in cost.
+            more than the model's, so that architectures differ in cost; ``c3`` is a convolution in place of the scan;
+            ``full`` and ``half`` are widths of the skeleton ``conv``.
         weight_sharing: ``separate`` gives every choice of a block its own weights (published); ``shared`` gives all
             choices of a block one set of weights, a quarter of the memory with four choices.
     """
 
-    choices: Annotated[tuple[BlockField, ...], Field(max_length=64)] = (
-        Block(2, 2),
-        Block(2, 4),
-        Block(4, 2),
-        Block(4, 4),
+    choices: Annotated[tuple[BlockField, ...], Field(max_length=64, json_schema_extra={"default": list(PUBLISHED)})] = (
+        tuple(map(parse_block, PUBLISHED))
     )
     weight_sharing: Literal["separate", "shared"] = "separate"
 

@@ -1,4 +1,4 @@
-"""How bodies of requests are read: as JSON in which nothing is lost in silence."""
+"""How bodies of requests are read: as JSON, or YAML that holds the same, in which nothing is lost in silence."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import yaml
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Scope
+
+from slicemamba.documents import parse_yaml
+
+YAML = ("application/yaml", "application/x-yaml", "text/yaml")
+"""Content types of YAML: the first is registered (RFC 9512), the others are older and common."""
 
 
 class _StrictRequest(Request):
@@ -17,8 +24,30 @@ class _StrictRequest(Request):
         """Raises json.JSONDecodeError, which FastAPI answers with 422, also where a key is given twice."""
         if not hasattr(self, "_json"):
             text = (await self.body()).decode("utf-8")
-            self._json = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, text))
+            read = _from_yaml if self.scope.get("is_yaml") else _from_json
+            self._json = read(text)
         return self._json
+
+
+def _from_json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, text))
+
+
+def _from_yaml(text: str) -> Any:
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise json.JSONDecodeError(f"not valid YAML: {error}", text, 0 if mark is None else mark.index) from None
+
+
+def _as_json(scope: Scope) -> Scope:
+    """A request of YAML as one of JSON, as FastAPI hands on no other; what it is stays beside."""
+    kind = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
+    if kind.partition(";")[0].strip().lower() not in YAML:
+        return scope
+    others = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
+    return {**scope, "headers": [*others, (b"content-type", b"application/json")], "is_yaml": True}
 
 
 def _once(pairs: list[tuple[str, Any]], text: str) -> dict[str, Any]:
@@ -38,6 +67,6 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
-            return await handle(_StrictRequest(request.scope, request.receive))
+            return await handle(_StrictRequest(_as_json(request.scope), request.receive))
 
         return strictly

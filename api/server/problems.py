@@ -112,13 +112,16 @@ def _finding(item: dict[str, Any]) -> Finding:
     if item["type"] == "json_invalid":
         reason = item.get("ctx", {}).get("error", "it cannot be parsed")
         position = f" at character {rest[0]}" if rest else ""
-        return Finding(pointer="", detail=f"the body must be valid JSON: {reason}{position}")
+        told = f"is {reason}" if reason.startswith("not valid YAML") else f"must be valid JSON: {reason}{position}"
+        return Finding(pointer="", detail=f"the body {told}")
     message = item["msg"]
     if item["type"] == "extra_forbidden":
         message = "unknown field; remove it or correct its spelling"
     if place == "body":
         if not rest and item["type"] in ("missing", "dict_type"):
-            message = "the body must be a JSON object, sent with Content-Type: application/json"
+            message = (
+                "the body must be a mapping of options, sent with Content-Type: application/json or application/yaml"
+            )
         return Finding(pointer="".join(f"/{part}" for part in rest), detail=message)
     if isinstance(item.get("input"), str):
         message = f"{message}; got {item['input']!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -25,6 +26,7 @@ from cluster.run_folder import RunFolder
 from cluster.run_view import Progress, RunStatus
 from nas.space import SearchSpace
 from nas.study import Study
+from slicemamba.documents import read_yaml
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -138,18 +140,21 @@ def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Be
     page.goto(url)
     page.get_by_text("No search yet").wait_for()
     page.get_by_role("link", name="New search").first.click()
-    page.get_by_label("name", exact=True).first.fill("lesions <b>first</b>")
+    page.get_by_label("Start from").select_option("isic2018")
+    page.get_by_label("Data set").select_option("synthetic")
+    page.get_by_label("Name", exact=True).fill("lesions <b>first</b>")
     assert page.evaluate(  # in rows, none over its neighbour
         "[...document.querySelectorAll('.field')].every((f) => [...f.children].every("
         "(c) => c.getBoundingClientRect().right <= f.getBoundingClientRect().right + 1))"
     )
     page.get_by_text("architectures to evaluate, including the fixed slicings").wait_for()
     page.get_by_text("a name for people").wait_for()
-    page.get_by_label("num_trials").fill("0")
+    page.get_by_label("Candidates").fill("0")
     page.get_by_role("button", name="Submit").click()
     page.get_by_text("greater than 0; got 0").wait_for()
     shoot(page, "form")
-    page.get_by_label("num_trials").fill("120")
+    page.get_by_label("Candidates").fill("120")
+    page.get_by_text("greater than 0; got 0").wait_for(state="detached")  # nothing that was mended stays red
     page.get_by_role("button", name="Check without starting").click()
     page.get_by_text("This can run: 120 evaluations").wait_for()
     page.locator(".cost").get_by_text("of worker time").wait_for()
@@ -238,16 +243,122 @@ def test_searches_that_wait_show_their_place(page: Page, tmp_path: Path) -> None
         page.get_by_text("waiting in the queue for a place on the cluster · place 1 in the queue").wait_for()
 
 
-def test_a_small_search_is_filled_in(page: Page, place: tuple[str, Bench]) -> None:
-    url, bench = place
-    page.goto(f"{url}/#/new")
-    page.get_by_role("button", name="Fill in a small search").click()
+def open_form(page: Page, url: str, path: str = "new") -> None:
+    page.goto(f"{url}/#/{path}")
+    page.locator(".cost").get_by_text("of worker time").wait_for()
+
+
+def unfold(page: Page, part: str) -> None:
+    page.locator("summary").filter(has_text=re.compile(f"^{part}$")).and_(page.locator("summary:visible")).click()
+
+
+def submitted(page: Page, bench: Bench) -> dict[str, Any]:
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url("**/#/s/**")
+    return dict(bench.get(page.url.rpartition("/")[2])["spec"])
+
+
+def test_form_begins_with_a_search_that_a_laptop_can_do(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    open_form(page, url)
+    shoot(page, "form-first")
+    assert page.get_by_label("Epochs of the supernet").is_visible()
+    assert not page.get_by_label("learning_rate").first.is_visible()
+    spec = submitted(page, bench)
+    laptop = read_yaml(Path("laptop"))
+    assert (spec["recipe"], spec["search"]["num_trials"]) == ("scratch", laptop["search"]["num_trials"])
+    assert spec["space"]["choices"] == laptop["space"]["choices"]
+    assert spec["search"]["objectives"] == laptop["search"]["objectives"]
+    assert spec["retrain"]["learning_rate"] == 2e-3, "the recipe's, which the form shows and does not send"
+
+
+def test_preset_is_put_in_and_a_search_of_many_hours_is_asked_about(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    open_form(page, url)
+    page.get_by_label("Start from").select_option("kvasir")
+    page.get_by_text("The estimate appears once all options are valid").wait_for()  # the set is not here
+    page.get_by_label("Data set").select_option("synthetic")
+    page.locator(".cost").get_by_text("of worker time").wait_for()
+    unfold(page, "Advanced")
+    unfold(page, "resources")
+    unfold(page, "train")
+    train = page.get_by_role("group", name="resources.train")
+    assert train.get_by_label("gpus").input_value() == "1"
+    train.get_by_label("gpus").fill("0")
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_text("of worker time.", exact=False).and_(page.locator("#ask-text")).wait_for()
+    page.get_by_role("button", name="Back").click()
+    assert page.get_by_role("heading", name="New search").is_visible()
+    page.get_by_role("button", name="Submit").click()
+    page.locator("#ask-ok").click()
+    page.wait_for_url("**/#/s/**")
     spec = bench.get(page.url.rpartition("/")[2])["spec"]
-    assert spec["search"]["num_trials"] == EXAMPLE["search"]["num_trials"]
-    assert spec["model"]["encoder_depths"] == EXAMPLE["model"]["encoder_depths"]
-    assert spec["labels"] == EXAMPLE["labels"]
+    assert (spec["supernet"]["epochs"], spec["search"]["num_trials"]) == (300, 1000)
+
+
+def test_parts_that_can_be_left_out_are_switched(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    open_form(page, url)
+    page.get_by_role("checkbox", name="miou").check()
+    page.get_by_role("checkbox", name="flops").uncheck()
+    unfold(page, "Advanced")
+    for part in ("search", "racing", "retrain"):
+        unfold(page, part)
+    page.get_by_label("with racing").check()
+    page.get_by_label("with retrain").uncheck()
+    shoot(page, "form-advanced")
+    spec = submitted(page, bench)
+    assert spec["search"]["objectives"] == ["dice", "miou"]
+    assert spec["search"]["racing"] is not None
+    assert spec["retrain"] is None
+
+
+def test_earlier_search_is_taken_over_and_changed(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    earlier = bench.submit({**EXAMPLE, "name": "to be copied", "retrain": None})
+    page.goto(f"{url}/#/s/{earlier}")
+    page.get_by_role("link", name="Copy to a new search").click()
+    page.locator(".cost").get_by_text("of worker time").wait_for()
+    assert page.get_by_label("Start from").locator("option:checked").inner_text() == "the search “to be copied”"
+    page.get_by_label("Candidates").fill("7")
+    spec, before = submitted(page, bench), bench.get(earlier)["spec"]
+    assert spec["search"].pop("num_trials") == 7
+    assert before["search"].pop("num_trials") == 24
+    assert spec == before
+
+
+def test_file_is_put_in_or_says_what_is_wrong(page: Page, place: tuple[str, Bench], tmp_path: Path) -> None:
+    url, bench = place
+    open_form(page, url)
+    (tmp_path / "mine.yaml").write_text("kind: search\nname: from a file\nrecipe: scratch\nsearch: {num_trial: 3}\n")
+    chosen = page.locator("input[type=file]")
+    chosen.set_input_files(tmp_path / "mine.yaml")
+    page.get_by_text("did you mean 'num_trials'").wait_for()
+    (tmp_path / "mine.yaml").write_text("name: [\n")
+    chosen.set_input_files(tmp_path / "mine.yaml")
+    page.get_by_text("not valid YAML").wait_for()
+    (tmp_path / "mine.yaml").write_text(
+        "kind: search\nname: from a file\nsearch: {num_trials: 3}\nsupernet: {epochs: 2}\n"
+    )
+    chosen.set_input_files(tmp_path / "mine.yaml")
+    page.get_by_text("mine.yaml is put in").wait_for()
+    assert page.get_by_label("Name", exact=True).input_value() == "from a file"
+    page.get_by_label("Epochs of the chosen network").fill("3")
+    spec = submitted(page, bench)
+    assert (spec["search"]["num_trials"], spec["supernet"]["epochs"], spec["retrain"]["epochs"]) == (3, 2, 3)
+
+
+def test_what_the_images_ask_for_is_proposed_with_reasons(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    open_form(page, url)
+    page.get_by_label("Image size").fill("41, 96")
+    page.get_by_role("button", name="Propose from the data").click()
+    page.get_by_role("heading", name="Proposed from the data").wait_for()
+    page.get_by_text("steps an epoch of 64 samples").first.wait_for()
+    shoot(page, "form-proposed")
+    assert page.get_by_label("Image size").input_value() == "48, 96"
+    spec = submitted(page, bench)
+    assert spec["retrain"]["batch_size"] == 8
 
 
 @pytest.mark.parametrize("path", ["s/s-00000000000000000000000000", "s/s-00000000000000000000000000/t/3"])

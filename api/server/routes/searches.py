@@ -36,7 +36,8 @@ from cluster.capacity import needs_of, waits_for
 from cluster.config import SearchJob, public_spec
 from cluster.work import samples_of, work_of
 from nas.advice import advice
-from slicemamba.data.checks import Listing
+from slicemamba.data.checks import Listing, measured_before
+from slicemamba.data.plan import propose
 from slicemamba.text import masked
 
 router = APIRouter(
@@ -174,8 +175,19 @@ def _validate(context: AppContext, body: Mapping[str, Any]) -> schemas.Validatio
         advice=[*advice(job.search, job.data.num_classes), *_missing(context, job)],
         estimate=estimate(job, samples, earlier_searches(context.service, job)),
         data=_content(job, listing),
+        proposed=_proposed(job, listing),
         spec=public_spec(job.model_dump(mode="json")),
     )
+
+
+def _proposed(job: SearchJob, listing: Listing) -> list[schemas.Proposal]:
+    """What the images ask for, where they have been decoded before: by a search, or by ``slicemamba data check``."""
+    report = listing.report or measured_before(job.data)
+    if report is None:
+        return []
+    found = propose(job.data, report, max(job.data.image_size))
+    told = [one for one in found if one.option not in ("data.name", "data.root")]
+    return [schemas.Proposal(option=one.option, value=one.value, reason=one.reason) for one in told]
 
 
 def _missing(context: AppContext, job: SearchJob) -> list[str]:

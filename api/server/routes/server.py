@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from fastapi import APIRouter
 
 from api import schemas
@@ -12,9 +15,12 @@ from nas.objectives import OBJECTIVES
 from slicemamba import __version__
 from slicemamba.data.checks import list_datasets
 from slicemamba.data.reports import newest_report
+from slicemamba.documents import read_yaml
+from slicemamba.presets import list_presets
 from slicemamba.text import finite
 
 router = APIRouter(tags=["server"])
+SMALLEST = "laptop"  # of the presets
 
 
 @router.get("/v1/datasets")
@@ -33,6 +39,20 @@ def get_dataset(name: str, context: Context) -> schemas.Dataset:
     return schemas.Dataset(
         name=name, checked_at=checked_at, report=None if report is None else finite(report.model_dump(mode="json"))
     )
+
+
+@router.get("/v1/presets")
+def get_presets() -> schemas.PresetList:
+    """Searches to start from, the smallest first: as files, `slicemamba config show NAME` prints them."""
+    found = [schemas.Preset(name=name, title=title, job=_job(name)) for name, title in list_presets().items()]
+    searches = [preset for preset in found if preset.job.get("kind") == "search"]
+    return schemas.PresetList(presets=sorted(searches, key=lambda preset: preset.name != SMALLEST))
+
+
+def _job(name: str) -> dict[str, Any]:
+    """Without folders, which no request names."""
+    values = read_yaml(Path(name))
+    return {**values, "data": {option: value for option, value in values.get("data", {}).items() if option != "root"}}
 
 
 @router.get("/v1/objectives")

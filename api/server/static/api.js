@@ -20,7 +20,8 @@ export async function send(method, path, body, headers = {}, signal = undefined)
   const token = sessionStorage.getItem(KEY);
   const options = { method, headers: { ...headers }, signal };
   if (token) options.headers.Authorization = `Bearer ${token}`;
-  if (body !== undefined) {
+  if (typeof body === "string") options.body = body; // its kind stands in the headers
+  else if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
   }

@@ -71,7 +71,7 @@ async function show() {
   main.replaceChildren();
   main.ariaBusy = true; // “Loading …” until the first answer
   try {
-    if (page === "new") await formPage(main, live);
+    if (page === "new") await formPage(main, live, id);
     else if (page === "s" && kind === "t") trialPage(main, live, id, n);
     else if (page === "s") searchPage(main, live, id);
     else listPage(main, live);

@@ -168,6 +168,7 @@ function head(search, url, live) {
     ["PAUSED", "FAILED", "CANCELLED"].includes(search.state) ? button("Resume", act("resume"), "primary") : null,
     ended || search.state === "PAUSED" ? button("Extend", extend) : null,
     !ended && search.state !== "CANCELLING" ? button("Cancel", cancel, "danger") : null,
+    el("a", { className: "button", href: `#/new/${search.id}` }, "Copy to a new search"),
     ended ? button("Delete", remove, "danger") : null),
   el("p", { className: "soft" }, el("span", { className: "mono" }, search.id), " · ", `data ${search.spec.data.name}`, ` · ${search.spec.search.searcher}`, search.submitted_by ? ` · asked for by ${search.submitted_by}` : "", search.message && !search.error ? ` · ${search.message}` : "", search.queue_position ? ` · place ${search.queue_position} in the queue` : ""),
   search.error ? el("pre", { className: "log bad" }, search.error) : null,
