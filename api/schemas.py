@@ -69,6 +69,7 @@ class SearchSummary(_Answer):
     id: str
     name: str
     labels: dict[str, str]
+    dataset: str | None = Field(default=None, description="name of its data set")
     state: SearchState
     phase: str | None = Field(description="supernet, search, random, retrain or evaluate")
     progress: dict[str, PhaseProgress] = Field(description="by phase, for phases that have begun")

@@ -152,12 +152,15 @@ class Client:
         *,
         states: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
+        text: str = "",
         page_size: int = 50,
         page_token: str | None = None,
     ) -> schemas.SearchPage:
-        """One page of searches, newest first."""
+        """One page of searches, newest first; ``text`` is looked for in names, ids, labels and data sets."""
         wanted = [f"{key}={value}" for key, value in (labels or {}).items()]
-        params = _params(state=tuple(states), label=wanted, page_size=page_size, page_token=page_token)
+        params = _params(
+            state=tuple(states), label=wanted, text=text or None, page_size=page_size, page_token=page_token
+        )
         return self._ask(schemas.SearchPage, "GET", "/v1/searches", params=params)
 
     def iter_searches(

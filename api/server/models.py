@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, Text, false
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, query_expression, relationship
 from sqlalchemy.types import TypeDecorator
 
 from api.states import SearchState
@@ -68,6 +68,7 @@ class Search(Base):
         priority: of those in the queue the highest is started first.
         admitted: it has a place among those that run (``api.server.queue``).
         submitted_by: name of the token that asked for it; null where none was needed.
+        dataset: name of the data set, read from ``spec`` where a query asks for it, else null.
         changed_at: last change of state. updated_at: last change of anything.
     """
 
@@ -101,6 +102,7 @@ class Search(Base):
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     admitted: Mapped[bool] = mapped_column(default=False, server_default=false())
     submitted_by: Mapped[str | None] = mapped_column(String(100))
+    dataset: Mapped[str | None] = query_expression()
     label_rows: Mapped[list[Label]] = relationship(cascade="all, delete-orphan", lazy="selectin")
 
     @property

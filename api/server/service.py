@@ -24,9 +24,9 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, delete, func, or_, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Table, bindparam, delete, func, or_, select, text, tuple_, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, defer, raiseload, undefer
+from sqlalchemy.orm import InstrumentedAttribute, Session, defer, raiseload, undefer, with_expression
 
 from api.server import queue
 from api.server.database import Sessions
@@ -58,11 +58,22 @@ SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 @dataclass(frozen=True)
 class Filter:
-    """Which searches to list: any of the states (all when empty), all of the labels, listed after ``after``."""
+    """Which searches to list: any of the states (all when empty), all of the labels, a text somewhere in name, id,
+    labels or data set, listed after ``after``.
+    """
 
     states: Sequence[SearchState] = ()
     labels: Sequence[tuple[str, str]] = ()
+    text: str = ""
     after: tuple[datetime, str] | None = None  # moment of creation and id
+
+
+_DATASET = Search.spec["data"]["name"].as_string()
+
+
+def _holds(column: InstrumentedAttribute[str] | ColumnElement[str], text: str) -> ColumnElement[bool]:
+    """Whether it holds the text, whatever the case."""
+    return column.icontains(text, autoescape=True)
 
 
 class SearchService:
@@ -269,6 +280,11 @@ class SearchService:
             query = query.where(Search.state.in_([state.value for state in wanted.states]))
         if wanted.after:
             query = query.where(tuple_(*order) < wanted.after)
+        query = query.options(with_expression(Search.dataset, _DATASET))
+        if wanted.text:
+            labelled = Search.label_rows.any(_holds(Label.key, wanted.text) | _holds(Label.value, wanted.text))
+            named = (_holds(column, wanted.text) for column in (Search.name, Search.id, _DATASET))
+            query = query.where(or_(*named, labelled))
         for key, value in wanted.labels:
             query = query.where(Search.label_rows.any((Label.key == key) & (Label.value == value)))
         with self._sessions() as session:

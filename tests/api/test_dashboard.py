@@ -216,6 +216,53 @@ def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Be
     page.locator(".chip.CANCELLING, .chip.CANCELLED").first.wait_for()
 
 
+def finished(bench: Bench, name: str, dice: float, **labels: str) -> str:
+    """A search that has ended with a network of this score."""
+    search_id = bench.submit({**BODY, "name": name, "labels": labels})
+    under_way(bench, search_id)
+    write_study(bench.folder(search_id), [{"dice": dice, "hd95": 3.0}, {"dice": dice - 0.1, "hd95": 1.0}])
+    chosen = {"scores": {"test": {"dice": dice + 0.02, "hd95": 2.5}}, "flops": 3e8, "params": 80_000}
+    bench.folder(search_id).write_json("result.json", {"findings": [], "retrained": chosen})
+    found = {"search": Progress(done=2, total=2, unit="trials", metrics={"front": 2, "best_dice": dice})}
+    bench.drive(search_id, "SUCCEEDED", progress=found)
+    return search_id
+
+
+def test_searches_are_found_compared_and_deleted_together(page: Page, tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "runs")
+    with served(bench) as url:
+        ids = [finished(bench, name, dice, team=name[-3:]) for name, dice in (("polyps one", 0.7), ("moles two", 0.8))]
+        bench.submit({**BODY, "name": "to be kept"})
+        page.goto(url)
+        page.get_by_text("dice 0.8").wait_for()
+        find = page.get_by_role("searchbox", name="Find")
+        find.fill("ONE")
+        page.get_by_text("moles two").wait_for(state="detached")
+        assert page.get_by_text("polyps one").is_visible()
+        find.fill("nothing of this kind")
+        page.get_by_text("No such search").wait_for()
+        find.fill("")
+        for name in ("polyps one", "moles two"):
+            page.get_by_role("checkbox", name=f"Choose {name}").check()
+        page.wait_for_timeout(3500)  # a refresh later both are still chosen, and the focus is where it was
+        assert page.get_by_text("2 chosen").is_visible()
+        assert page.evaluate("document.activeElement.dataset.key") == f"tick {ids[1]}"
+        shoot(page, "list-chosen")
+        page.get_by_role("link", name="Compare").click()
+        page.locator(".plot .main-svg").first.wait_for()
+        row = page.get_by_role("row", name="moles two").get_by_role("cell").all_text_contents()
+        assert row[3:] == ["Dice ↑ 0.8", "0.82", "–", "2.5", "300 M", "80 k", "–"]
+        shoot(page, "compared")
+        page.get_by_role("link", name="Searches").click()
+        for name in ("polyps one", "moles two"):
+            page.get_by_role("checkbox", name=f"Choose {name}").check()
+        page.get_by_role("button", name="Delete").click()
+        page.locator("#ask-ok").click()
+        page.get_by_text("moles two").wait_for(state="detached")
+        assert page.get_by_text("to be kept").is_visible()
+        assert [one["name"] for one in bench.http.get("/v1/searches").json()["searches"]] == ["to be kept"]
+
+
 def test_a_warning_is_shown_in_the_list_and_on_the_page(page: Page, place: tuple[str, Bench]) -> None:
     url, bench = place
     search_id = bench.submit({**BODY, "name": "warned"})

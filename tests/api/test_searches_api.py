@@ -459,3 +459,29 @@ def test_row_of_another_version_breaks_no_list(bench: Bench, change: dict[str, A
     assert good in [row["id"] for row in listed.json()["searches"]]
     expected = 409 if change.get("state") == "WAITING_FOR_BETTER_TIMES" else 200
     assert bench.http.get(f"/v1/searches/{bad}").status_code == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("one", ["Number One"]),
+        ("LAB-", ["other", "Number One"]),
+        ("owner", ["other"]),
+        ("synthetic", ["other", "Number One"]),
+        ("%", []),
+        ("_", []),
+        ("", ["other", "Number One"]),
+    ],
+)
+def test_searches_are_found_by_a_text(bench: Bench, text: str, names: list[str]) -> None:
+    bench.submit({**BODY, "name": "Number One", "labels": {"team": "lab-a"}})
+    bench.submit({**BODY, "name": "other", "labels": {"owner": "lab-b"}})
+    found = bench.http.get("/v1/searches", params={"text": text}).json()["searches"]
+    assert [one["name"] for one in found] == names
+    assert {one["dataset"] for one in found} <= {"synthetic"}
+    if found:
+        assert bench.http.get(f"/v1/searches/{found[0]['id']}").json()["dataset"] == "synthetic"
+
+
+def test_text_with_nul_is_refused(bench: Bench) -> None:
+    assert bench.http.get("/v1/searches", params={"text": "a\0"}).status_code == 422

@@ -126,7 +126,8 @@ def whole(kind: type[Row], response: Response, context: AppContext, row: Search)
 
 
 def _answer(response: Response, context: AppContext, search: Search) -> schemas.Search:
-    return schemas.Search(**whole(schemas.SearchSummary, response, context, search))
+    more = {"dataset": search.spec.get("data", {}).get("name")}
+    return schemas.Search(**{**whole(schemas.SearchSummary, response, context, search), **more})
 
 
 @router.post("", status_code=HTTPStatus.ACCEPTED, responses={409: {"model": Problem}})
@@ -211,10 +212,13 @@ def list_searches(
     page_token: PageToken = None,
     state: Annotated[list[SearchState] | None, Query(description="any of these")] = None,
     label: Annotated[list[str] | None, Query(description="`key=value`; all of these")] = None,
+    text: Annotated[str, Query(max_length=100, description="in name, id, labels or data set, whatever the case")] = "",
 ) -> schemas.SearchPage:
     """Searches, newest first."""
     after = _read_place(page_token) if page_token else None
-    wanted = Filter(state or (), [_read_label(text) for text in label or ()], after)
+    if "\0" in text:
+        raise bad_parameter("text", "must not contain NUL")
+    wanted = Filter(state or (), [_read_label(one) for one in label or ()], text, after)
     found, more = context.service.page(wanted, page_size)
     show = partial(_listed, context, context.service.positions(found))
     return schemas.SearchPage(

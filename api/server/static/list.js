@@ -1,44 +1,89 @@
 // All searches, newest first.
-import { get, query } from "./api.js";
-import { PHASES, chip, el, select, table, timeLeft, when } from "./ui.js";
+import { get, post, query, send } from "./api.js";
+import { PHASES, ask, chip, el, notify, number, select, swap, table, timeLeft, when } from "./ui.js";
 
 const STATES = ["", "QUEUED", "STARTING", "RUNNING", "PAUSED", "CANCELLING", "SUCCEEDED", "CANCELLED", "FAILED"];
+const MOST = 8; // that a comparison shows: more colours cannot be told apart
 
 export function listPage(main, live) {
-  let state = "";
-  let tokens = [null];
-  const body = el("div");
+  let state = "", text = "", tokens = [null], timer = null;
+  const chosen = new Map(); // by id, the names of those that are ticked, on all pages
+  const body = el("div"), bulk = el("div", { className: "row", ariaLive: "polite" });
   const refresh = async () => {
-    const page = await get(`/v1/searches${query({ state, page_size: 25, page_token: tokens.at(-1) })}`);
-    body.replaceChildren(page.searches.length ? rows(page.searches) : empty(state), pager(page));
+    const page = await get(`/v1/searches${query({ state, text, page_size: 25, page_token: tokens.at(-1) })}`);
+    const { searches, next_page_token: more } = page;
+    // What is left is told in seconds, and changes each time.
+    swap(body, [searches.map(({ updated_at, ...rest }) => rest), more, tokens.length], () => [searches.length ? rows(searches, chosen, act) : empty(state || text), pager(more)]);
   };
-  const pager = (page) => (tokens.length < 2 && !page.next_page_token ? "" : el("div", { className: "row pager" },
-    el("button", { disabled: tokens.length < 2, onclick: () => { tokens.pop(); live.now(); } }, "Newer"),
-    el("button", { disabled: !page.next_page_token, onclick: () => { tokens.push(page.next_page_token); live.now(); } }, "Older")));
+  const pager = (more) => (tokens.length < 2 && !more ? "" : el("div", { className: "row pager" },
+    el("button", { "data-key": "newer", disabled: tokens.length < 2, onclick: () => { tokens.pop(); live.now(); } }, "Newer"),
+    el("button", { "data-key": "older", disabled: !more, onclick: () => { tokens.push(more); live.now(); } }, "Older")));
+  const from = (change) => { change(); tokens = [null]; live.now(); };
+  const find = el("input", { type: "search", placeholder: "name, label, data set", ariaLabel: "Find", oninput: () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => from(() => { text = find.value.trim().slice(0, 100); }), 300);
+  } });
+
+  function act() {
+    const names = [...chosen.values()], ids = [...chosen.keys()];
+    bulk.replaceChildren(...ids.length ? [
+      el("span", { className: "grow" }, `${ids.length} chosen`),
+      ids.length > 1 && ids.length <= MOST ? el("a", { className: "button", href: `#/compare/${ids.join(",")}` }, "Compare") : null,
+      el("button", { type: "button", onclick: () => all("Cancel", "What they have found so far is kept.", (id) => post(`/v1/searches/${id}/cancel`)) }, "Cancel"),
+      el("button", { type: "button", className: "danger", onclick: () => all("Delete", "Their trials, networks and figures are deleted permanently.", (id) => send("DELETE", `/v1/searches/${id}`)) }, "Delete"),
+      el("button", { type: "button", onclick: () => { chosen.clear(); done(); } }, "None"),
+    ].filter(Boolean) : []);
+    async function all(what, text_, one) {
+      if (!(await ask({ title: `${what} ${ids.length === 1 ? names[0] : `${ids.length} searches`}?`, text: text_, ok: what, danger: true }))) return;
+      const faults = [];
+      for (const id of ids) await one(id).then(() => chosen.delete(id), (error) => faults.push(`${chosen.get(id)}: ${error.message}`));
+      if (faults.length) notify(faults.join("\n"));
+      done();
+    }
+  }
+  function done() { // unticks what is not chosen any more
+    for (const box of body.querySelectorAll("td input")) box.checked = chosen.has(box.value);
+    act();
+    live.now();
+  }
+
   main.replaceChildren(
-    el("div", { className: "row" }, el("h1", { className: "grow" }, "Searches"),
-      select("State", STATES.map((s) => [s, s || "all"]), state, (value) => { state = value; tokens = [null]; live.now(); }),
+    el("div", { className: "row" }, el("h1", { className: "grow" }, "Searches"), find,
+      select("State", STATES.map((s) => [s, s || "all"]), state, (value) => from(() => { state = value; })),
       el("a", { className: "button primary", href: "#/new" }, "New search")),
-    el("section", { className: "card" }, body));
+    el("section", { className: "card" }, bulk, body));
   live.every(3, refresh);
 }
 
-function empty(state) {
-  if (state) return el("p", { className: "soft" }, `No search is ${state}.`);
+function empty(sought) {
+  if (sought) return el("p", { className: "soft" }, "No such search.");
   return el("p", {}, "No search yet. ", el("a", { href: "#/new" }, "Submit one"), ", or from the command line: ", el("code", {}, "slicemamba submit laptop"));
 }
 
-function rows(searches) {
-  const columns = ["Name", "State", "Phase", "Progress", "Left", "Labels", "Created"].map((title) => ({ title }));
-  return table(columns, searches.map((s) => {
+function rows(searches, chosen, act) {
+  const columns = ["Name", "Data set", "State", "Phase", "Progress", "Best", "Left", "Labels", "Created"].map((title) => ({ title }));
+  return table([{ title: "", content: el("span", { className: "unseen" }, "Choose") }, ...columns], searches.map((s) => {
     const now = s.progress[s.phase];
+    const tick = el("input", { type: "checkbox", value: s.id, checked: chosen.has(s.id), ariaLabel: `Choose ${s.name}`, "data-key": `tick ${s.id}`, onchange: () => {
+      if (tick.checked) chosen.set(s.id, s.name); else chosen.delete(s.id);
+      act();
+    } });
     return el("tr", {},
-      el("td", {}, el("a", { href: `#/s/${s.id}` }, s.name), el("br"), el("span", { className: "mono soft" }, s.id)),
+      el("td", {}, tick),
+      el("td", {}, el("a", { href: `#/s/${s.id}`, "data-key": s.id }, s.name), el("br"), el("span", { className: "mono soft" }, s.id)),
+      el("td", {}, s.dataset),
       el("td", {}, chip(s.state), s.queue_position ? el("span", { className: "soft" }, ` place ${s.queue_position}`) : null, s.warning ? el("div", { className: "wait" }, s.warning) : null),
       el("td", {}, s.phase ? PHASES[s.phase] ?? s.phase : "–"),
       el("td", {}, now ? [el("progress", { max: now.total || 1, value: now.done, ariaLabel: `${now.done} of ${now.total} ${now.unit}` }), el("span", { className: "soft" }, `${now.done} / ${now.total} ${now.unit}`)] : null),
+      el("td", { className: "num" }, best(s)),
       el("td", {}, s.expected_end_at ? timeLeft(s.expected_end_at) : null),
       el("td", {}, Object.entries(s.labels).map(([k, v]) => `${k}=${v}`).join(", ")),
       el("td", {}, when(s.created_at)));
   }), { className: "stacks" });
+}
+
+// The best trial so far, in the search's first objective.
+function best(search) {
+  const [name, value] = Object.entries(search.progress.search?.metrics ?? {}).find(([key]) => key.startsWith("best_")) ?? [];
+  return name ? `${name.slice(5)} ${number(value)}` : "–";
 }

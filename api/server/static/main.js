@@ -1,5 +1,6 @@
 // Which page is shown, and the clock that keeps it fresh.
 import { onTokenNeeded } from "./api.js";
+import { comparePage } from "./compare.js";
 import { formPage } from "./form.js";
 import { listPage } from "./list.js";
 import { searchPage } from "./search.js";
@@ -65,13 +66,14 @@ async function show() {
   const live = clock(main);
   stop = live.stop;
   const [, page, id, kind, n] = location.hash.split("/");
-  const title = page === "new" ? "New search" : kind === "t" ? `Trial ${n} of ${id}` : page === "s" ? `Search ${id}` : "Searches";
+  const title = page === "new" ? "New search" : kind === "t" ? `Trial ${n} of ${id}` : page === "s" ? `Search ${id}` : page === "compare" ? "Comparison" : "Searches";
   document.title = `${title} · SliceMamba NAS`;
   for (const link of document.querySelectorAll(".top nav a")) link.ariaCurrent = link.hash === (page === "new" ? "#/new" : "#/") ? "page" : null;
   main.replaceChildren();
   main.ariaBusy = true; // “Loading …” until the first answer
   try {
     if (page === "new") await formPage(main, live, id);
+    else if (page === "compare") comparePage(main, live, id.split(","));
     else if (page === "s" && kind === "t") trialPage(main, live, id, n);
     else if (page === "s") searchPage(main, live, id);
     else listPage(main, live);

@@ -13,6 +13,8 @@ export function fixedName(architecture) {
 
 const COLOURS = { front: "#d55e00", fixed: "#0072b2", random: "#999999" };
 
+const SERIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#f0e442"]; // Okabe and Ito's
+
 function layout(x, y, more = {}) {
   const axis = (title) => ({ title: { text: title, standoff: 8 }, gridcolor: css("--line"), zeroline: false, automargin: true });
   const narrow = innerWidth < 600; // there the legend takes several lines, and goes below
@@ -73,6 +75,18 @@ export function pareto(node, { x, y, trials, front, random, intervals }, onClick
     node.on("plotly_click", (event) => onClick(event.points[0].customdata));
   }
   return undefined;
+}
+
+// The frontiers of several searches over two objectives.
+export function fronts(node, x, y, series) {
+  const known = series.map(({ name, trials }) => ({ name, trials: trials.filter((t) => t.metrics[x.name] != null && t.metrics[y.name] != null).sort((a, b) => a.metrics[x.name] - b.metrics[x.name]) }));
+  if (!known.some(({ trials }) => trials.length)) return blank(node, "No completed trial yet.");
+  const data = known.map(({ name, trials }, i) => ({
+    x: trials.map((t) => t.metrics[x.name]), y: trials.map((t) => t.metrics[y.name]), name, mode: "lines+markers", type: "scatter",
+    marker: { size: 9, symbol: i, color: SERIES[i % SERIES.length] }, line: { width: 1, dash: "dot", color: SERIES[i % SERIES.length] },
+    hovertext: trials.map((t) => `trial ${t.number}`), hovertemplate: "%{hovertext}: %{x:.5g}, %{y:.5g}<extra></extra>",
+  }));
+  return draw(node, data, layout(title(x), title(y)));
 }
 
 export function hypervolume(node, curves) {

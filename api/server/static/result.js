@@ -1,7 +1,7 @@
 // What a search that has ended found, first: in sentences, then the chosen network on test beside those that everyone knows.
 import { count, el, number, table } from "./ui.js";
 
-const SCORES = [["dice", "Dice ↑"], ["miou", "mIoU ↑"], ["hd95", "HD95 (pixels) ↓"]];
+export const SCORES = [["dice", "Dice ↑"], ["miou", "mIoU ↑"], ["hd95", "HD95 (pixels) ↓"]];
 
 export function resultCard(result) {
   const findings = (result.findings ?? []).map((sentence) => el("p", { className: "finding" }, sentence));
@@ -15,7 +15,7 @@ export function resultCard(result) {
   return [...findings, el("h2", {}, "On test"), table(columns, rows), el("p", { className: "soft" }, "In brackets: 95 % intervals over images or patients.")];
 }
 
-function score(one, key) {
+export function score(one, key) {
   const value = one.scores?.test?.[key];
   const ends = one.intervals?.test?.[key];
   if (value == null) return "–";

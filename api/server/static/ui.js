@@ -12,13 +12,16 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-// Puts new content in only where what it shows has changed: focus, selection and open details stay.
+// Puts new content in only where what it shows has changed: selection and open details stay. The focus stays in any
+// case, on what has the same `data-key`.
 const shown = new WeakMap();
 export function swap(node, data, make) {
   const text = JSON.stringify(data);
   if (shown.get(node) === text) return;
   shown.set(node, text);
+  const focused = node.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   node.replaceChildren(...[make()].flat());
+  if (focused) node.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
 export const chip = (state) => el("span", { className: `chip ${state}` }, state);
