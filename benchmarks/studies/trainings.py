@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import sem, t
 from torch import nn
 
 from benchmarks.studies import organs
@@ -264,6 +265,22 @@ def table(study: Study, chosen: argparse.Namespace) -> None:
         print(f"\n{dataset}\n\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
         for name in [name for name in study.rows if name in by_name]:
             print(f"| {' | '.join(_cells(study, name, by_name))} |")
+    if len(chosen.sets) > 1:
+        _print_over_sets(study, lines)
+
+
+def _print_over_sets(study: Study, lines: list[dict[str, Any]]) -> None:
+    """Differences to the reference in pairs of one set and one seed, with a t interval over the pairs."""
+    dice = {(line["network"], line["set"], line["seed"]): 100 * line["dice"] for line in lines}
+    print("\nall sets\n\n| network | pairs | lowest … highest | mean difference, points |\n| --- | --- | --- | --- |")
+    for name, row in study.rows.items():
+        beside = row.beside or study.reference
+        gains = [dice[key] - dice[beside, *key[1:]] for key in dice if key[0] == name and (beside, *key[1:]) in dice]
+        if name == beside or len(gains) < 2:
+            continue
+        mean, half = statistics.mean(gains), float(t.ppf(0.975, len(gains) - 1)) * sem(gains)
+        told = f"{mean:+.1f} ({mean - half:+.1f} … {mean + half:+.1f}) to {beside}"
+        print(f"| {name} | {len(gains)} | {min(gains):+.1f} … {max(gains):+.1f} | {told} |")
 
 
 def _cells(study: Study, name: str, by_name: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
