@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from api.server.tokens import Tokens
 
 RunsDir = Annotated[Path | None, typer.Option(help="Folder of all runs.")]
+MAX_DAYS = 36_500
 Database = Annotated[str | None, typer.Option(help="Run database; default: a SQLite file in the folder of runs.")]
 
 _app = typer.Typer(help="Create, list and revoke access tokens. Run it on the server, whose run database holds them.")
@@ -29,6 +31,9 @@ _app = typer.Typer(help="Create, list and revoke access tokens. Run it on the se
 def create_token(
     name: Annotated[str, typer.Argument(help="Owner of the token.")],
     scope: Annotated[str, typer.Option(help="read; submit: also start, stop, extend; admin: also delete.")] = "submit",
+    days: Annotated[
+        float | None, typer.Option("--days", help="Days that it is valid; default: until it is revoked.")
+    ] = None,
     runs_dir: RunsDir = None,
     database_url: Database = None,
 ) -> None:
@@ -38,8 +43,10 @@ def create_token(
     known = [item.value for item in Scope]
     if scope not in known:
         raise InputError(f"--scope must be one of {', '.join(known)}; got {scope!r}")
-    row, text = _open_tokens(runs_dir, database_url).create(name, Scope(scope))
-    print(f"token {row.id} ({scope}) for {name}; clients take it from SLICEMAMBA_TOKEN:", file=sys.stderr)
+    lifetime = None if days is None else _days(days)
+    row, text = _open_tokens(runs_dir, database_url).create(name, Scope(scope), lifetime)
+    until = "" if row.expires_at is None else f", until {format_time(row.expires_at)}"
+    print(f"token {row.id} ({scope}) for {name}{until}; clients take it from SLICEMAMBA_TOKEN:", file=sys.stderr)
     print(text)
 
 
@@ -62,6 +69,15 @@ def revoke_token(
     print(f"token {row.id} of {row.name} is revoked")
 
 
+def _days(days: float) -> timedelta:
+    """Raises InputError for a time that no calendar holds, or none at all."""
+    if not 0 < days <= MAX_DAYS:
+        raise InputError(
+            f"--days must lie above 0 and be at most {MAX_DAYS}; got {days:g}. Without it a token stays valid"
+        )
+    return timedelta(days=days)
+
+
 def _open_tokens(runs_dir: Path | None, database_url: str | None) -> Tokens:
     from api.server.database import open_database
     from api.server.settings import Settings
@@ -72,9 +88,10 @@ def _open_tokens(runs_dir: Path | None, database_url: str | None) -> Tokens:
 
 def _table(rows: Sequence[Token]) -> Table:
     lines = [
-        [row.id, row.name, row.scope, *map(format_time, (row.created_at, row.used_at, row.revoked_at))] for row in rows
+        [row.id, row.name, row.scope, *map(format_time, (row.created_at, row.used_at, row.expires_at, row.revoked_at))]
+        for row in rows
     ]
-    return make_table(["id", "name", "scope", "created", "last used", "revoked"], lines)
+    return make_table(["id", "name", "scope", "created", "last used", "expires", "revoked"], lines)
 
 
 def register(app: typer.Typer) -> None:

@@ -43,6 +43,8 @@ def _check_token(request: Request, context: AppContext, given: HTTPAuthorization
     token = context.tokens.check(given.credentials)
     if token is None:
         raise _unauthorized("the token is not valid, or has been revoked; ask the service's administrator for another")
+    if token.expired:
+        raise _unauthorized(f"the token has expired ({token.expires_at:%Y-%m-%d %H:%M} UTC); ask for another one")
     needed = _NEEDED[request.method]
     if not Scope(token.scope).includes(needed):
         raise ProblemError(

@@ -48,24 +48,30 @@ class Tokens:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
-    def create(self, name: str, scope: Scope) -> tuple[Token, str]:
-        """Makes a token. Returns its row, and its text, which cannot be had again."""
+    def create(self, name: str, scope: Scope, lifetime: timedelta | None = None) -> tuple[Token, str]:
+        """Makes a token, for ever or for a time. Returns its row, and its text, which cannot be had again."""
         if not 0 < len(name) <= 100:
             raise InputError(f"a token's name must have 1 to 100 characters; got {len(name)}")
-        secret = secrets.token_hex(32)
+        secret, now = secrets.token_hex(32), utc_now()
         row = Token(
-            id=secrets.token_hex(4), name=name, scope=scope.value, secret_hash=_hash(secret), created_at=utc_now()
+            id=secrets.token_hex(4),
+            name=name,
+            scope=scope.value,
+            secret_hash=_hash(secret),
+            created_at=now,
+            expires_at=None if lifetime is None else now + lifetime,
         )
         with self._sessions.begin() as session:
             session.add(row)
         return row, f"{_PREFIX}_{row.id}_{secret}"
 
     def list(self) -> Sequence[Token]:
-        """All tokens, revoked ones too, oldest first."""
+        """All tokens, revoked and expired ones too, oldest first."""
         with self._sessions() as session:
             return session.scalars(select(Token).order_by(Token.created_at)).all()
 
     def any_active(self) -> bool:
+        """Whether there is one that was not revoked. An expired one counts: time alone opens a service to nobody."""
         with self._sessions() as session:
             return session.scalar(select(Token.id).where(Token.revoked_at.is_(None)).limit(1)) is not None
 
@@ -73,7 +79,7 @@ class Tokens:
         """Whether a token that was once checked is still valid."""
         with self._sessions() as session:
             row = session.get(Token, token_id)
-        return row is not None and row.revoked_at is None
+        return row is not None and row.revoked_at is None and not row.expired
 
     def revoke(self, token_id: str) -> Token:
         """Ends a token's validity at once. Raises InputError for an unknown id."""
@@ -85,7 +91,7 @@ class Tokens:
         return row
 
     def check(self, text: str) -> Token | None:
-        """The valid token of this text, None when there is none."""
+        """The token of this text, which may have expired; None when there is none, or it was revoked."""
         prefix, _, rest = text.partition("_")
         token_id, _, secret = rest.partition("_")
         with self._sessions() as session:
@@ -94,7 +100,8 @@ class Tokens:
         same = hmac.compare_digest(_hash(secret), row.secret_hash if row else _hash(""))
         if row is None or not same or row.revoked_at is not None:
             return None
-        self._note_use(row)
+        if not row.expired:
+            self._note_use(row)
         return row
 
     def _note_use(self, row: Token) -> None:

@@ -1,14 +1,16 @@
-"""Why the published network from scratch may mark nothing: its last feature maps and gradients, before and after.
+"""Why the published network from scratch may mark nothing where lesions are small, and what helps.
 
-python -m benchmarks.studies.sticking [--prior-bias]
+python -m benchmarks.studies.sticking
+
+What all places of a map have in common is the mean over positions, what tells them apart the deviation from it.
+LayerNorm divides each place by the length of both: where the first is far longer, nothing is left of the second.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,50 +18,72 @@ from benchmarks.studies.trainings import Row, load
 from slicemamba.config import TrainConfig
 from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import inputs_of
+from slicemamba.evaluation.evaluate import evaluate
 from slicemamba.models.unet import SliceMambaUNet
-from slicemamba.training.losses import bce_dice_loss
 from slicemamba.training.prior import start_at_prior
-from slicemamba.training.trainer import fit
+from slicemamba.training.trainer import EpochReport, fit
 
-DATASET, EPOCHS, NUM_IMAGES = "retina", 30, 16
-PUBLISHED = Row({"embed_dim": 16}, "2x2")
+DATASET, EPOCHS = "retina", 150
+SHOWN = (0, 3, 30, EPOCHS)
+PUBLISHED = Row({"embed_dim": 16, "drop_path_rate": 0.0}, "2x2")
 
 
-def look(network: SliceMambaUNet, data: SegmentationData, when: str) -> None:
-    """Prints the deviation over positions of the maps before the head, and how large the gradients before them are."""
+@dataclass(frozen=True)
+class Start:
+    """One way to train it."""
+
+    learning_rate: float
+    prior_bias: bool
+
+    def __str__(self) -> str:
+        return f"rate {self.learning_rate:g}, prior bias {'on' if self.prior_bias else 'off'}"
+
+
+STARTS = (Start(1e-3, False), Start(1e-3, True), Start(1e-4, False), Start(1e-4, True))
+
+
+@torch.no_grad()
+def deviation(network: SliceMambaUNet, data: SegmentationData) -> float:
+    """Of the maps after the last block: length of a place's deviation from the mean, by the length of the mean."""
     maps: list[Tensor] = []
-    hook = network.final_up.register_forward_hook(lambda _module, _given, made: maps.append(made.detach()))
-    network.train().zero_grad()
-    masks = torch.from_numpy(np.array(data.masks[:NUM_IMAGES]))
-    loss = bce_dice_loss(network(inputs_of(data, slice(0, NUM_IMAGES))), masks)
-    loss.backward()
+    blocks: Iterator[nn.Module] = network.blocks()
+    hook = list(blocks)[-1].register_forward_hook(lambda _module, _given, made: maps.append(made))
+    network.eval()(inputs_of(data, slice(0, len(data))))
     hook.remove()
-    deviation = maps[0].std(dim=(0, 1, 2)).mean().item()
-    print(f"{when}: loss {loss.item():.3f}, deviation of the last maps over positions {deviation:.4f}")
-    for name, part in (("encoder", network.layers), ("decoder", network.layers_up), ("head", network.final_conv)):
-        print(f"  {name}: median of gradient by weight, in norms {_relative_gradient(part):.1e}")
+    places = maps[0].flatten(0, -2)
+    mean = places.mean(0)
+    return float((places - mean).norm(dim=1).mean() / mean.norm())
 
 
-def _relative_gradient(part: nn.Module) -> float:
-    found = ((weight.grad, weight) for weight in part.parameters())
-    return statistics.median((grad.norm() / weight.norm()).item() for grad, weight in found if grad is not None)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--prior-bias", action="store_true", help="begin with the classes' shares")
+def main() -> None:
     torch.set_num_threads(1)
+    train, test = load((64, 64), DATASET, "train"), load((64, 64), DATASET, "test")
+    print(f"{DATASET}: {len(train)} images, {float((train.masks == 1).mean()):.2%} foreground; {EPOCHS} epochs\n")
+    print(f"| start | {' | '.join(f'deviation, epoch {epoch}' for epoch in SHOWN)} | Dice on train | on test |")
+    print(f"|{' --- |' * (len(SHOWN) + 3)}")
+    for start in STARTS:
+        print(f"| {start} | {' | '.join(_row(start, train, test))} |", flush=True)
+
+
+def _row(start: Start, train: SegmentationData, test: SegmentationData) -> list[str]:
     torch.manual_seed(0)
-    data = load((64, 64), DATASET, "train")
-    network = PUBLISHED.build(data.num_classes)
+    network = PUBLISHED.build(train.num_classes)
     assert isinstance(network, SliceMambaUNet)
-    if parser.parse_args(arguments).prior_bias:
-        start_at_prior(network, data)
-    print(f"{DATASET}: {len(data)} images, {float((data.masks > 0).mean()):.2%} foreground")
-    look(network, data, "at the start")
-    settings = TrainConfig(epochs=EPOCHS, batch_size=8, validate_every=EPOCHS)  # the recipe ``published``
-    fit(network, data, settings, validate=dict, on_epoch=lambda report, state: None)
-    look(network, data, f"after {EPOCHS} epochs")
+    if start.prior_bias:
+        start_at_prior(network, train)
+    seen = {0: deviation(network, train)}
+
+    def look(report: EpochReport, state: object) -> None:
+        if report.epoch in SHOWN:
+            seen[report.epoch] = deviation(network, train)
+
+    settings = TrainConfig(epochs=EPOCHS, batch_size=8, validate_every=EPOCHS, learning_rate=start.learning_rate)
+    fit(network, train, settings, validate=dict, on_epoch=look)
+    cpu = torch.device("cpu")
+    scores = [
+        evaluate(network, data, batch_size=16, device=cpu, with_hd95=False).metrics["dice"] for data in (train, test)
+    ]
+    return [*(f"{seen[epoch]:.2f}" for epoch in SHOWN), *(f"{score:.3f}" for score in scores)]
 
 
 if __name__ == "__main__":

@@ -169,3 +169,34 @@ def test_service_for_other_machines_does_not_start_without_a_token(
     monkeypatch.setattr(serving, "check_cluster", FakeJobs().check_cluster)
     with pytest.raises(InputError, match="slicemamba token create"):
         serving.serve(Settings(runs_dir=tmp_path, host="0.0.0.0", port=0))
+
+
+def test_expired_token_is_refused_by_name_and_opens_the_service_to_nobody(
+    guarded: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = guarded.context.tokens
+    row, secret = tokens.create("guest", Scope.READ, timedelta(days=1))
+    headers = {"Authorization": f"Bearer {secret}"}
+    assert guarded.http.get("/v1/searches", headers=headers).status_code == 200
+    assert tokens.is_valid(row.id)
+    later = utc_now() + timedelta(days=2)
+    monkeypatch.setattr("api.server.models.utc_now", lambda: later)
+    refused = guarded.http.get("/v1/searches", headers=headers)
+    assert refused.status_code == 401
+    assert f"has expired ({row.expires_at:%Y-%m-%d %H:%M} UTC)" in refused.json()["detail"]
+    assert not tokens.is_valid(row.id), "a stream ends, too"
+    assert tokens.any_active()
+
+
+@pytest.mark.parametrize("days", ["0", "nan", "1e9"])
+def test_lifetime_must_be_one(tmp_path: Path, days: str) -> None:
+    done = CliRunner().invoke(app, ["token", "create", "x", "--days", days, "--runs-dir", str(tmp_path)])
+    assert isinstance(done.exception, InputError)
+    assert "--days must lie above 0" in str(done.exception)
+
+
+def test_lifetime_is_told(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["token", "create", "x", "--days", "30", "--runs-dir", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "(submit) for x, until " in done.stderr
+    assert "expires" in CliRunner().invoke(app, ["token", "list", "--runs-dir", str(tmp_path)]).output
