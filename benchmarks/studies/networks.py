@@ -23,6 +23,7 @@ STUDY = Study(
         "published 4x4": Row(PUBLISHED, "4x4"),
         "published 8x8": Row(PUBLISHED, "8x8"),
         "published c3": Row(PUBLISHED, "c3"),
+        "published 2x2, rate 5e-4": Row(PUBLISHED, "2x2", {"learning_rate": 5e-4}, beside="published 2x2"),
     },
     reference="unet",
     seconds=120.0,

@@ -44,6 +44,13 @@ export async function send(method, path, body, headers = {}, signal = undefined)
 }
 
 export const get = async (path) => (await send("GET", path)).json();
+// All objectives by name: what they are called, their units and directions. They do not change while a page is open.
+let known = null;
+export const objectives = () => {
+  known ??= get("/v1/objectives").then(({ objectives: all }) => Object.fromEntries(all.map((o) => [o.name, o])));
+  known.catch(() => { known = null; });
+  return known;
+};
 const getText = async (path) => (await send("GET", path)).text();
 export const post = async (path, body, headers) => (await send("POST", path, body, headers)).json();
 

@@ -1,13 +1,13 @@
 // Searches side by side: their frontiers in one plot, and the networks that they chose.
-import { get, query } from "./api.js";
+import { get, objectives, query } from "./api.js";
 import * as plots from "./plots.js";
 import { SCORES, score } from "./result.js";
 import { chip, count, el, number, select, swap, table } from "./ui.js";
 
 export function comparePage(main, live, ids) {
   const axes = el("div", { className: "row" }), rows = el("div");
-  const plot = el("div", { className: "plot", role: "img", ariaLabel: "Pareto frontiers of the searches; the table below names the best of each" });
-  let chosen = null, known = null;
+  const plot = el("div", { className: "plot", role: "figure", ariaLabel: "Pareto frontiers of the searches; the table below names the best of each" });
+  let chosen = null;
   main.replaceChildren(
     el("h1", {}, `${ids.length} searches`),
     el("section", { className: "card" }, el("div", { className: "row" }, el("h2", { className: "grow" }, "Pareto frontiers"), axes), plot,
@@ -15,7 +15,7 @@ export function comparePage(main, live, ids) {
     el("section", { className: "card" }, el("h2", {}, "Chosen networks, on test"), rows));
 
   async function refresh() {
-    known ??= Object.fromEntries((await get("/v1/objectives")).objectives.map((o) => [o.name, o]));
+    const known = await objectives();
     const searches = await Promise.all(ids.map((id) => get(`/v1/searches/${id}`)));
     const own = await Promise.all(ids.map((id) => get(`/v1/searches/${id}/pareto`)));
     const common = own[0].measured.filter((name) => own.every((front) => front.measured.includes(name)));

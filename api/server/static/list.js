@@ -1,5 +1,5 @@
 // All searches, newest first.
-import { get, post, query, send } from "./api.js";
+import { get, objectives, post, query, send } from "./api.js";
 import { PHASES, ask, chip, el, notify, number, select, swap, table, timeLeft, when } from "./ui.js";
 
 const STATES = ["", "QUEUED", "STARTING", "RUNNING", "PAUSED", "CANCELLING", "SUCCEEDED", "CANCELLED", "FAILED"];
@@ -11,9 +11,9 @@ export function listPage(main, live) {
   const body = el("div"), bulk = el("div", { className: "row", ariaLive: "polite" });
   const refresh = async () => {
     const page = await get(`/v1/searches${query({ state, text, page_size: 25, page_token: tokens.at(-1) })}`);
-    const { searches, next_page_token: more } = page;
+    const { searches, next_page_token: more } = page, known = await objectives();
     // What is left is told in seconds, and changes each time.
-    swap(body, [searches.map(({ updated_at, ...rest }) => rest), more, tokens.length], () => [searches.length ? rows(searches, chosen, act) : empty(state || text), pager(more)]);
+    swap(body, [searches.map(({ updated_at, ...rest }) => rest), more, tokens.length], () => [searches.length ? rows(searches, known, chosen, act) : empty(state || text), pager(more)]);
   };
   const pager = (more) => (tokens.length < 2 && !more ? "" : el("div", { className: "row pager" },
     el("button", { "data-key": "newer", disabled: tokens.length < 2, onclick: () => { tokens.pop(); live.now(); } }, "Newer"),
@@ -60,7 +60,7 @@ function empty(sought) {
   return el("p", {}, "No search yet. ", el("a", { href: "#/new" }, "Submit one"), ", or from the command line: ", el("code", {}, "slicemamba submit laptop"));
 }
 
-function rows(searches, chosen, act) {
+function rows(searches, known, chosen, act) {
   const columns = ["Name", "Data set", "State", "Phase", "Progress", "Best", "Left", "Labels", "Created"].map((title) => ({ title }));
   return table([{ title: "", content: el("span", { className: "unseen" }, "Choose") }, ...columns], searches.map((s) => {
     const now = s.progress[s.phase];
@@ -75,7 +75,7 @@ function rows(searches, chosen, act) {
       el("td", {}, chip(s.state), s.queue_position ? el("span", { className: "soft" }, ` place ${s.queue_position}`) : null, s.warning ? el("div", { className: "wait" }, s.warning) : null),
       el("td", {}, s.phase ? PHASES[s.phase] ?? s.phase : "–"),
       el("td", {}, now ? [el("progress", { max: now.total || 1, value: now.done, ariaLabel: `${now.done} of ${now.total} ${now.unit}` }), el("span", { className: "soft" }, `${now.done} / ${now.total} ${now.unit}`)] : null),
-      el("td", { className: "num" }, best(s)),
+      el("td", { className: "num" }, best(s, known)),
       el("td", {}, s.expected_end_at ? timeLeft(s.expected_end_at) : null),
       el("td", {}, Object.entries(s.labels).map(([k, v]) => `${k}=${v}`).join(", ")),
       el("td", {}, when(s.created_at)));
@@ -83,7 +83,7 @@ function rows(searches, chosen, act) {
 }
 
 // The best trial so far, in the search's first objective.
-function best(search) {
+function best(search, known) {
   const [name, value] = Object.entries(search.progress.search?.metrics ?? {}).find(([key]) => key.startsWith("best_")) ?? [];
-  return name ? `${name.slice(5)} ${number(value)}` : "–";
+  return name ? `${known[name.slice(5)]?.title ?? name.slice(5)} ${number(value)}` : "–";
 }

@@ -109,7 +109,14 @@ export function slicing(node, front) {
     type: "heatmap", z: share, x: Array.from({ length: blocks }, (_, i) => i + 1), y: choices.map((_, i) => i), zmin: 0, zmax: 1, xgap: 1, ygap: 1,
     colorscale: [[0, css("--paper")], [1, css("--accent")]], colorbar: { title: { text: "share" }, thickness: 10 }, hovertemplate: "block %{x}: %{z:.0%}<extra></extra>",
   }];
-  const spec = layout("block", "", { shapes: frames });
+  // Where stages meet, and what they are called.
+  const depths = front[0].architecture.split("|").map((stage) => stage.split(",").length);
+  const ends = depths.map((_, i) => depths.slice(0, i + 1).reduce((sum, depth) => sum + depth, 0));
+  const lines = ends.slice(0, -1).map((end) => ({ type: "line", x0: end + 0.5, x1: end + 0.5, yref: "paper", y0: 0, y1: 1.04, line: { color: css("--ink"), width: 1 } }));
+  const half = Math.ceil(depths.length / 2);
+  const names = depths.map((depth, i) => ({ text: i < half ? `E${i + 1}` : `D${i + 1 - half}`, x: ends[i] - depth / 2 + 0.5, yref: "paper", y: 1.02, yanchor: "bottom", showarrow: false, font: { color: css("--soft"), size: 11 } }));
+  const spec = layout("block", "", { shapes: [...frames, ...lines], annotations: names });
+  spec.margin.t = 24;
   spec.yaxis = { ...spec.yaxis, tickvals: choices.map((_, i) => i), ticktext: choices, showgrid: false };
   spec.xaxis = { ...spec.xaxis, dtick: blocks > 12 ? 2 : 1, showgrid: false };
   return draw(node, data, spec);

@@ -9,10 +9,10 @@ export function resultCard(result) {
   if (!chosen?.scores?.test) return findings;
   const guesses = Object.entries(result.trivial?.test ?? {}).map(([name, scores]) => [name, { scores: { test: scores } }]);
   const others = Object.values(result.baselines ?? {}).map((one) => [`${one.title}, trained for as long`, one]);
-  const columns = ["", ...SCORES.map(([, title]) => title), "FLOPs", "Parameters"].map((title, i) => ({ title, num: i > 0 }));
+  const columns = ["Network", ...SCORES.map(([, title]) => title), "FLOPs", "Parameters"].map((title, i) => ({ title, num: i > 0 }));
   const rows = [["chosen network, retrained", chosen], ...others, ...guesses].map(([name, one]) => el("tr", {}, el("td", {}, name),
     SCORES.map(([key]) => el("td", { className: "num" }, score(one, key))), ["flops", "params"].map((cost) => el("td", { className: "num" }, count(one[cost])))));
-  return [...findings, el("h2", {}, "On test"), table(columns, rows), el("p", { className: "soft" }, "In brackets: 95 % intervals over images or patients.")];
+  return [...findings, el("h2", {}, "On test"), table(columns, rows, { reach: "Scores on test" }), el("p", { className: "soft" }, "In brackets: 95 % intervals over images or patients.")];
 }
 
 export function score(one, key) {

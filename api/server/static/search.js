@@ -1,5 +1,5 @@
 // One search: how far it is, what it found, and what can be done about it.
-import { download, get, openPage, post, query, send } from "./api.js";
+import { download, get, objectives, openPage, post, query, send } from "./api.js";
 import { showJobs, start, under } from "./jobs.js";
 import { logBox } from "./log.js";
 import * as plots from "./plots.js";
@@ -13,11 +13,11 @@ const UNDER_WAY = ["QUEUED", "STARTING", "RUNNING"];
 export function searchPage(main, live, id) {
   const url = `/v1/searches/${id}`;
   const parts = Object.fromEntries(["head", "phases", "findings", "tiles", "comparison", "trials", "jobs", "verdict", "history"].map((name) => [name, el("div")]));
-  const plot = Object.fromEntries(["pareto", "hypervolume", "slicing"].map((name) => [name, el("div", { className: "plot", role: "img" })]));
+  const plot = Object.fromEntries(["pareto", "hypervolume", "slicing"].map((name) => [name, el("div", { className: "plot", role: "figure" })]));
   plot.pareto.setAttribute("aria-label", "Trials and Pareto frontier; the table below holds the same figures");
   plot.hypervolume.setAttribute("aria-label", "Hypervolume of the frontier against evaluations");
   plot.slicing.setAttribute("aria-label", "Share of each slice size in the frontier, by block; the best is framed");
-  const view = { sort: null, state: "", tokens: [null], axes: null, known: null, estimate: undefined, intervals: {} };
+  const view = { sort: null, state: "", tokens: [null], axes: null, estimate: undefined, intervals: {} };
   const axes = el("div", { className: "row" });
   const picking = el("div");
   const cut = el("p", { className: "soft", hidden: true }, `The plot shows the first ${(PAGES * 1000).toLocaleString("en")} completed trials; the table has all.`);
@@ -39,7 +39,7 @@ export function searchPage(main, live, id) {
     const { id: _, progress, job_status, updated_at, expected_end_at, ...lasting } = search;
     document.title = `${search.name} · SliceMamba NAS`;
     swap(parts.head, lasting, () => head(search, url, live));
-    parts.phases.replaceChildren(phases(search));
+    parts.phases.replaceChildren(phases(search, await objectives()));
     swap(parts.history, lasting, () => history(search));
     const front = await get(`${url}/pareto`);
     // Beside a single objective, what it costs: one figure against itself shows nothing.
@@ -64,8 +64,7 @@ export function searchPage(main, live, id) {
   }
 
   async function figures(search, front) {
-    view.known ??= Object.fromEntries((await get("/v1/objectives")).objectives.map((o) => [o.name, o]));
-    const { known } = view;
+    const known = await objectives();
     if (!axes.childElementCount) for (const i of [1, 0])
       axes.append(select(i ? "x" : "y", front.measured.map((n) => [n, known[n].title]), view.axes[i], (value) => { view.axes[i] = value; live.now(); }));
     const [y, x] = view.axes.map((name) => known[name]);
@@ -116,15 +115,16 @@ export function searchPage(main, live, id) {
   async function trialTable(search, front) {
     const page = await get(`${url}/trials${query({ sort: search.progress.search ? view.sort : "number", state: view.state, page_size: 20, page_token: view.tokens.at(-1) })}`)
       .catch(() => get(`${url}/trials?page_size=20`));
-    swap(parts.trials, [page, front.trials, view.sort, view.state, view.tokens.length], () => trialRows(page, front));
+    const known = await objectives();
+    swap(parts.trials, [page, front.trials, view.sort, view.state, view.tokens.length], () => trialRows(page, front, known));
   }
 
-  function trialRows(page, front) {
+  function trialRows(page, front, known) {
     const best = new Set(front.trials.map((t) => t.number));
     const tied = new Set(front.trials.flatMap((t) => t.tied_with ?? []));
     const metrics = [...new Set([...front.objectives.map((o) => o.name), "seconds"])];
     const order = (name) => () => { view.sort = view.sort === `-${name}` ? name : `-${name}`; view.tokens = [null]; live.now(); };
-    const sortable = (name, num = true) => ({ num, sorted: view.sort === name ? "ascending" : view.sort === `-${name}` ? "descending" : null, content: el("button", { type: "button", onclick: order(name) }, `${name} ${view.sort === name ? "▲" : view.sort === `-${name}` ? "▼" : ""}`) });
+    const sortable = (name, num = true) => ({ num, sorted: view.sort === name ? "ascending" : view.sort === `-${name}` ? "descending" : null, content: el("button", { type: "button", "data-key": `sort ${name}`, onclick: order(name) }, `${known[name] ? plots.title(known[name]) : name} ${view.sort === name ? "▲" : view.sort === `-${name}` ? "▼" : ""}`) });
     const columns = [sortable("number"), { title: "State" }, ...metrics.map((m) => sortable(m)), { title: "Origin" }, { title: "Slicing" }];
     const rows = page.trials.map((t) => el("tr", {},
       el("td", { className: "num" }, el("a", { href: `#/s/${id}/t/${t.number}` }, String(t.number)), best.has(t.number) ? " ★" : tied.has(t.number) ? " =" : ""),
@@ -175,17 +175,23 @@ function head(search, url, live) {
   search.warning ? el("p", { className: "finding wait", role: "status" }, search.warning) : null].filter(Boolean);
 }
 
-function phases(search) {
+function phases(search, known) {
   const { retrain, baselines, search: { random_baseline: random } } = search.spec;
   const survey = search.spec.search.survey ?? search.spec.search.stop_if_flat;
   const finals = search.spec.finals === "auto" ? search.progress.finals : search.spec.finals; // in a space with sizes
   const wanted = ["supernet", survey && "survey", "search", random && "random", finals && "finals", ...retrain ? ["retrain", baselines.length && "baselines", "evaluate"] : []].filter(Boolean);
   return el("ol", { className: "phases" }, wanted.map((phase) => {
     const now = search.progress[phase];
-    const figures = Object.entries(now?.metrics ?? {}).slice(0, 3).map(([k, v]) => `${k.replace("val_", "")} ${number(v, 3)}`).join(" · ");
+    const figures = Object.entries(now?.metrics ?? {}).slice(0, 3).map(([k, v]) => `${figure(k, known)} ${number(v, 3)}`).join(" · ");
     return el("li", {}, el("div", { className: "row" }, el("b", { className: "grow" }, PHASES[phase]), el("span", { className: "soft" }, now ? `${now.done} / ${now.total} ${now.unit}` : "–")),
       el("progress", { max: now?.total || 1, value: now?.done ?? 0, ariaLabel: PHASES[phase] }), el("div", { className: "soft" }, figures));
   }));
+}
+
+// best_dice is what others call the best Dice.
+function figure(key, known) {
+  const name = key.replace(/^(val_|best_)/, "");
+  return `${key.startsWith("best_") ? "best " : ""}${known[name]?.title ?? name}`;
 }
 
 function tiles(search, front, evaluating, estimate) {
@@ -211,7 +217,7 @@ function comparison(front, { trials, random }) {
   const rows = [["best of the search", front.trials[0]], [`best fixed slicing${fixed?.violation ? " (outside the constraints)" : ""}`, fixed], ["best of random search", random]].filter(([, t]) => t);
   if (rows.length < 2) return [];
   const slicing = (t) => (t.origin === "fixed" ? plots.fixedName(t.architecture) : `trial ${t.number}`);
-  return table([{ title: "" }, ...front.objectives.map((o) => ({ title: plots.title(o), num: true })), { title: "Slicing" }],
+  return table([{ title: "Network" }, ...front.objectives.map((o) => ({ title: plots.title(o), num: true })), { title: "Slicing" }],
     rows.map(([name, t]) => el("tr", {}, el("td", {}, name), front.objectives.map((o) => el("td", { className: "num" }, number(t.metrics[o.name]))), el("td", {}, slicing(t)))));
 }
 

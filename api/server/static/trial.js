@@ -1,5 +1,5 @@
 // One trial: its slicing, what was measured, how it did on each image, and what can be made of it.
-import { get } from "./api.js";
+import { get, objectives } from "./api.js";
 import { gallery, showJobs, start, under } from "./jobs.js";
 import { ask, attempt, chip, el, notify, number, swap, table, when } from "./ui.js";
 
@@ -14,7 +14,8 @@ export function trialPage(main, live, id, n) {
     const ours = jobs.filter((job) => job.study === "search" && job.trial === trial.number);
     swap(part.head, [trial, search.name], () => head(trial, search));
     swap(part.images, scores, () => (scores ? bars(scores.images) : el("p", { className: "soft" }, "No scores per image.")));
-    swap(part.metrics, trial.metrics, () => metrics(trial));
+    const known = await objectives();
+    swap(part.metrics, trial.metrics, () => metrics(trial, known));
     showJobs(part.jobs, ours, id, live);
     const figures = ours.find((job) => job.kind === "figures" && job.state === "SUCCEEDED");
     if (figures && drawn !== figures.id) {
@@ -57,13 +58,14 @@ function head(trial, search) {
     el("p", {}, el("code", {}, trial.architecture), " ", el("button", { type: "button", onclick: copy }, "Copy"))].filter(Boolean);
 }
 
-const metrics = (trial) => table([{ title: "Metric" }, { title: "Value", num: true }],
-  Object.entries(trial.metrics).map(([k, v]) => el("tr", {}, el("td", {}, k), el("td", { className: "num" }, number(v, 6)))));
+const metrics = (trial, known) => table([{ title: "Metric" }, { title: "Value", num: true }],
+  Object.entries(trial.metrics).map(([k, v]) => el("tr", {}, el("td", {}, known[k] ? `${known[k].title}${known[k].unit && !["0…1", "count"].includes(known[k].unit) ? ` (${known[k].unit})` : ""}` : k), el("td", { className: "num" }, number(v, 6)))));
 
 function slices(architecture) {
   return el("div", { className: "slices" }, architecture.split("|").map((stage, i, all) => {
     const blocks = stage.split(":")[1].split(",");
-    const name = i < all.length / 2 ? `encoder ${i + 1}` : `decoder ${i + 1 - all.length / 2}`;
+    const half = Math.ceil(all.length / 2); // in the middle stands the encoder's last
+    const name = i < half ? `encoder ${i + 1}` : `decoder ${i + 1 - half}`;
     return el("div", {}, el("span", { className: "soft" }, name), el("div", { className: "cells" }, blocks.map((b) => el("span", { className: "cell mono" }, b))));
   }));
 }

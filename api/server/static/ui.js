@@ -93,9 +93,10 @@ export const clockTime = (moment) => moment.toDateString() === new Date().toDate
 
 export const when = (text) => (text ? new Date(text).toLocaleString() : "–");
 
-// On a phone, rows of a table that `stacks` become blocks.
-export function table(columns, rows, { caption, className = "" } = {}) {
-  return el("div", { className: "scroll" },
+// On a phone, rows of a table that `stacks` become blocks. One without links is reached by the keyboard under a name of
+// its own, so that it can be scrolled.
+export function table(columns, rows, { caption, className = "", reach = null } = {}) {
+  return el("div", { className: "scroll", tabIndex: reach ? 0 : null, role: reach ? "group" : null, ariaLabel: reach },
     el("table", { className },
       caption ? el("caption", { className: "soft" }, caption) : null,
       el("thead", {}, el("tr", {}, columns.map((c) => el("th", { scope: "col", className: c.num ? "num" : "", ariaSort: c.sorted ?? null }, c.content ?? c.title)))),
