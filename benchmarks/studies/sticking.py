@@ -8,13 +8,13 @@ LayerNorm divides each place by the length of both: where the first is far longe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.studies.trainings import Row, load
+from benchmarks.studies.trainings import CONV, Row, load
 from slicemamba.config import TrainConfig
 from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import inputs_of
@@ -63,6 +63,10 @@ def main() -> None:
     print(f"|{' --- |' * (len(SHOWN) + 3)}")
     for start in STARTS:
         print(f"| {start} | {' | '.join(_row(start, train, test))} |", flush=True)
+    torch.manual_seed(0)
+    learns = Row(CONV, "-").build(train.num_classes)
+    scores = _trained(learns, 1e-3, train, test, lambda report, state: None)
+    print(f"\nskeleton conv without blocks, rate 0.001: Dice {scores[0]:.3f} on train, {scores[1]:.3f} on test")
 
 
 def _row(start: Start, train: SegmentationData, test: SegmentationData) -> list[str]:
@@ -77,13 +81,29 @@ def _row(start: Start, train: SegmentationData, test: SegmentationData) -> list[
         if report.epoch in SHOWN:
             seen[report.epoch] = deviation(network, train)
 
-    settings = TrainConfig(epochs=EPOCHS, batch_size=8, validate_every=EPOCHS, learning_rate=start.learning_rate)
-    fit(network, train, settings, validate=dict, on_epoch=look)
+    scores = _trained(network, start.learning_rate, train, test, look)
+    return [*(f"{seen[epoch]:.2f}" for epoch in SHOWN), *(f"{score:.3f}" for score in scores)]
+
+
+def _trained(
+    network: nn.Module,
+    rate: float,
+    train: SegmentationData,
+    test: SegmentationData,
+    look: Callable[[EpochReport, object], None],
+) -> list[float]:
+    """Dice on train and on test."""
+    fit(
+        network,
+        train,
+        TrainConfig(epochs=EPOCHS, batch_size=8, validate_every=EPOCHS, learning_rate=rate),
+        validate=dict,
+        on_epoch=look,
+    )
     cpu = torch.device("cpu")
-    scores = [
+    return [
         evaluate(network, data, batch_size=16, device=cpu, with_hd95=False).metrics["dice"] for data in (train, test)
     ]
-    return [*(f"{seen[epoch]:.2f}" for epoch in SHOWN), *(f"{score:.3f}" for score in scores)]
 
 
 if __name__ == "__main__":
