@@ -31,6 +31,7 @@ from api.server.settings import Settings
 from api.server.studies import Studies
 from api.server.telemetry import Telemetry
 from api.server.tokens import Tokens
+from api.server.webhooks import Webhooks
 from cluster import jobs as ray_jobs
 from slicemamba import __version__
 
@@ -66,8 +67,10 @@ def create_app(settings: Settings, jobs: Jobs = ray_jobs) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         context.reconciler.start()
+        context.webhooks.start()
         yield
         await run_in_threadpool(context.reconciler.stop)
+        await run_in_threadpool(context.webhooks.stop)
 
     # Its pages bring their scripts along: a cluster is often cut off from the internet.
     app = FastAPIOffline(title="SliceMamba NAS", version=__version__, description=DESCRIPTION, lifespan=lifespan)
@@ -99,6 +102,7 @@ def _assemble(settings: Settings, jobs: Jobs) -> AppContext:
         follow_ups=FollowUps(service, studies),
         telemetry=telemetry,
         reconciler=reconciler,
+        webhooks=Webhooks(sessions, settings),
         jobs=jobs,
         event_feeds=Feeds(EVENTS_SECONDS, closing),
         log_feeds=Feeds(LOGS_SECONDS, closing),

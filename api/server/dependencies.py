@@ -25,6 +25,7 @@ from api.server.settings import Settings
 from api.server.studies import Studies
 from api.server.telemetry import Telemetry
 from api.server.tokens import Tokens
+from api.server.webhooks import Webhooks
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class AppContext:
     follow_ups: FollowUps
     telemetry: Telemetry
     reconciler: Reconciler
+    webhooks: Webhooks
     jobs: Jobs
     event_feeds: Feeds
     log_feeds: Feeds

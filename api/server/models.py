@@ -145,6 +145,7 @@ class StateChange(Base):
     Attributes:
         old_state: null for the first.
         by: name of the token that asked for it; null for what nobody asked for, or where no token was needed.
+        untold: webhooks are still to be told of it.
     """
 
     __tablename__ = "events"
@@ -156,6 +157,7 @@ class StateChange(Base):
     new_state: Mapped[str] = mapped_column(String(16))
     message: Mapped[str | None] = mapped_column(ToldText)
     by: Mapped[str | None] = mapped_column(String(100))
+    untold: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
 class Token(Base):

@@ -34,6 +34,7 @@ from api.server.models import SEARCH, Label, Search, StateChange, utc_now
 from api.server.problems import ProblemError, conflict, not_found
 from api.server.settings import Settings
 from api.server.specs import check_data, read_job
+from api.server.webhooks import TOLD
 from api.states import ACTIVE, SearchState, check_transition
 from cluster.config import SearchJob, config_hash, parse_job
 from cluster.follow_up import FollowUp, job_folder
@@ -510,7 +511,9 @@ class SearchService:
             if done and unless is not None:
                 _refuse_while_followed(session, search.id, unless)
             if done:
-                session.add(_change(search.id, old, new, values.get("error") or message))
+                change = _change(search.id, old, new, values.get("error") or message)
+                change.untold = bool(self._settings.webhooks) and new in TOLD
+                session.add(change)
         return done
 
     def note(self, search: Search, **values: Any) -> None:

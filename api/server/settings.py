@@ -8,13 +8,15 @@ from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, SecretStr, model_validator
 
 from slicemamba.config import Config, validate
 
 DEFAULT_RAY_ADDRESS = "http://127.0.0.1:8265"
 
+SHORTEST_SECRET = 16
 PREFIX = r"(?:/[A-Za-z0-9._~-]+)*"
 """Form of a path below which the service is shown: none, ``/nas``, ``/tools/nas``."""
 
@@ -32,7 +34,23 @@ VARIABLES = {
     "max_running": "SLICEMAMBA_MAX_RUNNING",
     "max_unfinished_per_token": "SLICEMAMBA_MAX_UNFINISHED_PER_TOKEN",
     "root_path": "SLICEMAMBA_ROOT_PATH",
+    "webhooks": "SLICEMAMBA_WEBHOOKS",
+    "webhook_secret": "SLICEMAMBA_WEBHOOK_SECRET",
 }
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _check_address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"must be an address such as https://example.org/hook; got {value!r}")
+    return value
+
+
+_Address = Annotated[str, AfterValidator(_check_address)]
 
 
 class Settings(Config):
@@ -53,6 +71,9 @@ class Settings(Config):
         max_unfinished_per_token: searches and jobs of one token that may wait or run; null: no limit.
         root_path: prefix, such as ``/nas``, under which a reverse proxy shows the service; a proxy may say it in the
             header ``X-Forwarded-Prefix`` instead.
+        webhooks: addresses (http or https, with commas between) that are told of each search and job that SUCCEEDED or
+            FAILED; none by default.
+        webhook_secret: signs what they are told; at least 16 characters.
     """
 
     database_url: str | None = None
@@ -68,6 +89,17 @@ class Settings(Config):
     max_running: PositiveInt | None = None
     max_unfinished_per_token: PositiveInt | None = None
     root_path: Annotated[str, Field(pattern=f"^{PREFIX}$")] = ""
+    webhooks: Annotated[tuple[_Address, ...], BeforeValidator(_split)] = ()
+    webhook_secret: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _signed(self) -> Settings:
+        if self.webhooks and self.webhook_secret is None:
+            raise ValueError("webhooks need SLICEMAMBA_WEBHOOK_SECRET, by which those who are told know the sender")
+        # Not a limit of the field, whose error would show what was given.
+        if self.webhook_secret is not None and len(self.webhook_secret.get_secret_value()) < SHORTEST_SECRET:
+            raise ValueError(f"SLICEMAMBA_WEBHOOK_SECRET must have at least {SHORTEST_SECRET} characters")
+        return self
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
