@@ -29,6 +29,7 @@ from nas.audit import (
     primary_metric,
     rank_agreement,
     score_interval,
+    seed_deviation,
     spread_sample,
 )
 from nas.config import AuditConfig
@@ -117,6 +118,7 @@ def retrained_scores(
     return {
         "metric": metric,
         "retrained": rows,
+        "seed_deviation": _seed_deviation(rows),
         "ranking": {split: _ranking(first, counts, pool, metric, split, settings.seed) for split in SPLITS},
         "cheaper": _judge_cheaper(members, fixed, counts, pool, metric, patients["test"], settings),
         "comparison": _comparison(counts, own[0], rival, metric, patients["test"], settings.seed),
@@ -124,6 +126,15 @@ def retrained_scores(
         "num_test_images": len(counts[own[0]]["test"]),
         "num_test_patients": len(set(patients["test"])),
     }
+
+
+def _seed_deviation(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Of the score on test."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        if "test" in row:
+            scores.setdefault(row["architecture"], []).append(row["test"]["value"])
+    return seed_deviation(list(scores.values()))
 
 
 class _Trainings:

@@ -151,6 +151,7 @@ def audit(
     from cluster.run_folder import RunFolder
     from cluster.storage import mirrored
     from cluster.summary import print_audit
+    from nas.audit import foresight
     from nas.config import AuditConfig
     from slicemamba.config import validate
 
@@ -163,6 +164,7 @@ def audit(
     values |= {"num_retrained": num_retrained, "epochs": epochs, "retrain_seeds": retrain_seeds}
     settings = validate(AuditConfig, values, source="audit")
     folder = RunFolder(run)
+    typer.echo(foresight(retrain_seeds, margin), err=True)
     with _resumable(), mirrored(folder, _store()), progress_view(Console(stderr=True)) as view:
         found = run_audit(folder, settings, address=address, on_status=partial(show_status, view))
     print_audit(Console(), found)

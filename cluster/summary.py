@@ -147,12 +147,16 @@ def print_audit(console: Console, audit: Mapping[str, Any]) -> None:
     Args:
         console: where to. audit: what ``audit.json`` holds.
     """
+    from nas.audit import foresight  # which imports torch, and this module is imported by commands that do not
+
     console.print(_trained(audit))
     console.print(_front_ties(audit))
     table = Table("", "question", "found", title="The verdict's criteria")
     for one in audit["verdict"]["criteria"]:
         table.add_row(f"[{_COLOURS[one['outcome']]}]{one['outcome']}[/]", one["question"], escape(one["evidence"]))
     console.print(table)
+    if (scatter := audit.get("seed_deviation")) is not None:  # an audit of an earlier version has none
+        console.print(foresight(audit["settings"]["retrain_seeds"], audit["settings"]["margin"], scatter))
     word = audit["verdict"]["word"]
     console.print(f"[bold {_COLOURS[word]}]{word}[/]: {escape(audit['verdict']['sentence'])}")
 

@@ -45,6 +45,10 @@ MIN_TEST_IMAGES = 20  # that are independent of each other; below, percentile in
 MIN_SEEDS = 3  # trainings of the best and of its rival; random searches
 RANK_RESAMPLES = 1000
 ONE_SIDED = 0.05  # chance of calling any member not worse that is worse by the margin
+SEED_DEVIATION = 0.021
+"""Standard deviation of Dice over training seeds in short trainings from scratch: the studies' (docs/studies.md), taken
+until an audit has measured its own."""
+MOST_SEEDS = 200
 # Objectives that follow from per-image counts.
 _COUNTED = ("dice", "miou", "worst_class_dice", "sensitivity", "specificity")
 
@@ -160,6 +164,75 @@ def _over_architectures(
         return Estimate(value=value if np.isfinite(value) else None)
     low, high = percentile_interval(samples)
     return Estimate(value=value, low=low, high=high)
+
+
+def smallest_visible(num_seeds: int, deviation: float, confidence: float = CONFIDENCE) -> float | None:
+    """Difference of two networks, each trained from so many seeds, below which the luck of training hides it.
+
+    Half of Student's interval of a difference of means; the sampling of images comes on top. None for a single seed,
+    which tells nothing of that luck.
+
+    Args:
+        num_seeds: trainings of each. deviation: standard deviation of the score over seeds. confidence: two-sided.
+    """
+    if num_seeds < 2:
+        return None
+    quantile = float(stats.t.ppf((1 + confidence) / 2, 2 * num_seeds - 2))
+    return quantile * deviation * float(np.sqrt(2 / num_seeds))
+
+
+def seeds_for(margin: float, deviation: float) -> int | None:
+    """Fewest seeds of each that show a loss of less than the margin where there is none, one-sided; None beyond
+    ``MOST_SEEDS``.
+    """
+    one_sided = 1 - 2 * ONE_SIDED
+    for num_seeds in range(2, MOST_SEEDS + 1):
+        visible = smallest_visible(num_seeds, deviation, one_sided)
+        assert visible is not None
+        if visible < margin:
+            return num_seeds
+    return None
+
+
+def foresight(num_seeds: int, margin: float, deviation: float | None = None) -> str:
+    """What an audit of this size can tell, in a sentence for before it starts, or for when its scatter is known.
+
+    Args:
+        num_seeds: trainings of the best network and of each that it is compared with. margin: as in AuditConfig.
+        deviation: over seeds, as the audit has measured it; None: as in the studies.
+    """
+    known = SEED_DEVIATION if deviation is None else deviation
+    visible, wanted = smallest_visible(num_seeds, known), seeds_for(margin, known)
+    told = "One training of each network cannot tell a difference from the luck of training"
+    if visible is not None:
+        source = "as in docs/studies.md" if deviation is None else "as measured here"
+        told = (
+            f"Seeds of training scatter by {_points(known)} ({source}): with {num_seeds} of each network, differences "
+            f"below {_points(visible)} cannot be told from luck"
+        )
+    if wanted is not None and wanted <= num_seeds:
+        return f"{told}; enough to show that a cheaper network loses less than {_points(margin)}."
+    needed = f"{wanted} seeds" if wanted is not None else f"more than {MOST_SEEDS} seeds"
+    return f"{told}; to show that a cheaper network loses less than {_points(margin)} may take {needed}."
+
+
+def _points(share: float) -> str:
+    """Points of a score, a hundredth each."""
+    text = f"{100 * share:.1f}".removesuffix(".0")
+    return f"{text} point" if text == "1" else f"{text} points"
+
+
+def seed_deviation(scores: Sequence[Sequence[float]]) -> float | None:
+    """Standard deviation over seeds, pooled over networks; None where none was trained twice.
+
+    Args:
+        scores: of each network, those of its trainings.
+    """
+    repeated = [np.asarray(one, np.float64) for one in scores if len(one) > 1]
+    if not repeated:
+        return None
+    squares = sum(float(((one - one.mean()) ** 2).sum()) for one in repeated)
+    return float(np.sqrt(squares / sum(len(one) - 1 for one in repeated)))
 
 
 def score_interval(counts: Counts, metric: str, seed: int = 0, *, patients: Patients = None) -> Estimate:

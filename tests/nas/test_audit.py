@@ -20,6 +20,7 @@ from nas.audit import (
     Evidence,
     Verdict,
     difference,
+    foresight,
     front_intervals,
     hypervolume_curves,
     judge,
@@ -27,6 +28,9 @@ from nas.audit import (
     primary_metric,
     rank_agreement,
     score_interval,
+    seed_deviation,
+    seeds_for,
+    smallest_visible,
     spread_sample,
     top_k_recall,
 )
@@ -421,3 +425,42 @@ def test_checklist_answers_from_the_run() -> None:
     alone = {item.question: item.answer for item in checklist(replace(facts, random_seeds=0, disjoint=True))}
     assert alone["Was it compared with random search?"] == "no"
     assert alone["Are train, val, search and test disjoint?"] == "yes"
+
+
+def test_visible_difference_is_that_of_students_interval() -> None:
+    rng = np.random.default_rng(0)
+    for num_seeds in (2, 3, 8):
+        visible = smallest_visible(num_seeds, 0.02)
+        assert visible is not None
+        first, second = (rng.normal(0, 0.02, (4000, num_seeds)) for _ in range(2))
+        pooled = np.sqrt((first.var(axis=1, ddof=1) + second.var(axis=1, ddof=1)) / 2)
+        half = stats.t.ppf(0.975, 2 * num_seeds - 2) * pooled * np.sqrt(2 / num_seeds)
+        assert np.sqrt(np.mean(half**2)) == pytest.approx(visible, rel=0.05)
+        assert np.mean(abs(first.mean(1) - second.mean(1)) > half) == pytest.approx(0.05, abs=0.01)
+    assert smallest_visible(1, 0.02) is None
+
+
+def test_seeds_that_a_margin_takes_are_the_fewest() -> None:
+    found = seeds_for(0.01, 0.021)
+    assert found is not None
+    for num_seeds, enough in ((found, True), (found - 1, False)):
+        visible = smallest_visible(num_seeds, 0.021, 0.9)
+        assert visible is not None
+        assert (visible < 0.01) == enough
+    assert seeds_for(1e-6, 0.021) is None
+
+
+def test_foresight_says_what_can_be_told_and_what_it_takes() -> None:
+    few, many, one, measured = foresight(3, 0.01), foresight(30, 0.01), foresight(1, 0.01), foresight(3, 0.01, 0.0005)
+    assert "scatter by 2.1 points (as in docs/studies.md): with 3 of each network, differences below 4.8 points" in few
+    assert f"may take {seeds_for(0.01, 0.021)} seeds" in few
+    assert "enough to show that a cheaper network loses less than 1 point" in many
+    assert "One training of each network cannot tell" in one
+    assert "0.1 points (as measured here)" in measured
+    assert "enough" in measured
+
+
+def test_deviation_over_seeds_is_pooled_over_networks() -> None:
+    assert seed_deviation([[0.5], [0.7]]) is None
+    assert seed_deviation([[0.5, 0.6], [0.7]]) == pytest.approx(np.std([0.5, 0.6], ddof=1))
+    assert seed_deviation([[0.1, 0.2, 0.3], [0.8, 0.8]]) == pytest.approx((0.02 / 3) ** 0.5)
