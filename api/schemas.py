@@ -380,6 +380,7 @@ class ObjectiveList(_Answer):
 class Version(_Answer):
     version: str
     api: Literal["v1"] = "v1"
+    ray_dashboard: str | None = Field(default=None, description="where a browser finds Ray's dashboard, if it is known")
 
 
 class Health(_Answer):

@@ -28,7 +28,7 @@ class JobServer:
     Attributes:
         address: of the running server.
         states: Ray's status of each job, by submission id.
-        folders: run folder of each job.
+        folders: run folder of each job. metadata: what was told of it.
         requests: how often each id was asked for, the refused repetitions included.
         on_submit: called in a thread of the server before a job is kept, and once more when it is, with whether it is;
             a ConnectionError that it raises leaves the request without an answer.
@@ -38,6 +38,7 @@ class JobServer:
         self.address = ""
         self.states: dict[str, str] = {}
         self.folders: dict[str, Path] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
         self.requests: Counter[str] = Counter()
         self.on_submit = on_submit
         self._lock = Lock()
@@ -65,6 +66,7 @@ class JobServer:
             if job_id in self.states:
                 return HTTPStatus.INTERNAL_SERVER_ERROR, f"Job with submission_id {job_id} already exists."
             self.states[job_id] = "RUNNING"
+            self.metadata[job_id] = job.get("metadata") or {}
             self.folders[job_id] = Path(shlex.split(job["entrypoint"])[-1])
         self.on_submit(job_id, True)
         return HTTPStatus.OK, {"job_id": job_id, "submission_id": job_id}

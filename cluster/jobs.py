@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from cluster.capacity import Node
 from cluster.connect import ENVIRONMENT, spare_proxy, use_local_token
+from cluster.run_folder import RunFolder
 from slicemamba.errors import InputError
 from slicemamba.text import masked
 
@@ -95,10 +96,17 @@ def submit_run(address: str, submission_id: str, run_dir: Path, command: Sequenc
                 entrypoint=shlex.join(command or default),
                 submission_id=submission_id,
                 runtime_env={"env_vars": dict(RUN_ENVIRONMENT)},
+                metadata=_metadata(run_dir),
             )
     except (ClusterUnavailableError, JobRefusedError) as error:
         if "already exists" not in str(error):
             raise
+
+
+def _metadata(run_dir: Path) -> dict[str, str]:
+    """What Ray's dashboard shows beside the job: the name that its user gave it, what it does, and its folder's."""
+    told = RunFolder(run_dir).read_json("config.json") or {}
+    return {"run": run_dir.name} | {key: str(told[key]) for key in ("name", "kind") if key in told}
 
 
 def job_state(address: str, submission_id: str) -> JobState | None:

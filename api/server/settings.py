@@ -25,6 +25,7 @@ VARIABLES = {
     "runs_dir": "SLICEMAMBA_RUNS_DIR",
     "data_root": "SLICEMAMBA_DATA",
     "ray_address": "SLICEMAMBA_RAY_ADDRESS",
+    "ray_dashboard": "SLICEMAMBA_RAY_DASHBOARD",
     "host": "SLICEMAMBA_HOST",
     "port": "SLICEMAMBA_PORT",
     "reconcile_seconds": "SLICEMAMBA_RECONCILE_SECONDS",
@@ -61,6 +62,8 @@ class Settings(Config):
         runs_dir: holds a folder for each search; the cluster's head node must see it under the same path.
         data_root: folder of the data sets that requests may name; null for only the synthetic set.
         ray_address: address of the Ray job server.
+        ray_dashboard: address of Ray's dashboard as browsers see it, for links; null: that of the job server if only
+            this machine can reach the service, else none.
         host, port: where to listen; port 0 selects a free one.
         reconcile_seconds: time between two checks of the running searches.
         stale_seconds: a driver whose status is older, and whose Ray job is gone, counts as dead.
@@ -80,6 +83,7 @@ class Settings(Config):
     runs_dir: Path = Path("runs")
     data_root: Path | None = None
     ray_address: str = DEFAULT_RAY_ADDRESS
+    ray_dashboard: _Address | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     reconcile_seconds: PositiveFloat = 2.0
@@ -118,6 +122,11 @@ class Settings(Config):
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.runs_path / 'searches.db'}"
+
+    @property
+    def dashboard(self) -> str | None:
+        """Ray's, where browsers find it."""
+        return self.ray_dashboard or (self.ray_address if is_loopback(self.host) else None)
 
     @property
     def tokens_required(self) -> bool:

@@ -28,3 +28,15 @@ def test_bad_variable_is_named() -> None:
 def test_database_that_cannot_be_opened_is_told(url: str) -> None:
     with pytest.raises(InputError, match="database"):
         open_database(url)
+
+
+@pytest.mark.parametrize(
+    ("values", "dashboard"),
+    [
+        ({}, "http://127.0.0.1:8265"),
+        ({"SLICEMAMBA_HOST": "0.0.0.0"}, None),
+        ({"SLICEMAMBA_HOST": "0.0.0.0", "SLICEMAMBA_RAY_DASHBOARD": "https://ray.lab"}, "https://ray.lab"),
+    ],
+)
+def test_rays_dashboard_is_linked_where_browsers_find_it(values: dict[str, str], dashboard: str | None) -> None:
+    assert Settings.from_env(values).dashboard == dashboard

@@ -14,6 +14,7 @@ from benchmarks.job_server import JobServer
 from cluster import jobs
 from cluster.jobs import JobState
 from cluster.local import RayHead
+from cluster.run_folder import RunFolder
 from slicemamba.errors import InputError
 
 NOWHERE = "http://127.0.0.1:9"
@@ -54,6 +55,15 @@ def test_answer_that_is_not_rays_is_taken_for_a_cluster_that_is_away(answer: tup
                 call(server.address, "s-1")
         with pytest.raises(jobs.ClusterUnavailableError):
             jobs.submit_run(server.address, "s-1", Path("/run"))
+
+
+def test_job_carries_the_name_of_its_run(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "s-1").write_json("config.json", {"name": "polyps", "kind": "search", "data": {"root": "/d"}})
+    server = JobServer()
+    with server.running():
+        jobs.submit_run(server.address, "s-1", tmp_path / "s-1")
+        jobs.submit_run(server.address, "s-2", tmp_path / "s-2")  # whose folder nothing is in
+    assert server.metadata == {"s-1": {"run": "s-1", "name": "polyps", "kind": "search"}, "s-2": {"run": "s-2"}}
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 180) -> None:

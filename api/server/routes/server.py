@@ -62,6 +62,6 @@ def get_objectives() -> schemas.ObjectiveList:
 
 
 @router.get("/v1/version")
-def get_version() -> schemas.Version:
-    """Version of the package and of the API."""
-    return schemas.Version(version=__version__)
+def get_version(context: Context) -> schemas.Version:
+    """Version of the package and of the API, and where Ray's dashboard is."""
+    return schemas.Version(version=__version__, ray_dashboard=context.settings.dashboard)

@@ -44,13 +44,18 @@ export async function send(method, path, body, headers = {}, signal = undefined)
 }
 
 export const get = async (path) => (await send("GET", path)).json();
-// All objectives by name: what they are called, their units and directions. They do not change while a page is open.
-let known = null;
-export const objectives = () => {
-  known ??= get("/v1/objectives").then(({ objectives: all }) => Object.fromEntries(all.map((o) => [o.name, o])));
-  known.catch(() => { known = null; });
-  return known;
+// What does not change while a page is open is asked for once.
+const lasting = (ask) => {
+  let answer = null;
+  return () => {
+    answer ??= ask();
+    answer.catch(() => { answer = null; });
+    return answer;
+  };
 };
+export const version = lasting(() => get("/v1/version"));
+// All objectives by name: what they are called, their units and directions.
+export const objectives = lasting(async () => Object.fromEntries((await get("/v1/objectives")).objectives.map((o) => [o.name, o])));
 const getText = async (path) => (await send("GET", path)).text();
 export const post = async (path, body, headers) => (await send("POST", path, body, headers)).json();
 

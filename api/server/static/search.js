@@ -1,5 +1,5 @@
 // One search: how far it is, what it found, and what can be done about it.
-import { download, get, objectives, openPage, post, query, send } from "./api.js";
+import { download, get, objectives, openPage, post, query, send, version } from "./api.js";
 import { showJobs, start, under } from "./jobs.js";
 import { logBox } from "./log.js";
 import * as plots from "./plots.js";
@@ -38,7 +38,8 @@ export function searchPage(main, live, id) {
     const search = await get(url);
     const { id: _, progress, job_status, updated_at, expected_end_at, ...lasting } = search;
     document.title = `${search.name} · SliceMamba NAS`;
-    swap(parts.head, lasting, () => head(search, url, live));
+    const { ray_dashboard: ray } = await version();
+    swap(parts.head, lasting, () => head(search, ray, url, live));
     parts.phases.replaceChildren(phases(search, await objectives()));
     swap(parts.history, lasting, () => history(search));
     const front = await get(`${url}/pareto`);
@@ -146,7 +147,7 @@ export function searchPage(main, live, id) {
   live.every(3, refresh);
 }
 
-function head(search, url, live) {
+function head(search, ray, url, live) {
   const act = (what, body) => () => attempt(async () => { await post(`${url}/${what}`, body); live.now(); });
   const button = (text, onclick, className = "") => el("button", { type: "button", onclick, className }, text);
   const ended = !under(search.state);
@@ -170,7 +171,8 @@ function head(search, url, live) {
     !ended && search.state !== "CANCELLING" ? button("Cancel", cancel, "danger") : null,
     el("a", { className: "button", href: `#/new/${search.id}` }, "Copy to a new search"),
     ended ? button("Delete", remove, "danger") : null),
-  el("p", { className: "soft" }, el("span", { className: "mono" }, search.id), " · ", `data ${search.spec.data.name}`, ` · ${search.spec.search.searcher}`, search.submitted_by ? ` · asked for by ${search.submitted_by}` : "", search.message && !search.error ? ` · ${search.message}` : "", search.queue_position ? ` · place ${search.queue_position} in the queue` : ""),
+  el("p", { className: "soft" }, el("span", { className: "mono" }, search.id), " · ", `data ${search.spec.data.name}`, ` · ${search.spec.search.searcher}`, search.submitted_by ? ` · asked for by ${search.submitted_by}` : "", search.message && !search.error ? ` · ${search.message}` : "", search.queue_position ? ` · place ${search.queue_position} in the queue` : "",
+    ray && search.job_status ? [" · ", el("a", { href: `${ray.replace(/\/$/, "")}/#/jobs/${search.job_id}`, target: "_blank", rel: "noreferrer" }, "Ray's dashboard")] : ""),
   search.error ? el("pre", { className: "log bad" }, search.error) : null,
   search.warning ? el("p", { className: "finding wait", role: "status" }, search.warning) : null].filter(Boolean);
 }
