@@ -389,6 +389,7 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     said = "U-Net is better than the chosen network: Dice on test 70.1 % …"
     result = {"findings": [said], "retrained": chosen, "baselines": {"unet": unet}, "trivial": {"test": {}}}
     bench.folder(search_id).write_json("result.json", result)
+    (bench.folder(search_id).path / "effects.png").write_bytes(PIXEL)
     members = [{"number": 0, "intervals": {"dice": {"value": 0.5, "low": 0.4, "high": 0.6}}}]
     verdict = {"word": "weak", "sentence": "Ties among the best."}
     bench.folder(search_id).write_json("audit.json", {"verdict": verdict, "front": {"members": members}})
@@ -427,6 +428,10 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     assert row.get_by_role("cell").all_text_contents()[1:] == ["0.804", "–", "–", "1.56 G", "1.95 M"]
     chosen_row = page.get_by_role("row", name="chosen network, retrained").get_by_role("cell").all_text_contents()
     assert chosen_row[1:] == ["0.701 (0.65 … 0.75)", "0.54", "7.25", "317 M", "79.3 k"]
+    page.get_by_text("More figures").click()
+    drawn = page.get_by_role("img", name="What each choice of each block brings")
+    drawn.wait_for()
+    assert drawn.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1
     page.get_by_role("button", name="Audit").click()
     page.locator("#ask-input").fill("9")
     page.get_by_role("button", name="Back").click()  # nothing is started

@@ -55,12 +55,32 @@ function files(job, id) {
 const artifact = (id, path) => `/v1/searches/${id}/artifacts/${path.split("/").map(encodeURIComponent).join("/")}`;
 const size = (bytes) => (bytes < 1e3 ? `${bytes} B` : bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 
+async function picture(id, path, alt) {
+  const url = URL.createObjectURL(await (await send("GET", artifact(id, path))).blob());
+  return el("img", { src: url, alt, onload: () => URL.revokeObjectURL(url) });
+}
+
+const DRAWN = {
+  "training.png": "Loss and validation score of each training", "effects.png": "What each choice of each block brings, other blocks being the same",
+  "ranking.png": "Scores with the supernet's weights beside those of networks trained from scratch (audit)",
+  "predictions/predictions.png": "Test images: truth and prediction of the chosen network",
+};
+
+// What the search has drawn beside the plots of this page; fetched when it is opened.
+export function drawings(id) {
+  const shown = el("div", { className: "pictures" });
+  const load = () => attempt(async () => {
+    const { artifacts } = await get(`/v1/searches/${id}/artifacts`);
+    const known = Object.entries(DRAWN).filter(([path]) => artifacts.some((file) => file.path === path));
+    const pictures = await Promise.all(known.map(async ([path, text]) => el("figure", {}, await picture(id, path, text), el("figcaption", {}, text))));
+    shown.replaceChildren(...pictures.length ? pictures : [el("p", { className: "soft" }, "Nothing is drawn yet.")]);
+  });
+  return el("details", { ontoggle: (event) => { if (event.target.open) load(); } }, el("summary", {}, "More figures"), shown);
+}
+
 // Pictures of a finished job, the worst image first. They need the token, so they are fetched, not linked to.
 export async function gallery(job, id) {
   const shown = await get(artifact(id, `${job.folder}/figures.json`));
-  return Promise.all(shown.map(async ({ image, dice, path }) => {
-    const url = URL.createObjectURL(await (await send("GET", artifact(id, path))).blob());
-    const picture = el("img", { src: url, alt: `Image, truth and prediction of ${image}; Dice ${dice.toFixed(3)}`, onload: () => URL.revokeObjectURL(url) });
-    return el("figure", {}, picture, el("figcaption", {}, el("span", { className: "mono" }, image), ` Dice ${dice.toFixed(3)}`));
-  }));
+  return Promise.all(shown.map(async ({ image, dice, path }) => el("figure", {}, await picture(id, path, `Image, truth and prediction of ${image}; Dice ${dice.toFixed(3)}`),
+    el("figcaption", {}, el("span", { className: "mono" }, image), ` Dice ${dice.toFixed(3)}`))));
 }

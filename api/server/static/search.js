@@ -1,6 +1,6 @@
 // One search: how far it is, what it found, and what can be done about it.
 import { download, get, objectives, openPage, post, query, send, version } from "./api.js";
-import { showJobs, start, under } from "./jobs.js";
+import { drawings, showJobs, start, under } from "./jobs.js";
 import { logBox } from "./log.js";
 import * as plots from "./plots.js";
 import { pickForm } from "./pick.js";
@@ -29,6 +29,7 @@ export function searchPage(main, live, id) {
       el("section", { className: "card" }, el("div", { className: "row" }, el("h2", { className: "grow" }, "Pareto frontier"), axes), plot.pareto, cut, picking),
       el("section", { className: "card" }, el("h2", {}, "Hypervolume"), plot.hypervolume)),
     el("section", { className: "card" }, el("h2", {}, "Slicing of the frontier"), plot.slicing),
+    el("section", { className: "card" }, drawings(id)),
     el("section", { className: "card" }, parts.trials),
     el("section", { className: "card" }, el("div", { className: "row" }, el("h2", { className: "grow" }, "Follow-up jobs"), audit), parts.verdict, parts.jobs),
     el("section", { className: "card" }, logBox(url, live.left)),
