@@ -37,6 +37,8 @@ def write_plan(target: Path, out: Path, longest_side: int = 96, base: str = "lap
     Raises:
         InputError: faults of the data, or a base that is no search. RunFailedError: the step failed.
     """
+    if not target.is_dir():
+        raise InputError(f"{target} is no folder; give the folder of a data set")
     given = read_yaml(Path(base))
     if given.get("kind") != "search" or given.get("retrain", {}) is None:
         raise InputError(f"--base must be a search that retrains its winner, such as laptop; {base} is none")
@@ -44,6 +46,11 @@ def write_plan(target: Path, out: Path, longest_side: int = 96, base: str = "lap
     rest = {part: values for part, values in given.items() if part != "data"} | {"name": config.name}
     found = propose(config, report, longest_side)
     job = _job(rest, found)
+    if job.resources.train.gpus and not torch.cuda.is_available():
+        raise InputError(
+            f"{base} trains on a GPU, and this machine has none: a step of it cannot be timed here. Plan on a machine "
+            "of the cluster, or take --base laptop"
+        )
     found = _within_memory(found, job)
     job = _job(rest, found)
     with Console(stderr=True).status("Timing a training step"):

@@ -96,3 +96,17 @@ def test_base_that_is_no_search_is_refused(folder: Path) -> None:
     done = CliRunner().invoke(app, ["plan", str(folder), "--out", str(folder.parent / "p.yaml"), "--base", "pretrain"])
     assert done.exit_code != 0
     assert "--base must be a search that retrains its winner" in str(done.exception)
+
+
+def test_plan_of_no_folder_or_for_a_gpu_that_is_not_here_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for options, told in (
+        (["--base", "kvasir"], "kvasir trains on a GPU, and this machine has none"),
+        ([], "no folder"),
+    ):
+        target = folder if options else folder / "nowhere"
+        done = CliRunner().invoke(app, ["plan", str(target), "--out", str(folder.parent / "p.yaml"), *options])
+        assert told in str(done.exception)
+    assert not (folder.parent / "p.yaml").exists()
