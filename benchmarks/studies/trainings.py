@@ -32,7 +32,7 @@ from scipy.stats import sem, t
 from torch import nn
 
 from benchmarks.studies import organs
-from slicemamba.architecture import parse_block
+from slicemamba.architecture import Architecture, parse_block
 from slicemamba.config import DataConfig, ModelConfig, TrainConfig
 from slicemamba.data.base import SegmentationData, load_split
 from slicemamba.data.cache import default_cache_dir
@@ -59,7 +59,7 @@ class Row:
     """One way to train one network.
 
     Attributes:
-        model: its settings. block: what all its blocks take; None of MONAI's U-Net.
+        model: its settings. block: what all its blocks take, or a whole architecture; None of MONAI's U-Net.
         train: what differs from the recipe ``scratch``. source: another set on which it is trained first, for as long.
         beside: the row that it is set beside in the table; None for the study's reference.
     """
@@ -74,7 +74,8 @@ class Row:
         model = ModelConfig.model_validate(self.model)
         if self.block is None:
             return ConvUNet("unet", model, num_classes)
-        return SliceMambaUNet(model, num_classes, model.uniform(parse_block(self.block)))
+        whole = Architecture.parse(self.block) if "|" in self.block else model.uniform(parse_block(self.block))
+        return SliceMambaUNet(model, num_classes, whole)
 
     def start(self, data: SegmentationData) -> ConvUNet | SliceMambaUNet:
         """The network as it goes into training on these images."""
@@ -128,9 +129,16 @@ def step_seconds(study: Study) -> dict[str, float]:
     if study.times.is_file():
         found: dict[str, float] = json.loads(study.times.read_text())["seconds"]
         return found
-    torch.set_num_threads(1)
     num_classes = load(study.image, study.sets[0], "train").num_classes
     networks: dict[str, nn.Module] = {name: row.build(num_classes).train() for name, row in study.rows.items()}
+    seconds = measured_steps(study, networks)
+    study.times.write_text(json.dumps({"image": study.image, "seconds": seconds}, indent=1) + "\n")
+    return seconds
+
+
+def measured_steps(study: Study, networks: Mapping[str, nn.Module]) -> dict[str, float]:
+    """Processor seconds of a training step of each network, measured in turns now."""
+    torch.set_num_threads(1)
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(24):
         for name, network in networks.items():
@@ -145,11 +153,7 @@ def step_seconds(study: Study) -> dict[str, float]:
         for name, network in networks.items()
     }
     # Rows of the same operations, such as slicings of one network, have one time: what differs is noise.
-    seconds = {
-        name: statistics.mean(quartile[other] for other in work if work[other] == work[name]) for name in study.rows
-    }
-    study.times.write_text(json.dumps({"image": study.image, "seconds": seconds}, indent=1) + "\n")
-    return seconds
+    return {name: statistics.mean(quartile[other] for other in work if work[other] == work[name]) for name in networks}
 
 
 def train(study: Study, name: str, dataset: str, seed: int, seconds: float, a_step: float) -> dict[str, Any]:
@@ -244,9 +248,14 @@ def _train(task: tuple[Any, ...]) -> dict[str, Any]:
 def run(study: Study, chosen: argparse.Namespace) -> None:
     tasks = list(missing(study, chosen.sets, chosen.rows, chosen.seeds, chosen.seconds))
     print(f"{len(tasks)} trainings of {chosen.seconds:g} s", flush=True)
-    with multiprocessing.get_context("spawn").Pool(chosen.processes, maxtasksperchild=1) as pool:
+    work_off(tasks, study.results, chosen.processes)
+
+
+def work_off(tasks: list[tuple[Any, ...]], results: Path, processes: int) -> None:
+    """Trains, so many at once, and appends a line for each that has ended."""
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
         for line in pool.imap_unordered(_train, tasks):
-            with study.results.open("a") as file:
+            with results.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(f"{line['set']} {line['network']} seed {line['seed']}: {line['dice']:.3f}", flush=True)
 
@@ -254,8 +263,15 @@ def run(study: Study, chosen: argparse.Namespace) -> None:
 def table(study: Study, chosen: argparse.Namespace) -> None:
     """Mean Dice over seeds, and the difference to the reference with a two-level interval."""
     lines = [line for line in study.finished() if line["seconds"] == chosen.seconds]
+    print_table(study, lines, chosen.sets)
+    if len(chosen.sets) > 1:
+        print_over_sets(study, lines)
+
+
+def print_table(study: Study, lines: list[dict[str, Any]], sets: list[str]) -> None:
+    """A table for each of the sets that there are lines of."""
     columns = (*COLUMNS, "difference, points")
-    for dataset in chosen.sets:
+    for dataset in sets:
         by_name: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
         for line in lines:
             if line["set"] == dataset:
@@ -265,21 +281,25 @@ def table(study: Study, chosen: argparse.Namespace) -> None:
         print(f"\n{dataset}\n\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
         for name in [name for name in study.rows if name in by_name]:
             print(f"| {' | '.join(_cells(study, name, by_name))} |")
-    if len(chosen.sets) > 1:
-        _print_over_sets(study, lines)
 
 
-def _print_over_sets(study: Study, lines: list[dict[str, Any]]) -> None:
-    """Differences to the reference in pairs of one set and one seed, with a t interval over the pairs."""
+def print_over_sets(
+    study: Study, lines: list[dict[str, Any]], beside: str | None = None, rows: list[str] | None = None
+) -> None:
+    """Differences in pairs of one set and one seed, with a t interval over the pairs.
+
+    Args:
+        beside: the row that all are set beside, in place of their own. rows: that are shown; None: all.
+    """
     dice = {(line["network"], line["set"], line["seed"]): 100 * line["dice"] for line in lines}
     print("\nall sets\n\n| network | pairs | lowest … highest | mean difference, points |\n| --- | --- | --- | --- |")
     for name, row in study.rows.items():
-        beside = row.beside or study.reference
-        gains = [dice[key] - dice[beside, *key[1:]] for key in dice if key[0] == name and (beside, *key[1:]) in dice]
-        if name == beside or len(gains) < 2:
+        other = beside or row.beside or study.reference
+        gains = [dice[key] - dice[other, *key[1:]] for key in dice if key[0] == name and (other, *key[1:]) in dice]
+        if name == other or len(gains) < 2 or (rows is not None and name not in rows):
             continue
         mean, half = statistics.mean(gains), float(t.ppf(0.975, len(gains) - 1)) * sem(gains)
-        told = f"{mean:+.1f} ({mean - half:+.1f} … {mean + half:+.1f}) to {beside}"
+        told = f"{mean:+.1f} ({mean - half:+.1f} … {mean + half:+.1f}) to {other}"
         print(f"| {name} | {len(gains)} | {min(gains):+.1f} … {max(gains):+.1f} | {told} |")
 
 
