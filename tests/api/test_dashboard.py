@@ -387,7 +387,13 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     chosen = {"scores": scores, "intervals": {"test": {"dice": [0.65, 0.75]}}, "flops": 317_400_000, "params": 79_270}
     unet = {"title": "U-Net", "scores": {"test": {"dice": 0.804}}, "flops": 1.556e9, "params": 1_950_000}
     said = "U-Net is better than the chosen network: Dice on test 70.1 % …"
-    result = {"findings": [said], "retrained": chosen, "baselines": {"unet": unet}, "trivial": {"test": {}}}
+    result = {
+        "best": {"number": 0},
+        "findings": [said],
+        "retrained": chosen,
+        "baselines": {"unet": unet},
+        "trivial": {"test": {}},
+    }
     bench.folder(search_id).write_json("result.json", result)
     (bench.folder(search_id).path / "effects.png").write_bytes(PIXEL)
     members = [{"number": 0, "intervals": {"dice": {"value": 0.5, "low": 0.4, "high": 0.6}}}]
@@ -428,6 +434,16 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     assert row.get_by_role("cell").all_text_contents()[1:] == ["0.804", "–", "–", "1.56 G", "1.95 M"]
     chosen_row = page.get_by_role("row", name="chosen network, retrained").get_by_role("cell").all_text_contents()
     assert chosen_row[1:] == ["0.701 (0.65 … 0.75)", "0.54", "7.25", "317 M", "79.3 k"]
+    retrained = bench.folder(search_id).path / "retrained"
+    retrained.mkdir()
+    (retrained / "weights.safetensors").write_text("weights of the network")
+    slicing = bench.http.get(f"/v1/searches/{search_id}/trials/0").json()["architecture"]
+    bench.folder(search_id).write_json("retrained/config.json", {"architecture": slicing})
+    with page.expect_download() as download:
+        page.get_by_role("button", name="weights.safetensors").click()
+    assert download.value.path().read_text() == "weights of the network"
+    page.get_by_role("button", name="Export for other programs").click()
+    page.locator("tbody").get_by_text("export", exact=True).wait_for()
     page.get_by_text("More figures").click()
     drawn = page.get_by_role("img", name="What each choice of each block brings")
     drawn.wait_for()

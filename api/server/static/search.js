@@ -55,7 +55,7 @@ export function searchPage(main, live, id) {
     if (search.state === "SUCCEEDED" && view.result !== search.ended_at) { // once a run: an extended one has another
       view.result = search.ended_at;
       const result = await get(`${url}/result`).catch(() => ({}));
-      parts.findings.replaceChildren(...resultCard(result));
+      parts.findings.replaceChildren(...resultCard(result, id, live));
     }
     const jobs = await followUps(search); // the audit's intervals are drawn with the figures
     const [found] = await Promise.all([figures(search, front), trialTable(search, front)]);
