@@ -118,8 +118,8 @@ def test_faulty_data_set_is_refused_by_file_name(tmp_path: Path) -> None:
 def test_body_that_is_no_job(bench: Bench) -> None:
     headers = {"content-type": "application/json"}
     assert "valid JSON" in problem(bench.http.post("/v1/searches", content="{", headers=headers), 422)["detail"]
-    assert "JSON object" in problem(bench.http.post("/v1/searches", json=[1]), 422)["detail"]
-    assert "JSON object" in problem(bench.http.post("/v1/searches"), 422)["detail"]
+    assert "mapping of options" in problem(bench.http.post("/v1/searches", json=[1]), 422)["detail"]
+    assert "mapping of options" in problem(bench.http.post("/v1/searches"), 422)["detail"]
 
 
 def test_validate_tells_what_a_search_takes(bench: Bench) -> None:

@@ -11,7 +11,7 @@ from nas.space import SearchSpace
 from slicemamba.architecture import Architecture, format_block, parse_block
 from slicemamba.config import ModelConfig
 from slicemamba.models.complexity import cost
-from slicemamba.training.trainer import generator_for
+from slicemamba.training.seeds import generator_for
 
 SPACE = SearchSpace(((2, 2), (2, 4), (4, 2), (4, 4), (8, 8)), (2, 3))
 

@@ -25,7 +25,8 @@ def test_torch_ops_are_another_way_to_the_same_gradient(native: None, skeleton: 
     native_gradient = gradient(network, image)
     with training_step.torch_ops():
         other = gradient(network, image)
-    assert (other - native_gradient).norm() < 1e-5 * native_gradient.norm()
+    # Sums of float32 in two orders: 1.0e-5 was seen on one processor, less on others.
+    assert (other - native_gradient).norm() < 3e-5 * native_gradient.norm()
     assert not torch.equal(other, native_gradient)  # or nothing was replaced
 
 
