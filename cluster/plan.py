@@ -11,7 +11,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from cluster.config import SearchJob, TrainWorkers, parse_job
+from cluster.config import Job, SearchJob, TrainWorkers, parse_job
 from cluster.dry_run import Trial, try_step
 from cluster.work import TRAIN_PASSES, samples_of, training_memory, work_by_phase
 from slicemamba.data.cli import measured_folder
@@ -40,25 +40,29 @@ def write_plan(target: Path, out: Path, longest_side: int = 96, base: str = "lap
     if not target.is_dir():
         raise InputError(f"{target} is no folder; give the folder of a data set")
     given = read_yaml(Path(base))
-    if given.get("kind") != "search" or given.get("retrain", {}) is None:
-        raise InputError(f"--base must be a search that retrains its winner, such as laptop; {base} is none")
+    _check_base(parse_job(given, source=base), base)
     config, report = measured_folder(target)
     rest = {part: values for part, values in given.items() if part != "data"} | {"name": config.name}
     found = propose(config, report, longest_side)
+    found = _within_memory(found, _job(rest, found))
     job = _job(rest, found)
+    with Console(stderr=True).status("Timing a training step"):
+        tried = try_step(job)
+    found += _within_time(job, samples_of(job.data, report.num_images, report.median_size), tried, hours)
+    _job(rest, found)  # what is written is valid as a whole
+    head = f"# Proposed by `slicemamba plan {target}`, on the options of {base}.\n"
+    write_text(out, head + _document(rest, found))
+
+
+def _check_base(job: Job, base: str) -> None:
+    """Raises InputError where nothing can be planned on its options; before a set is decoded."""
+    if not isinstance(job, SearchJob) or job.retrain is None:
+        raise InputError(f"--base must be a search that retrains its winner, such as laptop; {base} is none")
     if job.resources.train.gpus and not torch.cuda.is_available():
         raise InputError(
             f"{base} trains on a GPU, and this machine has none: a step of it cannot be timed here. Plan on a machine "
             "of the cluster, or take --base laptop"
         )
-    found = _within_memory(found, job)
-    job = _job(rest, found)
-    with Console(stderr=True).status("Timing a training step"):
-        tried = try_step(job)
-    found += _within_time(job, samples_of(job.data, report.num_images, report.median_size), tried, hours)
-    _job(rest, found)
-    head = f"# Proposed by `slicemamba plan {target}`, on the options of {base}.\n"
-    write_text(out, head + _document(rest, found))
 
 
 def _job(rest: Mapping[str, Any], found: list[Proposal]) -> SearchJob:

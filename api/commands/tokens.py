@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from api.server.tokens import Tokens
 
 RunsDir = Annotated[Path | None, typer.Option(help="Folder of all runs.")]
-MAX_DAYS = 36_500
 Database = Annotated[str | None, typer.Option(help="Run database; default: a SQLite file in the folder of runs.")]
+MAX_DAYS = 36_500  # of a token that ends
 
 _app = typer.Typer(help="Create, list and revoke access tokens. Run it on the server, whose run database holds them.")
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import uvicorn
 from service_helpers import BODY, Bench, write_study
 
 from cluster.jobs import JobState
-from cluster.local import free_ports
 from cluster.run_view import Progress
 from nas.space import SearchSpace
 from nas.study import Study
@@ -27,23 +24,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 SHOTS = os.environ.get("SLICEMAMBA_SCREENSHOTS")  # a folder, to look at the pages
-
-
-@contextmanager
-def served(bench: Bench, lifespan: Literal["on", "off"] = "on") -> Iterator[str]:
-    """Address of the app; its reconciler works by itself unless ``lifespan`` is off."""
-    config = uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning", lifespan=lifespan)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    try:
-        yield f"http://127.0.0.1:{server.config.port}"
-    finally:
-        bench.context.closing.set()
-        server.should_exit = True
-        thread.join()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -163,10 +163,19 @@ class Bench:
 
 @contextmanager
 def serving(bench: Bench) -> Iterator[str]:
-    """The app on a port of its own, over real connections; yields its URL. Its streams look for news often."""
+    """``served``, where nothing goes on by itself and streams look for news often."""
     for many in (bench.context.event_feeds, bench.context.log_feeds):
         many.period_seconds = 0.02
-    server = uvicorn.Server(uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning", lifespan="off"))
+    with served(bench, "off") as url:
+        yield url
+
+
+@contextmanager
+def served(bench: Bench, lifespan: Literal["on", "off"] = "on") -> Iterator[str]:
+    """The app on a port of its own, over real connections; yields its URL. Its reconciler works by itself unless
+    ``lifespan`` is off.
+    """
+    server = uvicorn.Server(uvicorn.Config(bench.app, port=free_ports(1)[0], log_level="warning", lifespan=lifespan))
     thread = Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

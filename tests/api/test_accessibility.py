@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from dashboard_helpers import fill_study, finished, open_page, served, under_way
-from service_helpers import BODY, Bench
+from dashboard_helpers import fill_study, finished, open_page, under_way
+from service_helpers import BODY, Bench, served
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

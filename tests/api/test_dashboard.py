@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from dashboard_helpers import fill_study, finished, open_page, served, shoot, under_way
-from service_helpers import BODY, Bench, write_study
+from dashboard_helpers import fill_study, finished, open_page, shoot, under_way
+from service_helpers import BODY, Bench, served, write_study
 
 from api.server.specs import EXAMPLE
 from cluster.jobs import JobState

@@ -24,7 +24,6 @@ export function comparePage(main, live, ids) {
       axes.append(select(i ? "x" : "y", common.map((name) => [name, known[name].title]), chosen[i], (value) => { chosen[i] = value; live.now(); }));
     const fronts = common.length ? await Promise.all(ids.map((id) => get(`/v1/searches/${id}/pareto${query({ objectives: [...new Set(chosen)].join(",") })}`))) : own;
     const results = await Promise.all(searches.map((s) => (s.state === "SUCCEEDED" ? get(`/v1/searches/${s.id}/result`).catch(() => ({})) : {})));
-    swap(plot, [fronts, chosen], () => []);
     if (common.length) plots.fronts(plot, known[chosen[1]], known[chosen[0]], fronts.map((front, i) => ({ name: searches[i].name, trials: front.trials })));
     swap(rows, [searches.map(({ name, state, dataset }) => [name, state, dataset]), own, results], () => comparison(searches, own, results));
   }

@@ -12,7 +12,7 @@ export function listPage(main, live) {
   const refresh = async () => {
     const page = await get(`/v1/searches${query({ state, text, page_size: 25, page_token: tokens.at(-1) })}`);
     const { searches, next_page_token: more } = page, known = await objectives();
-    // What is left is told in seconds, and changes each time.
+    // updated_at changes with every round of the service, and is not shown.
     swap(body, [searches.map(({ updated_at, ...rest }) => rest), more, tokens.length], () => [searches.length ? rows(searches, known, chosen, act) : empty(state || text), pager(more)]);
   };
   const pager = (more) => (tokens.length < 2 && !more ? "" : el("div", { className: "row pager" },

@@ -39,7 +39,8 @@ function blank(node, text) {
   node.replaceChildren(el("p", { className: "soft" }, text));
 }
 
-export const title = (objective) => `${objective.title}${objective.unit && !["0…1", "count"].includes(objective.unit) ? ` (${objective.unit})` : ""} ${objective.direction === "maximize" ? "↑" : "↓"}`;
+export const named = ({ title: name, unit }) => `${name}${unit && !["0…1", "count"].includes(unit) ? ` (${unit})` : ""}`;
+export const title = (objective) => `${named(objective)} ${objective.direction === "maximize" ? "↑" : "↓"}`;
 
 // Ends of the audit's 95 % intervals over images, as lengths from the value; none where it has none.
 function bars(list, objective, intervals) {

@@ -1,6 +1,7 @@
 // One trial: its slicing, what was measured, how it did on each image, and what can be made of it.
 import { get, objectives } from "./api.js";
 import { gallery, showJobs, start, under } from "./jobs.js";
+import { named } from "./plots.js";
 import { ask, attempt, chip, el, notify, number, swap, table, when } from "./ui.js";
 
 export function trialPage(main, live, id, n) {
@@ -59,7 +60,7 @@ function head(trial, search) {
 }
 
 const metrics = (trial, known) => table([{ title: "Metric" }, { title: "Value", num: true }],
-  Object.entries(trial.metrics).map(([k, v]) => el("tr", {}, el("td", {}, known[k] ? `${known[k].title}${known[k].unit && !["0…1", "count"].includes(known[k].unit) ? ` (${known[k].unit})` : ""}` : k), el("td", { className: "num" }, number(v, 6)))));
+  Object.entries(trial.metrics).map(([k, v]) => el("tr", {}, el("td", {}, known[k] ? named(known[k]) : k), el("td", { className: "num" }, number(v, 6)))));
 
 function slices(architecture) {
   return el("div", { className: "slices" }, architecture.split("|").map((stage, i, all) => {
