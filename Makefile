@@ -4,20 +4,18 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DATA   ?=
 OUT    ?= demo-output
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Modules are compiled when they are first imported: of the 25,000 that are installed a run needs few.
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
 .PHONY: setup setup-dev demo test test-quick test-gpu chaos partitions lint types docs bench bench-gpu serve wheel docker clean
 
-# The stamp files say which extras are installed, so a second `make` installs nothing.
-$(VENV)/.setup: pyproject.toml setup.py constraints.txt
+# The stamp files say which extras are installed, so a second `make` installs nothing. With the tests' packages the
+# product is installed too: in one step, as each compiles the native scan.
+$(VENV)/.setup $(VENV)/.setup-dev: pyproject.toml setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing slicemamba-nas into $(VENV) (a few minutes the first time) ..."
-	$(PIP) --editable .
-	@touch $@
-
-$(VENV)/.setup-dev: $(VENV)/.setup
-	$(PIP) --editable '.[dev]'
-	@touch $@
+	$(PIP) --editable '.$(if $(findstring dev,$@),[dev])'
+	@touch $(VENV)/.setup $@
 
 setup: $(VENV)/.setup
 setup-dev: $(VENV)/.setup-dev

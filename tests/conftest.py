@@ -34,8 +34,8 @@ settings.load_profile("untimed")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The longest first, so that no worker begins one of them when the others are done.
-    with_ray = {item.path for item in items if "ray" in item.keywords}
-    items.sort(key=lambda item: item.path not in with_ray)
+    long = {item.path for item in items if not {"ray", "long"}.isdisjoint(item.keywords)}
+    items.sort(key=lambda item: item.path not in long)
     if torch.cuda.is_available():
         return
     for item in items:

@@ -153,13 +153,21 @@ class Client:
         states: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
         text: str = "",
+        sort: str = "-created_at",
         page_size: int = 50,
         page_token: str | None = None,
     ) -> schemas.SearchPage:
-        """One page of searches, newest first; ``text`` is looked for in names, ids, labels and data sets."""
+        """One page of searches; ``text`` is looked for in names, ids, labels and data sets. ``sort``: ``created_at``,
+        ``name``, ``dataset`` or ``state``, with ``-`` in front from the highest value down.
+        """
         wanted = [f"{key}={value}" for key, value in (labels or {}).items()]
         params = _params(
-            state=tuple(states), label=wanted, text=text or None, page_size=page_size, page_token=page_token
+            state=tuple(states),
+            label=wanted,
+            text=text or None,
+            sort=sort,
+            page_size=page_size,
+            page_token=page_token,
         )
         return self._ask(schemas.SearchPage, "GET", "/v1/searches", params=params)
 

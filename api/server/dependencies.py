@@ -82,7 +82,10 @@ def read_page_token(token: str) -> str:
 
 
 def bad_token() -> Exception:
-    return bad_parameter("page_token", "must be the next_page_token of the page before; omit it to start over")
+    return bad_parameter(
+        "page_token",
+        "must be the next_page_token of the page before, asked for in the same order; omit it to start over",
+    )
 
 
 Answer = TypeVar("Answer", bound=BaseModel)

@@ -1,4 +1,4 @@
-"""Searches that ended on this service, as estimates and expected ends need them."""
+"""Searches that ended on this service, as estimates need them."""
 
 from __future__ import annotations
 

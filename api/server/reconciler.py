@@ -54,19 +54,13 @@ class Jobs(Protocol):
 
 
 @dataclass
-class _Sign:
-    """A driver's last sign of life, and when Ray was last asked for its job (by the monotonic clock)."""
+class _Asked:
+    """When Ray was last asked for a search's job (by the monotonic clock), since when the search had been in its state,
+    and the driver's last sign of life that was seen; None where no driver is at work."""
 
-    written_at: datetime
-    asked_at: float
-
-
-@dataclass
-class _Rest:
-    """Of a paused search without a job at work: since when it is paused, and when Ray was last asked."""
-
-    paused_at: datetime
-    asked_at: float
+    at: float
+    changed_at: datetime
+    written_at: datetime | None = None
 
 
 class Reconciler:
@@ -93,8 +87,7 @@ class Reconciler:
         self._wake = wake
         self._on_round = on_round
         self._adoption = Adoption(service, settings.runs_path, settings.stale_seconds)
-        self._signs: dict[str, _Sign] = {}
-        self._rests: dict[str, _Rest] = {}
+        self._asked: dict[str, _Asked] = {}
         self._stopping = Event()
         self._listing_fault: str | None = None
         self._thread: Thread | None = None
@@ -138,18 +131,17 @@ class Reconciler:
         self._adopt()
         self._service.admit(self._places())
         active = self._service.active()
-        self._signs = {search.id: sign for search in active if (sign := self._signs.get(search.id)) is not None}
-        self._rests = {search.id: rest for search in active if (rest := self._rests.get(search.id)) is not None}
+        self._asked = {search.id: asked for search in active if (asked := self._asked.get(search.id)) is not None}
         at_work: list[tuple[Search, dict[str, object]]] = []
         for search in active:
-            if self._rests_still(search):
-                continue
             try:
-                status = self._sign_of_life(search)
-                if status is None:
+                news = self._without_ray(search)
+                if news is None:
                     self.reconcile(search)
+                elif news:
+                    at_work.append((search, news))
                 else:
-                    at_work.append((search, {"message": None, **_progress(status)}))
+                    continue
             except Exception:
                 logger.exception("could not reconcile %s", search.title)
             # Each takes some of the interpreter that requests want too: without a pause they would wait for all.
@@ -164,12 +156,6 @@ class Reconciler:
             self._size = places(self._jobs.cluster_nodes(self._settings.ray_address))
             self._size_asked_at = time.monotonic()
         return self._size
-
-    def _rests_still(self, search: Search) -> bool:
-        """Whether nothing was at work for a paused search when Ray was last asked, which was lately."""
-        rest = self._rests.get(search.id)
-        paused = rest is not None and search.state == SearchState.PAUSED and search.changed_at == rest.paused_at
-        return paused and rest is not None and time.monotonic() - rest.asked_at < ASK_RAY_SECONDS
 
     def _adopt(self) -> None:
         fault = None
@@ -200,7 +186,7 @@ class Reconciler:
             message = self._stop(observed) if decision.action == "stop" else None
             values = {"message": message or decision.message, **_columns(observed)}
             if search.state == SearchState.PAUSED and observed.reachable and decision.action == "wait":
-                self._rests[search.id] = _Rest(search.changed_at, time.monotonic())
+                self._asked[search.id] = _Asked(time.monotonic(), search.changed_at)
                 values["admitted"] = False
             self._service.note(search, **values)
         return decision.action
@@ -215,19 +201,26 @@ class Reconciler:
             return UNREACHABLE
         return None
 
-    def _sign_of_life(self, search: Search) -> RunStatus | None:
-        """The status of a driver that is at work and has written it since the last look: then there is nothing to ask
-        Ray, which takes longer than all the rest. None too once in a while, to have Ray's own word to show."""
+    def _without_ray(self, search: Search) -> dict[str, object] | None:
+        """What is new of a search without asking Ray, which takes longest; None where it must be asked.
+
+        A paused search at whose job nothing was at work rests, and a driver is at work that has written its status
+        since the last look. Once in a while Ray is asked all the same, to have its own word to show.
+        """
+        now, asked = time.monotonic(), self._asked.get(search.id)
+        if asked is not None and (now - asked.at >= ASK_RAY_SECONDS or asked.changed_at != search.changed_at):
+            asked = None
+        if search.state == SearchState.PAUSED:
+            return None if asked is None else {}
         status = self._status(search) if search.state == SearchState.RUNNING else None
         if status is None or status.state != "RUNNING":
             return None
-        now, before = time.monotonic(), self._signs.get(search.id)
-        if before is not None and before.written_at != status.updated_at and now - before.asked_at < ASK_RAY_SECONDS:
-            before.written_at = status.updated_at
-            recent = (utc_now() - status.updated_at).total_seconds() < self._settings.stale_seconds
-            return status if recent else None
-        self._signs[search.id] = _Sign(status.updated_at, now)
-        return None
+        if asked is None or asked.written_at == status.updated_at:
+            self._asked[search.id] = _Asked(now, search.changed_at, status.updated_at)
+            return None
+        asked.written_at = status.updated_at
+        recent = (utc_now() - status.updated_at).total_seconds() < self._settings.stale_seconds
+        return {"message": None, **_progress(status)} if recent else None
 
     def _status(self, search: Search) -> RunStatus | None:
         """What the driver wrote last; None while that is what the attempt before has left."""

@@ -60,16 +60,24 @@ SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 @dataclass(frozen=True)
 class Filter:
     """Which searches to list: any of the states (all when empty), all of the labels, a text somewhere in name, id,
-    labels or data set, listed after ``after``.
+    labels or data set; by a column of ``SORTED_BY`` (from its highest value down where the name begins with ``-``),
+    those after ``after``.
     """
 
     states: Sequence[SearchState] = ()
     labels: Sequence[tuple[str, str]] = ()
     text: str = ""
-    after: tuple[datetime, str] | None = None  # moment of creation and id
+    sort: str = "-created_at"
+    after: tuple[datetime | str, str] | None = None  # the column's value, and id
 
 
 _DATASET = Search.spec["data"]["name"].as_string()
+SORTED_BY = {
+    "created_at": Search.created_at,
+    "name": Search.name,
+    "dataset": func.coalesce(_DATASET, ""),
+    "state": Search.state,
+}
 
 
 def _holds(column: InstrumentedAttribute[str] | ColumnElement[str], text: str) -> ColumnElement[bool]:
@@ -272,15 +280,15 @@ class SearchService:
             return list(session.scalars(query))
 
     def page(self, wanted: Filter, size: int, *, with_specs: bool = False) -> tuple[list[Search], bool]:
-        """The newest searches that pass the filter, and whether there are more; by default without ``spec``."""
-        order = (Search.created_at, Search.id)
-        query = select(Search).where(Search.kind == SEARCH).order_by(*(column.desc() for column in order))
-        query = query.limit(size + 1)
+        """The first searches that pass the filter, and whether there are more; by default without ``spec``."""
+        order, down = (SORTED_BY[wanted.sort.removeprefix("-")], Search.id), wanted.sort.startswith("-")
+        query = select(Search).where(Search.kind == SEARCH).limit(size + 1)
+        query = query.order_by(*(column.desc() if down else column.asc() for column in order))
         query = query.options(undefer(Search.spec) if with_specs else defer(Search.spec, raiseload=True))
         if wanted.states:
             query = query.where(Search.state.in_([state.value for state in wanted.states]))
         if wanted.after:
-            query = query.where(tuple_(*order) < wanted.after)
+            query = query.where(tuple_(*order) < wanted.after if down else tuple_(*order) > wanted.after)
         query = query.options(with_expression(Search.dataset, _DATASET))
         if wanted.text:
             labelled = Search.label_rows.any(_holds(Label.key, wanted.text) | _holds(Label.value, wanted.text))

@@ -134,6 +134,11 @@ def test_searches_are_found_compared_and_deleted_together(page: Page, tmp_path: 
         find.fill("nothing of this kind")
         page.get_by_text("No such search").wait_for()
         find.fill("")
+        names = page.locator("tbody td:nth-child(2) a")
+        for button, order in (("Name", ["moles two", "polyps one", "to be kept"]), ("Created ▼", None)):
+            page.get_by_role("button", name=button.rstrip(" ▼")).click()
+            page.get_by_role("columnheader", name=re.compile(button)).and_(page.locator("[aria-sort]")).wait_for()
+            assert names.all_text_contents() == (order or ["to be kept", "moles two", "polyps one"])
         for name in ("polyps one", "moles two"):
             page.get_by_role("checkbox", name=f"Choose {name}").check()
         page.wait_for_timeout(3500)  # a refresh later both are still chosen, and the focus is where it was
@@ -524,7 +529,7 @@ def test_list_on_a_phone_in_the_dark(page: Page, place: tuple[str, Bench]) -> No
     page.goto(f"{url}/#/")
     page.get_by_role("link", name="search 29").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390  # tables scroll, the page does not
-    page.get_by_role("button", name="Older").click()
+    page.get_by_role("button", name="More", exact=True).click()
     page.get_by_role("link", name="search 2", exact=True).wait_for()
     shoot(page, "list-phone-dark")
     page.emulate_media(color_scheme="light")

@@ -13,7 +13,7 @@ import pytest
 from service_helpers import BODY, Bench
 
 from api.client.tables import expected_end, time_left
-from api.server.eta import END_SECONDS, NOTHING, Before, remaining_seconds, seen_before
+from api.server.eta import END_SECONDS, remaining_seconds
 from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.jobs import JobState
 from cluster.run_view import Progress, RunStatus, RunView
@@ -150,7 +150,7 @@ class Told:
     truth: float
 
 
-def told(run: Simulated, before: Before = NOTHING, asked_later: float = 0.0) -> Iterator[Told]:
+def told(run: Simulated, asked_later: float = 0.0) -> Iterator[Told]:
     """After each event, and ``asked_later`` seconds after it; a driver that starts again knows what it has written."""
     phases = RunView({})
     for event in run.events:
@@ -158,7 +158,7 @@ def told(run: Simulated, before: Before = NOTHING, asked_later: float = 0.0) -> 
             phases = RunView(json_round(phases.progress))
         phases.see(event)
         now = datetime.fromisoformat(event["time"]) + timedelta(seconds=asked_later)
-        left = remaining_seconds(run.job, phases.phase, json_round(phases.progress), now, before)
+        left = remaining_seconds(run.job, phases.phase, json_round(phases.progress), now)
         yield Told((now - START) / (run.now - START), phases.phase, left, (run.now - now).total_seconds())
 
 
@@ -226,46 +226,6 @@ def test_recent_candidates_count_more_than_the_first() -> None:
 def without_retraining(search: dict[str, Any]) -> SearchJob:
     made = job(search=search)
     return made.model_copy(update={"retrain": None})
-
-
-def test_an_earlier_search_like_it_tells_from_the_start_and_better() -> None:
-    shares = (0.9, 0.3)
-    wanted = job(search={"racing": {"confidence": 0.9}})
-    earlier = Simulated(wanted.model_copy(update={"name": "earlier"}), shares=shares).run()
-    before = seen_before(wanted, [(earlier.job, final(earlier))])
-    assert before.seconds_per_pass == pytest.approx(0.05 / 2, rel=0.1)
-    assert 0.4 < before.factors["search"] < 0.8
-    assert before.factors["random"] == pytest.approx(0.95, rel=0.1)
-    run = Simulated(wanted, shares=shares).run()
-    found = list(told(run, before))
-    assert found[0].estimate is None, "what there is to do is not known before the data were checked"
-    assert all(one.estimate is not None for one in found[1:])
-    assert max(off(one) for one in found[1:]) < 0.2
-    without = max(off(one) for one in told(run) if one.estimate is not None and one.phase == "supernet")
-    assert max(off(one) for one in found if one.estimate is not None and one.phase == "supernet") < without
-
-
-def test_a_slower_machine_than_the_earlier_ones_is_noticed() -> None:
-    earlier = Simulated(job()).run()
-    before = seen_before(earlier.job, [(earlier.job, final(earlier))])
-    run = Simulated(job(), seconds_per_pass=0.15).run()
-    found = [one for one in told(run, before) if one.phase != "check" and one.part > 0.1]
-    assert max(off(one) for one in found) < 0.25
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"model": {"embed_dim": 16}},
-        {"search": {"racing": {"confidence": 0.9}}},
-        {"search": {"objectives": ["dice", "hd95"]}},
-        {"resources": {"search": {"cpus": 2}}},
-    ],
-)
-def test_searches_that_are_not_alike_tell_nothing(change: dict[str, Any]) -> None:
-    other = Simulated(job(**change)).run()
-    assert seen_before(job(), [(other.job, final(other))]) == NOTHING
-    assert seen_before(job(), [(job(), {})]) == NOTHING  # of an older version
 
 
 def test_killed_and_started_again_time_away_does_not_count() -> None:
@@ -392,25 +352,6 @@ def test_search_tells_its_end_while_it_goes_on_and_not_otherwise(bench: Bench) -
     assert bench.get(search_id)["expected_end_at"] is not None, "it has not begun anew"
     bench.http.post(f"/v1/searches/{search_id}/cancel")
     assert bench.get(search_id)["expected_end_at"] is None
-
-
-def test_search_learns_from_one_that_ended_here(bench: Bench) -> None:
-    body = job().model_dump(mode="json", exclude={"kind", "init"}) | {"data": BODY["data"]}
-    run = Simulated(job()).run()
-    first = bench.submit(body)
-    bench.round()
-    drive(bench, first, run, len(run.events))
-    bench.folder(first).write_json("result.json", {})
-    drive(bench, first, run, len(run.events), state="SUCCEEDED")
-    assert bench.state(first) == "SUCCEEDED"
-    second = bench.submit(body)
-    bench.round()
-    bench.jobs.states[second] = JobState.RUNNING
-    drive(bench, second, run, 2)  # its data were checked, and no step was taken
-    found = bench.get(second)
-    assert found["expected_end_at"] is not None
-    left = (datetime.fromisoformat(found["expected_end_at"]) - datetime.now(timezone.utc)).total_seconds()
-    assert left == pytest.approx((run.now - START).total_seconds(), rel=0.3)
 
 
 def test_time_left_is_said_as_precisely_as_it_is_known() -> None:

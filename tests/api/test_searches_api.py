@@ -17,6 +17,7 @@ from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from api.server.dependencies import page_token
 from api.server.models import Search
 from cluster import disk
 from cluster.capacity import Node
@@ -180,19 +181,32 @@ def test_concurrent_submits_make_one_search_a_key(bench: Bench) -> None:
     assert len(bench.http.get("/v1/searches").json()["searches"]) == 10
 
 
+def all_pages(bench: Bench, **params: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    while True:
+        page = bench.http.get("/v1/searches", params={"page_size": 2, **params}).json()
+        found += page["searches"]
+        if page["next_page_token"] is None:
+            return found
+        params["page_token"] = page["next_page_token"]
+
+
 def test_list_pages_through_all_newest_first(bench: Bench) -> None:
     made = [bench.submit() for _ in range(5)]
-    found: list[str] = []
-    token: str | None = None
-    while True:
-        params = {"page_size": 2, **({"page_token": token} if token else {})}
-        page = bench.http.get("/v1/searches", params=params).json()
-        found += [search["id"] for search in page["searches"]]
-        token = page["next_page_token"]
-        if token is None:
-            break
+    found = [search["id"] for search in all_pages(bench)]
     assert sorted(found) == sorted(made)
     assert found == sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize("sort", ["name", "-name", "state", "-state", "dataset", "-created_at", "created_at"])
+def test_list_pages_through_all_in_the_order_asked_for(bench: Bench, sort: str) -> None:
+    """Several with the same value stand on both sides of a page's end."""
+    made = [bench.submit({**BODY, "name": name}) for name in ("b", "ü ö", "b", "B", "b", "a")]
+    bench.http.post(f"/v1/searches/{made[1]}/cancel")
+    found = all_pages(bench, sort=sort)
+    assert sorted(search["id"] for search in found) == sorted(made)
+    keys = [(search[sort.removeprefix("-")], search["id"]) for search in found]
+    assert keys == sorted(keys, reverse=sort.startswith("-"))
 
 
 def test_list_filters_by_state_and_label(bench: Bench) -> None:
@@ -215,6 +229,12 @@ def test_list_filters_by_state_and_label(bench: Bench) -> None:
     [
         ({"page_token": "%%%"}, "page_token"),
         ({"page_token": "aGVsbG8"}, "page_token"),
+        ({"page_token": page_token('["name", "a", "a"]')}, "page_token"),  # of another order
+        ({"page_token": page_token('["name", "\\ud800", "a"]'), "sort": "name"}, "page_token"),
+        ({"page_token": page_token('["-created_at", "then", "a"]')}, "page_token"),
+        ({"page_token": page_token("[" * 20_000)}, "page_token"),
+        ({"page_token": page_token("7")}, "page_token"),
+        ({"sort": "colour"}, "sort"),
         ({"page_size": 0}, "page_size"),
         ({"state": "LOST"}, "state.0"),
         ({"label": "team"}, "label"),

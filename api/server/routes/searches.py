@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Query, Request, Response
@@ -62,6 +63,7 @@ BodyOfJob = Annotated[JobBody, Body(openapi_examples={"small": {"summary": "A sm
 Row = TypeVar("Row", schemas.SearchSummary, schemas.JobSummary)
 IfMatch = Annotated[str | None, Header(description="the ETag that you know; 412 if it has changed")]
 PageSize = Annotated[int, Query(ge=1, le=1000, description="maximum number")]
+Sort = Literal["-created_at", "created_at", "name", "-name", "dataset", "-dataset", "state", "-state"]
 PageToken = Annotated[str | None, Query(description="next_page_token of the previous page")]
 
 
@@ -213,33 +215,37 @@ def list_searches(
     state: Annotated[list[SearchState] | None, Query(description="any of these")] = None,
     label: Annotated[list[str] | None, Query(description="`key=value`; all of these")] = None,
     text: Annotated[str, Query(max_length=100, description="in name, id, labels or data set, whatever the case")] = "",
+    sort: Annotated[Sort, Query(description="with `-` from the highest value down")] = "-created_at",
 ) -> schemas.SearchPage:
-    """Searches, newest first."""
-    after = _read_place(page_token) if page_token else None
+    """Searches, newest first or by `sort`."""
+    after = _read_place(page_token, sort) if page_token else None
     if "\0" in text:
         raise bad_parameter("text", "must not contain NUL")
-    wanted = Filter(state or (), [_read_label(one) for one in label or ()], text, after)
+    wanted = Filter(state or (), [_read_label(one) for one in label or ()], text, sort, after)
     found, more = context.service.page(wanted, page_size)
     show = partial(_listed, context, context.service.positions(found))
     return schemas.SearchPage(
         searches=listed(found, show),
-        next_page_token=_token_after(found) if more else None,
+        next_page_token=_token_after(found[-1], sort) if more else None,
     )
 
 
-def _token_after(found: list[Search]) -> str:
-    return page_token(f"{found[-1].created_at.isoformat()} {found[-1].id}")
+def _token_after(last: Search, sort: str) -> str:
+    value = getattr(last, sort.removeprefix("-")) or ""
+    return page_token(json.dumps([sort, value.isoformat() if isinstance(value, datetime) else value, last.id]))
 
 
-def _read_place(token: str) -> tuple[datetime, str]:
-    moment, _, search_id = read_page_token(token).partition(" ")
+def _read_place(token: str, sort: str) -> tuple[datetime | str, str]:
     try:
-        created_at = datetime.fromisoformat(moment).astimezone(timezone.utc)
-    except (ValueError, OverflowError):
+        sorted_by, value, search_id = map(str, json.loads(read_page_token(token)))
+        value.encode()  # a lone surrogate is no text for a database
+        by_time = sort.endswith("created_at")
+        place = datetime.fromisoformat(value).astimezone(timezone.utc) if by_time else value
+    except (TypeError, ValueError, OverflowError, RecursionError):
         raise bad_token() from None
-    if not SAFE_ID.fullmatch(search_id):
+    if sorted_by != sort or not SAFE_ID.fullmatch(search_id) or "\0" in value:
         raise bad_token()
-    return created_at, search_id
+    return place, search_id
 
 
 def _read_label(text: str) -> tuple[str, str]:

@@ -1,23 +1,24 @@
-// All searches, newest first.
+// All searches, newest first or as sorted.
 import { get, objectives, post, query, send } from "./api.js";
-import { PHASES, ask, chip, el, notify, number, select, swap, table, timeLeft, when } from "./ui.js";
+import { PHASES, ask, chip, el, notify, number, select, sortable, swap, table, timeLeft, when } from "./ui.js";
 
 const STATES = ["", "QUEUED", "STARTING", "RUNNING", "PAUSED", "CANCELLING", "SUCCEEDED", "CANCELLED", "FAILED"];
 const MOST = 8; // that a comparison shows: more colours cannot be told apart
 
 export function listPage(main, live) {
-  let state = "", text = "", tokens = [null], timer = null;
+  let state = "", text = "", sort = "-created_at", tokens = [null], timer = null;
   const chosen = new Map(); // by id, the names of those that are ticked, on all pages
   const body = el("div"), bulk = el("div", { className: "row", ariaLive: "polite" });
   const refresh = async () => {
-    const page = await get(`/v1/searches${query({ state, text, page_size: 25, page_token: tokens.at(-1) })}`);
+    const page = await get(`/v1/searches${query({ state, text, sort, page_size: 25, page_token: tokens.at(-1) })}`);
     const { searches, next_page_token: more } = page, known = await objectives();
     // updated_at changes with every round of the service, and is not shown.
-    swap(body, [searches.map(({ updated_at, ...rest }) => rest), more, tokens.length], () => [searches.length ? rows(searches, known, chosen, act) : empty(state || text), pager(more)]);
+    swap(body, [searches.map(({ updated_at, ...rest }) => rest), more, tokens.length, sort], () => [searches.length ? rows(searches, known, chosen, act, sort, order) : empty(state || text), pager(more)]);
   };
   const pager = (more) => (tokens.length < 2 && !more ? "" : el("div", { className: "row pager" },
-    el("button", { "data-key": "newer", disabled: tokens.length < 2, onclick: () => { tokens.pop(); live.now(); } }, "Newer"),
-    el("button", { "data-key": "older", disabled: !more, onclick: () => { tokens.push(more); live.now(); } }, "Older")));
+    el("button", { "data-key": "back", disabled: tokens.length < 2, onclick: () => { tokens.pop(); live.now(); } }, "Back"),
+    el("button", { "data-key": "more", disabled: !more, onclick: () => { tokens.push(more); live.now(); } }, "More")));
+  const order = (by) => from(() => { sort = by; });
   const from = (change) => { change(); tokens = [null]; live.now(); };
   const find = el("input", { type: "search", placeholder: "name, label, data set", ariaLabel: "Find", oninput: () => {
     clearTimeout(timer);
@@ -60,8 +61,10 @@ function empty(sought) {
   return el("p", {}, "No search yet. ", el("a", { href: "#/new" }, "Submit one"), ", or from the command line: ", el("code", {}, "slicemamba submit laptop"));
 }
 
-function rows(searches, known, chosen, act) {
-  const columns = ["Name", "Data set", "State", "Phase", "Progress", "Best", "Left", "Labels", "Created"].map((title) => ({ title }));
+function rows(searches, known, chosen, act, sort, order) {
+  const names = { Name: "name", "Data set": "dataset", State: "state", Created: "created_at" };
+  const columns = ["Name", "Data set", "State", "Phase", "Progress", "Best", "Left", "Labels", "Created"]
+    .map((title) => (names[title] ? sortable(names[title], title, sort, order, { firstDown: title === "Created" }) : { title }));
   return table([{ title: "", content: el("span", { className: "unseen" }, "Choose") }, ...columns], searches.map((s) => {
     const now = s.progress[s.phase];
     const tick = el("input", { type: "checkbox", value: s.id, checked: chosen.has(s.id), ariaLabel: `Choose ${s.name}`, "data-key": `tick ${s.id}`, onchange: () => {

@@ -5,7 +5,7 @@ import { logBox } from "./log.js";
 import * as plots from "./plots.js";
 import { pickForm } from "./pick.js";
 import { resultCard } from "./result.js";
-import { PHASES, ask, attempt, chip, clockTime, duration, el, number, notify, rough, select, swap, table, timeLeft, when } from "./ui.js";
+import { PHASES, ask, attempt, chip, clockTime, duration, el, number, notify, rough, select, sortable, swap, table, timeLeft, when } from "./ui.js";
 
 const PAGES = 5; // of a thousand trials each, that a plot shows
 const UNDER_WAY = ["QUEUED", "STARTING", "RUNNING"];
@@ -125,9 +125,9 @@ export function searchPage(main, live, id) {
     const best = new Set(front.trials.map((t) => t.number));
     const tied = new Set(front.trials.flatMap((t) => t.tied_with ?? []));
     const metrics = [...new Set([...front.objectives.map((o) => o.name), "seconds"])];
-    const order = (name) => () => { view.sort = view.sort === `-${name}` ? name : `-${name}`; view.tokens = [null]; live.now(); };
-    const sortable = (name, num = true) => ({ num, sorted: view.sort === name ? "ascending" : view.sort === `-${name}` ? "descending" : null, content: el("button", { type: "button", "data-key": `sort ${name}`, onclick: order(name) }, `${known[name] ? plots.title(known[name]) : name} ${view.sort === name ? "▲" : view.sort === `-${name}` ? "▼" : ""}`) });
-    const columns = [sortable("number"), { title: "State" }, ...metrics.map((m) => sortable(m)), { title: "Origin" }, { title: "Slicing" }];
+    const order = (sort) => { view.sort = sort; view.tokens = [null]; live.now(); };
+    const column = (name) => sortable(name, known[name] ? plots.title(known[name]) : name, view.sort, order, { num: true, firstDown: true });
+    const columns = [column("number"), { title: "State" }, ...metrics.map(column), { title: "Origin" }, { title: "Slicing" }];
     const rows = page.trials.map((t) => el("tr", {},
       el("td", { className: "num" }, el("a", { href: `#/s/${id}/t/${t.number}` }, String(t.number)), best.has(t.number) ? " ★" : tied.has(t.number) ? " =" : ""),
       el("td", {}, chip(t.state), t.violation ? el("span", { className: "soft", title: `breaks the constraints by ${t.violation.toPrecision(2)} of their limits` }, " outside") : ""), metrics.map((m) => el("td", { className: "num" }, number(m === "seconds" ? t.seconds : t.metrics[m]))),

@@ -103,6 +103,13 @@ export function table(columns, rows, { caption, className = "", reach = null } =
       el("tbody", {}, rows)));
 }
 
+// A column by which a table can be sorted: `sort` is the name of one, with - in front from the highest value down.
+export function sortable(name, title, sort, order, { num = false, firstDown = false } = {}) {
+  const sorted = sort === name ? "ascending" : sort === `-${name}` ? "descending" : null;
+  const next = sorted === (firstDown ? "descending" : "ascending") ? !firstDown : firstDown;
+  return { num, sorted, content: el("button", { type: "button", "data-key": `sort ${name}`, onclick: () => order(next ? `-${name}` : name) }, `${title} ${sorted ? (sorted === "ascending" ? "▲" : "▼") : ""}`) };
+}
+
 export function select(label, options, value, onchange) {
   return el("label", { className: "row" }, el("span", { className: "soft" }, label),
     el("select", { onchange: (event) => onchange(event.target.value) },
