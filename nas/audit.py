@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 
 from nas.objectives import OBJECTIVES, format_value, losses
 from nas.pareto import hypervolume, pareto_mask
@@ -135,8 +135,8 @@ def rank_agreement(supernet: Sequence[float], alone: Sequence[float], seed: int 
         raise ValueError(f"as many scores of the one kind as of the other; got {len(x)} and {len(y)}")
     k = max(1, len(x) // 4)
     measures: dict[str, Callable[[Floats, Floats], float]] = {
-        "kendall": lambda a, b: float(stats.kendalltau(a, b).statistic),
-        "spearman": lambda a, b: float(stats.spearmanr(a, b).statistic),
+        "kendall": lambda a, b: float(scipy.stats.kendalltau(a, b).statistic),
+        "spearman": lambda a, b: float(scipy.stats.spearmanr(a, b).statistic),
         "top_k_recall": lambda a, b: top_k_recall(a, b, k),
     }
     draws = np.random.default_rng(seed).integers(0, max(1, len(x)), (RANK_RESAMPLES, len(x)))
@@ -177,7 +177,7 @@ def smallest_visible(num_seeds: int, deviation: float, confidence: float = CONFI
     """
     if num_seeds < 2:
         return None
-    quantile = float(stats.t.ppf((1 + confidence) / 2, 2 * num_seeds - 2))
+    quantile = float(scipy.stats.t.ppf((1 + confidence) / 2, 2 * num_seeds - 2))
     return quantile * deviation * float(np.sqrt(2 / num_seeds))
 
 

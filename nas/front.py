@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import stats
 
 from nas.counts import ScoredImages
 from nas.objectives import OBJECTIVES, format_value, loss_matrix
@@ -161,7 +161,7 @@ def _resolution(
     samples: Sequence[Mapping[str, Floats]], objectives: Sequence[str], confidence: float, latency_ms: float
 ) -> Floats:
     """(n, n, objectives): half the width of the interval of each pair's difference."""
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = float(scipy.stats.norm.ppf((1 + confidence) / 2))
     n = len(samples)
     widths = np.zeros((n, n, len(objectives)))
     for column, name in enumerate(objectives):
@@ -236,7 +236,7 @@ def timing_noise_ms(trials: Sequence[Trial]) -> float:
     if not freedom:
         return 0.0
     variance = sum(float(((group - group.mean()) ** 2).sum()) for group in several) / freedom
-    return float(stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(2 * variance))
+    return float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(2 * variance))
 
 
 def as_rows(front: MeasuredFront) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import kendalltau
+import scipy
 
 from nas.config import SearchConfig
 from nas.evaluator import Evaluator
@@ -41,7 +41,7 @@ def ranking_agreement(
         options = config.model_copy(update={"precision": precision, "racing": None, "objectives": (objective,)})
         evaluate = Evaluator(supernet, data, options)
         scores.append([evaluate(slicing)[objective] for slicing in slicings])
-    tau = float(kendalltau(*scores).statistic)
+    tau = float(scipy.stats.kendalltau(*scores).statistic)
     return tau if math.isfinite(tau) else 0.0
 
 

@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+import scipy
 
 from nas.config import RacingConfig, SearchConfig
 from nas.objectives import losses
@@ -122,7 +122,7 @@ class Comparison:
         seen, gains = len(counts), self._gains(counts)
         scale = (gains**2 / self._volatility[:seen]).mean()
         rest = math.sqrt(scale * self._volatility[seen:].sum())
-        return float(gains.sum() + student.ppf(level, seen - 1) * rest)
+        return float(gains.sum() + scipy.stats.t.ppf(level, seen - 1) * rest)
 
 
 class Leaders:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from nas.objectives import OBJECTIVES, losses
 from nas.report_figures import (
@@ -122,7 +122,7 @@ def _mean(scores: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float, 
     count = len(scores)
     if not count:
         return None
-    half = stats.t.ppf(0.975, count - 1) * scores.std(ddof=1) / math.sqrt(count) if count > 1 else 0.0
+    half = scipy.stats.t.ppf(0.975, count - 1) * scores.std(ddof=1) / math.sqrt(count) if count > 1 else 0.0
     return float(scores.mean()), float(half), count
 
 

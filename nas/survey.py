@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from nas.counts import ScoredImages
 from nas.front import NUM_RESAMPLES
@@ -80,8 +80,8 @@ def survey(
     variance = float(np.var([t.metrics[metric] for t in done], ddof=1))
     noise = _noise(samples)
     share = max(0.0, 1 - noise / variance) if variance > 0 else 0.0
-    p_value = float(stats.chi2.sf((n - 1) * variance / noise, n - 1)) if noise > 0 else float(variance == 0)
-    gain = float(np.sqrt(share * variance) * stats.norm.ppf(1 - 1 / (num_candidates + 1)))
+    p_value = float(scipy.stats.chi2.sf((n - 1) * variance / noise, n - 1)) if noise > 0 else float(variance == 0)
+    gain = float(np.sqrt(share * variance) * scipy.stats.norm.ppf(1 - 1 / (num_candidates + 1)))
     flat = p_value > _LEVEL and not has_costs
     choice = _clearest_choice(done, space, metric)
     return Survey(
@@ -115,7 +115,7 @@ def _clearest_choice(trials: Sequence[Trial], space: SearchSpace, metric: str) -
         for gene in options:
             having, others = scores[genes[:, place] == gene], scores[genes[:, place] != gene]
             if min(len(having), len(others)) > 2:
-                test = stats.ttest_ind(having, others)
+                test = scipy.stats.ttest_ind(having, others)
                 found.append((float(test.pvalue), float(having.mean() - others.mean()), place, gene))
     found = [one for one in found if np.isfinite(one[0])]
     if not found or min(found)[0] > _LEVEL / len(found):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from slicemamba.config import DataConfig
 from slicemamba.data.findings import BadFileError, Finding
@@ -77,7 +77,7 @@ def examine(pair: Pair, config: DataConfig) -> Facts:
 
 
 def _smallest_piece(mask: NDArray[np.uint8]) -> float | None:
-    pieces, count = ndimage.label((mask != 0) & (mask != IGNORED), structure=np.ones((3, 3)))
+    pieces, count = scipy.ndimage.label((mask != 0) & (mask != IGNORED), structure=np.ones((3, 3)))
     return float(np.bincount(pieces.ravel())[1:].min() / mask.size) if count else None
 
 

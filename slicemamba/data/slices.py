@@ -10,8 +10,8 @@ from typing import Any
 
 import h5py
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from slicemamba.data.findings import BadFileError, Fault, short_path
 from slicemamba.data.volumes import apply_window
@@ -59,7 +59,7 @@ def resize_slice(image: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float
     """Cubic spline resize, as published for Synapse. It overshoots a little at sharp edges."""
     resized: NDArray[np.float32] = image.astype(np.float32)
     if image.shape != size:
-        resized = ndimage.zoom(resized, [new / old for new, old in zip(size, image.shape, strict=True)], order=3)
+        resized = scipy.ndimage.zoom(resized, [new / old for new, old in zip(size, image.shape, strict=True)], order=3)
     return resized
 
 
@@ -67,7 +67,7 @@ def resize_slice_labels(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDA
     """Nearest-neighbour resize on the same grid as ``resize_slice``: no label appears that was not there."""
     if labels.shape == size:
         return labels
-    resized: NDArray[np.uint8] = ndimage.zoom(
+    resized: NDArray[np.uint8] = scipy.ndimage.zoom(
         labels, [new / old for new, old in zip(size, labels.shape, strict=True)], order=0
     )
     return resized

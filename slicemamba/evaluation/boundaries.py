@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_dice import compute_surface_dice
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from slicemamba.evaluation.metrics import checked_masks, diagonal, foregrounds
 
@@ -89,10 +89,10 @@ def lesion_counts(
 
 def _shares(lesions: NDArray[np.bool_], marked: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Of each lesion of a mask, the share that another mask marks."""
-    labels, count = ndimage.label(lesions, structure=np.ones((3,) * lesions.ndim))
+    labels, count = scipy.ndimage.label(lesions, structure=np.ones((3,) * lesions.ndim))
     if not count:
         return np.empty(0)
-    return np.asarray(ndimage.mean(marked, labels, range(1, count + 1)), dtype=np.float64)
+    return np.asarray(scipy.ndimage.mean(marked, labels, range(1, count + 1)), dtype=np.float64)
 
 
 def boundary_scores(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+import scipy
 
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -64,7 +64,7 @@ def outline(labels: Pixels, width: int = 2) -> npt.NDArray[np.bool_]:
     border = np.zeros(labels.shape, dtype=bool)
     for label in np.unique(labels[labels > 0]):
         region = labels == label
-        border |= region & ~ndimage.binary_erosion(region, iterations=width)
+        border |= region & ~scipy.ndimage.binary_erosion(region, iterations=width)
     return border
 
 

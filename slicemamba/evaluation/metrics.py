@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from medpy.metric.binary import hd95 as medpy_hd95
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -171,7 +170,9 @@ def hd95(prediction: NDArray[Any], target: NDArray[Any], spacing: Sequence[float
     if not predicted.any() or not actual.any():
         return 0.0 if predicted.any() == actual.any() else diagonal(predicted.shape, spacing)
     box = _bounding_box(predicted | actual)
-    return float(medpy_hd95(predicted[box], actual[box], voxelspacing=tuple(spacing)))
+    from medpy.metric.binary import hd95 as of_medpy  # brings scipy.stats along, which takes a second to load
+
+    return float(of_medpy(predicted[box], actual[box], voxelspacing=tuple(spacing)))
 
 
 def checked_masks(

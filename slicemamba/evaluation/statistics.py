@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from slicemamba.evaluation.metrics import check_counts, image_scores, pooled_scores
@@ -203,7 +203,7 @@ def _widening(*num_seeds: int) -> float:
     least, freedom = min(num_seeds), sum(num_seeds) - len(num_seeds)
     if least < 2:
         return 1.0
-    return float(np.sqrt(least / (least - 1)) * stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975))
+    return float(np.sqrt(least / (least - 1)) * scipy.stats.t.ppf(0.975, freedom) / scipy.stats.norm.ppf(0.975))
 
 
 def bootstrap_samples(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
 from slicemamba.errors import InputError
 from slicemamba.ops import cpu, mamba, self_check, triton
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 USABLE = "usable"
 ENVIRONMENT_VARIABLE = "SLICEMAMBA_SCAN"
@@ -40,7 +43,17 @@ def available_backends() -> dict[str, str]:
     return {name: status() for name, (status, _) in _REGISTRY.items()}
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # what runs is not traced
+def constant_when_compiled(function: F) -> F:
+    """Marks a function whose result ``torch.compile`` takes for a constant.
+
+    As ``torch.compiler.assume_constant_result`` does, but that this loads no compiler: two seconds in each process that
+    imports this package, of which few compile.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_when_compiled  # what runs is not traced
 def choose_backend(device: torch.device | str) -> str:
     """The fastest usable backend for a device, or the one that SLICEMAMBA_SCAN names.
 

@@ -15,7 +15,7 @@ from slicemamba.ops import (
     reference,
     registration,  # noqa: F401  (registers torch.ops.slicemamba)
 )
-from slicemamba.ops.backends import choose_backend
+from slicemamba.ops.backends import choose_backend, constant_when_compiled
 from slicemamba.ops.inputs import SliceInputs
 from slicemamba.ops.limits import refuse_unsupported
 
@@ -118,7 +118,7 @@ def selective_scan(
     return y.to(u.dtype)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_when_compiled
 def _make_static(*sizes: int) -> int:
     """Has ``torch.compile`` compile anew for each size of the map, as its constants are part of what it guards.
 

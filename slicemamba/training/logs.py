@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING, Any
 
 from slicemamba.files import save_figure
 from slicemamba.text import figure_text
 from slicemamba.training.trainer import EpochReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LOSS, SCORE, BEST = "#0072b2", "#009e73", "#d55e00"
 
@@ -48,6 +47,8 @@ def plot_training(path: Path, curves: Sequence[tuple[str, str, Sequence[Mapping[
         path: PNG to write.
         curves: of each training its name, the name of its score (``val_dice``), and its epoch reports, flat.
     """
+    from matplotlib.figure import Figure  # workers keep scalars and draw nothing; it takes a second to load
+
     figure = Figure(figsize=(10, 3.4 * len(curves)), layout="constrained")
     rows = figure.subplots(len(curves), 2, squeeze=False, sharex="row")
     for (name, score, epochs), (left, right) in zip(curves, rows, strict=True):
@@ -66,6 +67,8 @@ def plot_training(path: Path, curves: Sequence[tuple[str, str, Sequence[Mapping[
 
 
 def _plot(axes: Axes, epochs: Sequence[Mapping[str, Any]], column: str, colour: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     marker = "o" if len(epochs) <= 30 else None
     axes.plot([row["epoch"] for row in epochs], [row[column] for row in epochs], color=colour, marker=marker, ms=3)
     axes.set_xlabel("epoch")

@@ -23,6 +23,7 @@ from slicemamba.ops import (
     triton,
     triton_gating,
 )
+from slicemamba.ops.backends import constant_when_compiled
 
 PACKAGE = Path(slicemamba.__file__).parent
 
@@ -178,3 +179,20 @@ def test_nothing_is_warned_of_when_the_library_is_there(native, tmp_path, monkey
     monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
     torch.save(slice_scan_inputs(), tmp_path / "inputs.pt")
     run_python(QUIET, tmp_path / "inputs.pt")
+
+
+def test_a_function_is_marked_for_the_compiler_as_torch_does_it():
+    def by_torch():
+        return 1
+
+    def by_us():
+        return 1
+
+    assert vars(constant_when_compiled(by_us)) == vars(torch.compiler.assume_constant_result(by_torch)) != {}
+
+
+def test_workers_load_no_compiler_and_nothing_that_draws():
+    code = "import cluster.ray_train, cluster.ray_tune, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"torch", "ray.tune"} <= set(done.stdout.split())
+    assert {"torch._dynamo", "scipy.stats", "matplotlib", "medpy", "monai"}.isdisjoint(done.stdout.split())
