@@ -87,7 +87,7 @@ def check_dataset(
 
 class Listing(NamedTuple):
     """What a data set's files tell without being decoded: images of each split, and the report of the set if it has
-    passed ``check_dataset`` as it is now.
+    passed ``check_dataset`` as it is now, here or where its ``dataset.yaml`` was written.
     """
 
     num_images: dict[str, int]
@@ -113,21 +113,25 @@ def check_listing(config: DataConfig, *, cache_dir: Path | None = None) -> Listi
     findings += [] if findings else _shared_patients(config, splits)
     raise_findings(findings, subject=f"data set {config.name!r} in {config.root}")
     num_images = {split: len(splits[split]) for split in SPLITS}
-    return Listing(num_images, recall(cache_dir, _fingerprint(config, splits)))
+    fingerprint = _fingerprint(config, splits)
+    return Listing(num_images, recall(cache_dir, fingerprint) or _kept(config, fingerprint))
 
 
 def measured_before(config: DataConfig) -> DatasetReport | None:
     """The report that ``dataset.yaml`` keeps of a set, if its files and options are as they were; None otherwise."""
     config = resolve_root(config)
-    measured = read_description(config.root).measured
-    if config.root is None or not measured:
+    if config.root is None:
         return None
     splits, findings = match_splits(config.root, config)
+    return None if findings else _kept(config, _fingerprint(config, splits))
+
+
+def _kept(config: DataConfig, fingerprint: str) -> DatasetReport | None:
     try:
-        report = DatasetReport.model_validate(measured)
-    except ValidationError:  # of another version, or edited
+        report = DatasetReport.model_validate(read_description(config.root).measured)
+    except ValidationError:  # none, or of another version, or edited
         return None
-    return None if findings or report.fingerprint != _fingerprint(config, splits) else report
+    return report if report.fingerprint == fingerprint else None
 
 
 def _read_all(

@@ -76,9 +76,11 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
     command: Callable[..., list[str]], environment: dict[str, str], tmp_path: Path
 ) -> None:
+    """On a Ray, and the undisturbed one in a single process, which finds the same."""
     longer = ["--set", "data.synthetic.num_search=60"]  # so that the kill comes before the end
     undisturbed, disturbed = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
-    subprocess.run(command(undisturbed.path, *longer), env=environment, check=True, stdin=subprocess.DEVNULL)
+    alone = command(undisturbed.path, *longer, "--address", "none")
+    subprocess.run(alone, env=environment, check=True, stdin=subprocess.DEVNULL)
 
     first = subprocess.Popen(command(disturbed.path, *longer), env=environment, stdin=subprocess.DEVNULL)
     try:
@@ -120,7 +122,7 @@ def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
     assert status.state == "SUCCEEDED"
 
 
-@pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_search_keeps_each_candidates_counts_and_what_it_took(
     command: Callable[..., list[str]], environment: dict[str, str], tmp_path: Path
@@ -129,7 +131,7 @@ def test_search_keeps_each_candidates_counts_and_what_it_took(
     options = ["search.racing={min_images: 6, confidence: 0.6}", "search.batch_size=3", "search.num_trials=14"]
     options += ["data.synthetic.num_search=12", "supernet.sampling=fair", "resources.search.num_workers=1"]
     more = [part for option in options for part in ("--set", option)]
-    subprocess.run(command(run.path, *more), env=environment, check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(command(run.path, *more, "--address", "none"), env=environment, check=True, stdin=subprocess.DEVNULL)
     trials = find_trials(open_storage(run.study_location), "search")
     assert len(trials) == 14
     for trial in trials:

@@ -149,11 +149,13 @@ SMALL: dict[str, Any] = {
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_finals_stopped_in_their_last_round_end_as_if_they_had_not(tmp_path: Path) -> None:
+    """And on Ray as in one process: the second half is done there."""
     config = tmp_path / "job.json"
     config.write_text(json.dumps(SMALL))
 
-    def run(folder: Path) -> dict[str, Any]:
+    def run(folder: Path, address: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "cluster.entrypoint", "--config", str(config), "--run-dir", str(folder)]
+        command += ["--address", address]
         mine = {"SLICEMAMBA_CACHE": str(tmp_path / "cache"), "RAY_AUTH_MODE": "disabled"}
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | mine
         done = subprocess.run(
@@ -164,7 +166,7 @@ def test_finals_stopped_in_their_last_round_end_as_if_they_had_not(tmp_path: Pat
         return result
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    result = run(whole)
+    result = run(whole, "none")
     # Whatever the frontier, the three fixed networks are there to take part.
     assert sorted(len(row["rounds"]) for row in result["finals"]) == [1, 2, 2]
     assert all(set(member["supernet"]) == {"dice", "flops"} for member in result["pareto"])
@@ -178,7 +180,7 @@ def test_finals_stopped_in_their_last_round_end_as_if_they_had_not(tmp_path: Pat
     for path in networks:
         shutil.rmtree(path)
     delete_studies(stopped / "search.journal", ["finals-2"])
-    again = run(stopped)
+    again = run(stopped, "local")
     assert [row["rounds"] for row in again["finals"]] == [row["rounds"] for row in result["finals"]]
     assert again["pareto"] == result["pareto"]
     trials = {kind: find_trials(open_storage(stopped / "search.journal"), kind) for kind in ("finals-1", "finals-2")}

@@ -37,7 +37,7 @@ from cluster.capacity import needs_of, waits_for
 from cluster.config import SearchJob, public_spec
 from cluster.work import samples_of, work_of
 from nas.advice import advice
-from slicemamba.data.checks import Listing, measured_before
+from slicemamba.data.checks import Listing
 from slicemamba.data.plan import propose
 from slicemamba.text import masked
 
@@ -185,7 +185,7 @@ def _validate(context: AppContext, body: Mapping[str, Any]) -> schemas.Validatio
 
 def _proposed(job: SearchJob, listing: Listing) -> list[schemas.Proposal]:
     """What the images ask for, where they have been decoded before: by a search, or by ``slicemamba data check``."""
-    report = listing.report or measured_before(job.data)
+    report = listing.report
     if report is None:
         return []
     found = propose(job.data, report, max(job.data.image_size))
