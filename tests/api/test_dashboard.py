@@ -416,6 +416,7 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     end_job(bench, job["id"], search_id)
     picture = page.get_by_role("img", name="prediction of image_003; Dice 0.432")
     picture.wait_for()
+    assert page.get_by_text("white where both agree, blue where it marks too much, yellow where it misses").is_visible()
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1
     page.get_by_text("Show", exact=True).click()
     with page.expect_download() as download:

@@ -21,7 +21,7 @@ export function trialPage(main, live, id, n) {
     const figures = ours.find((job) => job.kind === "figures" && job.state === "SUCCEEDED");
     if (figures && drawn !== figures.id) {
       drawn = figures.id;
-      part.pictures.replaceChildren(...await gallery(figures, id));
+      part.pictures.replaceChildren(el("p", { className: "soft" }, legend(search.spec.data.num_classes ?? 1)), ...await gallery(figures, id));
     }
     if (!["RUNNING", "PENDING"].includes(trial.state) && !ours.some((job) => under(job.state))) live.slow();
     else live.quick();
@@ -50,7 +50,11 @@ export function trialPage(main, live, id, n) {
 }
 
 function head(trial, search) {
-  const copy = () => navigator.clipboard.writeText(trial.architecture).then(() => notify("copied"));
+  const copy = () => attempt(async () => {
+    if (!navigator.clipboard) throw new Error("Browsers copy from https and localhost only; select the text and copy it.");
+    await navigator.clipboard.writeText(trial.architecture);
+    notify("copied");
+  });
   return [
     el("h1", {}, `Trial ${trial.number} of ${search.name} `, chip(trial.state)),
     el("p", { className: "soft" }, `${trial.origin} · ${when(trial.ended_at ?? trial.started_at)} · ${number(trial.seconds)} s`),
@@ -61,6 +65,11 @@ function head(trial, search) {
 
 const metrics = (trial, known) => table([{ title: "Metric" }, { title: "Value", num: true }],
   Object.entries(trial.metrics).map(([k, v]) => el("tr", {}, el("td", {}, known[k] ? named(known[k]) : k), el("td", { className: "num" }, number(v, 6)))));
+
+// As slicemamba.evaluation.figures draws them.
+const legend = (classes) => (classes === 1
+  ? "On the image, yellow outlines the truth and blue the prediction. Beside it the truth; then the prediction: white where both agree, blue where it marks too much, yellow where it misses."
+  : "On the image, the outlines of the truth in each class's colour. Beside it the truth; then the prediction, with white lines around what is wrong.");
 
 function slices(architecture) {
   return el("div", { className: "slices" }, architecture.split("|").map((stage, i, all) => {
