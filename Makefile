@@ -4,8 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DATA   ?=
 OUT    ?= demo-output
-# Modules are compiled when they are first imported: of the 25,000 that are installed a run needs few.
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: setup setup-dev demo test test-quick test-gpu chaos partitions lint types docs bench bench-gpu serve wheel docker clean
 
