@@ -23,8 +23,9 @@ demo: setup
 	$(BIN)/slicemamba demo --out $(OUT) $(if $(DATA),--data $(DATA))
 
 # A file's tests stay together, as they share what is costly; those that start a Ray come first (tests/conftest.py).
+# Tests start hundreds of processes, each of which would compile our modules anew where Python is told to keep none.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: setup-dev
 	$(PYTEST) -m "not slow and not gpu" $(ARGS)

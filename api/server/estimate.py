@@ -124,7 +124,7 @@ def _hours(
 ) -> tuple[float, float, float, str]:
     """(expected, low, high, what they rest on); ``starts`` of workers."""
     near = [one for one in earlier if workers_of(one.job) == workers_of(job)]
-    same = [one for one in near if alike(one.job) == alike(job)][:MAX_EARLIER]
+    same = [one for one in near if _alike(one.job) == _alike(job)][:MAX_EARLIER]
     if same:
         found = [_total(work, starts, one.rates, 1.0) for one in same]
         basis = f"measured: {_named(same)} had the same network, image size and workers on this service"
@@ -140,7 +140,7 @@ def _hours(
     return _assumed(job, work, starts, cost)
 
 
-def alike(job: SearchJob) -> tuple[Any, ...]:
+def _alike(job: SearchJob) -> tuple[Any, ...]:
     """What must agree for seconds of one search to hold for another."""
     return job.model, job.data.image_size, job.data.num_classes, job.supernet.precision, job.search.precision
 
