@@ -72,7 +72,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
     command: Callable[..., list[str]], environment: dict[str, str], tmp_path: Path
 ) -> None:

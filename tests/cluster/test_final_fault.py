@@ -56,7 +56,6 @@ def test_other_errors_are_left_to_ray_train(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_ray_train_does_not_try_a_fault_of_the_data_again(tmp_path: Path, small_cluster: object) -> None:
     def meets_a_bad_file(config: dict[str, Any]) -> None:  # in here, as workers cannot import this module
         with (Path(config["run"]) / "called").open("a") as file:

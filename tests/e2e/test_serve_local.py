@@ -44,7 +44,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 420
     while not condition():
         assert process.poll() is None, tail(log)
         assert time.monotonic() < deadline, tail(log)
@@ -62,7 +62,7 @@ def search_at(url: str) -> dict[str, Any]:
 
 @pytest.mark.ray
 @pytest.mark.e2e
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_ray_and_service_start_and_stop_together_and_a_search_goes_on_at_the_next_start(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
