@@ -72,16 +72,20 @@ def list_searches(
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only searches with this label; may be repeated.")
     ] = None,
+    text: Annotated[str, typer.Option(help="Only searches with this in name, id, labels or data set.")] = "",
+    sort: Annotated[
+        str, typer.Option(help="created_at, name, dataset or state; with a - in front from the highest value down.")
+    ] = "-created_at",
     limit: Limit = 20,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """List searches, newest first."""
-    labels = dict(_split_label(text) for text in label or [])
+    """List searches, newest first or by --sort."""
+    labels = dict(_split_label(one) for one in label or [])
     with connect(url) as client:
-        page = client.list(states=_upper(state), labels=labels, page_size=limit)
+        page = client.list(states=_upper(state), labels=labels, text=text, sort=sort, page_size=limit)
     if not page.searches and not as_json:
-        asked = state or label
+        asked = state or label or text
         print("no search matches" if asked else "no searches yet; `slicemamba submit` creates one", file=sys.stderr)
         return
     tables.show(page, tables.searches(page), as_json=as_json)

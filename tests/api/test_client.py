@@ -362,6 +362,19 @@ def test_an_empty_list_tells_how_to_begin(bench: Bench, command: Callable[..., A
     assert "no search matches" in command("list", "--state", "failed").stderr
 
 
+def test_list_is_sorted_and_looked_through(bench: Bench, command: Callable[..., Any]) -> None:
+    for name in ("moles", "polyps", "eyes"):
+        bench.submit({**BODY, "name": name})
+
+    def names(*words: str) -> list[str]:
+        return [search["name"] for search in json.loads(command("list", "--json", *words).stdout)["searches"]]
+
+    assert names("--sort", "name") == ["eyes", "moles", "polyps"]
+    assert names("--sort", "-name", "--text", "LES") == ["moles"]
+    assert names() == ["eyes", "polyps", "moles"]
+    assert "no search matches" in command("list", "--text", "lungs").stderr
+
+
 def test_faults_are_told_with_their_exit_code(command: Callable[..., Any], tmp_path: Path) -> None:
     def told(*words: str) -> tuple[str, int]:
         error = command(*words).exception
