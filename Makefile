@@ -13,7 +13,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 $(VENV)/.setup $(VENV)/.setup-dev: pyproject.toml setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing slicemamba-nas into $(VENV) (a few minutes the first time) ..."
-	$(PIP) --editable '.$(if $(findstring dev,$@),[dev])'
+	$(PIP) --editable '.$(if $(findstring dev,$(notdir $@)),[dev])'
 	@touch $(VENV)/.setup $@
 
 setup: $(VENV)/.setup

@@ -88,9 +88,9 @@ def supernets(options: argparse.Namespace) -> None:
             evaluator = Evaluator(supernet, data, preset().search)
             status = run.read_status()
             seconds = None if status is None else round(status.progress["supernet"].seconds, 1)
-            for name, row in study().rows.items():
-                dice = evaluator(Architecture.parse(str(row.block)))["dice"]
-                _append({"set": dataset, "kind": kind, "network": name, "dice": dice, "seconds": seconds})
+            dice = {name: evaluator(Architecture.parse(str(row.block)))["dice"] for name, row in study().rows.items()}
+            for name, score in dice.items():  # all were scored before the first is kept: a kind is there or it is not
+                _append({"set": dataset, "kind": kind, "network": name, "dice": score, "seconds": seconds})
 
 
 def _trained_supernet(dataset: str, sampling: str) -> Path:
