@@ -79,12 +79,23 @@ def _check_size(file: Any, where: str) -> None:
         raise BadFileError(Fault.LARGE, f"{where} ({size / 1e9:.1f} GB)")
 
 
+def _read_npz(path: Path, where: str, attempts: int = 5) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The slice's arrays. Python 3.11 now and then stops one of several threads that read array headers at once with
+    SystemError (python/cpython#106905), which says nothing of the file: it is read again."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            _check_size(file, where)
+            return np.asarray(file["image"]), np.asarray(file["label"])
+    except SystemError:
+        if attempts == 1:
+            raise
+        return _read_npz(path, where, attempts - 1)
+
+
 def _read(path: Path, index: int | None, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
     try:
         if index is None:
-            with np.load(path, allow_pickle=False) as file:
-                _check_size(file, where)
-                return np.asarray(file["image"]), np.asarray(file["label"])
+            return _read_npz(path, where)
         with h5py.File(path) as volume:
             return np.asarray(volume["image"][index]), np.asarray(volume["label"][index])
     except BadFileError:

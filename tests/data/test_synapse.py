@@ -216,6 +216,22 @@ def test_any_damage_of_a_slice_is_told_or_harmless(synapse: DataConfig) -> None:
             read_slice(path, None)
 
 
+def test_a_slice_is_read_again_after_pythons_own_error(synapse: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert synapse.root is not None
+    path = next((synapse.root / "train_npz").glob("*.npz"))
+    expected = read_slice(path, None)
+    load, faults = np.load, iter([True, True, False])
+
+    def faulty(*args: object, **options: object) -> object:
+        if next(faults):
+            raise SystemError("AST constructor recursion depth mismatch (before=51, after=49)")
+        return load(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(np, "load", faulty)
+    for array, first in zip(read_slice(path, None), expected, strict=True):
+        np.testing.assert_array_equal(array, first)
+
+
 def test_hounsfield_units_with_intensity_unit_are_a_warning(synapse: DataConfig) -> None:
     assert synapse.root is not None
     path = next((synapse.root / "train_npz").glob("*.npz"))
