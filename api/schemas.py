@@ -294,6 +294,21 @@ class Hypervolume(_Answer):
     points: list[HypervolumePoint]
 
 
+class SearchFigure(_Answer):
+    """A figure with its legend: what Plotly draws, in the colours of a light page."""
+
+    key: str = Field(examples=["parallel"])
+    title: str
+    text: str = Field(description="legend")
+    alt: str = Field(description="what it shows, in words")
+    data: list[dict[str, Any]] = Field(description="traces of Plotly")
+    layout: dict[str, Any]
+
+
+class SearchFigures(_Answer):
+    figures: list[SearchFigure] = Field(description="empty before a trial is completed")
+
+
 class Ends(_Answer):
     """A score with the ends of its 95 % interval over images or patients."""
 

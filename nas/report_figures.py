@@ -209,12 +209,68 @@ def time_figure(trials: Sequence[Trial], curve: Sequence[float]) -> Spec | None:
     if not starts or len(ends) != len(ended) or len(ended) != len(curve):
         return None
     seconds = [(end - min(starts)).total_seconds() for end in ends]
-    unit, size = next((one for one in _TIMES if max(seconds) < 120 * one[1]), _TIMES[-1])
+    unit, size = _unit(max(seconds))
     line = {"color": TRIALS, "width": 2.5, "shape": "hv"}
     x, y = [0.0, *(value / size for value in seconds)], [0.0, *curve]
     data = [{"type": "scatter", "mode": "lines", "x": x, "y": y, "name": "search", "line": line}]
     layout = layout_of(f"{unit} since the first candidate", "hypervolume", 300)
     layout["xaxis"] |= {"rangemode": "tozero"}
+    return {"data": data, "layout": layout}
+
+
+def _unit(longest: float) -> tuple[str, int]:
+    """(name, seconds) of the unit that seconds up to ``longest`` are told in."""
+    return next((one for one in _TIMES if longest < 120 * one[1]), _TIMES[-1])
+
+
+_STATES = {
+    TrialState.COMPLETED: TRIALS,
+    TrialState.PRUNED: RANDOM,
+    TrialState.INFEASIBLE: SAMPLED,
+    TrialState.FAILED: FRONT,
+}
+
+
+def _begun(trial: Trial) -> float | None:
+    """When its evaluation began in the worker or, where that is not known, when it was handed out."""
+    if trial.seconds is not None and trial.ended_at is not None:
+        return trial.ended_at.timestamp() - trial.seconds
+    return trial.started_at.timestamp() if trial.started_at else None
+
+
+def workers_figure(trials: Sequence[Trial]) -> Spec | None:
+    """When each evaluation ran: a bar each, in as few rows as ran at once; None where no times are known."""
+    ran = [
+        (begun, trial.ended_at.timestamp(), trial)
+        for trial in trials
+        if trial.state in _STATES and trial.ended_at is not None and (begun := _begun(trial)) is not None
+    ]
+    if not ran:
+        return None
+    ran.sort(key=lambda one: one[:2])
+    first, last = ran[0][0], max(end for _, end, _ in ran)
+    unit, size = _unit(last - first)
+    rows: list[float] = []  # when the last evaluation of each ended
+    bars: dict[TrialState, list[tuple[int, float, float, str]]] = {state: [] for state in _STATES}
+    for start, end, trial in ran:
+        # The driver notes the end a little after the worker's, which may have begun the next by then.
+        latest = start + 0.1 * (end - start)
+        row = next((i for i, free in enumerate(rows) if free <= latest), len(rows))
+        rows[row:] = [end, *rows[row + 1 :]]
+        text = f"trial {trial.number} ({trial.origin}), {end - start:.2f} s"
+        bars[trial.state].append((row, (start - first) / size, (end - start) / size, text))
+    data = []
+    for state, found in bars.items():
+        if found:
+            data.append(
+                {"type": "bar", "orientation": "h", "name": state.value.lower(), "y": [one[0] for one in found],
+                 "base": [one[1] for one in found], "x": [one[2] for one in found], "width": 0.8,
+                 "hovertext": [one[3] for one in found], "hoverinfo": "text",
+                 "marker": {"color": _STATES[state], "line": {"color": SURFACE, "width": 0.5}}}
+            )  # fmt: skip
+    layout = layout_of(f"{unit} since the first evaluation began", "", 130 + 16 * min(len(rows), 40))
+    layout |= {"barmode": "overlay", "showlegend": True}
+    layout["yaxis"] |= {"showticklabels": False, "ticks": "", "showgrid": False, "range": [-0.6, len(rows) - 0.4]}
     return {"data": data, "layout": layout}
 
 

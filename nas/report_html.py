@@ -23,16 +23,14 @@ from nas import report_choices as choices
 from nas import report_figures as figures
 from nas.audit import hypervolume_curves, loss_rows, primary_metric
 from nas.objectives import OBJECTIVES, loss_matrix
-from nas.report_figures import Spec, completed
+from nas.report_drawn import Figure, choice_figures, course_figures
+from nas.report_figures import completed
 from nas.space import SearchSpace
 from nas.study import Trial, TrialState, pareto_front
-from slicemamba.architecture import format_block
-from slicemamba.text import to_json
 
 _TEMPLATE = "report.html.j2"
 _SCORES = ("dice", "miou", "hd95", "sensitivity", "specificity", "accuracy")
 _GENERATIONS = ("evolution", "nsga2")
-_ENOUGH_RANDOM = 30  # from here on, random candidates alone show the effect of choices
 
 
 @dataclass(frozen=True)
@@ -68,27 +66,6 @@ class ReportInput:
     costs: Mapping[str, Any] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()
     written_at: str = ""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure on the page. ``alt`` says in words what it shows, ``text`` is its legend."""
-
-    key: str
-    spec: Spec
-    title: str
-    text: str
-    alt: str
-
-    @property
-    def json(self) -> Markup:
-        """The specification for a script element: ``<`` is escaped, so nothing in it can end that element."""
-        text = to_json(self.spec, compact=True)
-        return Markup(text.replace("<", "\\u003c"))
-
-    @property
-    def stops(self) -> list[str]:
-        return [step["label"] for step in self.spec.get("steps", [])]
 
 
 def render_report(source: ReportInput) -> str:
@@ -251,28 +228,7 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
                 f"{best.number}, has {first} {_number(best.metrics[objectives[0]])}.",
             )
         )
-    curves = hypervolume_of(source, objectives)
-    found.append(
-        Figure(
-            "hypervolume",
-            figures.hypervolume_figure(curves),
-            "What the search reached, and random search at equal budget.",
-            "Share of the box between the best and the worst value of each objective that is dominated after so many "
-            "evaluations. The band spans the random searches' seeds.",
-            "Line plot; at the end " + ", ".join(f"{name} {curve[-1]:.3f}" for name, curve in curves.items() if curve),
-        )
-    )
-    timed = figures.time_figure(source.trials, curves["search"])
-    if timed is not None:
-        found.append(
-            Figure(
-                "time",
-                timed,
-                "The same against time.",
-                "Wall time of the search alone, without the supernet's training.",
-                f"Line plot of hypervolume over time, {curves['search'][-1]:.3f} at the end.",
-            )
-        )
+    found += course_figures(source.trials, hypervolume_of(source, objectives))
     found.append(
         Figure(
             "slicing",
@@ -283,50 +239,8 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
             "Heat map of blocks and slice sizes; the best slicing is " + best.architecture,
         )
     )
-    by_chance = len(random) >= _ENOUGH_RANDOM
-    shown = random if by_chance else done
-    if len({choice.scans for choice in source.space.choices if not choice.divisor}) == 2:
-        found.append(
-            Figure(
-                "scans",
-                choices.scan_figure(front, source.space),
-                "Where the scan is kept.",
-                "Each row is a network of the frontier, the best on top; each column a block. "
-                + _scan_sentence(source),
-                "Table of blocks: " + "; ".join(f"trial {t.number}: {t.architecture}" for t in front[:3]),
-            )
-        )
-    found.append(
-        Figure(
-            "effects",
-            choices.effects_figure(shown, source.space, metric),
-            "Effect of each choice alone.",
-            f"Mean {OBJECTIVES[metric].title} of the candidates with a slice size in a block, less the mean of all, "
-            "with 95 % intervals (Student). About one interval in twenty misses by chance. "
-            + (
-                "From random search alone, so the blocks are independent of each other."
-                if by_chance
-                else "From the search's candidates, which are not a random sample: an association, not an effect."
-            ),
-            _effects_in_words(shown, source.space, metric),
-        )
-    )
-    found.append(
-        Figure(
-            "parallel",
-            choices.parallel_figure(source.trials, source.space, objectives),
-            "Candidates by stage.",
-            "Each line is a candidate: the most frequent slice size of each stage, then its objectives, better "
-            "upwards. Colour: quarters by the first objective.",
-            f"Parallel coordinates of up to 300 candidates; the best goes through {best.architecture}",
-        )
-    )
-    return found
-
-
-def _scan_sentence(source: ReportInput) -> str:
-    found = source.result.get("scan_use")
-    return found["sentence"] if found else ""
+    scans = source.result.get("scan_use", {}).get("sentence", "")
+    return found + choice_figures(done, random, front, source.space, objectives, scans=scans)
 
 
 def hypervolume_of(source: ReportInput, objectives: Sequence[str]) -> dict[str, list[float]]:
@@ -342,17 +256,6 @@ def hypervolume_of(source: ReportInput, objectives: Sequence[str]) -> dict[str, 
         if ended:
             rows[name] = loss_rows(ended, objectives)
     return hypervolume_curves(rows)
-
-
-def _effects_in_words(trials: Sequence[Trial], space: SearchSpace, metric: str) -> str:
-    table = choices.effects(trials, space, metric)
-    means = [(one[0], c, b) for c, row in enumerate(table) for b, one in enumerate(row) if one is not None]
-    (high, c, b), (low, d, e) = max(means), min(means)
-
-    return (
-        f"Dot plot with intervals; the highest mean, {high:.4f}, has {format_block(space.choices[c])} in block "
-        f"{b + 1}, the lowest, {low:.4f}, {format_block(space.choices[d])} in block {e + 1}."
-    )
 
 
 def _audit_figures(audit: Mapping[str, Any]) -> list[Figure]:

@@ -89,6 +89,14 @@ def test_from_submission_to_a_trial_and_the_end(page: Page, place: tuple[str, Be
     best = bench.http.get(f"/v1/searches/{search_id}/pareto").json()["trials"][0]
     first = page.locator("table", has=page.get_by_role("button", name="number")).locator("tbody tr").first
     assert first.locator("td").first.inner_text() == f"{best['number']} ★"  # sorted by the first objective
+    page.get_by_text("More figures").click()
+    for shown in (
+        "hypervolume over time",
+        "Time line of evaluations",
+        "Dot plot with intervals",
+        "Parallel coordinates",
+    ):
+        page.get_by_role("figure", name=shown).locator(".main-svg").first.wait_for()
     shoot(page, "search")
     page.get_by_label("what is limited").select_option("latency_ms")
     page.get_by_role("textbox", name="limit").fill("26")
@@ -400,7 +408,7 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
         "trivial": {"test": {}},
     }
     bench.folder(search_id).write_json("result.json", result)
-    (bench.folder(search_id).path / "effects.png").write_bytes(PIXEL)
+    (bench.folder(search_id).path / "training.png").write_bytes(PIXEL)
     members = [{"number": 0, "intervals": {"dice": {"value": 0.5, "low": 0.4, "high": 0.6}}}]
     verdict = {"word": "weak", "sentence": "Ties among the best."}
     bench.folder(search_id).write_json("audit.json", {"verdict": verdict, "front": {"members": members}})
@@ -451,7 +459,7 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     page.get_by_role("button", name="Export for other programs").click()
     page.locator("tbody").get_by_text("export", exact=True).wait_for()
     page.get_by_text("More figures").click()
-    drawn = page.get_by_role("img", name="What each choice of each block brings")
+    drawn = page.get_by_role("img", name="Loss and validation score of each training")
     drawn.wait_for()
     assert drawn.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1
     page.get_by_role("button", name="Audit").click()

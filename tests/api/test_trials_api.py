@@ -13,8 +13,9 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
-from service_helpers import Bench, write_study
+from service_helpers import BODY, Bench, write_study
 
 from api.server.studies import MAX_WAITING
 from nas.damage import cut_damage
@@ -182,6 +183,20 @@ def test_hypervolume_grows_with_the_frontier(bench: Bench) -> None:
     assert [point["hypervolume"] for point in one["points"]] == pytest.approx([0.08, 0.18, 0.18])
     assert [point["evaluations"] for point in one["points"]] == [1, 2, 5]
     assert bench.http.get(path, params={"objectives": "beauty"}).status_code == 422
+
+
+def test_figures_are_the_reports_of_the_search_so_far(bench: Bench) -> None:
+    search_id = bench.submit({**BODY, "space": {"choices": ["2x2", "4x4"]}})
+    path = f"/v1/searches/{search_id}/figures"
+    assert bench.http.get(path).json() == {"figures": []}
+    write_study(bench.folder(search_id), ROWS)
+    found = {figure["key"]: figure for figure in bench.http.get(path).json()["figures"]}
+    assert set(found) == {"time", "workers", "effects", "parallel"}
+    assert [(bars["name"], len(bars["x"])) for bars in found["workers"]["data"]] == [("completed", 4), ("failed", 1)]
+    assert "the best goes through" in found["parallel"]["alt"]
+    for figure in found.values():
+        go.Figure(data=figure["data"], layout=figure["layout"])  # raises at what Plotly does not know
+    assert bench.http.get("/v1/searches/s-unknown/figures").status_code == 404
 
 
 def test_scores_of_a_trial_by_image_the_worst_first(bench: Bench) -> None:

@@ -19,7 +19,7 @@ from search_cases import SPACE, score
 
 from nas.report import plot_effects, plot_hypervolume, plot_ranking
 from nas.report_choices import effects, parallel_figure
-from nas.report_figures import steps_of, time_figure
+from nas.report_figures import steps_of, time_figure, workers_figure
 from nas.report_html import Picture, ReportInput, hypervolume_of, render_report
 from nas.study import Trial, TrialState, pareto_front
 from slicemamba.architecture import Architecture
@@ -168,7 +168,8 @@ def page(html: str) -> Page:
 def test_page_has_every_part(page: Page) -> None:
     headings = re.findall(r"Frontier|Course of the search|What was chosen|Trust|Test images|Cost|Setup", page.text)
     assert len(set(headings)) == 7
-    expected = {"front-hd95", "hypervolume", "time", "slicing", "effects", "parallel", "ranking", "difference", "cost"}
+    expected = {"front-hd95", "hypervolume", "time", "workers", "slicing", "effects", "parallel"}
+    expected |= {"ranking", "difference", "cost"}
     assert set(page.figures()) == expected
     assert "The evidence is weak." in page.text
     assert "0.9000 (0.8500 to 0.9400)" in " ".join(page.text.split())
@@ -311,6 +312,30 @@ def test_time_is_in_fitting_units() -> None:
     slow = [t.model_copy(update={"ended_at": START + timedelta(hours=5)}) for t in TRIALS]
     assert time_figure(slow, curve)["layout"]["xaxis"]["title"]["text"].startswith("hours")  # type: ignore[index]
     assert time_figure(TRIALS, curve[:-1]) is None
+
+
+def test_workers_rows_hold_no_two_evaluations_at_once() -> None:
+    rng = np.random.default_rng(0)
+    places = [0.0] * 3
+    ran = []
+    for number in range(60):
+        worker = int(np.argmin(places))
+        seconds = float(rng.uniform(0.5, 2))
+        places[worker] += seconds
+        end = START + timedelta(seconds=places[worker] + 0.01)  # the driver hears of it a little later
+        state = TrialState.PRUNED if number % 7 == 3 else TrialState.COMPLETED
+        ran.append(
+            trial(number % 64, state=state).model_copy(update={"number": number, "seconds": seconds, "ended_at": end})
+        )
+    spec = workers_figure(ran)
+    assert spec is not None
+    assert {one["name"]: len(one["x"]) for one in spec["data"]} == {"completed": 51, "pruned": 9}
+    bars = sorted(one for part in spec["data"] for one in zip(part["y"], part["base"], part["x"], strict=True))
+    assert {row for row, _, _ in bars} == {0, 1, 2}, "as many rows as workers"
+    for (row, start, length), (next_row, next_start, _) in pairwise(bars):
+        assert row != next_row or start + length <= next_start + 0.1 * 2
+    assert sum(length for _, _, length in bars) == pytest.approx(sum(one.seconds or 0 for one in ran))
+    assert workers_figure([one.model_copy(update={"ended_at": None}) for one in ran]) is None
 
 
 @pytest.mark.parametrize(("count", "generation"), [(0, 8), (1, None), (7, 8), (1000, 50), (1000, 3), (10**5, None)])

@@ -17,6 +17,7 @@ from api.server import studies
 from api.server.dependencies import AppContext, Context, bad_token, page_token, read_page_token, written_in_its_thread
 from api.server.problems import not_found
 from api.server.routes.searches import BUSY_STUDY, UNKNOWN, PageSize, PageToken
+from cluster.config import SearchJob, parse_job
 from cluster.run_folder import FRONT
 from nas.objectives import OBJECTIVES
 from nas.pick import parse_bounds, pick
@@ -169,6 +170,34 @@ def get_hypervolume(
             schemas.HypervolumePoint(number=trial.number, evaluations=i, ended_at=trial.ended_at, hypervolume=volume)
             for trial, i, volume in curve
         ],
+    )
+
+
+@router.get("/figures")
+@written_in_its_thread
+def get_figures(search_id: str, context: Context) -> schemas.SearchFigures:
+    """The search so far, for Plotly: hypervolume over time, workers, effects of choices, candidates by stage.
+
+    The report's figures, of the last 2,000 trials.
+    """
+    from nas.report_drawn import live_figures  # scipy takes a while to be imported
+
+    job = parse_job(context.service.spec_of(search_id), source=f"search {search_id}")
+    assert isinstance(job, SearchJob)
+    trials, random = (_view(context, search_id, study).trials for study in studies.STUDIES)
+    found = live_figures(trials, random, job.search_space, job.search.objectives)
+    return schemas.SearchFigures(
+        figures=[
+            schemas.SearchFigure(
+                key=figure.key,
+                title=figure.title,
+                text=figure.text,
+                alt=figure.alt,
+                data=figure.spec["data"],
+                layout=figure.spec["layout"],
+            )
+            for figure in found
+        ]
     )
 
 

@@ -1,5 +1,6 @@
 // Jobs that follow a search: what they do, how far they are, their files and pictures.
 import { download, get, newKey, post, send } from "./api.js";
+import { reported } from "./plots.js";
 import { PHASES, attempt, chip, el, notify, swap, table, timeLeft, when } from "./ui.js";
 
 export const under = (state) => !["SUCCEEDED", "CANCELLED", "FAILED"].includes(state);
@@ -61,21 +62,24 @@ async function picture(id, path, alt) {
 }
 
 const DRAWN = {
-  "training.png": "Loss and validation score of each training", "effects.png": "What each choice of each block brings, other blocks being the same",
+  "training.png": "Loss and validation score of each training",
   "ranking.png": "Scores with the supernet's weights beside those of networks trained from scratch (audit)",
   "predictions/predictions.png": "Test images: truth and prediction of the chosen network",
 };
 
-// What the search has drawn beside the plots of this page; fetched when it is opened.
+// The report's figures of the search so far, and what it has drawn; fetched when it is opened.
 export function drawings(id) {
-  const shown = el("div", { className: "pictures" });
+  const shown = el("div", { className: "pictures" }), plotted = el("div");
   const load = () => attempt(async () => {
-    const { artifacts } = await get(`/v1/searches/${id}/artifacts`);
+    const [{ figures }, { artifacts }] = await Promise.all([get(`/v1/searches/${id}/figures`), get(`/v1/searches/${id}/artifacts`)]);
+    const plots = figures.map((figure) => ({ figure, node: el("div", { className: "plot", role: "figure", ariaLabel: figure.alt, style: `height: ${figure.layout.height}px` }) }));
+    plotted.replaceChildren(...plots.map(({ figure, node }) => el("figure", {}, node, el("figcaption", {}, el("b", {}, figure.title), ` ${figure.text}`))));
+    for (const { figure, node } of plots) reported(node, figure); // in the page, where they have a width
     const known = Object.entries(DRAWN).filter(([path]) => artifacts.some((file) => file.path === path));
     const pictures = await Promise.all(known.map(async ([path, text]) => el("figure", {}, await picture(id, path, text), el("figcaption", {}, text))));
-    shown.replaceChildren(...pictures.length ? pictures : [el("p", { className: "soft" }, "Nothing is drawn yet.")]);
+    shown.replaceChildren(...pictures.length || plots.length ? pictures : [el("p", { className: "soft" }, "Nothing is drawn yet.")]);
   });
-  return el("details", { ontoggle: (event) => { if (event.target.open) load(); } }, el("summary", {}, "More figures"), shown);
+  return el("details", { ontoggle: (event) => { if (event.target.open) load(); } }, el("summary", {}, "More figures"), plotted, shown);
 }
 
 // Pictures of a finished job, the worst image first. They need the token, so they are fetched, not linked to.

@@ -122,3 +122,16 @@ export function slicing(node, front) {
   spec.xaxis = { ...spec.xaxis, dtick: blocks > 12 ? 2 : 1, showgrid: false };
   return draw(node, data, spec);
 }
+
+// One of the report's figures, whose neutral colours are those of a light page.
+export function reported(node, { data, layout: spec }) {
+  const own = { "#1a1a1b": "--ink", "#e4e4e7": "--line", "#fffffe": "--paper" };
+  const text = Object.entries(own).reduce((found, [colour, name]) => found.replaceAll(colour, css(name)), JSON.stringify({ data, spec }));
+  const found = JSON.parse(text);
+  if (innerWidth < 600) {
+    found.spec.font.size = 11;
+    for (const note of found.spec.annotations ?? []) note.text = note.text.replace("enc ", "E").replace("dec ", "D");
+    for (const trace of found.data) if (trace.colorbar) trace.showscale = false;
+  }
+  draw(node, found.data, found.spec);
+}
