@@ -21,12 +21,12 @@ from cluster.report import finished_search, write_report
 from cluster.run_folder import RunFolder
 from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
-from nas.audit import hypervolume_curves, loss_rows
 from nas.config import AuditConfig
+from nas.pareto import hypervolume_curves
 from nas.search import SearchSession
 from nas.searchers import baseline_seed, make_searcher
 from nas.searchers.listed import ListedSearcher
-from nas.study import Trial, TrialState, find_trials, open_storage, pareto_front
+from nas.study import Trial, TrialState, find_trials, loss_rows, open_storage, pareto_front
 from slicemamba.architecture import Architecture
 from slicemamba.data.cache import default_cache_dir
 from slicemamba.data.digests import digest_splits

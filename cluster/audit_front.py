@@ -12,8 +12,9 @@ import numpy.typing as npt
 from cluster.config import SearchJob, SearchWorkers
 from cluster.run_folder import RunFolder
 from cluster.workers import device_for, run_on_worker
-from nas.audit import counted, front_intervals, primary_metric
+from nas.audit import counted, front_intervals
 from nas.counts import ScoredImages, load_scored, save_counts
+from nas.objectives import primary_metric
 from nas.study import Trial
 from slicemamba.architecture import Architecture
 from slicemamba.config import DataConfig

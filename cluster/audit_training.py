@@ -26,13 +26,13 @@ from nas.audit import (
     Estimate,
     difference,
     not_worse,
-    primary_metric,
     rank_agreement,
     score_interval,
     seed_deviation,
     spread_sample,
 )
 from nas.config import AuditConfig
+from nas.objectives import primary_metric
 from nas.study import Trial, TrialState, find_trials, open_storage
 from slicemamba.architecture import Architecture
 from slicemamba.config import DataConfig, TrainConfig

@@ -7,9 +7,9 @@ from functools import cache
 
 from cluster.config import SearchJob
 from cluster.run_folder import FRONT, LATENCIES, RunFolder
-from nas.audit import primary_metric
 from nas.counts import ScoredImages, load_scored
 from nas.front import MeasuredFront, measured_front, timing_noise_ms
+from nas.objectives import primary_metric
 from nas.sizes import has_sizes
 from nas.study import Trial
 from nas.survey import Survey, survey

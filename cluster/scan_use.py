@@ -7,9 +7,9 @@ from typing import Any
 
 from cluster.config import SearchJob
 from cluster.run_folder import RunFolder
-from nas.audit import difference, primary_metric
+from nas.audit import difference
 from nas.counts import load_scored
-from nas.objectives import OBJECTIVES, losses
+from nas.objectives import OBJECTIVES, losses, primary_metric
 from nas.study import Trial
 from slicemamba.architecture import Architecture
 from slicemamba.data.patients import groups_of

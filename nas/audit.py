@@ -20,8 +20,7 @@ import scipy
 import torch
 from numpy.typing import NDArray
 
-from nas.objectives import OBJECTIVES, format_value, losses
-from nas.pareto import hypervolume, pareto_mask
+from nas.objectives import COUNTED, OBJECTIVES, format_value
 from nas.study import Trial, TrialState
 from slicemamba.config import Config
 from slicemamba.evaluation.metrics import summarize
@@ -49,8 +48,6 @@ SEED_DEVIATION = 0.021
 """Standard deviation of Dice over training seeds in short trainings from scratch: the studies' (docs/studies.md), taken
 until an audit has measured its own."""
 MOST_SEEDS = 200
-# Objectives that follow from per-image counts.
-_COUNTED = ("dice", "miou", "worst_class_dice", "sensitivity", "specificity")
 
 
 class Estimate(Config):
@@ -94,11 +91,6 @@ class Verdict(Config):
     sentence: str
     criteria: tuple[Criterion, ...]
     claims: tuple[Claim, ...] = ()
-
-
-def primary_metric(objectives: Sequence[str]) -> str:
-    """The first objective that has per-image counts behind it, by which the audit compares; else Dice."""
-    return next((name for name in objectives if name in _COUNTED), "dice")
 
 
 def spread_sample(trials: Sequence[Trial], metric: str, count: int, leave_out: set[str]) -> list[Trial]:
@@ -329,7 +321,7 @@ def front_intervals(
 
 def counted(metrics: Sequence[str]) -> list[str]:
     """Those of the metrics that have intervals over images here."""
-    return [name for name in metrics if name in _COUNTED]
+    return [name for name in metrics if name in COUNTED]
 
 
 def _whole(counts: Counts, metric: str) -> float:
@@ -339,44 +331,6 @@ def _whole(counts: Counts, metric: str) -> float:
 def _estimate(value: float, samples: Floats, confidence: float) -> Estimate:
     low, high = percentile_interval(samples, confidence)
     return Estimate(value=value, low=low, high=high)
-
-
-def loss_rows(trials: Sequence[Trial], objectives: Sequence[str]) -> Floats:
-    """(n, objectives) losses, NaN for trials that can be on no frontier: not completed, or outside the constraints."""
-    missing = (float("nan"),) * len(objectives)
-    rows = [losses(trial.metrics, objectives) if trial.eligible else missing for trial in trials]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
-
-
-def hypervolume_curves(curves: Mapping[str, Floats]) -> dict[str, list[float]]:
-    """Share of the objectives' box that each search has won after each evaluation, 0…1.
-
-    The box is the same for all curves: from the best value of each objective that any of them has seen to the worst, a
-    tenth of the range added so that the ends of a front count too.
-
-    Args:
-        curves: (n, objectives) losses by name, in the order of evaluation; rows of NaN for those that win nothing.
-    """
-    rows = np.concatenate(list(curves.values()))
-    rows = rows[~np.isnan(rows).any(axis=1)]
-    if not len(rows):
-        return {name: [0.0] * len(losses) for name, losses in curves.items()}
-    ideal, worst = rows.min(axis=0), rows.max(axis=0)
-    span = np.where(worst > ideal, worst - ideal, 1.0)
-    return {name: _curve((losses - ideal) / span) for name, losses in curves.items()}
-
-
-def _curve(scaled: Floats) -> list[float]:
-    reference = np.full(scaled.shape[1], 1.1)
-    front, volume, curve = np.empty((0, scaled.shape[1])), 0.0, []
-    for row in scaled:
-        # A point that the front is no worse than adds nothing, and most are such.
-        if not np.isnan(row).any() and not (front <= row).all(axis=1).any():
-            front = np.vstack([front, row])
-            front = front[pareto_mask(front)]
-            volume = hypervolume(front, reference) / float(np.prod(reference))
-        curve.append(volume)
-    return curve
 
 
 @dataclass(frozen=True)

@@ -124,3 +124,12 @@ Constraints = Mapping[ObjectiveName, Bound]
 def violation(metrics: Mapping[str, float], constraints: Constraints) -> float:
     """Sum of what the constraints are exceeded by, each as a share of its limit; 0 where all are met."""
     return sum((bound.excess(metrics[name]) for name, bound in constraints.items()), 0.0)
+
+
+COUNTED = ("dice", "miou", "worst_class_dice", "sensitivity", "specificity")
+"""Objectives that follow from per-image counts."""
+
+
+def primary_metric(objectives: Sequence[str]) -> str:
+    """The first objective that has per-image counts behind it, by which the audit compares; else Dice."""
+    return next((name for name in objectives if name in COUNTED), "dice")

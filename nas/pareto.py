@@ -2,10 +2,12 @@
 (see ``objectives.losses``).
 
 Losses are finite in all functions: NaN and infinities have no place on a front, no distance and no volume, so each
-function refuses them with the same ValueError.
+function but ``hypervolume_curves`` refuses them with the same ValueError.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import moocore
 import numpy as np
@@ -212,3 +214,34 @@ class ParetoFront:
         limited = np.maximum(self._rows[: self._size], row)
         limited = limited[(limited < reference).all(axis=1)]
         return float(np.prod(reference - row)) - _volume(limited, reference)
+
+
+def hypervolume_curves(curves: Mapping[str, Losses]) -> dict[str, list[float]]:
+    """Share of the objectives' box that each search has won after each evaluation, 0…1.
+
+    The box is the same for all curves: from the best value of each objective that any of them has seen to the worst, a
+    tenth of the range added so that the ends of a front count too.
+
+    Args:
+        curves: (n, objectives) losses by name, in the order of evaluation; rows of NaN for those that win nothing.
+    """
+    rows = np.concatenate(list(curves.values()))
+    rows = rows[~np.isnan(rows).any(axis=1)]
+    if not len(rows):
+        return {name: [0.0] * len(losses) for name, losses in curves.items()}
+    ideal, worst = rows.min(axis=0), rows.max(axis=0)
+    span = np.where(worst > ideal, worst - ideal, 1.0)
+    return {name: _curve((losses - ideal) / span) for name, losses in curves.items()}
+
+
+def _curve(scaled: Losses) -> list[float]:
+    reference = np.full(scaled.shape[1], 1.1)
+    front, volume, curve = np.empty((0, scaled.shape[1])), 0.0, []
+    for row in scaled:
+        # A point that the front is no worse than adds nothing, and most are such.
+        if not np.isnan(row).any() and not (front <= row).all(axis=1).any():
+            front = np.vstack([front, row])
+            front = front[pareto_mask(front)]
+            volume = hypervolume(front, reference) / float(np.prod(reference))
+        curve.append(volume)
+    return curve

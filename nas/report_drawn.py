@@ -9,11 +9,11 @@ from markupsafe import Markup
 
 from nas import report_choices as choices
 from nas import report_figures as figures
-from nas.audit import hypervolume_curves, loss_rows, primary_metric
-from nas.objectives import OBJECTIVES
+from nas.objectives import OBJECTIVES, primary_metric
+from nas.pareto import hypervolume_curves
 from nas.report_figures import Spec, completed
 from nas.space import SearchSpace
-from nas.study import Trial, pareto_front
+from nas.study import Trial, loss_rows, pareto_front
 from slicemamba.architecture import format_block
 from slicemamba.text import to_json
 

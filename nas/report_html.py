@@ -21,12 +21,12 @@ from plotly.offline import get_plotlyjs
 
 from nas import report_choices as choices
 from nas import report_figures as figures
-from nas.audit import hypervolume_curves, loss_rows, primary_metric
-from nas.objectives import OBJECTIVES, loss_matrix
+from nas.objectives import OBJECTIVES, loss_matrix, primary_metric
+from nas.pareto import hypervolume_curves
 from nas.report_drawn import Figure, choice_figures, course_figures
 from nas.report_figures import completed
 from nas.space import SearchSpace
-from nas.study import Trial, TrialState, pareto_front
+from nas.study import Trial, TrialState, loss_rows, pareto_front
 
 _TEMPLATE = "report.html.j2"
 _SCORES = ("dice", "miou", "hd95", "sensitivity", "specificity", "accuracy")

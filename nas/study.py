@@ -21,7 +21,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, get_storage
@@ -31,7 +33,7 @@ from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from nas.damage import check_journal
-from nas.objectives import OBJECTIVES, Constraints, loss_matrix, violation
+from nas.objectives import OBJECTIVES, Constraints, loss_matrix, losses, violation
 from nas.pareto import pareto_mask
 from nas.record import bring_in_line, note, record_path
 from nas.retries import DatabaseRetries
@@ -427,3 +429,10 @@ def reference_trials(trials: Iterable[Trial]) -> list[Trial]:
     """Those that ``reference_point`` is taken from: the completed fixed slicings, else the first completed trial."""
     completed = sorted((trial for trial in trials if trial.state is TrialState.COMPLETED), key=lambda one: one.number)
     return [trial for trial in completed if trial.origin == "fixed"] or completed[:1]
+
+
+def loss_rows(trials: Sequence[Trial], objectives: Sequence[str]) -> NDArray[np.float64]:
+    """(n, objectives) losses, NaN for trials that can be on no frontier: not completed, or outside the constraints."""
+    missing = (float("nan"),) * len(objectives)
+    rows = [losses(trial.metrics, objectives) if trial.eligible else missing for trial in trials]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))

@@ -22,10 +22,8 @@ from nas.audit import (
     difference,
     foresight,
     front_intervals,
-    hypervolume_curves,
     judge,
     not_worse,
-    primary_metric,
     rank_agreement,
     score_interval,
     seed_deviation,
@@ -36,6 +34,8 @@ from nas.audit import (
 )
 from nas.checklist import RunFacts, checklist
 from nas.config import AuditConfig
+from nas.objectives import primary_metric
+from nas.pareto import hypervolume_curves
 from nas.study import Trial, TrialState
 
 Counts = NDArray[np.int64]
