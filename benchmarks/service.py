@@ -8,7 +8,8 @@ those of whole requests, without the network. "first" is the request that opens 
 simulated drivers that report as drivers do, of which one ends a trial every half second, and lets 100 clients, all in
 one process of their own, look at that one as the dashboard does: every 3 s each asks for the list, a search, its
 trials, front and hypervolume, one after the other, with a random start. ``--pause 0`` takes the pause away, to find the
-most the service can do.
+most the service can do. ``--posting 8`` lets eight more submit searches on a set of 100,000 images meanwhile, one
+after the other without a pause, which lists its files each time.
 
 ``python -m benchmarks.service rounds`` counts what rounds of the reconciler cost in this process, with 20 searches
 whose drivers report, beside 1,000 folders of ended ones: processor time of a round, the longest stretch of it without a
@@ -47,6 +48,7 @@ import httpx
 import numpy as np
 import psutil
 from fastapi.testclient import TestClient
+from PIL import Image
 from sqlalchemy.event import listen
 
 from api.server.app import create_app
@@ -74,6 +76,8 @@ JOB = {
 OBJECTIVES = ("dice", "hd95", "latency_ms")
 SPACE = SearchSpace(((2, 2), (2, 4), (4, 2), (4, 4)), (2, 2, 9, 2, 2, 2, 2, 1))
 TEAMS = 10
+LARGE = "large"  # name of the set that is posted
+MOST_LINKS = 50_000  # to one file; ext4 has room for 65,000
 
 
 def write_trials(journal: Path, num_trials: int, rng: np.random.Generator) -> None:
@@ -246,7 +250,9 @@ def simulated_drivers(folders: Sequence[RunFolder], seconds_a_trial: float) -> I
 @contextmanager
 def served(folder: Path, jobs: JobServer, database_url: str | None) -> Iterator[tuple[str, psutil.Process]]:
     """A ``slicemamba serve`` of its own on a free port: its URL and its process."""
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "SLICEMAMBA_DATA": str(folder / "data")}
+    environment["SLICEMAMBA_MAX_RUNNING"] = "20"  # what is submitted beyond them waits in the queue
+    (folder / "data").mkdir(exist_ok=True)
     if database_url is not None:
         environment["SLICEMAMBA_DATABASE_URL"] = database_url
     command = [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--ray-address", jobs.address]
@@ -265,8 +271,30 @@ def served(folder: Path, jobs: JobServer, database_url: str | None) -> Iterator[
             process.stdout.close()
 
 
-def load(folder: Path, clients: int, seconds: float, pause: float, database_url: str | None) -> None:
+def large_set(root: Path, num_images: int) -> None:
+    """A data set of so many images, which are links to few files, as what counts is how many names there are."""
+    root.mkdir(parents=True)
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[2:6, 2:6] = 255
+    made = 0
+    for split, share in {"train": 0.7, "val": 0.1, "search": 0.1, "test": 0.1}.items():
+        for kind in ("images", "masks"):
+            place = root / LARGE / split / kind
+            place.mkdir(parents=True)
+            for i in range(round(share * num_images)):
+                file = root / f"{made // MOST_LINKS}.png"
+                if made % MOST_LINKS == 0:
+                    Image.fromarray(pixels).save(file)
+                os.link(file, place / f"{split}{i:06d}.png")
+                made += 1
+
+
+def load(
+    folder: Path, clients: int, seconds: float, pause: float, posting: int, num_images: int, database_url: str | None
+) -> None:
     jobs = JobServer()
+    if posting:
+        large_set(folder / "data", num_images)
     with jobs.running(), served(folder, jobs, database_url) as (url, server):
         for i in range(20):
             answer = httpx.post(f"{url}/v1/searches", json={**JOB, "name": f"search {i}"}, timeout=60)
@@ -279,7 +307,7 @@ def load(folder: Path, clients: int, seconds: float, pause: float, database_url:
             while httpx.get(f"{url}/v1/searches/{search_id}/trials", timeout=60).json()["total"] < 4:
                 time.sleep(0.2)
             before = _cpu(server), time.process_time()
-            times, errors = asyncio.run(_look(url, search_id, clients, seconds, pause))
+            times, errors = asyncio.run(_look(url, search_id, clients, seconds, pause, posting))
             used, own = _cpu(server) - before[0], time.process_time() - before[1]
     total = sum(map(len, times.values()))
     print(
@@ -288,7 +316,8 @@ def load(folder: Path, clients: int, seconds: float, pause: float, database_url:
     print("| request | requests | p50 ms | p99 ms | longest ms |\n| --- | ---: | ---: | ---: | ---: |")
     for name, found in times.items():
         print(f"| {name} | {len(found)} | {quantiles(found)} |")
-    print(f"| **all** | {total} | {quantiles([second for found in times.values() for second in found])} |")
+    reading = [second for name, found in times.items() if name != "submit" for second in found]
+    print(f"| **all reading** | {len(reading)} | {quantiles(reading)} |")
     print(f"\nErrors: {len(errors)} {sorted(set(errors))[:5]}")
     print(
         f"CPU: service {used / seconds:.2f} cores, {1000 * used / max(total, 1):.2f} ms a request; "
@@ -439,7 +468,7 @@ def _cpu(process: psutil.Process) -> float:
 
 
 async def _look(
-    url: str, search_id: str, clients: int, seconds: float, pause: float
+    url: str, search_id: str, clients: int, seconds: float, pause: float, posting: int
 ) -> tuple[dict[str, list[float]], list[str]]:
     """(seconds of each request by kind, what went wrong) of all clients together."""
     one = f"/v1/searches/{search_id}"
@@ -453,7 +482,7 @@ async def _look(
     times: dict[str, list[float]] = defaultdict(list)
     errors: list[str] = []
     end = time.monotonic() + seconds
-    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    limits = httpx.Limits(max_connections=clients + posting, max_keepalive_connections=clients + posting)
     async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as http:
 
         async def client() -> None:
@@ -470,7 +499,17 @@ async def _look(
                     times[name].append(time.perf_counter() - began)
                 await asyncio.sleep(pause)
 
-        await asyncio.gather(*(client() for _ in range(clients)))
+        async def poster(own: int) -> None:
+            number = 0
+            while time.monotonic() < end:
+                body = {**JOB, "name": f"large {own}-{number}", "data": {"name": LARGE, "image_size": [32, 32]}}
+                began, number = time.perf_counter(), number + 1
+                answer = await http.post("/v1/searches", json=body, timeout=300)
+                if answer.status_code != 202:
+                    errors.append(f"{answer.status_code} of submit: {answer.text[:200]}")
+                times["submit"].append(time.perf_counter() - began)
+
+        await asyncio.gather(*(client() for _ in range(clients)), *(poster(i) for i in range(posting)))
     return times, errors
 
 
@@ -485,6 +524,8 @@ def main() -> None:
     many.add_argument("--clients", type=int, default=100)
     many.add_argument("--seconds", type=float, default=60.0)
     many.add_argument("--pause", type=float, default=3.0)
+    many.add_argument("--posting", type=int, default=0)
+    many.add_argument("--images", type=int, default=100_000)
     many.add_argument("--database-url")
     followed = commands.add_parser("follow")
     followed.add_argument("--clients", type=int, default=100)
@@ -507,7 +548,15 @@ def main() -> None:
         elif options.command == "opening":
             opening(Path(name), options.trials, options.clients)
         else:
-            load(Path(name), options.clients, options.seconds, options.pause, options.database_url)
+            load(
+                Path(name),
+                options.clients,
+                options.seconds,
+                options.pause,
+                options.posting,
+                options.images,
+                options.database_url,
+            )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 from typing import Any, cast
 
 from sqlalchemy import ColumnElement, Table, bindparam, delete, func, or_, select, text, tuple_, update
@@ -33,7 +33,7 @@ from api.server.database import Sessions
 from api.server.models import SEARCH, Label, Search, StateChange, utc_now
 from api.server.problems import ProblemError, conflict, not_found
 from api.server.settings import Settings
-from api.server.specs import check_data, read_job
+from api.server.specs import DataLooks, read_job
 from api.server.webhooks import TOLD
 from api.states import ACTIVE, SearchState, check_transition
 from cluster.config import SearchJob, config_hash, parse_job
@@ -42,13 +42,13 @@ from cluster.ids import new_id
 from cluster.jobs import JobState
 from cluster.run_folder import STUDY_KINDS, RunFolder, reports_dir
 from nas.study import delete_studies
+from slicemamba.data.catalog import fit_model
 from slicemamba.data.checks import Listing
 from slicemamba.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 _DELETED = ".deleted-"
-_CHECK_LOCKS = 16
 _UNDER_WAY = (SearchState.QUEUED, SearchState.STARTING, SearchState.RUNNING)
 _MAX_PARAMETERS = 500  # of a statement; databases have limits
 ASKED_BY: ContextVar[str | None] = ContextVar("asked_by", default=None)
@@ -98,7 +98,7 @@ class SearchService:
         self._sessions = sessions
         self._settings = settings
         self._wake = wake
-        self._check_locks = [Lock() for _ in range(_CHECK_LOCKS)]
+        self._looks = DataLooks(settings.data_root, self.checks_dir)
 
     def run_folder(self, search_id: str) -> RunFolder:
         return RunFolder(self._settings.runs_path / search_id)
@@ -125,9 +125,8 @@ class SearchService:
         """
         job = self._with_warm_start(read_job(body))
         self.checks_dir.mkdir(parents=True, exist_ok=True)  # drivers look for it beside their run's folder
-        # One at a time per data set, which may lie on a slow disk.
-        with self._check_locks[hash(job.data.name) % _CHECK_LOCKS]:
-            return check_data(job, self._settings.data_root, self.checks_dir)
+        data, listing = self._looks.check(job.data)
+        return job.model_copy(update={"data": data, "model": fit_model(job.model, data)}), listing
 
     def _with_warm_start(self, job: SearchJob) -> SearchJob:
         """The job with the folder of the earlier search in place of its id."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -13,7 +16,6 @@ from pydantic_core import CoreSchema, core_schema
 
 from cluster.config import SearchJob, parse_job
 from slicemamba.config import DataConfig
-from slicemamba.data.catalog import fit_model
 from slicemamba.data.checks import Listing, check_listing, list_datasets, resolve_root
 from slicemamba.docstrings import add_descriptions
 from slicemamba.errors import InputError
@@ -28,6 +30,9 @@ EXAMPLE: dict[str, Any] = {
                "num_mutations": 4, "num_crossovers": 4},
     "retrain": {"epochs": 8, "batch_size": 8},
 }  # fmt: skip
+
+
+_LOOKS = 16  # at sets whose names differ, at the same time
 
 
 class NamedData(DataConfig):
@@ -117,31 +122,61 @@ def _leaves(value: object, pointer: str) -> Iterator[tuple[str, object]]:
         yield pointer, value
 
 
-def check_data(job: SearchJob, data_root: Path | None, cache_dir: Path) -> tuple[SearchJob, Listing]:
-    """The job with the data set's folder put in, and what that set holds.
+def check_data(data: DataConfig, data_root: Path | None, cache_dir: Path) -> tuple[DataConfig, Listing]:
+    """The data set with its folder put in, and what it holds.
 
     Its files are not decoded, which takes minutes for a large set: the driver does, before it trains.
 
     Args:
-        job: as asked for. data_root: the server's folder of data sets. cache_dir: remembers reports of unchanged sets.
+        data: as asked for. data_root: the server's folder of data sets. cache_dir: remembers reports of unchanged sets.
 
     Raises:
         InputError: the name is unknown, or the files are not as they should be; they are named.
     """
     known = list_datasets(data_root)
-    if job.data.name not in known:
+    if data.name not in known:
         raise InputError(
-            f"data set {job.data.name!r} is not known to this server; known: {', '.join(known)}", pointer="/data/name"
+            f"data set {data.name!r} is not known to this server; known: {', '.join(known)}", pointer="/data/name"
         )
     try:
-        data = resolve_root(job.data, data_root)
-        listing = check_listing(data, cache_dir=cache_dir)
+        resolved = resolve_root(data, data_root)
+        return resolved, check_listing(resolved, cache_dir=cache_dir)
     except InputError as error:
         # The folder is none of the request's fields, so a fault of it is one of the name that led there.
         pointer = "/data/name" if error.pointer in (None, "/data/root") else error.pointer
-        message, *details = (without_folder(text, job.data.name, data_root) for text in (error.message, *error.details))
+        message, *details = (without_folder(text, data.name, data_root) for text in (error.message, *error.details))
         raise InputError(message, pointer=pointer, details=details) from None
-    return job.model_copy(update={"data": data, "model": fit_model(job.model, data)}), listing
+
+
+@dataclass
+class _Look:
+    lock: Lock = field(default_factory=Lock)
+    begun: float = -math.inf
+    data: DataConfig | None = None
+    found: tuple[DataConfig, Listing] | None = None
+
+
+class DataLooks:
+    """``check_data`` for many at once: one look at a time at each set, which may lie on a slow disk or be large.
+
+    A look serves all who asked for the same before it began, so that a crowd waits for two looks at the most.
+    """
+
+    def __init__(self, data_root: Path | None, cache_dir: Path) -> None:
+        self._data_root = data_root
+        self._cache_dir = cache_dir
+        self._last = [_Look() for _ in range(_LOOKS)]
+
+    def check(self, data: DataConfig) -> tuple[DataConfig, Listing]:
+        """As ``check_data``."""
+        asked = time.monotonic()
+        last = self._last[hash(data.name) % _LOOKS]
+        with last.lock:
+            if last.found is None or last.begun <= asked or last.data != data:
+                begun = time.monotonic()
+                last.found = check_data(data, self._data_root, self._cache_dir)
+                last.begun, last.data = begun, data
+            return last.found
 
 
 def without_folder(text: str, name: str, data_root: Path | None) -> str:

@@ -133,7 +133,7 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
     A file rewritten with the same size and the same time in nanoseconds is not noticed.
     """
     digest = hashlib.sha256()
-    for path in sorted(set(paths)):  # all slices of a volume are one file
+    for path in sorted(set(paths), key=os.fspath):  # all slices of a volume are one file
         status = path.stat()
         digest.update(os.fsencode(path) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
@@ -148,8 +148,10 @@ def picture_files(folder: Path, extensions: tuple[str, ...] = ACCEPTED) -> list[
     """Picture files in a folder, hidden ones left out (file managers leave some behind)."""
     if not folder.is_dir():
         return []
-    entries = (path for path in folder.iterdir() if path.name.lower().endswith(extensions))
-    return sorted(path for path in entries if path.is_file() and not path.name.startswith("."))
+    with os.scandir(folder) as entries:  # tells files from folders without a look at each
+        wanted = (entry for entry in entries if entry.name.lower().endswith(extensions) and entry.name[0] != ".")
+        names = sorted(entry.name for entry in wanted if entry.is_file())
+    return [folder / name for name in names]
 
 
 def raw_files(folder: Path) -> list[Path]:

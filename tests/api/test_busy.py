@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
 from threading import Event, Lock
+from time import sleep
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -12,7 +17,8 @@ from service_helpers import BODY, Bench
 
 from api.server import specs
 from api.server.app import DATA_CHECKERS
-from slicemamba.data.checks import check_listing
+from slicemamba.config import DataConfig
+from slicemamba.data.checks import Listing, check_listing
 
 MANY = 60  # more than the threads that requests have
 
@@ -94,3 +100,32 @@ def test_data_set_that_takes_long_to_check_keeps_only_submissions_waiting(
     listed, made = anyio.run(run)
     assert listed.json()["searches"] == []
     assert [answer.status_code for answer in made] == [202] * MANY
+
+
+def test_those_who_wait_for_a_look_at_a_data_set_share_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    released, times, looks = Event(), count(), list[int]()
+    now = -1
+
+    def clock() -> int:  # asked by each request once, and by each look once more
+        nonlocal now
+        now = next(times)
+        return now
+
+    def look(data: DataConfig, *_: Any) -> tuple[DataConfig, Listing]:
+        looks.append(len(looks))
+        assert released.wait(60)
+        return data, Listing({"train": len(looks)}, None)
+
+    monkeypatch.setattr(specs, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(specs, "check_data", look)
+    shared = specs.DataLooks(None, Path())
+    large, other = (DataConfig(name=name, image_size=(32, 32)) for name in ("large", "other"))
+    with ThreadPoolExecutor(DATA_CHECKERS) as threads:
+        asked = [threads.submit(shared.check, large) for _ in range(DATA_CHECKERS)]
+        while now < DATA_CHECKERS:  # all have asked, and the first look has begun
+            sleep(0.001)
+        released.set()
+        found = [future.result()[1].num_images["train"] for future in asked]
+    assert sorted(found) == [1, *[2] * (DATA_CHECKERS - 1)]
+    assert shared.check(other)[0] is other
+    assert shared.check(other)[1].num_images == {"train": 4}, "who asks later does not get what was seen before"
