@@ -55,10 +55,22 @@ def live_figures(
     done = [trial for trial in completed(trials) if all(name in trial.metrics for name in objectives)]
     if not done:
         return []
-    ended = sorted((trial for trial in trials if trial.ended), key=lambda trial: trial.ended_as or 0)
-    curves = hypervolume_curves({"search": loss_rows(ended, objectives)})
+    curves = measured_curves(trials, random, objectives)
     front = pareto_front(done, tuple(objectives))
-    return course_figures(trials, curves)[1:] + choice_figures(done, completed(random), front, space, objectives)
+    return course_figures(trials, curves) + choice_figures(done, completed(random), front, space, objectives)
+
+
+def measured_curves(
+    trials: Sequence[Trial], random: Sequence[Trial], objectives: Sequence[str]
+) -> dict[str, list[float]]:
+    """Hypervolume curves of the search, of random search and of the fixed slicings, as far as any has ended."""
+    searches = {"search": trials, "random": random, "fixed": [trial for trial in trials if trial.origin == "fixed"]}
+    rows = {}
+    for name, found in searches.items():
+        ended = sorted((trial for trial in found if trial.ended), key=lambda trial: trial.ended_as or 0)
+        if ended:
+            rows[name] = loss_rows(ended, objectives)
+    return hypervolume_curves(rows)
 
 
 def course_figures(trials: Sequence[Trial], curves: Mapping[str, Sequence[float]]) -> list[Figure]:

@@ -22,11 +22,10 @@ from plotly.offline import get_plotlyjs
 from nas import report_choices as choices
 from nas import report_figures as figures
 from nas.objectives import OBJECTIVES, loss_matrix, primary_metric
-from nas.pareto import hypervolume_curves
-from nas.report_drawn import Figure, choice_figures, course_figures
+from nas.report_drawn import Figure, choice_figures, course_figures, measured_curves
 from nas.report_figures import completed
 from nas.space import SearchSpace
-from nas.study import Trial, TrialState, loss_rows, pareto_front
+from nas.study import Trial, TrialState, pareto_front
 
 _TEMPLATE = "report.html.j2"
 _SCORES = ("dice", "miou", "hd95", "sensitivity", "specificity", "accuracy")
@@ -248,14 +247,7 @@ def hypervolume_of(source: ReportInput, objectives: Sequence[str]) -> dict[str, 
     if source.audit is not None:
         audited: dict[str, list[float]] = source.audit["random"]["hypervolume"]
         return audited
-    searches = {"search": source.trials, "random": source.random}
-    searches["fixed"] = [trial for trial in source.trials if trial.origin == "fixed"]
-    rows = {}
-    for name, trials in searches.items():
-        ended = sorted((t for t in trials if t.ended), key=lambda t: t.ended_as or 0)
-        if ended:
-            rows[name] = loss_rows(ended, objectives)
-    return hypervolume_curves(rows)
+    return measured_curves(source.trials, source.random, objectives)
 
 
 def _audit_figures(audit: Mapping[str, Any]) -> list[Figure]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from dashboard_helpers import fill_study, finished, open_page, under_way
+from dashboard_helpers import SHOTS, fill_study, finished, open_page, shoot, under_way
 from service_helpers import BODY, Bench, served
 
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 MOST_TABS = 120  # the plots have buttons of their own
+LOOKS = [("light", 1280), ("dark", 390)]
+"""Both themes and both widths are seen by the rules; pictures are taken of all four."""
+if SHOTS:
+    LOOKS += [("dark", 1280), ("light", 390)]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     bench = Bench(tmp_path_factory.mktemp("accessibility") / "runs")
     with served(bench) as url:
         ids = [finished(bench, name, dice) for name, dice in (("first", 0.7), ("second", 0.8))]
-        failed, running = (bench.submit({**BODY, "name": name}) for name in ("failed", "running"))
+        failed = bench.submit({**BODY, "name": "failed"})
+        published = {"data": {"name": "synthetic", "image_size": [64, 64]}, "model": {"embed_dim": 8}}
+        running = bench.submit({**BODY, **published, "name": "running"})
         under_way(bench, failed)
         bench.drive(failed, "FAILED", error="out of memory")
         under_way(bench, running)
@@ -56,7 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(url, bench, paths)
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
+@pytest.mark.parametrize(("theme", "width"), LOOKS)
 @pytest.mark.parametrize("name", ["list", "form", "finished", "failed", "running", "trial", "compared"])
 def test_page_breaks_no_rule_of_axe_and_is_no_wider_than_the_screen(
     page: Page, place: Place, name: str, theme: str, width: int
@@ -72,6 +78,10 @@ def test_page_breaks_no_rule_of_axe_and_is_no_wider_than_the_screen(
         page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
     if name in ("running", "compared"):
         page.locator(".plot .main-svg").first.wait_for()
+    if name == "running":
+        page.get_by_text("More figures").click()
+        page.get_by_role("figure", name="Parallel coordinates").locator(".main-svg").first.wait_for()
+    shoot(page, f"{name}-{theme}-{width}")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls to the side"
     broken = axe.Axe().run(page).response["violations"]
     assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in broken] == []

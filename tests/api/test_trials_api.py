@@ -191,7 +191,7 @@ def test_figures_are_the_reports_of_the_search_so_far(bench: Bench) -> None:
     assert bench.http.get(path).json() == {"figures": []}
     write_study(bench.folder(search_id), ROWS)
     found = {figure["key"]: figure for figure in bench.http.get(path).json()["figures"]}
-    assert set(found) == {"time", "workers", "effects", "parallel"}
+    assert set(found) == {"hypervolume", "time", "workers", "effects", "parallel"}
     assert [(bars["name"], len(bars["x"])) for bars in found["workers"]["data"]] == [("completed", 4), ("failed", 1)]
     assert "the best goes through" in found["parallel"]["alt"]
     for figure in found.values():

@@ -176,7 +176,7 @@ def get_hypervolume(
 @router.get("/figures")
 @written_in_its_thread
 def get_figures(search_id: str, context: Context) -> schemas.SearchFigures:
-    """The search so far, for Plotly: hypervolume over time, workers, effects of choices, candidates by stage.
+    """The search so far, for Plotly: hypervolume, workers over time, effects of choices, candidates by stage.
 
     The report's figures, of the last 2,000 trials.
     """

@@ -96,7 +96,9 @@ export function hypervolume(node, curves) {
     x: points.map((p) => p.evaluations), y: points.map((p) => p.hypervolume), name, mode: "lines", type: "scatter",
     line: { shape: "hv", width: 2, color: i ? COLOURS.random : css("--accent"), dash: i ? "dash" : "solid" },
   }));
-  return draw(node, data, layout("evaluations", "hypervolume"));
+  const spec = layout("evaluations", "hypervolume");
+  spec.yaxis.rangemode = "nonnegative"; // of a first trial alone it is 0
+  return draw(node, data, spec);
 }
 
 export function slicing(node, front) {
