@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from nas.objectives import OBJECTIVES, format_count, loss_matrix
 from nas.pareto import pareto_mask
-from nas.report_choices import stage_names
+from nas.report_choices import effects_range, stage_names
 from nas.space import SearchSpace
 from nas.study import Trial, TrialState, pareto_front
 from slicemamba.architecture import Architecture, format_block
@@ -194,6 +194,7 @@ def plot_effects(
     axes.set_xticks(range(1, space.num_blocks + 1))
     axes.set_xlabel("block")
     axes.set_ylabel(f"mean {OBJECTIVES[metric].title} of candidates with it")
+    axes.set_ylim(*effects_range(effects))
     axes.grid(axis="y", alpha=0.25)
     figure.legend(title="choice", fontsize=8, loc="outside right upper")
     save_figure(figure, path, dpi=150)

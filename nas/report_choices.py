@@ -33,6 +33,7 @@ CHOICES = (TRIALS, FRONT, FIXED, SAMPLED, "#e69f00", "#56b4e9", RANDOM)
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x")
 _MAX_LINES = 300
 _MAX_ROWS = 12
+_ENOUGH = 5  # candidates with a choice, for their interval to set the scale
 
 
 def stage_names(space: SearchSpace) -> list[str]:
@@ -126,13 +127,29 @@ def _mean(scores: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float, 
     return float(scores.mean()), float(half), count
 
 
+def effects_range(table: Sequence[Sequence[tuple[float, float, int] | None]]) -> tuple[float, float]:
+    """(lowest, highest) score that a picture of the effects shows: all means, and intervals of ``_ENOUGH`` candidates.
+
+    An interval of two candidates can be many times as wide as all others, which would be squeezed to nothing.
+    """
+    ends = []
+    for mean, half, count in (one for row in table for one in row if one is not None):
+        shown = half if count >= _ENOUGH else 0.0
+        ends += [mean - shown, mean + shown]
+    if not ends:
+        return 0.0, 1.0
+    margin = 0.08 * (max(ends) - min(ends)) or 0.01
+    return min(ends) - margin, max(ends) + margin
+
+
 def effects_figure(trials: Sequence[Trial], space: SearchSpace, metric: str) -> Spec:
     """Mean score of the candidates that have a choice in a block, with its interval, less the mean of all."""
     done = completed(trials)
     overall = float(np.mean([t.metrics[metric] for t in done]))
     data = []
     num = len(space.choices)
-    for c, (size, row) in enumerate(zip(space.choices, effects(done, space, metric), strict=True)):
+    table = effects(done, space, metric)
+    for c, (size, row) in enumerate(zip(space.choices, table, strict=True)):
         found = [(b, one) for b, one in enumerate(row) if one is not None]
         data.append(
             {
@@ -151,6 +168,7 @@ def effects_figure(trials: Sequence[Trial], space: SearchSpace, metric: str) -> 
     layout["xaxis"] |= {"dtick": 1 if space.num_blocks <= 12 else 2, "tick0": 1, "showgrid": False}
     layout["xaxis"] |= {"range": [0.4, space.num_blocks + 0.6]}
     layout["yaxis"] |= {"zeroline": True, "zerolinecolor": TEXT, "zerolinewidth": 1}
+    layout["yaxis"] |= {"range": [end - overall for end in effects_range(table)]}
     layout["yaxis"] |= {"exponentformat": "none"}  # a Dice of 200µ is nothing that anybody says
     return {"data": data, "layout": layout}
 

@@ -18,7 +18,7 @@ from PIL import Image
 from search_cases import SPACE, score
 
 from nas.report import plot_effects, plot_hypervolume, plot_ranking
-from nas.report_choices import effects, parallel_figure
+from nas.report_choices import effects, effects_range, parallel_figure
 from nas.report_figures import steps_of, time_figure, workers_figure
 from nas.report_html import Picture, ReportInput, hypervolume_of, render_report
 from nas.study import Trial, TrialState, pareto_front
@@ -304,6 +304,14 @@ def test_effects_are_means_with_students_interval() -> None:
     alone = effects([TRIALS[0]], SPACE, "miou")
     assert alone[1] == [None] * SPACE.num_blocks
     assert alone[0][0] == (TRIALS[0].metrics["miou"], 0.0, 1)
+
+
+def test_scale_of_effects_is_not_that_of_the_widest_interval() -> None:
+    table = [[(0.80, 0.01, 20), (0.81, 0.02, 30)], [(0.79, 0.9, 2), None]]
+    low, high = effects_range(table)
+    assert 0.76 < low < 0.79, "the mean of two candidates is shown, their interval runs out of the picture"
+    assert 0.83 < high < 0.86
+    assert effects_range([[None], [None]]) == (0.0, 1.0)
 
 
 def test_time_is_in_fitting_units() -> None:
