@@ -18,7 +18,7 @@ from slicemamba.data.folds import part_anew
 from slicemamba.data.pairs import Pair, fingerprint_files, match_folders
 from slicemamba.data.parallel import Progress
 from slicemamba.data.patients import groups_of
-from slicemamba.data.reading import IGNORED, as_picture, read_pair, resize_pair
+from slicemamba.data.reading import IGNORED, as_picture, read_pair, resize_pair, size_of_picture
 from slicemamba.data.slices import read_slice
 from slicemamba.data.splits import SPLITS, check_split_name, split_pairs
 from slicemamba.data.synthetic import GENERATOR_VERSION, draw_lesion, split_size
@@ -44,6 +44,7 @@ class SegmentationData:
         window: (height, width) of what the network sees where images are not resized (``fit: patch``); None where it
             sees them whole. Then arrays are as large as the largest image, and each is in the upper left corner.
         sizes: (N, 2) height and width of each image there; None without a window.
+        stretched: N files whose pictures were resized whatever their proportions; None where these were kept.
     """
 
     images: NDArray[Any]
@@ -57,6 +58,7 @@ class SegmentationData:
     per_channel: bool = False
     window: tuple[int, int] | None = None
     sizes: NDArray[np.int64] | None = None
+    stretched: tuple[Path, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -97,7 +99,15 @@ class SegmentationData:
             names=self.names[chosen],
             patients=None if self.patients is None else self.patients[chosen],
             sizes=None if self.sizes is None else self.sizes[chosen],
+            stretched=None if self.stretched is None else self.stretched[chosen],
         )
+
+    def proportion(self, index: int) -> float:
+        """Width of image number ``index`` over its height, before it was resized."""
+        height, width = self.size(index)
+        if self.stretched is not None:
+            height, width = size_of_picture(self.stretched[index]) or (height, width)
+        return width / height
 
     def picture(self, index: int) -> Pixels:
         """Image number ``index`` for drawing: (H, W, 3) uint8, whatever the set is stored as."""
@@ -151,6 +161,7 @@ def _load(
         config.scales_each,
         window=config.image_size if source.native else None,
         sizes=own_sizes(cache_dir, source, config.image_size) if source.native else None,
+        stretched=source.files if config.fit == "stretch" else None,
     )
 
 
@@ -201,6 +212,7 @@ def _pairs_source(config: DataConfig, pairs: list[Pair], split: str) -> Source:
         channels=_stored_channels(pairs[0]) if volumes else config.channels,
         dtype="float32" if volumes else "uint8",
         native=config.fit == "patch",
+        files=None if volumes else tuple(pair.image for pair in pairs),
     )
 
 

@@ -47,6 +47,7 @@ class Source:
         channels, dtype: C and the type of the images: 3 of uint8 for pictures, 1 of float32 for CT slices.
         native: ``read`` gives each image at a size of its own, of the final one at least. It lies in the upper left
             corner of an array as large as the largest; ``IGNORED`` in its mask is what lies around it.
+        files: of the images; None where they are drawn, or slices of volumes.
     """
 
     label: str
@@ -56,6 +57,7 @@ class Source:
     channels: int = 3
     dtype: Literal["uint8", "float32"] = "uint8"
     native: bool = False
+    files: tuple[Path, ...] | None = None
 
     def image_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """(N, H, W, C) of all images."""

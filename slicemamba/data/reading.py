@@ -102,6 +102,15 @@ def as_rgb(picture: Image.Image, path: Path) -> Image.Image:
     return picture.convert("RGB")
 
 
+def size_of_picture(path: Path) -> tuple[int, int] | None:
+    """(height, width) by the header alone; None where that does not tell it: volumes, slices, what is gone."""
+    try:
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's, of what is no picture
+        return None
+
+
 def is_turned(path: Path) -> bool:
     """Whether viewers turn or mirror this picture, as its EXIF orientation says, and ``read_image`` does not.
 

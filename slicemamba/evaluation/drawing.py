@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy
+from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -87,6 +88,15 @@ def enlargement(size: tuple[int, ...]) -> int:
 def enlarge(pixels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
     """Each pixel as a square of ``factor`` by ``factor``."""
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def proportioned(pixels: Pixels, proportion: float) -> Pixels:
+    """A picture (H, W, 3) made wider or taller, so that width over height is ``proportion``; no colour is mixed."""
+    height, width = pixels.shape[:2]
+    size = (round(height * proportion), height) if proportion > width / height else (width, round(width / proportion))
+    if size == (width, height):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))
 
 
 def tile(pictures: list[Pixels], columns: int, gap: int = 4) -> Pixels:

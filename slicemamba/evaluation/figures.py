@@ -26,6 +26,7 @@ from slicemamba.evaluation.drawing import (
     outline,
     paint,
     paint_agreement,
+    proportioned,
     tile,
 )
 from slicemamba.evaluation.evaluate import Evaluation
@@ -101,11 +102,12 @@ def save_figures(
 
 
 def panels(data: SegmentationData, scored: Evaluation, index: int) -> list[Pixels]:
-    """The three pictures of an image; see ``comparison``."""
+    """The three pictures of an image, in its own proportions; see ``comparison``."""
     inside = data.inside(index)
-    return comparison(
+    drawn = comparison(
         data.picture(index), np.asarray(data.masks[index][inside]), scored.labels[index][inside], data.num_classes
     )
+    return [proportioned(one, data.proportion(index)) for one in drawn]
 
 
 def comparison(image: Pixels, truth: Pixels, prediction: Pixels, num_classes: int) -> list[Pixels]:
@@ -140,11 +142,11 @@ def plot_grid(data: SegmentationData, scored: Evaluation, indices: Sequence[int]
 
     side_by_side = 2 if len(indices) > 6 else 1
     lines = -(-len(indices) // side_by_side)
-    height, width = data.masks.shape[1:]
     cell = 1.7
+    tallest = max(1 / data.proportion(i) for i in indices)
     size = (
         cell * (3 * side_by_side + _SPACER * (side_by_side - 1)) + 0.2,
-        lines * (cell * height / width + 0.22) + 0.5,
+        lines * (cell * tallest + 0.22) + 0.5,
     )
     figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]

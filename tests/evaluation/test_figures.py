@@ -25,7 +25,7 @@ from slicemamba.evaluation.drawing import (
     tile,
 )
 from slicemamba.evaluation.evaluate import Evaluation, evaluate
-from slicemamba.evaluation.figures import comparison, save_figures, save_predictions
+from slicemamba.evaluation.figures import comparison, panels, save_figures, save_predictions
 from slicemamba.evaluation.per_image import image_rows, write_csv
 
 
@@ -208,6 +208,30 @@ def test_rows_of_label_tasks_hold_the_dice_of_each_class(tiny_data: Segmentation
         assert row["dice_class2"] == 1.0, "neither holds it"
         assert row["dice_foreground"] == row["dice_class1"]
         assert row["dice"] == pytest.approx((row["dice_class1"] + 1) / 2)
+
+
+def test_pictures_have_the_proportions_of_their_files(
+    tmp_path: Path, tiny_data: SegmentationData, scored: Evaluation
+) -> None:
+    sizes = [(60, 30), (30, 90), (50, 50)]
+    files = []
+    for number in range(len(tiny_data)):
+        files.append(tmp_path / f"{number}.png")
+        Image.new("RGB", sizes[number % 3]).save(files[-1])
+    files[4] = tmp_path / "gone.png"
+    stretched = replace(tiny_data, stretched=tuple(files))
+    height, width = tiny_data.masks.shape[1:]
+    assert [stretched.proportion(i) for i in range(5)] == pytest.approx([2, 1 / 3, 1, 2, width / height])
+    assert stretched.take(slice(1, 3)).proportion(0) == pytest.approx(1 / 3)
+    for index in range(3):
+        plain, shown = (panels(data, scored, index) for data in (tiny_data, stretched))
+        for before, after in zip(plain, shown, strict=True):
+            assert after.shape[1] / after.shape[0] == pytest.approx(stretched.proportion(index), rel=0.01)
+            assert after.shape[0] >= before.shape[0]
+            assert after.shape[1] >= before.shape[1]
+            colours = {tuple(colour) for colour in after.reshape(-1, 3).tolist()}
+            assert colours <= {tuple(colour) for colour in before.reshape(-1, 3).tolist()}, "none is mixed"
+    save_predictions(tmp_path / "pictures", stretched, scored)
 
 
 ODD_NAMES = ("x$y^$", "n" * 245, "ü" * 120, "$\\frac{", "[bold]a[red", "a\nb", "{0}", "图像", "undecodable\udcff")
