@@ -28,8 +28,11 @@ PIXEL = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Bench]]:
-    bench = Bench(tmp_path_factory.mktemp("dashboard") / "runs")
-    with served(bench) as url:
+    folder = tmp_path_factory.mktemp("dashboard")
+    (folder / "data").mkdir()
+    bench = Bench(folder / "runs")
+    with pytest.MonkeyPatch.context() as patch, served(bench) as url:
+        patch.setenv("SLICEMAMBA_DATA", str(folder / "data"))  # sets that lie here otherwise change what a form says
         yield url, bench
 
 
