@@ -25,7 +25,7 @@ _START_ATTEMPTS = 3
 # colours in logs; OpenMP threads that sleep while they wait, without which two processes on the same cores slow each
 # other down several times over; time for a node to start on a busy machine, where 30 s do not do; no modules from the
 # working directory, where a user's cluster.py or nas/ would stand in for ours; no upload of that directory by Ray
-# where a command is called by `uv run`.
+# where a command is called by `uv run`; no Ray that starts by itself where a thread asks for one that has gone.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -40,6 +40,7 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "PYTHONSAFEPATH": "1",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 NO_RAY = "none"
 """As an address: all work is done in this process, one thing after the other."""

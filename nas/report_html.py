@@ -238,7 +238,7 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
             "Heat map of blocks and slice sizes; the best slicing is " + best.architecture,
         )
     )
-    scans = source.result.get("scan_use", {}).get("sentence", "")
+    scans = (source.result.get("scan_use") or {}).get("sentence", "")
     return found + choice_figures(done, random, front, source.space, objectives, scans=scans)
 
 

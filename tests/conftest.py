@@ -9,6 +9,8 @@ import secrets
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core of its own, and so have the processes it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A thread that a test has left must not start a Ray in which the tests after it would run.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 # Ray reads them once in a process, so all heads that tests start ask for this one token.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -254,6 +254,7 @@ NAN = trial(40, state=TrialState.INFEASIBLE)
     [
         ReportInput(job(), {}, SPACE, []),
         ReportInput(job(), {}, SPACE, [TRIALS[3]]),
+        ReportInput(job(), {"scan_use": None, "survey": None}, SPACE, TRIALS),
         ReportInput(job(), {}, SPACE, [trial(1, state=TrialState.FAILED), NAN]),
         ReportInput(job(), FULL.result, SPACE, [*TRIALS, NAN], random=[NAN]),
         ReportInput(job(), FULL.result, SPACE, [*TRIALS, trial(41, state=TrialState.PRUNED)]),
@@ -261,7 +262,17 @@ NAN = trial(40, state=TrialState.INFEASIBLE)
         ReportInput(job(), {}, SPACE, [t.model_copy(update={"started_at": None, "ended_at": None}) for t in TRIALS]),
         ReportInput(job(), {"retrained": {"scores": {"test": {"dice": float("nan")}}}}, SPACE, TRIALS, audit=audit()),
     ],
-    ids=["no trial", "one trial", "all failed", "random failed", "pruned", "one objective", "no times", "NaN on test"],
+    ids=[
+        "no trial",
+        "one trial",
+        "no scans",
+        "all failed",
+        "random failed",
+        "pruned",
+        "one objective",
+        "no times",
+        "NaN on test",
+    ],
 )
 def test_missing_parts_are_left_out(source: ReportInput) -> None:
     html = render_report(source)
