@@ -306,7 +306,7 @@ class SearchFigure(_Answer):
 
 
 class SearchFigures(_Answer):
-    figures: list[SearchFigure] = Field(description="empty before a trial is completed")
+    figures: list[SearchFigure] = Field(description="empty before a trial is completed that keeps to the constraints")
 
 
 class Ends(_Answer):

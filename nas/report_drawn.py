@@ -52,11 +52,11 @@ def live_figures(
         trials, random: in the order of their numbers, in any state.
     """
     trials, random = trials[-LATEST:], random[-LATEST:]
-    done = [trial for trial in completed(trials) if all(name in trial.metrics for name in objectives)]
-    if not done:
+    done = completed(trials)
+    front = pareto_front(done, tuple(objectives))
+    if not front:  # nothing is completed, or all of it breaks the constraints
         return []
     curves = measured_curves(trials, random, objectives)
-    front = pareto_front(done, tuple(objectives))
     return course_figures(trials, curves) + choice_figures(done, completed(random), front, space, objectives)
 
 

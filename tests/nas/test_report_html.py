@@ -19,6 +19,7 @@ from search_cases import SPACE, score
 
 from nas.report import plot_effects, plot_hypervolume, plot_ranking
 from nas.report_choices import effects, effects_range, parallel_figure
+from nas.report_drawn import live_figures
 from nas.report_figures import steps_of, time_figure, workers_figure
 from nas.report_html import Picture, ReportInput, hypervolume_of, render_report
 from nas.study import Trial, TrialState, pareto_front
@@ -299,6 +300,14 @@ def test_what_violates_a_constraint_is_never_on_the_frontier() -> None:
     within = [t for t in trials if t.number != outside.number]
     curves = hypervolume_of(ReportInput(job(), {}, SPACE, trials), objectives)
     assert curves["search"][-1] == hypervolume_of(ReportInput(job(), {}, SPACE, within), objectives)["search"][-1]
+
+
+def test_page_of_a_search_has_no_figures_before_a_candidate_is_within_the_constraints() -> None:
+    outside = [one.model_copy(update={"violation": 0.5}) for one in TRIALS]
+    assert live_figures(outside, outside, SPACE, ("miou", "hd95")) == []
+    assert live_figures([], RANDOM, SPACE, ("miou", "hd95")) == []
+    keys = {figure.key for figure in live_figures([*outside[:-1], TRIALS[-1]], RANDOM, SPACE, ("miou", "hd95"))}
+    assert keys == {"hypervolume", "time", "workers", "effects", "parallel"}
 
 
 def test_effects_are_means_with_students_interval() -> None:
