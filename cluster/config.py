@@ -51,7 +51,7 @@ Cpus = Annotated[float, Field(ge=0.01)]
 
 
 class TrainWorkers(Config):
-    """Workers that train, run by Ray Train.
+    """Workers that train: several as a group of Ray Train, one as a task of Ray.
 
     Attributes:
         num_workers: number of workers; the global batch is divided among them.

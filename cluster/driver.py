@@ -125,10 +125,14 @@ def _check_input(job: Job, run: RunFolder) -> dict[str, int]:
     if isinstance(job, PretrainJob):
         find_pictures(job.data)
         return {}
+    from slicemamba.data.base import load_split
+
     check_init(job)
     shared = reports_dir(run.path.parent)  # of the service whose run it is, which then knows the set
     reports = shared if shared.is_dir() else default_cache_dir()
-    return check_dataset(job.data, cache_dir=reports, on_progress=partial(_tell_checked, run)).num_images
+    counted = check_dataset(job.data, cache_dir=reports, on_progress=partial(_tell_checked, run)).num_images
+    load_split(job.data, "train", default_cache_dir())  # a cache that cannot be written to shows before Ray is started
+    return counted
 
 
 def _tell_checked(run: RunFolder, done: int, total: int) -> None:

@@ -28,7 +28,8 @@ def epoch_rows(run: RunFolder, phase: str) -> list[dict[str, Any]]:
 def training_history(run: RunFolder, phase: str) -> dict[str, Any]:
     """For ``result.json``: all epochs, the best validated one, and whether the training was stopped early."""
     rows, score = epoch_rows(run, phase), TRAININGS[phase]
-    best = max((row for row in rows if row.get(score) is not None), key=lambda row: row[score], default=None)
+    validated = [row for row in reversed(rows) if row.get(score) is not None]  # of equal ones the last is kept
+    best = max(validated, key=lambda row: row[score], default=None)
     return {"best_epoch": best, "stopped_early": any(row.get("stopped_early") for row in rows), "epochs": rows}
 
 

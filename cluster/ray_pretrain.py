@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,7 @@ def pretrain(job: PretrainJob, run: RunFolder) -> Path:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
-    logging.getLogger().setLevel(logging.WARNING)  # else Ray Train prints a line for each report
+    """What each worker runs."""
     job = parse_job(config["job"])
     assert isinstance(job, PretrainJob)
     use_threads(job.resources.train.cpus)

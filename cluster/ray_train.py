@@ -1,12 +1,12 @@
 """Training of the supernet and of the retrained winner, by the same loop as the pretraining.
 
-On Ray Train or, without a Ray, in this process. A run with the same folder and phase goes on from its last checkpoint.
+By a group of workers of Ray Train; by one worker as a task of Ray or, without a Ray, in this process. A run with the
+same folder and phase goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
 import re
 import time
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from cluster.initial import build_network, init_source
 from cluster.metrics import TrainingMetrics
 from cluster.run_folder import RunFolder
 from cluster.training_place import Place, alone, load_checkpoint, place_of
-from cluster.workers import use_threads
+from cluster.workers import run_on_worker, use_threads
 from nas.evaluator import mean_scores
 from nas.sampling import PathSampler
 from nas.space import SearchSpace
@@ -116,8 +116,6 @@ def run_workers(
 ) -> State:
     """Trains, or goes on with it; returns the state of the epoch with the best score.
 
-    On Ray Train or, without a Ray, in this process.
-
     Args:
         worker: what each worker runs; it gets the job, the run's folder, the phase and ``more`` as one mapping.
         settings: how it trains. num_samples: of the training split.
@@ -140,7 +138,7 @@ def run_workers(
         "score": score,
         **more,
     }
-    train = _on_ray if connected() else _here
+    train = _here if not connected() else _as_task if workers.num_workers == 1 else _by_group
     try:
         state = train(partial(fault.run, worker), config, job, run)
     finally:
@@ -163,8 +161,25 @@ def _here(worker: Callable[[dict[str, Any]], None], config: dict[str, Any], job:
     return alone(config).best()
 
 
-def _on_ray(worker: Callable[[dict[str, Any]], None], config: dict[str, Any], job: Job, run: RunFolder) -> State | None:
-    """By a group of workers of Ray Train."""
+def _as_task(
+    worker: Callable[[dict[str, Any]], None], config: dict[str, Any], job: Job, run: RunFolder
+) -> State | None:
+    """By one worker of the cluster. A group of one would need four more processes to look after it, which take longer
+    to start than a small training takes (docs/scaling.md)."""
+    from ray.exceptions import RayError
+
+    try:
+        run_on_worker(worker, job.resources.train, f"training {config['phase']}", config, retries=_MAX_FAILURES)
+    except RayError as error:
+        fault = disk_fault(getattr(error, "cause", error), run.path)
+        raise RunFailedError(fault or f"training failed after its retries: {_reason(error)}") from error
+    return alone(config).best()
+
+
+def _by_group(
+    worker: Callable[[dict[str, Any]], None], config: dict[str, Any], job: Job, run: RunFolder
+) -> State | None:
+    """By several workers, a group of Ray Train."""
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -238,8 +253,7 @@ def validation_architectures(space: SearchSpace, num_random: int, seed: int) -> 
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
-    logging.getLogger().setLevel(logging.WARNING)  # else Ray Train prints a line for each report
+    """What each worker runs."""
     job = parse_job(config["job"])
     assert not isinstance(job, PretrainJob)
     use_threads(job.resources.train.cpus)

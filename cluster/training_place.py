@@ -1,7 +1,8 @@
-"""Where a worker of a training runs, and where its checkpoints go: in a group of Ray Train, or alone in the driver."""
+"""Where a worker of a training runs, and where its checkpoints go: in a group of Ray Train, or alone."""
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from cluster.connect import connected
+from cluster.config import parse_job
 from cluster.workers import device_for
 from slicemamba.files import writing
 from slicemamba.training.trainer import EpochReport, State
@@ -41,6 +42,7 @@ class InGroup:
     def __init__(self) -> None:
         import ray.train.torch
 
+        logging.getLogger().setLevel(logging.WARNING)  # else Ray Train prints a line for each report
         self.is_first = ray.train.get_context().get_world_rank() == 0
         self.device = ray.train.torch.get_device()
 
@@ -61,7 +63,7 @@ class InGroup:
 
 
 class Alone:
-    """The only worker, in the driver's own process.
+    """The only worker, by itself: on a worker of the cluster or, without a Ray, in the driver's own process.
 
     Args:
         folder: of its checkpoints: the last one, and the best. score: by which epochs are compared.
@@ -81,13 +83,13 @@ class Alone:
 
     def keep(self, report: EpochReport, state: Callable[[], State]) -> None:
         now, score = state(), float(report.flat()[self._score])
-        if score > self._best_score or not self._best.exists():
+        if score >= self._best_score or not self._best.exists():
             self._best_score = -math.inf if math.isnan(score) else score
             self._write(self._best, {"score": self._best_score, "state": now})
         self._write(self._last, now)
 
     def best(self) -> State | None:
-        """The state of the epoch with the best score, the first of equal ones."""
+        """The state of the epoch with the best score, the last of equal ones, as Ray Train keeps it."""
         found = self._read(self._best)
         return None if found is None else found["state"]
 
@@ -105,13 +107,11 @@ class Alone:
 
 def place_of(config: dict[str, Any]) -> Place:
     """The place of a worker, from what ``run_workers`` has told it."""
-    return InGroup() if connected() else alone(config)
+    return InGroup() if parse_job(config["job"]).resources.train.num_workers > 1 else alone(config)
 
 
 def alone(config: dict[str, Any]) -> Alone:
     """The place of the only worker."""
-    from cluster.config import parse_job
-
     folder = Path(config["run"]) / ".ray" / config["phase"] / "alone"
     return Alone(folder, config["score"], device_for(parse_job(config["job"]).resources.train))
 

@@ -42,10 +42,19 @@ def device_for(workers: TrainWorkers | SearchWorkers) -> torch.device:
     return torch.device("cuda" if workers.gpus and torch.cuda.is_available() else "cpu")
 
 
-def run_on_worker(function: Callable[..., T], workers: TrainWorkers | SearchWorkers, name: str, *arguments: Any) -> T:
+def run_on_worker(
+    function: Callable[..., T],
+    workers: TrainWorkers | SearchWorkers,
+    name: str,
+    *arguments: Any,
+    retries: int | None = None,
+) -> T:
     """Calls a function on one worker with these resources, shown in Ray's dashboard by ``name``, and waits.
 
     Without a Ray it is called here.
+
+    Args:
+        retries: how often it is called again where it raises or its worker dies; None: Ray's own number, for deaths.
 
     Raises:
         InputError, RunFailedError: raised by the function.
@@ -55,7 +64,8 @@ def run_on_worker(function: Callable[..., T], workers: TrainWorkers | SearchWork
     import ray
     from ray.exceptions import RayTaskError
 
-    task = ray.remote(_call).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name=name)
+    tries = {} if retries is None else {"max_retries": retries, "retry_exceptions": True}
+    task = ray.remote(_call).options(num_cpus=workers.cpus, num_gpus=workers.gpus, name=name, **tries)
     try:
         result: T = ray.get(task.remote(function, workers.cpus, *arguments))
     except RayTaskError as error:

@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom.pixels.processing import apply_color_lut, apply_rescale
-from pydicom.pixels.utils import pixel_array
 
 from slicemamba.data.findings import BadFileError, Fault, short_path
 
@@ -62,6 +59,10 @@ def read_frame(path: Path) -> NDArray[Any]:
 
 def _decode(path: Path) -> tuple[NDArray[Any], str]:
     """As ``read_frame``, but with the values of MONOCHROME1 as they are; and the photometric interpretation."""
+    import pydicom  # here and below: every worker reads images, hardly any of them DICOM, and this takes half a second
+    from pydicom.pixels.processing import apply_color_lut, apply_rescale
+    from pydicom.pixels.utils import pixel_array
+
     try:
         data: Any = pydicom.dcmread(path)
         frames, photometric = int(data.get("NumberOfFrames") or 1), str(data.PhotometricInterpretation)
@@ -95,6 +96,8 @@ def is_series(folder: Path) -> bool:
 
 def _series_of(path: Path) -> str | None:
     """None where the file cannot be read or does not tell."""
+    import pydicom
+
     try:
         data: Any = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
         return str(data.SeriesInstanceUID)
@@ -190,6 +193,8 @@ def _grid(folder: Path) -> tuple[list[Path], Grid]:
 
 def _header(path: Path) -> Any:
     """All but the pixels; raises BadFileError."""
+    import pydicom
+
     try:
         data: Any = pydicom.dcmread(path, stop_before_pixels=True)
         wrong = [f"{name} is {data.get(name)}" for name, count in _NUMBERS.items() if not _holds(data.get(name), count)]

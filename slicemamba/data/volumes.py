@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import nibabel as nib
 import numpy as np
-import SimpleITK
 from numpy.typing import NDArray
 
 from slicemamba.config import DataConfig
@@ -140,6 +138,8 @@ def write_probabilities(path: Path, probabilities: NDArray[np.float32], like: Vo
 
 
 def _write_nifti(path: Path, array: NDArray[Any], like: Volume) -> None:
+    import nibabel as nib  # where it is used: it takes half a second to load, with pydicom
+
     affine = like.affine if like.affine is not None else np.diag([*(like.spacing or (1.0, 1.0, 1.0))[::-1], 1.0])
     image: Any = nib.Nifti1Image(np.ascontiguousarray(array), affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")
@@ -191,6 +191,8 @@ def read_nifti(path: Path, channels: int | None = None) -> tuple[NDArray[Any], A
 
 def _open_nifti(path: Path) -> Any:
     """nibabel's image with its header read; raises BadFileError."""
+    import nibabel as nib
+
     try:
         image: Any = nib.load(path)
         count = math.prod(map(int, image.shape))
@@ -223,6 +225,8 @@ def check_orientation(image: Path, mask: Path) -> None:
 
 def _axes(path: Path) -> str | None:
     """To where the first, second and third index rise, such as ``RAS`` (right, anterior, superior); from the header."""
+    import nibabel as nib
+
     if path.is_dir():
         return None  # its labels are turned to it
     if path.name.lower().endswith(ITK_EXTENSIONS):
@@ -241,6 +245,8 @@ def _axes(path: Path) -> str | None:
 
 def _itk_header(path: Path) -> Any:
     """SimpleITK's reader with the header read; raises BadFileError."""
+    import SimpleITK  # where it is used, as it takes long to load
+
     reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
     reader.SetFileName(str(path))
     try:
@@ -266,6 +272,8 @@ def _itk_affine(reader: Any) -> NDArray[np.float64]:
 
 
 def _read_itk(path: Path) -> Volume:
+    import SimpleITK
+
     reader = _itk_header(path)
     try:
         values = SimpleITK.GetArrayFromImage(reader.Execute())
@@ -291,6 +299,8 @@ def turned_to(
 
     Converters from DICOM flip axes, and say so in their header.
     """
+    import nibabel as nib
+
     if own is None:
         return labels
     before, after = (nib.orientations.io_orientation(each) for each in (own, wanted))  # type: ignore[no-untyped-call]

@@ -35,7 +35,7 @@ def small_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
     """A Ray head of three CPUs, for all tests that submit a job or drive from outside: starting one takes long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_metrics_report_interval_ms", "500")  # 10 s by default, more than a small search takes
+        patch.setenv("RAY_metrics_report_interval_ms", "2000")  # 10 s by default, more than a small search takes
         before = dict(os.environ)
         with ray_head(num_cpus=3, log=tmp_path_factory.mktemp("head") / "ray.log") as running:
             os.environ.clear()  # what it has set for its clients is not meant for the tests beside them

@@ -1,4 +1,4 @@
-"""The driver as a process on a Ray of its own: killed in its search and started again, and given bad input."""
+"""The driver as a process: killed in its search on a cluster and started again, and given bad input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import yaml
 
 from cluster import driver, entrypoint, ray_tune
 from cluster.config import SearchJob, parse_job
-from cluster.local import stop_tree
+from cluster.local import RayHead, stop_tree
 from cluster.run_folder import STUDY_VARIABLE, RunFolder, reports_dir
 from nas.config import WarmStart
 from nas.objectives import Bound
@@ -53,7 +53,7 @@ JOB = {
 
 @pytest.fixture
 def command(config: Path) -> Callable[..., list[str]]:
-    """A driver on a Ray of its own."""
+    """A driver on a Ray of its own, where it is given no address."""
     start = [sys.executable, "-m", "cluster.entrypoint", "--config", str(config)]
     return lambda run, *more: [*start, "--run-dir", str(run), *more]
 
@@ -74,14 +74,16 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_killed_driver_goes_on_and_gives_what_an_undisturbed_one_gives(
-    command: Callable[..., list[str]], environment: dict[str, str], tmp_path: Path
+    command: Callable[..., list[str]], environment: dict[str, str], head: RayHead, tmp_path: Path
 ) -> None:
-    """On a Ray, and the undisturbed one in a single process, which finds the same."""
-    longer = ["--set", "data.synthetic.num_search=60"]  # so that the kill comes before the end
+    """By two workers of a Ray, and the undisturbed one in a single process, which finds the same."""
+    more = ["--set", "data.synthetic.num_search=60"]  # so that the kill comes before the end
     undisturbed, disturbed = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
-    alone = command(undisturbed.path, *longer, "--address", "none")
+    alone = command(undisturbed.path, *more, "--address", "none")
     subprocess.run(alone, env=environment, check=True, stdin=subprocess.DEVNULL)
 
+    longer = [*more, "--set", "resources.search.num_workers=2", "--address", head.gcs]
+    environment = head.environment | {"SLICEMAMBA_CACHE": environment["SLICEMAMBA_CACHE"]}
     first = subprocess.Popen(command(disturbed.path, *longer), env=environment, stdin=subprocess.DEVNULL)
     try:
         while sum(event["event"] == "trial" for _, event in disturbed.events()) < 7:

@@ -108,7 +108,7 @@ def test_faults_are_told_as_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         run_job(job(), RunFolder(tmp_path / "memory"), address=NO_RAY)
 
 
-def test_the_first_of_the_best_epochs_is_kept(tmp_path: Path) -> None:
+def test_the_last_of_the_best_epochs_is_kept(tmp_path: Path) -> None:
     def keep(place: Alone, epoch: int, score: float) -> None:
         report = EpochReport(epoch, 9, epoch, 0.1, 0.1, 1.0, False, {"dice": score})
         place.keep(report, lambda: state(epoch))
@@ -122,7 +122,7 @@ def test_the_first_of_the_best_epochs_is_kept(tmp_path: Path) -> None:
     assert (place().resume(), place().best()) == (None, None)
     for epoch, score in enumerate([float("nan"), 0.5, 0.7, 0.7, 0.2], 1):
         keep(place(), epoch, score)
-    assert place().best() == state(3)
+    assert place().best() == state(4)
     assert place().resume() == state(5)
 
 

@@ -31,7 +31,7 @@ from nas.study import Trial, find_trials, open_storage
 
 Target = Literal["api", "driver", "evaluating worker", "training worker"]
 TARGETS: tuple[Target, ...] = ("api", "driver", "evaluating worker", "training worker")
-_TITLES: dict[Target, str] = {"evaluating worker": "ray::SlicingTrial", "training worker": "ray::RayTrainWorker"}
+_TITLES: dict[Target, str] = {"evaluating worker": "ray::SlicingTrial", "training worker": "ray::training"}
 _MARK = "SLICEMAMBA_CHAOS"
 _START_SECONDS = 600.0
 # The mean time between two kills of a target: about as long as it takes to come back to work.
@@ -43,7 +43,7 @@ _REST_SECONDS: dict[Target, float] = {
 }
 _INTO_SEARCH_SECONDS = 15.0  # from a driver's first trial to the next kill of each target, at the latest
 _MAX_TRAINING_KILLS = 3
-"""In the life of one driver: Ray Train gives up a training whose workers died more often."""
+"""In the life of one driver: a training whose worker died more often is given up."""
 
 
 @dataclass

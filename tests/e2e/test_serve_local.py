@@ -30,6 +30,7 @@ JOB: dict[str, Any] = {
     "supernet": {"epochs": 16, "batch_size": 8, "num_val_architectures": 1},
     "search": {"searcher": "random", "num_trials": 4},
     "retrain": None,
+    "resources": {"search": {"num_workers": 1}},
 }
 
 

@@ -34,6 +34,7 @@ JOB: dict[str, Any] = {
     "search": {"searcher": "evolution", "objectives": ["dice", "hd95"], "num_trials": 10, "population_size": 4,
                "num_parents": 2, "num_mutations": 2, "num_crossovers": 1, "random_baseline": True},
     "retrain": {"epochs": 2, "batch_size": 8, "t_max": 2},
+    "resources": {"search": {"num_workers": 1}},  # several: tests/cluster/test_driver.py
 }  # fmt: skip
 
 

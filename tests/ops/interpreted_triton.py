@@ -54,8 +54,9 @@ def test_passes_its_self_check(monkeypatch):
     assert self_check.triton_fault(torch.device("cpu")) is None
 
 
-@pytest.mark.parametrize("slice_size", SLICE_SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_agrees_with_the_reference_for_every_slice_size(slice_size):
+# A size only chooses the order of rows, which is looked at for all of them below.
+@pytest.mark.parametrize("slice_size", [(1, 1), (2, 4), (3, 5)], ids=lambda s: f"{s[0]}x{s[1]}")
+def test_agrees_with_the_reference_for_a_slice_size(slice_size):
     inputs = slice_scan_inputs(1, 3, 5, 20, 5, 3)
     grad_y = gradient_of_y(inputs)
     check(inputs, grad_y, *truth(inputs, slice_size, grad_y), slice_size)
@@ -73,13 +74,13 @@ def test_agrees_with_the_reference_for_every_shape(shape):
 
 
 # Three segments, the last of them short; segments of two chunks; the last of a single place, and two images
-@pytest.mark.parametrize(("images", "width", "chunks"), [(1, 14, 1), (1, 14, 2), (2, 13, 1)])
-def test_a_cut_sequence_gives_the_same(images, width, chunks, monkeypatch):
+@pytest.mark.parametrize(("images", "height", "width", "chunks"), [(1, 5, 14, 1), (1, 5, 14, 2), (2, 3, 11, 1)])
+def test_a_cut_sequence_gives_the_same(images, height, width, chunks, monkeypatch):
     def segments_of(sizes, device):
         return Segments(-(-sizes.length // (chunks * CHUNK)), chunks * CHUNK)
 
     monkeypatch.setattr(backend, "segments_of", segments_of)
-    inputs = slice_scan_inputs(images, 5, width, 4, 3, 2)
+    inputs = slice_scan_inputs(images, height, width, 4, 3, 2)
     grad_y = gradient_of_y(inputs)
     check(inputs, grad_y, *truth(inputs, (2, 4), grad_y), (2, 4))
 
