@@ -20,7 +20,7 @@ from cluster.history import training_history
 from cluster.initial import build_network
 from cluster.ray_train import retrain
 from cluster.run_folder import RunFolder
-from cluster.run_view import RunStatus
+from cluster.run_view import Progress, RunStatus
 from cluster.status import StatusWriter
 from cluster.workers import device_for, run_on_worker
 from slicemamba.architecture import Architecture
@@ -41,15 +41,16 @@ def train(job: SearchJob, run: RunFolder, winner: Architecture, cache_dir: Path)
     num_samples = load_split(job.data, "train", cache_dir).num_samples
     a_epoch = steps_per_epoch(num_samples, job.retrain.batch_size, job.resources.train.num_workers)
     total = sum(one.retrain.epochs for one in jobs.values()) * a_epoch
-    done: dict[str, int] = {}
+    seen: dict[str, Progress] = {}
     for name, one in jobs.items():
 
         def tell(status: RunStatus, name: str = name) -> None:
             step = status.progress.get("retrain")
-            done[name] = step.done if step is not None else 0
-            metrics = step.metrics if step is not None else {}
-            shown = {"done": sum(done.values()), "total": total, "unit": "steps", "metrics": metrics}
-            run.emit("progress", phase="baselines", **shown)
+            if step is None or step == seen.get(name):  # a status is written twice a second
+                return
+            seen[name] = step
+            done = sum(one.done for one in seen.values())
+            run.emit("progress", phase="baselines", done=done, total=total, unit="steps", metrics=step.metrics)
 
         place = results.place_of_baseline(run, name)
         place.attempt = run.attempt  # the run's driver is that of its baselines

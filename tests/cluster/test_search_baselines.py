@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cluster import baselines, driver, results
+from cluster import baselines, driver, results, status
 from cluster.config import SearchJob, parse_job
 from cluster.run_folder import RunFolder
 from cluster.scan_use import scan_use
@@ -85,12 +86,15 @@ def test_baselines_are_trained_once_and_anew_for_another_winner(
     def retrain(job: Any, architecture: None, place: RunFolder, cache: Path) -> None:
         trained.append((job.network, job.retrain.epochs))
         place.write_json("retrained/config.json", {})
+        place.emit("progress", phase="retrain", done=20, total=20, unit="steps", metrics={})
+        time.sleep(0.1)  # in which the status is written some times more
         place.emit("epoch", phase="retrain", epoch=1, seconds=2.0, val_dice=0.5)
 
     def scores_of(folder: Path, job: Any, place: RunFolder, *_: Any) -> dict[str, Any]:
         scores(0.8).save(place.scores_path("test"))
         return {"scores": {"test": {"dice": 0.8}}, "trivial": {}}
 
+    monkeypatch.setattr(status, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(baselines, "retrain", retrain)
     monkeypatch.setattr(baselines, "run_on_worker", lambda *_: {"winner": 1.0, "unet": 2.0})
     monkeypatch.setattr(results, "scores_of", scores_of)
@@ -101,6 +105,8 @@ def test_baselines_are_trained_once_and_anew_for_another_winner(
         assert trained == [("unet", 5)] * so_far
     ended = [event for _, event in run.events() if event["event"] == "phase"]
     assert [event["phase"] for event in ended] == ["baselines"] * 3
+    told = [event["done"] for _, event in run.events() if event["event"] == "progress"]
+    assert told == [20, 20], "once for each training"
 
 
 @pytest.mark.parametrize(

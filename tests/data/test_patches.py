@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
@@ -83,6 +83,7 @@ def test_split(config: DataConfig, cache: Path) -> SegmentationData:
     return load_split(config, "test", cache)
 
 
+@settings(max_examples=30)
 @given(height=SIDES, width=SIDES, window=st.tuples(st.integers(1, 60), st.integers(1, 60)), overlap=st.floats(0, 0.9))
 def test_windows_cover_an_image_and_are_joined_to_it(
     height: int, width: int, window: tuple[int, int], overlap: float
