@@ -22,29 +22,9 @@ from cluster.work import Work
 from slicemamba.errors import InputError
 from slicemamba.recipes import TRAININGS
 
-START_SECONDS = {
-    "supernet": 15.0,
-    "survey": 10.0,
-    "search": 10.0,
-    "random": 10.0,
-    "finals": 10.0,
-    "retrain": 15.0,
-    "baselines": 15.0,
-    "evaluate": 5.0,
-}
+START_SECONDS = 12.0
 """Until a phase's workers have started, roughly, where this run has not shown it yet: they import torch and load
 networks and images."""
-END_SECONDS = 10.0
-"""For what the evaluation is followed by: pictures, figures and the report."""
-_START_ALIKE = {
-    "supernet": "retrain",
-    "retrain": "supernet",
-    "baselines": "retrain",
-    "search": "random",
-    "random": "search",
-    "survey": "search",
-    "finals": "search",
-}
 
 
 def remaining_seconds(
@@ -59,90 +39,48 @@ def remaining_seconds(
     work = work_told(job, progress)
     if work is None:
         return None
+    seen = [begun.start_seconds for begun in progress.values() if begun.start_seconds is not None]
+    start = sum(seen) / len(seen) if seen else START_SECONDS
     names = list(work)
     total = 0.0
     for name in names[names.index(phase) :] if phase in names else names:
-        left = _left(job, name, phase, progress, _predicted(job, name, work, progress), now)
-        if left is None:
+        units, pace = _units_left(job, name, phase, progress), _pace(job, name, work, progress)
+        if units > 0 and pace is None:
             return None
-        total += left
+        if units > 0 and pace is not None:
+            total += units * pace + start
+            total -= _passed(progress.get(name), start, pace, now) if name == phase else 0.0
     return total
 
 
-def _left(
-    job: SearchJob | RetrainJob,
-    name: str,
-    phase: str | None,
-    progress: Mapping[str, Progress],
-    predicted: float | None,
-    now: datetime,
-) -> float | None:
-    """Seconds that a phase still takes. Those of a candidate are known only roughly before the first was evaluated."""
+def _units_left(job: SearchJob | RetrainJob, name: str, phase: str | None, progress: Mapping[str, Progress]) -> float:
+    """Steps, candidates or images of a phase; 1, the whole of it, where it has not begun."""
     begun = progress.get(name)
-    done, total = (0, 1) if begun is None else (begun.done, begun.total)
+    if begun is None:
+        return 1.0
+    if not isinstance(job, SearchJob):
+        return begun.total - begun.done
+    searched, num_trials = progress.get("search"), job.search.num_trials  # more than it was, where it was extended
     if name in ("search", "random"):
-        assert isinstance(job, SearchJob)
-        total = job.search.num_trials  # more than it was, where the search was extended
-    elif name != phase and name != "supernet" and _trials_left(job, progress):
-        done = 0  # once they are evaluated another one may have won
-    end = END_SECONDS if name == "evaluate" else 0.0
-    if done >= total:
-        waited = 0.0 if begun is None or begun.moved_at is None else (now - begun.moved_at).total_seconds()
-        return max(0.0, end - max(0.0, waited))
-    pace = None if begun is None else begun.seconds_per_unit
-    if pace is None:
-        pace = None if predicted is None else predicted / total
-        if name == "random":
-            pace = _pace_of_random(job, progress, pace)
-    if pace is None:
-        return None
-    seconds = pace * (total - done) + end
-    if name != phase or begun is None:
-        return _start(name, progress) + seconds
-    if begun.moved_at is None:
-        waited = 0.0 if begun.began_at is None else (now - begun.began_at).total_seconds()
-        return max(0.0, _start(name, progress) - max(0.0, waited)) + seconds
-    waited = (now - begun.moved_at).total_seconds()
-    return seconds - min(max(0.0, waited), pace)  # it stands still where the next unit is overdue
+        return max(0, num_trials - begun.done)
+    another = name not in (phase, "supernet") and (searched is None or searched.done < num_trials)
+    return begun.total - (0 if another else begun.done)  # once all are evaluated another candidate may have won
 
 
-def _start(name: str, progress: Mapping[str, Progress]) -> float:
-    """Seconds until the workers of a phase have started: as those of this phase, or of one like it, lately took."""
-    for other in (name, _START_ALIKE.get(name)):
-        begun = progress.get(other) if other is not None else None
-        if begun is not None and begun.start_seconds is not None:
-            return begun.start_seconds
-    return START_SECONDS[name]
-
-
-def _trials_left(job: SearchJob | RetrainJob, progress: Mapping[str, Progress]) -> bool:
-    return isinstance(job, SearchJob) and ("search" not in progress or progress["search"].done < job.search.num_trials)
-
-
-def _pace_of_random(
-    job: SearchJob | RetrainJob, progress: Mapping[str, Progress], predicted: float | None
-) -> float | None:
-    """Random candidates cost what the search's do, but that none of them is given up."""
-    assert isinstance(job, SearchJob)
-    search = progress.get("search")
-    pace = None if search is None else search.seconds_per_unit
-    if pace is None:
-        return predicted
-    return pace if job.search.racing is None or predicted is None else max(pace, predicted)
-
-
-def _predicted(
+def _pace(
     job: SearchJob | RetrainJob, name: str, work: Mapping[str, Work], progress: Mapping[str, Progress]
 ) -> float | None:
-    """Seconds of a whole phase by its passes; None where its workers compute with something else than those that
-    were seen."""
-    per_pass = seconds_per_pass(work, progress)
+    """Seconds of a unit as it lately took; else by its passes, None where its workers compute with something else than
+    those that were seen."""
+    begun = progress.get(name)
+    if begun is not None and begun.seconds_per_unit is not None:
+        return begun.seconds_per_unit
+    per_pass, train, evaluating = seconds_per_pass(work, progress), job.resources.train, job.resources.search
     if per_pass is None:
         return None
-    seconds = work[name].passes * per_pass
+    seconds = work[name].passes * per_pass / (1 if begun is None else max(1, begun.total))
     if name in (*TRAININGS, "baselines"):
         return seconds
-    train, evaluating = job.resources.train, job.resources.search
     if name == "evaluate":  # by one worker
         return seconds * train.num_workers
     if bool(train.gpus) != bool(evaluating.gpus):
@@ -153,6 +91,16 @@ def _predicted(
 
 def _threads(cpus: float) -> int:
     return max(1, int(cpus))
+
+
+def _passed(begun: Progress | None, start: float, pace: float, now: datetime) -> float:
+    """Of the phase that goes on: since it began, while its workers start, else since its last unit; it stands still
+    where that is overdue."""
+    if begun is None or begun.began_at is None:
+        return 0.0
+    if begun.moved_at is None:
+        return min(start, max(0.0, (now - begun.began_at).total_seconds()))
+    return start + min(pace, max(0.0, (now - begun.moved_at).total_seconds()))
 
 
 class Etas:
