@@ -1,8 +1,8 @@
 """What ends a training at once: a fault that the same images and settings would show again, however often it is tried.
 
-Ray Train takes every error of a worker for a death and starts the workers anew, and what it hands to the driver is a
-text. So a worker that meets such a fault leaves it in a file and ends, as do all others of its training, now or when
-they are started again; the driver raises it.
+Ray takes every error of a worker for a death and starts it anew, and what Ray Train hands to the driver is a text. So
+a worker that meets such a fault leaves it in a file and ends, as do all others of its training, now or when they are
+started again; the driver raises it.
 """
 
 from __future__ import annotations

@@ -143,7 +143,11 @@ def run_workers(
         state = train(partial(fault.run, worker), config, job, run)
     finally:
         fault.tell()
-    assert state is not None  # the last epoch is always validated, and every validated epoch leaves a checkpoint
+    if state is None:  # the last epoch is always validated, and every validated epoch leaves a checkpoint
+        raise RunFailedError(
+            f"the training has left no checkpoint below {run.path}: its worker sees another disk there; put runs on "
+            "storage that all nodes of the cluster share"
+        )
     return state
 
 

@@ -1,8 +1,10 @@
-"""A training ends at once with a fault that would come again; all else Ray Train may try again."""
+"""A training ends at once with a fault that would come again; all else Ray may try again."""
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,7 @@ def test_diverged_training_fails_with_its_reason(tmp_path: Path) -> None:
         fault.tell()
 
 
-def test_other_errors_are_left_to_ray_train(tmp_path: Path) -> None:
+def test_other_errors_are_left_to_ray(tmp_path: Path) -> None:
     fault = FinalFault(tmp_path / "fault.json")
     with pytest.raises(RuntimeError, match="a node died"):
         fault.run(partial(raise_error, RuntimeError("a node died")), {})
@@ -56,14 +58,28 @@ def test_other_errors_are_left_to_ray_train(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_ray_train_does_not_try_a_fault_of_the_data_again(tmp_path: Path, small_cluster: object) -> None:
-    def meets_a_bad_file(config: dict[str, Any]) -> None:  # in here, as workers cannot import this module
-        with (Path(config["run"]) / "called").open("a") as file:
+def test_a_dead_worker_is_replaced_and_a_fault_of_the_data_is_not_tried_again(
+    tmp_path: Path, small_cluster: object
+) -> None:
+    def dies_and_meets_a_bad_file(config: dict[str, Any]) -> None:  # in here, as workers cannot import this module
+        calls = Path(config["run"]) / "called"
+        with calls.open("a") as file:
             file.write("x")
+        if calls.read_text() == "x":
+            os.kill(os.getpid(), signal.SIGKILL)
         raise BadFileError(Fault.BROKEN, "a.png")
 
     run = RunFolder(tmp_path / "run")
     job = RetrainJob(network="unet")
     with pytest.raises(InputError, match=r"cannot be read as a picture: a\.png"):
-        run_workers(meets_a_bad_file, job, run, job.retrain, 8, phase="retrain")
-    assert (run.path / "called").read_text() == "x"
+        run_workers(dies_and_meets_a_bad_file, job, run, job.retrain, 8, phase="retrain")
+    assert (run.path / "called").read_text() == "xx"
+
+
+def test_worker_on_a_disk_of_its_own_is_told_of(tmp_path: Path) -> None:
+    def trains_elsewhere(config: dict[str, Any]) -> None:
+        """Its checkpoints are not where the driver looks."""
+
+    job = RetrainJob(network="unet")
+    with pytest.raises(RunFailedError, match="put runs on storage that all nodes of the cluster share"):
+        run_workers(trains_elsewhere, job, RunFolder(tmp_path / "run"), job.retrain, 8, phase="retrain")
