@@ -31,7 +31,7 @@ JOB: dict[str, Any] = {
     "data": {"name": "lesions", "image_size": [48, 48]},
     "model": {"embed_dim": 8, "encoder_depths": [1, 1, 2], "decoder_depths": [1, 1, 1]},
     "supernet": {"epochs": 2, "batch_size": 8, "t_max": 2, "num_val_architectures": 1},
-    "search": {"searcher": "evolution", "objectives": ["dice", "hd95"], "num_trials": 10, "population_size": 4,
+    "search": {"searcher": "evolution", "objectives": ["dice", "specificity"], "num_trials": 10, "population_size": 4,
                "num_parents": 2, "num_mutations": 2, "num_crossovers": 1, "random_baseline": True},
     "retrain": {"epochs": 2, "batch_size": 8, "t_max": 2},
     "resources": {"search": {"num_workers": 1}},  # several: tests/cluster/test_driver.py
