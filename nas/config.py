@@ -36,7 +36,7 @@ COUNTED = ("dice", "miou", "sensitivity", "specificity")
 SearcherName = Literal["evolution", "nsga2", "local", "regularized_evolution", "optuna_nsga2", "tpe", "random"]
 
 
-_SURVEYED, _MIN_SURVEYED = 32, 8
+_SURVEYED, _MIN_SURVEYED, _WORTH_A_SURVEY = 32, 8, 100
 
 
 PUBLISHED = ("2x2", "2x4", "4x2", "4x4")
@@ -141,7 +141,7 @@ class SearchConfig(Config):
         warm_start: architectures of an earlier search to evaluate next.
         random_baseline: after the search, evaluate as many random architectures for comparison, from their own seed.
         survey: random architectures to measure before the search, to tell what it can gain at most; at least 8, or 0
-            for none. Null: 32 with ``stop_if_flat``, else none.
+            for none. Null: 32 with ``stop_if_flat``, and where 100 candidates or more are evaluated; else none.
         stop_if_flat: where these scores differ no more than sampling of images explains, and no objective is a cost in
             which architectures differ, evaluate the fixed networks alone and take the best of them.
         batch_size: images per forward pass of the evaluation.
@@ -189,7 +189,10 @@ class SearchConfig(Config):
     @property
     def num_surveyed(self) -> int:
         """Random architectures to measure before the search."""
-        return (_SURVEYED if self.stop_if_flat else 0) if self.survey is None else self.survey
+        if self.survey is not None:
+            return self.survey
+        evaluated = self.num_trials * (2 if self.random_baseline else 1)
+        return _SURVEYED if self.stop_if_flat or evaluated >= _WORTH_A_SURVEY else 0
 
     @property
     def measured(self) -> frozenset[str]:

@@ -26,7 +26,7 @@ def job(**change: Any) -> SearchJob:
     values = {
         **BODY,
         "supernet": {"epochs": 12, "batch_size": 8, "validate_every": 3, "num_val_architectures": 2},
-        "search": {"objectives": ["dice", "miou"], "num_trials": 120, "random_baseline": True},
+        "search": {"objectives": ["dice", "miou"], "num_trials": 120, "random_baseline": True, "survey": 0},
         "retrain": {"epochs": 10, "batch_size": 8, "validate_every": 2},
         "resources": {"train": {"cpus": 2}, "search": {"cpus": 1}},
     }

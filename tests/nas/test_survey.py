@@ -94,8 +94,11 @@ def test_few_scores_tell_nothing() -> None:
 
 
 def test_number_surveyed_and_settings_that_contradict() -> None:
-    assert SearchConfig().num_surveyed == 0
-    assert SearchConfig(stop_if_flat=True).num_surveyed == 32
+    assert SearchConfig(num_trials=99).num_surveyed == 0
+    assert SearchConfig(num_trials=100).num_surveyed == 32
+    assert SearchConfig(num_trials=50, random_baseline=True).num_surveyed == 32
+    assert SearchConfig(num_trials=100, survey=0).num_surveyed == 0
+    assert SearchConfig(num_trials=10, stop_if_flat=True).num_surveyed == 32
     assert SearchConfig(survey=16).num_surveyed == 16
     for values, words in (
         ({"survey": 3}, "survey needs 8 architectures or more"),
