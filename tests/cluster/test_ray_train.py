@@ -1,4 +1,4 @@
-"""Ray Train on two workers: the same training as on one, as all draw the same path and share the batch."""
+"""Ray Train on two workers: the same training as by one, as all draw the same path and share the batch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train(head: RayHead, folder: Path, num_workers: int) -> list[float]:
     config.write_text(yaml.safe_dump(job))
     environment = head.environment | {"SLICEMAMBA_CACHE": str(folder.parent / "cache")}
     command = [sys.executable, "-m", "cluster.entrypoint", "--config", str(config), "--run-dir", str(folder)]
-    command += ["--address", head.gcs]
+    command += ["--address", head.gcs if num_workers > 1 else "none"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((folder / "result.json").read_text())
