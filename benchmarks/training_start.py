@@ -2,8 +2,8 @@
 
 python -m benchmarks.training_start [--rounds 3]
 
-Both in turn on one Ray of this process's own, which is new in each round, so the first of each way starts its processes
-and the second may find some. Nothing else should run on the machine.
+Both in turn, each on a new Ray of this process's own, so the first training of each way starts its processes and the
+second may find some. Nothing else should run on the machine.
 """
 
 from __future__ import annotations

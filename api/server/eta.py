@@ -44,41 +44,55 @@ def remaining_seconds(
     names = list(work)
     total = 0.0
     for name in names[names.index(phase) :] if phase in names else names:
-        units, pace = _units_left(job, name, phase, progress), _pace(job, name, work, progress)
-        if units > 0 and pace is None:
+        units = _units(job, name, progress) - _done(job, name, phase, progress)
+        if units <= 0:
+            continue
+        pace = _pace(job, name, work, progress)
+        if pace is None:
             return None
-        if units > 0 and pace is not None:
-            total += units * pace + start
-            total -= _passed(progress.get(name), start, pace, now) if name == phase else 0.0
+        total += units * pace + start
+        total -= _passed(progress.get(name), start, pace, now) if name == phase else 0.0
     return total
 
 
-def _units_left(job: SearchJob | RetrainJob, name: str, phase: str | None, progress: Mapping[str, Progress]) -> float:
-    """Steps, candidates or images of a phase; 1, the whole of it, where it has not begun."""
-    begun = progress.get(name)
-    if begun is None:
-        return 1.0
-    if not isinstance(job, SearchJob):
-        return begun.total - begun.done
-    searched, num_trials = progress.get("search"), job.search.num_trials  # more than it was, where it was extended
-    if name in ("search", "random"):
-        return max(0, num_trials - begun.done)
-    another = name not in (phase, "supernet") and (searched is None or searched.done < num_trials)
-    return begun.total - (0 if another else begun.done)  # once all are evaluated another candidate may have won
+def _units(job: SearchJob | RetrainJob, name: str, progress: Mapping[str, Progress]) -> int:
+    """Steps, candidates or images of a phase; 1, the whole of it, where it has not begun and they are not known."""
+    if isinstance(job, SearchJob) and name in ("search", "random"):
+        return job.search.num_trials  # more than it was, where the search was extended
+    return progress[name].total if name in progress else 1
+
+
+def _done(job: SearchJob | RetrainJob, name: str, phase: str | None, progress: Mapping[str, Progress]) -> int:
+    """Of these units; none of a later phase's while candidates are left, as another one may win."""
+    searched = progress["search"].done if "search" in progress else 0
+    if isinstance(job, SearchJob) and name not in (phase, "supernet", "survey", "search", "random"):
+        return progress[name].done if name in progress and searched >= job.search.num_trials else 0
+    return progress[name].done if name in progress else 0
 
 
 def _pace(
     job: SearchJob | RetrainJob, name: str, work: Mapping[str, Work], progress: Mapping[str, Progress]
 ) -> float | None:
-    """Seconds of a unit as it lately took; else by its passes, None where its workers compute with something else than
-    those that were seen."""
-    begun = progress.get(name)
+    """Seconds of a unit as it lately took, or by its passes; random candidates cost what the search's do, but that none
+    of them is given up."""
+    begun, searched = progress.get(name), progress.get("search")
     if begun is not None and begun.seconds_per_unit is not None:
         return begun.seconds_per_unit
+    predicted = _predicted(job, name, work, progress)
+    if name != "random" or searched is None or searched.seconds_per_unit is None:
+        return predicted
+    assert isinstance(job, SearchJob)
+    return max(searched.seconds_per_unit, (predicted or 0.0) if job.search.racing is not None else 0.0)
+
+
+def _predicted(
+    job: SearchJob | RetrainJob, name: str, work: Mapping[str, Work], progress: Mapping[str, Progress]
+) -> float | None:
+    """Seconds of a unit by its passes; None where its workers compute with something else than those that were seen."""
     per_pass, train, evaluating = seconds_per_pass(work, progress), job.resources.train, job.resources.search
     if per_pass is None:
         return None
-    seconds = work[name].passes * per_pass / (1 if begun is None else max(1, begun.total))
+    seconds = work[name].passes * per_pass / max(1, _units(job, name, progress))
     if name in (*TRAININGS, "baselines"):
         return seconds
     if name == "evaluate":  # by one worker

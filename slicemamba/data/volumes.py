@@ -225,10 +225,10 @@ def check_orientation(image: Path, mask: Path) -> None:
 
 def _axes(path: Path) -> str | None:
     """To where the first, second and third index rise, such as ``RAS`` (right, anterior, superior); from the header."""
-    import nibabel as nib
-
     if path.is_dir():
         return None  # its labels are turned to it
+    import nibabel as nib
+
     if path.name.lower().endswith(ITK_EXTENSIONS):
         affine = _itk_affine(_itk_header(path))
         return "".join(code or "?" for code in nib.aff2axcodes(affine))  # type: ignore[no-untyped-call]
@@ -299,10 +299,10 @@ def turned_to(
 
     Converters from DICOM flip axes, and say so in their header.
     """
-    import nibabel as nib
-
     if own is None:
         return labels
+    import nibabel as nib
+
     before, after = (nib.orientations.io_orientation(each) for each in (own, wanted))  # type: ignore[no-untyped-call]
     turn = nib.orientations.ornt_transform(before, after)  # type: ignore[no-untyped-call]
     turned: NDArray[np.uint8] = nib.orientations.apply_orientation(labels.T, turn).T  # type: ignore[no-untyped-call]

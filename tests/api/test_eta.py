@@ -277,6 +277,8 @@ def test_workers_of_another_kind_tell_nothing_of_candidates() -> None:
     found = list(told(run))
     assert all(one.estimate is None for one in found if one.phase == "supernet"), "a GPU says nothing of a CPU"
     assert all(one.estimate is not None for one in found if one.phase == "search" and one.part > 0.5)
+    *_, last = (one for one in found if one.phase == "search")
+    assert last.estimate is not None, "random candidates cost what those of the search did"
 
 
 def test_search_without_a_retraining_ends_with_its_candidates() -> None:

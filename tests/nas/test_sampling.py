@@ -70,15 +70,15 @@ def test_sandwich_has_the_largest_and_the_smallest_network_of_the_space() -> Non
     model = ModelConfig(encoder_depths=(1, 2), decoder_depths=(2, 1))
     space = sized("2x2n4e1", "4x4", "2x2", "c3e1", model=model)
     draw = PathSampler(space, "sandwich", seed=3, model=model, num_random=3)
-    steps = [draw(step) for step in range(12)]
+    steps = [draw(step) for step in range(40)]
     assert {len(paths) for paths in steps} == {5}
     assert set.union(*(names(paths[0]) for paths in steps)) == {"2x2", "4x4"}
-    assert len({paths[0] for paths in steps}) > 6
+    assert len({paths[0] for paths in steps}) > 10
     assert set.union(*(names(paths[1]) for paths in steps)) == {"c3e1"}
     assert set.union(*(names(path) for paths in steps for path in paths[2:])) == {"2x2n4e1", "4x4", "2x2", "c3e1"}
-    costs = [[cost(model, 1, path, (64, 64))["flops"] for path in paths] for paths in steps]
+    costs = [[cost(model, 1, path, (64, 64))["flops"] for path in paths] for paths in steps[:12]]
     assert all(row[0] == max(row) and row[1] == min(row) for row in costs)
-    assert steps == [draw(step) for step in range(12)], "a resumed training draws the same"
+    assert steps == [draw(step) for step in range(40)], "a resumed training draws the same"
 
 
 def test_sandwich_of_the_convolutional_skeleton_has_both_widths() -> None:

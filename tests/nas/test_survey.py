@@ -53,10 +53,10 @@ def surveyed(trials: list[Trial], images: dict[int, ScoredImages], **options: An
 
 
 def test_spread_by_images_alone_is_flat_as_often_as_the_level_says() -> None:
-    """Of 50 sets of equally good architectures, all but a few are called flat."""
+    """Of 100 sets of equally good architectures, about 95 are called flat."""
     rng = np.random.default_rng(0)
-    flat = [surveyed(*measured(rng, 16, 0.0)).flat for _ in range(50)]
-    assert 43 <= sum(flat) <= 50
+    flat = [surveyed(*measured(rng, 16, 0.0)).flat for _ in range(100)]
+    assert 88 <= sum(flat) <= 100
 
 
 def test_spread_of_architectures_is_found_with_its_share() -> None:
