@@ -110,6 +110,9 @@ def _environment() -> dict[str, str]:
         **os.environ,
         **ENVIRONMENT,
         "TMPDIR": short_temp(),
+        # By default 30 s: then a part of the dashboard that a busy machine starts too slowly is never tried again, and
+        # the job server stays silent while the rest of Ray lives.
+        "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "300",
         "RAY_worker_niceness": "0",  # by default they give way to all else, which starves them on few cores
         # So that ``python`` in a job is this one: jobs have the head's environment.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),

@@ -10,7 +10,8 @@ import sys
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from threading import Event
+from subprocess import Popen
+from threading import Event, Thread
 from types import FrameType
 from urllib.parse import urlsplit
 
@@ -39,6 +40,7 @@ def serve(settings: Settings, *, local: bool = False) -> None:
     Raises:
         InputError: tokens are needed and there is none, or Ray, the port, the database or the folder of data sets is
             not available.
+        RunFailedError: the Ray that was started here has stopped.
     """
     if settings.data_root is not None and not settings.data_root.expanduser().is_dir():
         raise InputError(
@@ -80,7 +82,12 @@ def serve(settings: Settings, *, local: bool = False) -> None:
         # under load, would halt all requests for more than 100 ms.
         gc.collect()
         gc.freeze()
-        _Server(config, app.state.context.closing).run(sockets=[listener])
+        server = _Server(config, app.state.context.closing)
+        if head is not None:
+            Thread(target=server.end_with, args=(head.process,), daemon=True).start()
+        server.run(sockets=[listener])
+        if head is not None:
+            head.check()
 
 
 @contextmanager
@@ -133,6 +140,12 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._closing.set()
         super().handle_exit(sig, frame)
+
+    def end_with(self, process: Popen[bytes]) -> None:
+        """Stops when the process does."""
+        process.wait()
+        self._closing.set()
+        self.should_exit = True
 
 
 def _listen(host: str, port: int) -> socket.socket:

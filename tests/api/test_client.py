@@ -28,10 +28,11 @@ from api.client.follow import watch
 from api.commands import trials as follow_up_commands
 from api.schemas import Problem, Trial, TrialPage
 from cluster.jobs import JobState
+from cluster.local import StartedHead, free_ports, started
 from cluster.progress import TITLES, progress_view
 from cluster.run_folder import PHASES, RunFolder
 from cluster.run_view import Progress, RunStatus
-from slicemamba.errors import InputError
+from slicemamba.errors import InputError, RunFailedError
 
 
 @contextmanager
@@ -419,6 +420,23 @@ def test_taken_port_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         settings = Settings(runs_dir=tmp_path, port=taken.getsockname()[1])
         with pytest.raises(InputError, match="--port"):
             serving.serve(settings)
+
+
+def test_a_service_whose_own_ray_dies_ends_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from api.server import serving
+    from api.server.settings import Settings
+
+    @contextmanager
+    def dying(*, log: Path, **_: Any) -> Iterator[StartedHead]:
+        command = [sys.executable, "-c", "print('raylet: out of memory'); import time; time.sleep(2)"]
+        with started(command, environment={}, log=log) as process:
+            yield StartedHead("", "", "", "", {"RAY_AUTH_TOKEN": "secret"}, process, log)
+
+    monkeypatch.setattr(serving, "check_cluster", FakeJobs().check_cluster)
+    monkeypatch.setattr(serving, "ray_head", dying)
+    address = f"http://127.0.0.1:{free_ports(1)[0]}"
+    with pytest.raises(RunFailedError, match=r"Ray has stopped; the end of .*ray\.log:\nraylet: out of memory"):
+        serving.serve(Settings(runs_dir=tmp_path, port=0, ray_address=address), local=True)
 
 
 def test_help_and_app_import_neither_torch_nor_ray() -> None:
