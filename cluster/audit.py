@@ -18,21 +18,20 @@ from cluster.connect import check_can_search
 from cluster.driver import open_study, with_proven_precision
 from cluster.front import read_front
 from cluster.report import finished_search, write_report
-from cluster.run_folder import RunFolder
+from cluster.run_folder import AUDIT, RunFolder
 from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
+from cluster.studies import studies_of
 from nas.config import AuditConfig
 from nas.pareto import hypervolume_curves
 from nas.search import SearchSession
 from nas.searchers import baseline_seed, make_searcher
 from nas.searchers.listed import ListedSearcher
-from nas.study import Trial, TrialState, find_trials, loss_rows, open_storage, pareto_front
+from nas.study import Trial, TrialState, loss_rows, pareto_front
 from slicemamba.architecture import Architecture
 from slicemamba.data.cache import default_cache_dir
 from slicemamba.data.digests import digest_splits
 from slicemamba.errors import InputError, RunFailedError
-
-AUDIT = "audit"
 
 
 def run_audit(
@@ -83,10 +82,7 @@ def set_aside_other_audit(run: RunFolder, settings: AuditConfig) -> None:
         return
     with only_driver(folder):  # none is at work there
         pass
-    taken = len(list(run.path.glob("audit-*/")))
-    folder.path.rename(run.path / f"audit-{taken + 1}")
-    if (run.path / "audit.json").exists():
-        (run.path / "audit.json").rename(run.path / f"audit-{taken + 1}.json")
+    run.set_aside_audit()
 
 
 def _refuse_other_settings(folder: RunFolder, settings: AuditConfig) -> None:
@@ -104,7 +100,7 @@ def _audit(job: SearchJob, run: RunFolder, folder: RunFolder, settings: AuditCon
     from cluster.audit_front import front_scores
     from cluster.audit_training import retrained_scores
 
-    trials = _trials(run, "search")
+    trials = studies_of(run, "search")["search"]
     plans = random_plans(job, settings.random_seeds)
     known = _evaluate_missing(job, run, folder, plans, cache_dir)
     measured = read_front(run)
@@ -115,10 +111,6 @@ def _audit(job: SearchJob, run: RunFolder, folder: RunFolder, settings: AuditCon
         "front": front_scores(job, run, folder, front, settings.seed, cache_dir),
         **retrained_scores(job, run, folder, settings, front, known, cache_dir),
     }
-
-
-def _trials(run: RunFolder, kind: str) -> list[Trial]:
-    return find_trials(open_storage(run.study_location), run.study_name(kind))
 
 
 def random_plans(job: SearchJob, num_seeds: int) -> list[list[Architecture]]:
@@ -146,11 +138,11 @@ def _evaluate_missing(
     folder.emit("phase", phase="audit_search")
     space = job.search_space
     # One that racing gave up has no score of the whole split.
-    known = [t for kind in ("random", "search") for t in _trials(run, kind) if t.ended]
+    known = [t for trials in studies_of(run, "random", "search").values() for t in trials if t.ended]
     elsewhere = {t.architecture: t for t in known if t.state is not TrialState.PRUNED}
     wanted = [*space.fixed(), *(one for plan in plans for one in plan)]
     # What an earlier start has written comes first and in its order, so that the session recognises it.
-    listed = dict.fromkeys(Architecture.parse(trial.architecture) for trial in _trials(run, AUDIT))
+    listed = dict.fromkeys(Architecture.parse(trial.architecture) for trial in studies_of(run, AUDIT)[AUDIT])
     listed |= dict.fromkeys(one for one in wanted if str(one) not in elsewhere)
     study = open_study(run, AUDIT, space, job.search.objectives, AUDIT, job.search.constraints, driver=folder)
     session = SearchSession(study, ListedSearcher(list(listed)), origin=AUDIT, num_trials=len(listed))

@@ -17,10 +17,12 @@ import torch
 from cluster.audit_front import Counts
 from cluster.capacity import live_nodes, num_fitting
 from cluster.config import RetrainJob, SearchJob, TrainWorkers, refuse_mixing, retraining
+from cluster.connect import connected
 from cluster.ray_train import retrain
 from cluster.run_folder import RunFolder
 from cluster.run_view import RunStatus
 from cluster.status import StatusWriter
+from cluster.studies import studies_of
 from cluster.workers import device_for, run_on_worker
 from nas.audit import (
     Estimate,
@@ -33,7 +35,7 @@ from nas.audit import (
 )
 from nas.config import AuditConfig
 from nas.objectives import primary_metric
-from nas.study import Trial, TrialState, find_trials, open_storage
+from nas.study import Trial, TrialState
 from slicemamba.architecture import Architecture
 from slicemamba.config import DataConfig, TrainConfig
 from slicemamba.data.base import SegmentationData, load_split
@@ -95,7 +97,7 @@ def retrained_scores(
     # The search's record of an architecture goes before the random search's, so that its trial number is told.
     pool = {
         **known,
-        **{t.architecture: t for t in find_trials(open_storage(run.study_location), run.study_name("search"))},
+        **{t.architecture: t for t in studies_of(run, "search")["search"]},
     }
     plan = plan_trainings(job, settings, best, list(pool.values()))
     work = _Trainings(job, run, folder, settings, cache_dir)
@@ -258,7 +260,12 @@ def in_threads(function: Callable[[A], B], arguments: Sequence[A], num_threads: 
 
 
 def num_trainings_at_once(workers: TrainWorkers) -> int:
-    """How many trainings the cluster has room for now; at least one, which then waits for room."""
+    """How many trainings the cluster has room for now; at least one, which then waits for room.
+
+    Without a cluster they are in this process, whose generators of random numbers are the training's: one at a time.
+    """
+    if not connected():
+        return 1
     return max(1, num_fitting(workers, live_nodes()) // workers.num_workers)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from cluster.config import SearchJob
 from cluster.costs import device_hours, phase_seconds
 from cluster.run_folder import RunFolder
+from cluster.studies import studies_of
 from nas.audit import CheaperMember, Estimate, Evidence, judge
 from nas.checklist import RunFacts, checklist
 from nas.config import AuditConfig
-from nas.study import find_trials, open_storage
 
 
 def conclude(
@@ -72,10 +72,9 @@ def evidence_of(audit: dict[str, Any], *, changed: bool) -> Evidence:
 
 
 def _device_hours(job: SearchJob, run: RunFolder, folder: RunFolder) -> dict[str, float]:
-    storage = open_storage(run.study_location)
-    trials = {kind: find_trials(storage, run.study_name(kind)) for kind in ("search", "random", "audit")}
-    own = device_hours(job, run, [*trials["search"], *trials["random"]])
-    of_audit = device_hours(job, folder, trials["audit"])
+    studies = dict(studies_of(run))
+    of_audit = device_hours(job, folder, {"audit": studies.pop("audit")})
+    own = device_hours(job, run, studies)
     # Several trainings may have run at once, so each is counted in its own folder.
     places = [RunFolder(path) for path in sorted((folder.path / "retrained").glob("*"))]
     own_seconds = sum(phase_seconds(place).get("retrain", 0.0) for place in places)

@@ -41,20 +41,22 @@ def train(job: SearchJob, run: RunFolder, winner: Architecture, cache_dir: Path)
     num_samples = load_split(job.data, "train", cache_dir).num_samples
     a_epoch = steps_per_epoch(num_samples, job.retrain.batch_size, job.resources.train.num_workers)
     total = sum(one.retrain.epochs for one in jobs.values()) * a_epoch
-    seen: dict[str, Progress] = {}
+    before = 0
     for name, one in jobs.items():
+        seen: list[Progress] = []
 
-        def tell(status: RunStatus, name: str = name) -> None:
+        def tell(status: RunStatus, before: int = before, seen: list[Progress] = seen) -> None:
             step = status.progress.get("retrain")
-            if step is None or step == seen.get(name):  # a status is written twice a second
+            if step is None or [step] == seen:  # a status is written twice a second
                 return
-            seen[name] = step
-            done = sum(one.done for one in seen.values())
+            seen[:] = [step]
+            done = before + step.done
             run.emit("progress", phase="baselines", done=done, total=total, unit="steps", metrics=step.metrics)
 
         place = results.place_of_baseline(run, name)
         place.attempt = run.attempt  # the run's driver is that of its baselines
         _train_one(one, place, cache_dir, tell)
+        before += one.retrain.epochs * a_epoch
 
 
 def _train_one(job: RetrainJob, place: RunFolder, cache_dir: Path, tell: Any) -> None:

@@ -149,7 +149,7 @@ def audit(
     from cluster.audit import run_audit
     from cluster.progress import progress_view, show_status
     from cluster.run_folder import RunFolder
-    from cluster.storage import mirrored
+    from cluster.storage import bring, mirrored
     from cluster.summary import print_audit
     from nas.audit import foresight
     from nas.config import AuditConfig
@@ -165,6 +165,7 @@ def audit(
     settings = validate(AuditConfig, values, source="audit")
     folder = RunFolder(run)
     typer.echo(foresight(retrain_seeds, margin), err=True)
+    bring(folder, _store())  # as it is, finished: who audits it does not go on with it
     with _resumable(), mirrored(folder, _store()), progress_view(Console(stderr=True)) as view:
         found = run_audit(folder, settings, address=address, on_status=partial(show_status, view))
     print_audit(Console(), found)
@@ -190,6 +191,7 @@ def pick(
 ) -> None:
     """Choose a network of the frontier for a budget, and save it with weights."""
     from cluster.config import retraining
+    from cluster.initial import init_source
     from cluster.pick import network_of, print_pick
     from cluster.report import finished_search
     from cluster.run_folder import RunFolder
@@ -210,11 +212,14 @@ def pick(
             raise InputError("give limits (--max, --min) or --members, not both")
         chosen = chosen_members(front, objectives, members)
     target = out or run / "picked"
+    if retrain:
+        _warn_not_stored(target)
     for row in chosen:
         place = target if out is not None and len(chosen) == 1 else target / f"{row['number']:05d}"
         if retrain:
-            one = retraining(job, job.retrain or TrainConfig(), architecture=row["architecture"])
-            _run_job(one, RunFolder(place), address, store=_store())
+            chosen_one = {"architecture": row["architecture"], "init": init_source(job, folder)}
+            one = retraining(job, job.retrain or TrainConfig(), **chosen_one)
+            _run_job(one, RunFolder(place), address)
             typer.echo(f"trial {row['number']}: retrained, in {place / 'retrained'}")
         else:
             typer.echo(f"trial {row['number']}: {network_of(folder, row, place)}, in {place}")
@@ -290,6 +295,7 @@ def cross_validate(
     if last_epoch:
         job = job.model_copy(update={"retrain": job.retrain.model_copy(update={"validate_every": job.retrain.epochs})})
     run = RunFolder(out or Path("runs") / f"{config.stem}-folds")
+    _warn_not_stored(run.path)
     for fold, (part, folder) in enumerate(fold_jobs(job, folds, run), 1):
         typer.echo(f"Fold {fold} of {folds}: {folder.path}", err=True)
         _run_job(part, folder, address)
@@ -340,9 +346,17 @@ def _retrain_values(
     config: Path, overrides: list[str] | None, architecture: str | None, network: str | None
 ) -> dict[str, Any]:
     """A retrain job out of any job's file."""
+    from slicemamba.errors import InputError
+
     values = _read(config, overrides, "retrain")
     if network is not None:
         values["network"] = network
+    if values.get("init") == "supernet":
+        raise InputError(
+            f"init in {config} means the supernet of the search's own run, and a training by itself has none: give its "
+            "folder (--set init=runs/NAME/supernet), or start from scratch (--set init=null)",
+            pointer="/init",
+        )
     return _with_architecture(values, config, architecture)
 
 
@@ -503,6 +517,12 @@ def _without(arguments: list[str], changed: set[str]) -> list[str]:
         else:
             kept.append(argument)
     return kept
+
+
+def _warn_not_stored(folder: Path) -> None:
+    """The store's places are named after runs, and several trainings of one command have none of their own there."""
+    if _store() is not None:
+        typer.echo(f"warning: the object store keeps no copy of what this trains; it is in {folder} alone", err=True)
 
 
 def _store() -> str | None:

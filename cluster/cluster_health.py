@@ -34,11 +34,11 @@ def cluster_with_room(
     """``ray_cluster`` with room for the workers, waited for or refused, and watched for the time of a block.
 
     Args:
-        address: NO_RAY for none; then this machine has to have the room.
+        address: NO_RAY for none, here or in RAY_ADDRESS; then this machine has to have the room.
         address, needs, wait_seconds, tell: as of ``ray_cluster``, ``wait_for_room`` and ``watched``, which also say
             what is raised.
     """
-    if address == NO_RAY:
+    if (address or os.environ.get("RAY_ADDRESS")) == NO_RAY:
         os.environ.setdefault("OMP_WAIT_POLICY", ENVIRONMENT["OMP_WAIT_POLICY"])  # before torch is loaded
         wait_for_room(needs, 0, True, tell)
         yield

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from cluster.config import SearchJob
-from cluster.run_folder import RunFolder
+from cluster.run_folder import FINALS_KINDS, RunFolder
+from cluster.studies import Studies
 from nas.study import Trial
 
 
@@ -27,35 +27,44 @@ def phase_seconds(run: RunFolder) -> dict[str, float]:
     return dict(seconds)
 
 
-def device_hours(job: SearchJob, run: RunFolder, trials: Iterable[Trial]) -> dict[str, float]:
-    """Hours of worker time by phase: training as wall time by the number of workers, evaluation as measured there.
+def device_hours(job: SearchJob, run: RunFolder, studies: Studies) -> dict[str, float]:
+    """Hours of worker time by phase: training as wall time by the number of workers, trials as measured there.
 
     Args:
-        job: the run's. run: its folder, or that of its audit. trials: evaluated in these phases.
+        job: the run's. run: its folder, or that of its audit. studies: that belong to it.
     """
     workers = job.resources.train.num_workers
     wall = phase_seconds(run)
     shares = {"supernet": workers, "retrain": workers, "baselines": workers, "evaluate": 1, "audit_front": 1}
     hours = {name: wall[name] * share / 3600 for name, share in shares.items() if name in wall}
-    return hours | {"candidates": sum(trial.seconds or 0.0 for trial in trials) / 3600}
+    for kind, trials in studies.items():
+        if not trials:
+            continue
+        name = "finals" if kind in FINALS_KINDS else "candidates"
+        hours[name] = hours.get(name, 0.0) + _seconds(trials) / 3600
+    return hours
 
 
-def search_costs(job: SearchJob, run: RunFolder, trials: list[Trial], random: list[Trial]) -> dict[str, Any]:
+def _seconds(trials: list[Trial]) -> float:
+    return sum(trial.seconds or 0.0 for trial in trials)
+
+
+def search_costs(job: SearchJob, run: RunFolder, studies: Studies) -> dict[str, Any]:
     """Where the time of a search went: phases, and evaluating against waiting within the search.
 
     ``waiting`` is what the search's workers did not spend on evaluating: start-up, hand-out and, for searchers with
     generations, the wait for the last of one. ``blocks_reused`` is the share of blocks whose output was taken from
     earlier candidates; None where that was not recorded.
     """
-    wall = phase_seconds(run)
+    wall, trials = phase_seconds(run), studies["search"]
     spans = [(t.ended_at - t.started_at).total_seconds() for t in trials if t.started_at and t.ended_at]
-    evaluating = sum(trial.seconds or 0.0 for trial in trials)
-    everyone = [*trials, *random]
+    evaluating = _seconds(trials)
+    everyone = [*trials, *studies["random"]]
     reused = sum(trial.work.get("blocks_reused", 0) for trial in everyone)
     blocks = reused + sum(trial.work.get("blocks_computed", 0) for trial in everyone)
     return {
         "wall_seconds": wall,
-        "device_hours": device_hours(job, run, [*trials, *random]),
+        "device_hours": device_hours(job, run, {kind: some for kind, some in studies.items() if kind != "audit"}),
         "evaluating_seconds": evaluating,
         "waiting_seconds": max(0.0, sum(spans) - evaluating),
         "blocks_reused": reused / blocks if blocks else None,

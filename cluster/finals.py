@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from optuna.storages import BaseStorage
 
 from cluster.config import SearchJob, parse_job
 from cluster.driver import open_study
@@ -38,7 +37,7 @@ from nas.pareto import crowded_order
 from nas.pick import spread
 from nas.search import SearchSession
 from nas.searchers.listed import ListedSearcher
-from nas.study import Trial, TrialState, delete_studies, find_trials
+from nas.study import Trial, TrialState, delete_studies
 from slicemamba.architecture import Architecture
 from slicemamba.config import TrainConfig
 from slicemamba.data.base import load_split
@@ -199,13 +198,13 @@ def _front_of(
     return keep_front(run, front.model_copy(update={"members": members}))
 
 
-def finals_rows(job: SearchJob, run: RunFolder, trials: Sequence[Trial], storage: BaseStorage) -> list[dict[str, Any]]:
+def finals_rows(job: SearchJob, run: RunFolder, studies: Mapping[str, Sequence[Trial]]) -> list[dict[str, Any]]:
     """All finalists with the supernet's scores and those after each round; empty without finals."""
     begun = run.read_json(FINALISTS)
     settings = job.finals_settings
     if begun is None or settings is None:
         return []
-    by_architecture = {trial.architecture: trial for trial in trials}
+    by_architecture = {trial.architecture: trial for trial in studies["search"]}
     rows: dict[str, dict[str, Any]] = {}
     for architecture in begun["architectures"]:
         own = by_architecture[architecture]
@@ -217,7 +216,7 @@ def finals_rows(job: SearchJob, run: RunFolder, trials: Sequence[Trial], storage
             "rounds": [],
         }
     for number in range(1, settings.rounds + 1):
-        for trial in find_trials(storage, run.study_name(f"{FINALS}-{number}")):
+        for trial in studies[f"{FINALS}-{number}"]:
             if trial.architecture in rows and trial.state is TrialState.COMPLETED:
                 rows[trial.architecture]["rounds"].append(trial.metrics)
     return list(rows.values())

@@ -49,5 +49,5 @@ def _worker(config: dict[str, Any]) -> None:
         validate=lambda: accuracy(network, val, job.data, job.pretrain),
         on_epoch=reporter.on_epoch,
         on_step=reporter.on_step,
-        state=place.resume(),
+        state=place.checkpoints.last(),
     )

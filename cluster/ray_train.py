@@ -25,7 +25,7 @@ from cluster.history import plot_trainings
 from cluster.initial import build_network, init_source
 from cluster.metrics import TrainingMetrics
 from cluster.run_folder import RunFolder
-from cluster.training_place import Place, alone, load_checkpoint, place_of
+from cluster.training_place import Place, checkpoints_of, place_of
 from cluster.workers import run_on_worker, use_threads
 from nas.evaluator import mean_scores
 from nas.sampling import PathSampler
@@ -46,7 +46,6 @@ from slicemamba.training.trainer import EpochReport, State, fit, steps_per_epoch
 from slicemamba.training.validation import shared_scores
 
 if TYPE_CHECKING:
-    from ray.train import Result
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -140,9 +139,10 @@ def run_workers(
     }
     train = _here if not connected() else _as_task if workers.num_workers == 1 else _by_group
     try:
-        state = train(partial(fault.run, worker), config, job, run)
+        train(partial(fault.run, worker), config, job, run)
     finally:
         fault.tell()
+    state = checkpoints_of(config).best()
     if state is None:  # the last epoch is always validated, and every validated epoch leaves a checkpoint
         raise RunFailedError(
             f"the training has left no checkpoint below {run.path}: its worker sees another disk there; put runs on "
@@ -151,7 +151,7 @@ def run_workers(
     return state
 
 
-def _here(worker: Callable[[dict[str, Any]], None], config: dict[str, Any], job: Job, run: RunFolder) -> State | None:
+def _here(worker: Callable[[dict[str, Any]], None], config: dict[str, Any], job: Job, run: RunFolder) -> None:
     """By one worker in this process."""
     if job.resources.train.num_workers > 1:
         raise InputError(
@@ -162,12 +162,9 @@ def _here(worker: Callable[[dict[str, Any]], None], config: dict[str, Any], job:
         worker(config)
     except RuntimeError as error:  # of torch: out of memory and the like
         raise RunFailedError(f"training failed: {_reason(error)}") from error
-    return alone(config).best()
 
 
-def _as_task(
-    worker: Callable[[dict[str, Any]], None], config: dict[str, Any], job: Job, run: RunFolder
-) -> State | None:
+def _as_task(worker: Callable[[dict[str, Any]], None], config: dict[str, Any], job: Job, run: RunFolder) -> None:
     """By one worker of the cluster. A group of one would need four more processes to look after it, which take longer
     to start than a small training takes (docs/scaling.md)."""
     from ray.exceptions import RayError
@@ -177,14 +174,11 @@ def _as_task(
     except RayError as error:
         fault = disk_fault(getattr(error, "cause", error), run.path)
         raise RunFailedError(fault or f"training failed after its retries: {_reason(error)}") from error
-    return alone(config).best()
 
 
-def _by_group(
-    worker: Callable[[dict[str, Any]], None], config: dict[str, Any], job: Job, run: RunFolder
-) -> State | None:
+def _by_group(worker: Callable[[dict[str, Any]], None], config: dict[str, Any], job: Job, run: RunFolder) -> None:
     """By several workers, a group of Ray Train."""
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     workers = job.resources.train
@@ -202,15 +196,13 @@ def _by_group(
             name=config["phase"],
             storage_path=str(run.path / ".ray"),
             failure_config=FailureConfig(max_failures=_MAX_FAILURES),
-            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=config["score"]),
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # mypy sees the older class
         ),
     )
-    result = _fit(trainer, run, config["phase"])
-    return load_checkpoint(result.get_best_checkpoint(config["score"], "max"))
+    _fit(trainer, run, config["phase"])
 
 
-def _fit(trainer: Callable[[], TorchTrainer], run: RunFolder, phase: str) -> Result:
+def _fit(trainer: Callable[[], TorchTrainer], run: RunFolder, phase: str) -> None:
     """Trains, again where Ray Train gives up though a checkpoint is there to go on from.
 
     It starts a group of workers again of which one has died, but not where one dies while the group starts, nor where
@@ -221,7 +213,7 @@ def _fit(trainer: Callable[[], TorchTrainer], run: RunFolder, phase: str) -> Res
 
     for deaths in itertools.count(1):
         try:
-            return trainer().fit()
+            trainer().fit()
         except WorkerGroupError as error:
             raise RunFailedError(_why_failed(error, run)) from error
         except (ControllerError, RayActorError) as error:
@@ -231,7 +223,8 @@ def _fit(trainer: Callable[[], TorchTrainer], run: RunFolder, phase: str) -> Res
                 raise RunFailedError(f"training failed: {reason}") from error
             message = f"training could not start or lost its controller ({reason}); continuing from the last checkpoint"
             run.warn(message, phase)
-    raise AssertionError
+        else:
+            return
 
 
 def _why_failed(error: WorkerGroupError, run: RunFolder) -> str:
@@ -266,7 +259,7 @@ def _worker(config: dict[str, Any]) -> None:
     place = place_of(config)
     torch.manual_seed(settings.seed)
     network = build_network(job, architecture)
-    state = place.resume()
+    state = place.checkpoints.last()
     data = load_split(job.data, "train", Path(config["cache"]))
     if state is None and settings.prior_bias:
         start_at_prior(network, data)

@@ -14,10 +14,10 @@ from PIL import Image
 from cluster.config import SearchJob, parse_job, public_spec
 from cluster.costs import search_costs
 from cluster.run_folder import RunFolder
+from cluster.studies import studies_of
 from nas.report import plot_effects, plot_hypervolume, plot_pareto, plot_ranking, plot_slicing
 from nas.report_choices import effects
 from nas.report_html import Picture, ReportInput, front_members, hypervolume_of, render_report
-from nas.study import find_trials, open_storage
 from slicemamba.errors import InputError
 from slicemamba.files import write_text
 
@@ -55,16 +55,15 @@ def finished_search(run: RunFolder) -> SearchJob:
 
 
 def _read_input(run: RunFolder, job: SearchJob, result: Mapping[str, Any]) -> ReportInput:
-    storage = open_storage(run.study_location)
-    trials, random = (find_trials(storage, run.study_name(kind)) for kind in ("search", "random"))
+    studies = studies_of(run)
     return ReportInput(
         job=public_spec(job.model_dump(mode="json")),
         result=result,
         space=job.search_space,
-        trials=trials,
-        random=random,
+        trials=studies["search"],
+        random=studies["random"],
         audit=run.read_json("audit.json"),
-        costs=search_costs(job, run, trials, random) if any(True for _ in run.events()) else {},
+        costs=search_costs(job, run, studies) if any(True for _ in run.events()) else {},
         pictures=_pictures(run.path / "predictions"),
         written_at=datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
     )

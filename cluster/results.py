@@ -17,11 +17,12 @@ from cluster.history import training_history
 from cluster.ray_train import path_sampler
 from cluster.run_folder import FINALS_KINDS, RunFolder
 from cluster.scan_use import scan_use
+from cluster.studies import studies_of
 from cluster.workers import device_for, run_on_worker
 from nas.front import MeasuredFront, as_rows
 from nas.objectives import format_count, loss_matrix
 from nas.pareto import hypervolume
-from nas.study import Trial, TrialState, dominating, find_trials, open_storage, pareto_front, reference_point
+from nas.study import Trial, TrialState, dominating, pareto_front, reference_point
 from slicemamba.architecture import Architecture, format_block
 from slicemamba.config import DataConfig
 from slicemamba.data.base import load_split
@@ -65,8 +66,8 @@ def searched(
 ) -> dict[str, Any]:
     """Result of a search: frontier, the best against the fixed slicings and random search, and scores on test."""
     objectives = job.search.objectives
-    storage = open_storage(run.study_location)
-    trials, random = (find_trials(storage, run.study_name(kind)) for kind in ("search", "random"))
+    studies = studies_of(run)
+    trials, random = studies["search"], studies["random"]
     front = [trials[member.number] for member in measured.members]
     result = header(job) | {
         "objectives": list(objectives),
@@ -76,12 +77,12 @@ def searched(
         "best": _row(front[0]),
         "pareto": as_rows(measured),
         "survey": run.read_json("survey.json"),
-        "finals": finals_rows(job, run, trials, storage),
+        "finals": finals_rows(job, run, studies),
         "front": measured.model_dump(mode="json", exclude={"members"}),
         "fixed": {_slicing(trial): _row(trial) for trial in _completed(trials) if trial.origin == "fixed"},
         "random": None,
         "splits": digest_splits(job.data, cache_dir)[0],
-        "evaluation_seconds": sum(trial.seconds or 0.0 for trial in [*trials, *random]),
+        "evaluation_seconds": sum(trial.seconds or 0.0 for trial in [*studies["survey"], *trials, *random]),
     }
     if random:
         random_front = pareto_front(random, objectives)
@@ -91,7 +92,7 @@ def searched(
     if network is not None:
         result |= _scores(job, run, network, cache_dir)
         result["baselines"] = {name: _against(name, result["retrained"], run) for name in job.baselines}
-    rounds = [find_trials(storage, run.study_name(kind)) for kind in FINALS_KINDS]
+    rounds = [studies[kind] for kind in FINALS_KINDS]
     result["scan_use"] = scan_use(job, run, front[0], trials, rounds)
     result["findings"] = _findings(result)
     _report(job, run, result)

@@ -31,6 +31,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,7 @@ FRONT = "front.json"
 LATENCIES = "latencies.json"
 STATUS = "status.json"
 RESULT = "result.json"
+AUDIT = "audit"
 MAX_JSON_BYTES = 256 << 20
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 MAX_ROUNDS = 4
@@ -134,12 +136,26 @@ class RunFolder:
         return self.path / RESULT
 
     def set_aside_result(self) -> None:
-        """Renames that of a search which had fewer trials to ``result-1.json``, …; a driver that finds one is done."""
+        """Renames that of a search which had fewer trials to ``result-1.json``, …, and the audit, which was of it.
+
+        A driver that finds a result is done.
+        """
         if self.result_path.exists():
-            number = 1
-            while (aside := self.path / f"result-{number}.json").exists():
-                number += 1
-            self.result_path.replace(aside)
+            self.result_path.replace(self._aside("result-{}.json"))
+        self.set_aside_audit()
+
+    def set_aside_audit(self) -> None:
+        """Renames an audit to ``audit-1`` and ``audit-1.json``, …; what it has evaluated stays in the study."""
+        folder = self.path / AUDIT
+        if folder.exists():
+            aside = self._aside("audit-{}")
+            folder.rename(aside)
+            if (self.path / "audit.json").exists():
+                (self.path / "audit.json").rename(aside.with_suffix(".json"))
+
+    def _aside(self, name: str) -> Path:
+        """The first of the names with a number that is free."""
+        return next(path for number in itertools.count(1) if not (path := self.path / name.format(number)).exists())
 
     def scores_path(self, split: str) -> Path:
         """Scores by image of the network that this run gave, on a split."""

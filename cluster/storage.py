@@ -7,7 +7,7 @@ What lies in the store can be resumed at any moment, whenever the uploads were c
 
 1. the journal of trials, then the small JSON files, which say what is finished, are read;
 2. everything they may refer to is uploaded, and is thus at least as new as they are;
-3. where a JSON file has changed meanwhile, as when Ray Train has replaced a checkpoint, the round begins again;
+3. where a JSON file has changed meanwhile, as when a training has replaced a checkpoint, the round begins again;
 4. then they are uploaded as read in 1, after them events and status, and last what is gone here is deleted there; but
    a result that was set aside first, as beside the configuration of the extended search it would count as that one's.
 
@@ -349,7 +349,7 @@ class Mirror:
 
 def _is_last(name: str) -> bool:
     """Whether a file tells of what others hold, which must be stored before it."""
-    return name == STATUS or name.endswith(".jsonl")
+    return Path(name).name == STATUS or name.endswith(".jsonl")
 
 
 def _raise_unless_gone(error: OSError) -> None:

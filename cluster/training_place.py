@@ -1,13 +1,14 @@
-"""Where a worker of a training runs, and where its checkpoints go: in a group of Ray Train, or alone."""
+"""Where a worker of a training runs, in a group of Ray Train or alone, and where its checkpoints go."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -16,110 +17,96 @@ from cluster.workers import device_for
 from slicemamba.files import writing
 from slicemamba.training.trainer import EpochReport, State
 
-STATE = "state.pt"
+RECORD = "checkpoints.json"
 
 
-class Place(Protocol):
-    """What a worker needs of it.
+class Checkpoints:
+    """States of a training: of the last validated epoch, and of the best one, the last of equal ones.
+
+    They are the same whether one worker trains or several, so that either can go on where the other has stopped. The
+    record, ``checkpoints.json``, is written after the states that it names, and others are removed after it: whoever
+    copies the folder by the record, as ``cluster.storage`` does, has states that belong together.
+
+    Args:
+        folder: on a disk that driver and workers share. score: by which epochs are compared.
+    """
+
+    def __init__(self, folder: Path, score: str) -> None:
+        self._folder = folder
+        self._score = score
+
+    def last(self) -> State | None:
+        """The state to go on from; None at the beginning."""
+        return self._state("last")
+
+    def best(self) -> State | None:
+        return self._state("best")
+
+    def keep(self, report: EpochReport, state: State) -> None:
+        """Keeps the state after an epoch in place of the one before, and as the best where it is; by one worker."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        known, name = self._record(), f"epoch-{report.epoch:05d}.pt"
+        score = float(report.flat()[self._score])
+        if known is None or known["score"] is None or score >= known["score"]:
+            record = {"last": name, "best": name, "score": None if math.isnan(score) else score}
+        else:
+            record = {**known, "last": name}
+        with writing(self._folder / name) as draft:
+            torch.save(state, draft)
+        with writing(self._folder / RECORD) as draft:
+            draft.write_text(json.dumps(record))
+        for path in self._folder.glob("epoch-*.pt"):
+            if path.name not in record.values():
+                path.unlink()
+
+    def _record(self) -> dict[str, Any] | None:
+        path = self._folder / RECORD
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _state(self, which: str) -> State | None:
+        record = self._record()
+        if record is None:
+            return None
+        state: State = torch.load(self._folder / record[which], weights_only=True, map_location="cpu")
+        return state
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a worker needs of where it runs.
 
     Attributes:
-        is_first: of the workers of its training. device: to train on.
+        is_first: of the workers of its training. device: to train on. checkpoints: of the training.
+        in_group: of Ray Train, which is told of each epoch.
     """
 
     is_first: bool
     device: torch.device
-
-    def resume(self) -> State | None:
-        """The state to go on from; None at the beginning."""
+    checkpoints: Checkpoints
+    in_group: bool
 
     def keep(self, report: EpochReport, state: Callable[[], State]) -> None:
         """Keeps the checkpoint of a validated epoch; called by all workers."""
+        if self.is_first:
+            self.checkpoints.keep(report, state())
+        if self.in_group:
+            import ray.train
 
-
-class InGroup:
-    """A worker of Ray Train, which compares the checkpoints by itself."""
-
-    def __init__(self) -> None:
-        import ray.train.torch
-
-        logging.getLogger().setLevel(logging.WARNING)  # else Ray Train prints a line for each report
-        self.is_first = ray.train.get_context().get_world_rank() == 0
-        self.device = ray.train.torch.get_device()
-
-    def resume(self) -> State | None:
-        import ray.train
-
-        return load_checkpoint(ray.train.get_checkpoint())
-
-    def keep(self, report: EpochReport, state: Callable[[], State]) -> None:
-        import ray.train
-
-        if not self.is_first:
             ray.train.report(report.flat())
-            return
-        with tempfile.TemporaryDirectory() as draft:
-            torch.save(state(), Path(draft) / STATE)
-            ray.train.report(report.flat(), checkpoint=ray.train.Checkpoint.from_directory(draft))
-
-
-class Alone:
-    """The only worker, by itself: on a worker of the cluster or, without a Ray, in the driver's own process.
-
-    Args:
-        folder: of its checkpoints: the last one, and the best. score: by which epochs are compared.
-        device: to train on.
-    """
-
-    def __init__(self, folder: Path, score: str, device: torch.device) -> None:
-        self.is_first = True
-        self.device = device
-        self._score = score
-        self._last, self._best = folder / "last.pt", folder / "best.pt"
-        before = self._read(self._best)
-        self._best_score: float = -math.inf if before is None else before["score"]
-
-    def resume(self) -> State | None:
-        return self._read(self._last)
-
-    def keep(self, report: EpochReport, state: Callable[[], State]) -> None:
-        now, score = state(), float(report.flat()[self._score])
-        if score >= self._best_score or not self._best.exists():
-            self._best_score = -math.inf if math.isnan(score) else score
-            self._write(self._best, {"score": self._best_score, "state": now})
-        self._write(self._last, now)
-
-    def best(self) -> State | None:
-        """The state of the epoch with the best score, the last of equal ones, as Ray Train keeps it."""
-        found = self._read(self._best)
-        return None if found is None else found["state"]
-
-    def _read(self, path: Path) -> dict[str, Any] | None:
-        if not path.exists():
-            return None
-        found: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        return found
-
-    def _write(self, path: Path, values: dict[str, Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with writing(path) as draft:
-            torch.save(values, draft)
 
 
 def place_of(config: dict[str, Any]) -> Place:
     """The place of a worker, from what ``run_workers`` has told it."""
-    return InGroup() if parse_job(config["job"]).resources.train.num_workers > 1 else alone(config)
+    workers = parse_job(config["job"]).resources.train
+    if workers.num_workers == 1:
+        return Place(True, device_for(workers), checkpoints_of(config), in_group=False)
+    import ray.train.torch
+
+    logging.getLogger().setLevel(logging.WARNING)  # else Ray Train prints a line for each report
+    is_first = ray.train.get_context().get_world_rank() == 0
+    return Place(is_first, ray.train.torch.get_device(), checkpoints_of(config), in_group=True)
 
 
-def alone(config: dict[str, Any]) -> Alone:
-    """The place of the only worker."""
-    folder = Path(config["run"]) / ".ray" / config["phase"] / "alone"
-    return Alone(folder, config["score"], device_for(parse_job(config["job"]).resources.train))
-
-
-def load_checkpoint(checkpoint: Any) -> State | None:
-    """The state in a checkpoint of Ray Train; None where there is none yet."""
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        state: State = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
-    return state
+def checkpoints_of(config: dict[str, Any]) -> Checkpoints:
+    """Those of a training, for its driver and its workers."""
+    return Checkpoints(Path(config["run"]) / ".ray" / config["phase"] / "checkpoints", config["score"])

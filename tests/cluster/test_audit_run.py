@@ -25,7 +25,7 @@ from cluster import audit_front, audit_training, results
 from cluster.attempts import FencedError
 from cluster.audit import random_plans, run_audit, set_aside_other_audit
 from cluster.audit_front import front_scores
-from cluster.audit_training import Training, _Trainings, in_threads, plan_trainings
+from cluster.audit_training import Training, _Trainings, in_threads, num_trainings_at_once, plan_trainings
 from cluster.config import RetrainJob, SearchJob, parse_job
 from cluster.costs import device_hours, phase_seconds, search_costs
 from cluster.front import measure_front
@@ -429,10 +429,20 @@ class TestCosts:
             update={"train": spec.resources.train.model_copy(update={"num_workers": 4})}
         )
         trials = find_trials(open_storage(finished.study_location), "search")
-        hours = device_hours(spec.model_copy(update={"resources": resources}), finished, trials)
+        hours = device_hours(spec.model_copy(update={"resources": resources}), finished, {"search": trials})
         completed = sum(trial.seconds is not None for trial in trials)
         assert hours == pytest.approx({"supernet": 4.0, "candidates": completed * 0.5 / 3600})
-        costs = search_costs(spec, finished, trials, [])
+        studies = {
+            "survey": trials,
+            "search": trials,
+            "random": [],
+            "finals-1": trials,
+            "finals-2": trials,
+            "audit": trials,
+        }
+        costs = search_costs(spec, finished, studies)
+        each = completed * 0.5 / 3600
+        assert costs["device_hours"] == pytest.approx({"supernet": 1.0, "candidates": 2 * each, "finals": 2 * each})
         assert costs["trials"] == {"COMPLETED": completed, "FAILED": len(trials) - completed}
         assert costs["evaluating_seconds"] == pytest.approx(0.5 * completed)
 
@@ -503,6 +513,11 @@ def test_killed_audit_goes_on(environment: dict[str, str], tmp_path: Path) -> No
     assert "images have changed since the audit" in changed.stderr
 
 
+def test_one_training_at_a_time_where_there_is_no_ray() -> None:
+    """They would draw from the one generator of the process."""
+    assert num_trainings_at_once(job().resources.train) == 1
+
+
 def test_audit_of_other_settings_is_set_aside_and_one_of_the_same_is_kept(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     set_aside_other_audit(run, AuditConfig())  # there is none yet
@@ -516,3 +531,8 @@ def test_audit_of_other_settings_is_set_aside_and_one_of_the_same_is_kept(tmp_pa
         assert run.read_json("audit.json") == {"epochs": epochs}
     assert (run.read_json("audit-1.json"), run.read_json("audit-2.json")) == ({"epochs": 1}, {"epochs": 2})
     assert (run.read_json("audit-2/config.json") or {})["epochs"] == 2
+    run.write_json("result.json", {"trials": 8})
+    run.set_aside_result()  # as of a search that is extended: what was audited is not what it finds
+    assert run.read_json("audit.json") is None
+    assert not (run.path / "audit").exists()
+    assert (run.read_json("audit-3.json"), run.read_json("result-1.json")) == ({"epochs": 3}, {"trials": 8})

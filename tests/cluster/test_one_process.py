@@ -15,10 +15,9 @@ from cluster.config import Job, parse_job
 from cluster.connect import NO_RAY
 from cluster.driver import run_job
 from cluster.run_folder import RunFolder
-from cluster.training_place import Alone
+from cluster.training_place import Checkpoints, Place
 from nas.study import TrialState, find_trials, open_storage
 from slicemamba.errors import InputError, RunFailedError
-from slicemamba.training.trainer import EpochReport, State
 
 TRAINING = {"epochs": 4, "batch_size": 4}
 JOB: dict[str, Any] = {
@@ -69,8 +68,8 @@ def test_a_search_stopped_in_each_phase_ends_as_one_that_was_not(
 ) -> None:
     whole, stopped = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "stopped")
     expected = run_job(job(), whole, address=NO_RAY)
-    keep, step = Alone.keep, ray_tune.SlicingTrial.step
-    for owner, name, work, at in ((Alone, "keep", keep, 3), (ray_tune.SlicingTrial, "step", step, 4)):
+    keep, step = Place.keep, ray_tune.SlicingTrial.step
+    for owner, name, work, at in ((Place, "keep", keep, 3), (ray_tune.SlicingTrial, "step", step, 4)):
         interrupt = Interrupted(work, at)
         monkeypatch.setattr(owner, name, lambda self, *given, call=interrupt: call(self, *given))
         with pytest.raises(KeyboardInterrupt):
@@ -103,27 +102,11 @@ def test_faults_are_told_as_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def short_of_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Alone, "resume", short_of_memory)
+    monkeypatch.setattr(Checkpoints, "last", short_of_memory)
+    monkeypatch.setenv("RAY_ADDRESS", NO_RAY)  # as well as by --address
     with pytest.raises(RunFailedError, match="training failed: CUDA out of memory"):
-        run_job(job(), RunFolder(tmp_path / "memory"), address=NO_RAY)
-
-
-def test_the_last_of_the_best_epochs_is_kept(tmp_path: Path) -> None:
-    def keep(place: Alone, epoch: int, score: float) -> None:
-        report = EpochReport(epoch, 9, epoch, 0.1, 0.1, 1.0, False, {"dice": score})
-        place.keep(report, lambda: state(epoch))
-
-    def state(epoch: int) -> State:
-        return {"epoch": epoch, "weights": torch.tensor([float(epoch)])}
-
-    def place() -> Alone:
-        return Alone(tmp_path, "val_dice", torch.device("cpu"))
-
-    assert (place().resume(), place().best()) == (None, None)
-    for epoch, score in enumerate([float("nan"), 0.5, 0.7, 0.7, 0.2], 1):
-        keep(place(), epoch, score)
-    assert place().best() == state(4)
-    assert place().resume() == state(5)
+        run_job(job(), RunFolder(tmp_path / "memory"))
+    assert not ray.is_initialized()
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def test_an_interrupt_is_followed_by_the_command_that_goes_on(
         (["retrain", "laptop", "--set", "search.num_trial=3"], "did you mean 'num_trials'"),
         (["train-supernet", "laptop", "--set", "retrain.epoch=3"], "did you mean 'epochs'"),
         (["retrain", "pretrain", "--architecture", "2x2"], "pretrain is a job of kind pretrain"),
+        (["retrain", "laptop", "--set", "init=supernet"], "give its folder .--set init=runs/NAME/supernet."),
     ],
 )
 def test_a_job_of_another_kind_is_refused_in_one_sentence(
@@ -67,6 +68,25 @@ def test_a_job_of_another_kind_is_refused_in_one_sentence(
     (tmp_path / "supernet.yaml").write_text("kind: supernet\n")
     with pytest.raises(InputError, match=said):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_picked_networks_are_trained_as_the_winner_was_and_not_stored_in_each_others_place(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, ran = RunFolder(tmp_path / "run"), []
+    small = {"embed_dim": 8, "encoder_depths": [1, 1], "decoder_depths": [1, 1]}
+    spec = {"kind": "search", "model": small, "init": "supernet", "retrain": {"epochs": 3}, "search": {"num_trials": 9}}
+    run.write_json("config.json", spec)
+    rows = [{"number": n, "architecture": f"s1:{n}x{n}|s2:2x2|s3:2x2|s4:2x2", "metrics": {"dice": 0.5}} for n in (1, 2)]
+    run.write_json("result.json", {"pareto": rows, "objectives": ["dice"]})
+    monkeypatch.setattr(driver, "run_job", lambda job, place, **more: ran.append((job, place.path, more["store"])))
+    monkeypatch.setenv("SLICEMAMBA_STORE", "s3://runs/team")
+    done = CliRunner().invoke(app, ["pick", str(run.path), "--members", "all", "--retrain"], catch_exceptions=False)
+    assert [(str(job.slicing), job.init, job.retrain.epochs) for job, _, _ in ran] == [
+        (row["architecture"], run.path / "supernet", 3) for row in rows
+    ]
+    assert [(place.name, store) for _, place, store in ran] == [("00001", None), ("00002", None)]
+    assert "warning: the object store keeps no copy of what this trains" in done.stderr
 
 
 def test_parts_that_are_not_used_are_named(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from cluster import baselines, driver, results, status
 from cluster.config import SearchJob, parse_job
 from cluster.run_folder import RunFolder
+from cluster.run_view import RunStatus
 from cluster.scan_use import scan_use
 from cluster.summary import print_summary
 from nas.study import Trial, TrialState
@@ -107,6 +108,26 @@ def test_baselines_are_trained_once_and_anew_for_another_winner(
     assert [event["phase"] for event in ended] == ["baselines"] * 3
     told = [event["done"] for _, event in run.events() if event["event"] == "progress"]
     assert told == [20, 20], "once for each training"
+
+
+def test_progress_of_baselines_counts_those_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path)
+
+    def train_one(_: Any, place: RunFolder, __: Path, tell: Any) -> None:
+        if place.path.name == "attention_unet":  # the other was trained before the driver was stopped
+            step = {"done": 2, "total": 10, "unit": "steps"}
+            now = "2024-01-01T00:00:00Z"
+            tell(RunStatus.model_validate({"state": "RUNNING", "updated_at": now, "progress": {"retrain": step}}))
+
+    monkeypatch.setattr(baselines, "_train_one", train_one)
+    monkeypatch.setattr(baselines, "_step_seconds", lambda *_: {"winner": 1.0, "unet": 2.0, "attention_unet": 1.0})
+    made = job(data={"image_size": [32, 32], "synthetic": {"num_train": 8}}, baselines=["unet", "attention_unet"])
+    baselines.train(made, run, Architecture.parse(uniform("-")), tmp_path / "cache")
+    assert made.retrain is not None
+    told = [(event["done"], event["total"]) for _, event in run.events() if event["event"] == "progress"]
+    a_epoch = -(-8 // made.retrain.batch_size)
+    of_unet = made.retrain.epochs // 2 * a_epoch
+    assert told == [(of_unet + 2, of_unet + made.retrain.epochs * a_epoch)]
 
 
 @pytest.mark.parametrize(

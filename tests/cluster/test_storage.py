@@ -39,8 +39,8 @@ def begun(folder: Path) -> RunFolder:
     for name, content in {
         "search.journal": "one\ntwo\nhal",
         "scores/search/00000.npz": "counts",
-        ".ray/supernet/checkpoint_0/state.pt": "weights",
-        ".ray/supernet/checkpoint_manager_snapshot.json": '{"latest": "checkpoint_0"}',
+        ".ray/supernet/checkpoints/epoch-0.pt": "weights",
+        ".ray/supernet/checkpoints/checkpoints.json": '{"last": "epoch-0.pt"}',
         ".ray/search/tuner.pkl": "not needed",
         ".reserve": "not to be copied",
         "empty.txt": "",
@@ -114,11 +114,11 @@ def test_what_was_removed_here_is_removed_there(tmp_path: Path, mirror_of: Mirro
     run = begun(tmp_path / "run")
     mirror = mirror_of(run)
     mirror.upload()
-    shutil.rmtree(run.path / ".ray/supernet/checkpoint_0")
+    (run.path / ".ray/supernet/checkpoints/epoch-0.pt").unlink()
     (run.path / "scores/search/00001.npz").write_text("more")
     mirror.upload()
     names = open_store(URL, "run").names()
-    assert ".ray/supernet/checkpoint_0/state.pt" not in names
+    assert ".ray/supernet/checkpoints/epoch-0.pt" not in names
     assert "scores/search/00001.npz" in names
 
 
@@ -198,9 +198,9 @@ def test_cut_off_anywhere_the_store_can_be_resumed(tmp_path: Path, writes: int, 
     mirror = mirror_of(run, store)
     mirror.upload()
     # The next epoch and the next trial.
-    checkpoints = run.path / ".ray/supernet"
-    (checkpoints / "checkpoint_0").rename(checkpoints / "checkpoint_1")
-    run.write_json(".ray/supernet/checkpoint_manager_snapshot.json", {"latest": "checkpoint_1"})
+    checkpoints = run.path / ".ray/supernet/checkpoints"
+    (checkpoints / "epoch-0.pt").rename(checkpoints / "epoch-1.pt")
+    run.write_json(".ray/supernet/checkpoints/checkpoints.json", {"last": "epoch-1.pt"})
     (run.path / "scores/search/00001.npz").write_text("counts")
     (run.path / "search.journal").write_text("one\ntwo\n1 ended\n")
     run.emit("trial", number=1)
@@ -212,8 +212,8 @@ def test_cut_off_anywhere_the_store_can_be_resumed(tmp_path: Path, writes: int, 
     else:
         assert writes >= 5
     names = whole.names()
-    latest = json.loads(whole.read(".ray/supernet/checkpoint_manager_snapshot.json") or b"")["latest"]
-    assert f".ray/supernet/{latest}/state.pt" in names
+    last = json.loads(whole.read(".ray/supernet/checkpoints/checkpoints.json") or b"")["last"]
+    assert f".ray/supernet/checkpoints/{last}" in names
     ended = b"1 ended" in (whole.read("search.journal") or b"")
     assert "scores/search/00001.npz" in names or not ended
     assert ended or b'"trial"' not in (whole.read("attempts/1/events.jsonl") or b"")
@@ -223,21 +223,39 @@ def test_checkpoint_that_is_replaced_during_the_upload_is_left_for_the_next_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror_of: MirrorOf
 ) -> None:
     run = begun(tmp_path / "run")
-    checkpoints = run.path / ".ray/supernet"
+    checkpoints = run.path / ".ray/supernet/checkpoints"
     mirror = mirror_of(run)
     upload_changed = mirror._upload_changed
 
     def replaced(name: str, path: Path) -> None:
-        if name.endswith("checkpoint_0/state.pt") and path.exists():
-            (checkpoints / "checkpoint_0").rename(checkpoints / "checkpoint_1")
-            run.write_json(".ray/supernet/checkpoint_manager_snapshot.json", {"latest": "checkpoint_1"})
+        if name.endswith("epoch-0.pt") and path.exists():
+            (checkpoints / "epoch-0.pt").rename(checkpoints / "epoch-1.pt")
+            run.write_json(".ray/supernet/checkpoints/checkpoints.json", {"last": "epoch-1.pt"})
         upload_changed(name, path)
 
     monkeypatch.setattr(mirror, "_upload_changed", replaced)
     mirror.upload()
     store = open_store(URL, "run")
-    assert b"checkpoint_1" in (store.read(".ray/supernet/checkpoint_manager_snapshot.json") or b"")
-    assert ".ray/supernet/checkpoint_1/state.pt" in store.names()
+    assert b"epoch-1" in (store.read(".ray/supernet/checkpoints/checkpoints.json") or b"")
+    assert ".ray/supernet/checkpoints/epoch-1.pt" in store.names()
+
+
+def test_status_of_an_audit_that_changes_all_the_time_does_not_keep_a_round_from_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror_of: MirrorOf
+) -> None:
+    run = begun(tmp_path / "run")
+    mirror = mirror_of(run)
+    upload_changed, rounds = mirror._upload_changed, iter(range(1000))
+
+    def beside(name: str, path: Path) -> None:
+        run.write_json("audit/status.json", {"done": next(rounds)})
+        upload_changed(name, path)
+
+    monkeypatch.setattr(mirror, "_upload_changed", beside)
+    mirror.upload()
+    store = open_store(URL, "run")
+    assert store.read("config.json")
+    assert b"done" in (store.read("audit/status.json") or b"")
 
 
 def test_second_driver_is_refused_while_the_first_lives_and_follows_when_it_is_dead(

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from cluster import audit, driver, entrypoint
+from cluster import audit, cli, driver, entrypoint
 from cluster import run_follow_up as follow_up_run
 from cluster.attempts import Attempts
 from cluster.cli import restore
@@ -246,6 +248,26 @@ def test_cut_off_while_the_run_is_brought_it_is_brought_anew(run: RunFolder, mon
     assert bring(run, URL)
     assert {path.name for path in run.path.iterdir()} >= {"config.json", "result.json", "retrained", "status.json"}
     assert [path.name for path in run.path.parent.iterdir()] == ["s-1"]
+
+
+def test_search_that_is_audited_from_the_store_stays_a_finished_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = RunFolder(tmp_path / "there" / "run")
+    done = {"state": "SUCCEEDED", "error": None, "updated_at": "2024-01-01T00:00:00Z"}
+    with mirrored(there, URL):
+        there.write_json("config.json", {"kind": "search"})
+        there.write_json("status.json", done)
+    monkeypatch.setattr("cluster.audit.run_audit", lambda *_, **__: {})
+    monkeypatch.setattr("cluster.summary.print_audit", lambda *_: None)
+    monkeypatch.setenv("SLICEMAMBA_STORE", URL)
+    app = typer.Typer()
+    cli.register(app)
+    here = RunFolder(tmp_path / "here" / "run")
+    CliRunner().invoke(app, ["audit", str(here.path)], catch_exceptions=False)
+    found = here.read_status()
+    assert found is not None
+    assert found.state == "SUCCEEDED"
 
 
 def test_search_that_is_extended_goes_on_where_its_folder_was_gone(
