@@ -13,7 +13,7 @@ from cluster.connect import NO_RAY
 from cluster.driver import run_job
 from cluster.run_folder import RunFolder
 from cluster.tracking import URI_VARIABLE, curves
-from cluster.training_place import Alone
+from cluster.training_place import Place
 
 JOB: dict[str, Any] = {
     "name": "tracked",
@@ -56,20 +56,20 @@ def test_a_run_stopped_and_continued_is_one_run_of_mlflow(tmp_path: Path, monkey
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv(URI_VARIABLE, uri)
     run, client = RunFolder(tmp_path / "run"), mlflow.MlflowClient(uri)
-    keep = Alone.keep
+    keep = Place.keep
 
-    def interrupted(place: Alone, report: Any, state: Any) -> None:
+    def interrupted(place: Place, report: Any, state: Any) -> None:
         if report.epoch == 2:
             raise KeyboardInterrupt
         keep(place, report, state)
 
-    monkeypatch.setattr(Alone, "keep", interrupted)
+    monkeypatch.setattr(Place, "keep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_job(job(), run, address=NO_RAY)
     experiment = client.get_experiment_by_name("slicemamba")
     (stopped,) = client.search_runs([experiment.experiment_id])
     assert stopped.info.status == "KILLED"
-    monkeypatch.setattr(Alone, "keep", keep)
+    monkeypatch.setattr(Place, "keep", keep)
     result = run_job(job(), run, address=NO_RAY)
 
     assert of_mlflow(run) == []
