@@ -23,6 +23,8 @@ RETRY_DELAYS_SECONDS = (0.2, 0.5, 1.0)
 LONGEST_WAIT_SECONDS = 30.0  # that a busy service may ask for
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _BUSY = (429, 503)
+AWAY = (502, 503, 504)
+"""What a proxy answers for a service that is being restarted, and the service where it is too busy."""
 
 
 class ApiError(Exception):
@@ -123,20 +125,24 @@ class Connection:
         Raises:
             ApiError: the service refuses. ApiUnreachableError: it stays away for longer than patience.
         """
-        heard_at = time.monotonic()
+        lost_at: float | None = None
         while True:
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_event_id} if last_event_id else {})
             try:
                 with self._http.stream("GET", path, params=params, headers=headers) as response:
+                    if response.status_code in AWAY:
+                        raise httpx.RemoteProtocolError(f"answered {response.status_code} {response.reason_phrase}")
                     _raise_for_problem(response)
                     for event in parse_events(response.iter_lines()):
-                        heard_at, last_event_id = time.monotonic(), event.id or last_event_id
+                        lost_at, last_event_id = None, event.id or last_event_id
                         yield event
                         if event.kind == "end":
                             return
                 raise httpx.RemoteProtocolError("the stream ended before what it reports on")
             except httpx.TransportError as error:
-                if time.monotonic() - heard_at > patience_seconds:
+                # Not from the last event: a search may be silent for longer, and then breaks would end it.
+                lost_at = time.monotonic() if lost_at is None else lost_at
+                if time.monotonic() - lost_at > patience_seconds:
                     raise ApiUnreachableError(self._lost(error)) from error
                 time.sleep(RETRY_DELAYS_SECONDS[-1])
 

@@ -16,7 +16,7 @@ import httpx
 from pydantic import BaseModel
 
 from api import schemas
-from api.client.connection import AnswerLostError, ApiError, ApiUnreachableError, Connection
+from api.client.connection import AWAY, AnswerLostError, ApiError, ApiUnreachableError, Connection
 from api.client.sse import ServerEvent
 from api.states import SearchState
 from slicemamba.errors import InputError
@@ -74,11 +74,11 @@ class Client:
         return self._ask(schemas.Validation, "POST", "/v1/searches/validate", json=dict(job))
 
     def get(self, search_id: str) -> schemas.Search:
-        return self._ask(schemas.Search, "GET", _path(search_id))
+        return self._ask(schemas.Search, "GET", _search(search_id))
 
     def etag(self, search_or_job_id: str) -> str:
         """The version of a search's or job's state, for ``if_match``."""
-        etag: str = self._connection.send("GET", _path(search_or_job_id)).headers["ETag"]
+        etag: str = self._connection.send("GET", _either(search_or_job_id)).headers["ETag"]
         return etag
 
     def resolve(self, wanted: str) -> str:
@@ -107,15 +107,21 @@ class Client:
         raise InputError(f"no search has the id or name {wanted!r}; {hint}")
 
     def cancel(self, search_id: str, *, if_match: str | None = None) -> schemas.Search:
-        return self._change(schemas.Search, search_id, "cancel", if_match, lambda seen: seen.state in _CANCELLED)
+        return self._change(
+            schemas.Search, _search(search_id), "cancel", if_match, lambda seen: seen.state in _CANCELLED
+        )
 
     def pause(self, search_id: str, *, if_match: str | None = None) -> schemas.Search:
         """Stops a search so that ``resume`` lets it go on."""
-        return self._change(schemas.Search, search_id, "pause", if_match, lambda seen: seen.state is SearchState.PAUSED)
+        return self._change(
+            schemas.Search, _search(search_id), "pause", if_match, lambda seen: seen.state is SearchState.PAUSED
+        )
 
     def resume(self, search_id: str, *, if_match: str | None = None) -> schemas.Search:
         """Lets a paused, cancelled or failed search go on from where it stopped."""
-        return self._change(schemas.Search, search_id, "resume", if_match, lambda seen: seen.state in _GOING_ON)
+        return self._change(
+            schemas.Search, _search(search_id), "resume", if_match, lambda seen: seen.state in _GOING_ON
+        )
 
     def extend(self, search_id: str, num_trials: int, *, if_match: str | None = None) -> schemas.Search:
         """Raises the number of trials of a search that is paused or has ended, and lets it go on."""
@@ -123,13 +129,15 @@ class Client:
         def is_extended(seen: schemas.Search) -> bool:
             return seen.state in _GOING_ON and bool(seen.spec["search"]["num_trials"] == num_trials)
 
-        return self._change(schemas.Search, search_id, "extend", if_match, is_extended, {"num_trials": num_trials})
+        return self._change(
+            schemas.Search, _search(search_id), "extend", if_match, is_extended, {"num_trials": num_trials}
+        )
 
     def delete(self, search_id: str, *, if_match: str | None = None) -> None:
         """Removes an ended search with all its files on the server."""
         for last in (False, False, True):
             try:
-                self._connection.send("DELETE", _path(search_id), changes=True, headers=_if_match(if_match))
+                self._connection.send("DELETE", _search(search_id), changes=True, headers=_if_match(if_match))
             except AnswerLostError:
                 if not self._exists(search_id):
                     return
@@ -194,7 +202,7 @@ class Client:
     ) -> schemas.TrialPage:
         """One page of trials, by number or as ``sort`` says: a metric, or with ``-`` before it the largest first."""
         params = _params(study=study, state=tuple(states), sort=sort, page_size=page_size, page_token=page_token)
-        return self._ask(schemas.TrialPage, "GET", _path(search_id, "trials"), params=params)
+        return self._ask(schemas.TrialPage, "GET", _search(search_id, "trials"), params=params)
 
     def iter_trials(
         self,
@@ -223,14 +231,14 @@ class Client:
     ) -> str:
         """All trials as a table of comma-separated values with a header."""
         params = _params(study=study, state=tuple(states), sort=sort)
-        return self._connection.send("GET", _path(search_id, "trials.csv"), params=params).text
+        return self._connection.send("GET", _search(search_id, "trials.csv"), params=params).text
 
     def trial(self, search_id: str, number: int, *, study: schemas.StudyName = "search") -> schemas.Trial:
-        return self._ask(schemas.Trial, "GET", _path(search_id, "trials", str(number)), params={"study": study})
+        return self._ask(schemas.Trial, "GET", _search(search_id, "trials", str(number)), params={"study": study})
 
     def trial_images(self, search_id: str, number: int, *, study: schemas.StudyName = "search") -> schemas.TrialImages:
         """Dice and IoU of each image of the search split, the worst first."""
-        path = _path(search_id, "trials", str(number), "images")
+        path = _search(search_id, "trials", str(number), "images")
         return self._ask(schemas.TrialImages, "GET", path, params={"study": study})
 
     def pareto(
@@ -238,26 +246,26 @@ class Client:
     ) -> schemas.Pareto:
         """The Pareto frontier, over the search's objectives where none are given."""
         params = _params(study=study, objectives=",".join(objectives) if objectives else None)
-        return self._ask(schemas.Pareto, "GET", _path(search_id, "pareto"), params=params)
+        return self._ask(schemas.Pareto, "GET", _search(search_id, "pareto"), params=params)
 
     def hypervolume(
         self, search_id: str, *, objectives: Sequence[str] | None = None, study: schemas.StudyName = "search"
     ) -> schemas.Hypervolume:
         """How the frontier's hypervolume grew; both studies are measured from one point."""
         params = _params(study=study, objectives=",".join(objectives) if objectives else None)
-        return self._ask(schemas.Hypervolume, "GET", _path(search_id, "hypervolume"), params=params)
+        return self._ask(schemas.Hypervolume, "GET", _search(search_id, "hypervolume"), params=params)
 
     def result(self, search_id: str) -> dict[str, Any]:
         """The content of ``result.json``."""
-        return self._json(_path(search_id, "result"))
+        return self._json(_search(search_id, "result"))
 
     def audit_result(self, search_id: str) -> dict[str, Any]:
         """What the last audit found: ``audit.json``."""
-        return self._json(_path(search_id, "audit"))
+        return self._json(_search(search_id, "audit"))
 
     def report(self, search_id: str) -> str:
         """The report as a page (HTML) that needs nothing else."""
-        return self._connection.send("GET", _path(search_id, "report")).text
+        return self._connection.send("GET", _search(search_id, "report")).text
 
     # Jobs that follow a search
 
@@ -309,28 +317,28 @@ class Client:
         self, search_id: str, settings: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None
     ) -> schemas.Job:
         """Starts an audit of a search that has succeeded; ``audit_result`` has what it finds."""
-        return self._make(schemas.Job, _path(search_id, "audit"), dict(settings or {}), idempotency_key)
+        return self._make(schemas.Job, _search(search_id, "audit"), dict(settings or {}), idempotency_key)
 
     def jobs(self, search_id: str) -> Sequence[schemas.JobSummary]:
         """Jobs that follow a search, newest first."""
-        return self._ask(schemas.JobList, "GET", _path(search_id, "jobs")).jobs
+        return self._ask(schemas.JobList, "GET", _search(search_id, "jobs")).jobs
 
     def get_job(self, job_id: str) -> schemas.Job:
-        return self._ask(schemas.Job, "GET", _path(job_id))
+        return self._ask(schemas.Job, "GET", _job(job_id))
 
     def cancel_job(self, job_id: str, *, if_match: str | None = None) -> schemas.Job:
-        return self._change(schemas.Job, job_id, "cancel", if_match, lambda seen: seen.state in _CANCELLED)
+        return self._change(schemas.Job, _job(job_id), "cancel", if_match, lambda seen: seen.state in _CANCELLED)
 
     # What happens, as it happens
 
     def logs(self, search_or_job_id: str, *, tail: int = 1000) -> str:
         """The last lines of what the driver of a search or job has printed."""
-        return self._connection.send("GET", _path(search_or_job_id, "logs"), params={"tail": tail}).text
+        return self._connection.send("GET", _either(search_or_job_id, "logs"), params={"tail": tail}).text
 
     def follow_logs(self, search_or_job_id: str, *, tail: int = 1000, patience_seconds: float = 60.0) -> Iterator[str]:
         """Those lines, and then each further one, until the search or job has ended."""
         params = {"tail": tail, "follow": "true"}
-        path = _path(search_or_job_id, "logs")
+        path = _either(search_or_job_id, "logs")
         for event in self._connection.events(path, params, None, patience_seconds):
             if event.kind == "log":
                 yield event.data["line"]
@@ -343,7 +351,7 @@ class Client:
         Raises:
             ApiError: there is no such search. ApiUnreachableError: the service stays away for longer than patience.
         """
-        return self._connection.events(_path(search_id, "events"), {}, last_event_id, patience_seconds)
+        return self._connection.events(_search(search_id, "events"), {}, last_event_id, patience_seconds)
 
     def wait(
         self,
@@ -384,11 +392,11 @@ class Client:
 
     def artifacts(self, search_id: str) -> Sequence[schemas.Artifact]:
         """All files of the run."""
-        return self._ask(schemas.ArtifactList, "GET", _path(search_id, "artifacts")).artifacts
+        return self._ask(schemas.ArtifactList, "GET", _search(search_id, "artifacts")).artifacts
 
     def read_artifact(self, search_id: str, path: str) -> bytes:
         """The content of one file; its path as ``artifacts`` names it."""
-        return self._connection.send("GET", _path(search_id, "artifacts", *path.split("/"))).content
+        return self._connection.send("GET", _search(search_id, "artifacts", *path.split("/"))).content
 
     def download(
         self,
@@ -430,7 +438,7 @@ class Client:
         for item, target in targets:
             if not _is_there(item, target):
                 start = before  # bound now: the callback is called in this round only
-                path = _path(search_id, "artifacts", *item.path.split("/"))
+                path = _search(search_id, "artifacts", *item.path.split("/"))
                 self._connection.fetch(path, target, lambda here, start=start: tell(start + here, total))  # type: ignore[misc]
                 moment = item.modified_at.timestamp()
                 os.utime(target, (moment, moment))
@@ -452,7 +460,7 @@ class Client:
     def _follow_up(
         self, search_id: str, number: int, what: str, study: str, body: dict[str, Any], key: str | None
     ) -> schemas.Job:
-        path = _path(search_id, "trials", str(number), what)
+        path = _search(search_id, "trials", str(number), what)
         return self._make(schemas.Job, path, body, key, params={"study": study})
 
     def _make(self, schema: type[Answer], path: str, body: dict[str, Any], key: str | None, **options: Any) -> Answer:
@@ -462,7 +470,7 @@ class Client:
     def _change(
         self,
         schema: type[Seen],
-        of: str,
+        path: str,
         what: str,
         if_match: str | None,
         is_made: Callable[[Seen], bool],
@@ -471,9 +479,9 @@ class Client:
         """Asks for a change. Where the answer is lost it looks whether the change was made, and asks again if not."""
         for last in (False, False, True):
             try:
-                return self._ask(schema, "POST", _path(of, what), changes=True, headers=_if_match(if_match), json=body)
+                return self._ask(schema, "POST", f"{path}/{what}", changes=True, headers=_if_match(if_match), json=body)
             except AnswerLostError:
-                seen = self._ask(schema, "GET", _path(of))
+                seen = self._ask(schema, "GET", path)
                 if is_made(seen):
                     return seen
                 if last:
@@ -495,17 +503,19 @@ def _wait(
     patience_seconds: float,
     on_lost: Callable[[], None] | None,
 ) -> Seen:
-    heard_at = time.monotonic()
+    lost_at: float | None = None
     while True:
         try:
             seen = look()
-        except ApiUnreachableError:
-            if time.monotonic() - heard_at > patience_seconds:
+        except (ApiUnreachableError, ApiError) as error:
+            lost_at = time.monotonic() if lost_at is None else lost_at
+            gone = not isinstance(error, ApiError) or error.status in AWAY
+            if not gone or time.monotonic() - lost_at > patience_seconds:
                 raise
             if on_lost:
                 on_lost()
         else:
-            heard_at = time.monotonic()
+            lost_at = None
             if on_update:
                 on_update(seen)
             if seen.state.ended:
@@ -531,9 +541,20 @@ def _pages(fetch: Callable[[str | None], Page]) -> Iterator[Page]:
             return
 
 
-def _path(search_or_job_id: str, *parts: str) -> str:
-    of = "jobs" if search_or_job_id.startswith("j-") else "searches"
-    return "/".join([f"/v1/{of}", *(quote(part, safe="") for part in (search_or_job_id, *parts))])
+def _search(search_id: str, *parts: str) -> str:
+    return _joined("searches", search_id, *parts)
+
+
+def _job(job_id: str, *parts: str) -> str:
+    return _joined("jobs", job_id, *parts)
+
+
+def _either(search_or_job_id: str, *parts: str) -> str:
+    return (_job if search_or_job_id.startswith("j-") else _search)(search_or_job_id, *parts)
+
+
+def _joined(*parts: str) -> str:
+    return "/".join(["/v1", *(quote(part, safe="") for part in parts)])
 
 
 def _if_match(etag: str | None) -> dict[str, str]:

@@ -38,12 +38,14 @@ def study_of(baseline: bool) -> StudyName:
     return "random" if baseline else "search"
 
 
-def follow(what: str, again: str, stop: str, then: str | None, watch: Callable[[], SearchState]) -> None:
+def follow(
+    what: str, again: str, stop: str, then: str | None, watch: Callable[[], SearchState], at_end: Callable[[], None]
+) -> None:
     """Runs ``watch``; exit code 1 when what it follows does not succeed. An interrupt leaves that running.
 
     Args:
         what: is followed. again, stop: commands that follow it again, and that stop it. then: what to do when it has
-            succeeded.
+            succeeded. at_end: called before the exit code tells how it has ended.
     """
     from api.states import SearchState
 
@@ -55,13 +57,14 @@ def follow(what: str, again: str, stop: str, then: str | None, watch: Callable[[
             file=sys.stderr,
         )
         raise typer.Exit(INTERRUPTED) from None
+    at_end()
     if state is not SearchState.SUCCEEDED:
         raise typer.Exit(1)
     if then is not None:
         print(f"next: {then}", file=sys.stderr)
 
 
-def follow_search(client: Client, search_id: str) -> None:
+def follow_search(client: Client, search_id: str, at_end: Callable[[], None] = lambda: None) -> None:
     """Shows a search until it has ended, and exits with 1 unless it has succeeded."""
     from api.client.follow import watch
 
@@ -71,10 +74,13 @@ def follow_search(client: Client, search_id: str) -> None:
         f"cancel {search_id}",
         f"`slicemamba pareto {search_id}` shows the result, `slicemamba download {search_id} -o FOLDER` downloads it",
         lambda: watch(client, search_id).state,
+        at_end,
     )
 
 
-def follow_job(client: Client, job_id: str, *, with_files: bool = True) -> None:
+def follow_job(
+    client: Client, job_id: str, *, with_files: bool = True, at_end: Callable[[], None] = lambda: None
+) -> None:
     """Shows a job until it has ended, and exits with 1 unless it has succeeded.
 
     Args:
@@ -83,7 +89,14 @@ def follow_job(client: Client, job_id: str, *, with_files: bool = True) -> None:
     from api.client.follow import watch_job
 
     then = f"`slicemamba job download {job_id} -o FOLDER` downloads its files" if with_files else None
-    follow("job", f"job show {job_id} --watch", f"job cancel {job_id}", then, lambda: watch_job(client, job_id).state)
+    follow(
+        "job",
+        f"job show {job_id} --watch",
+        f"job cancel {job_id}",
+        then,
+        lambda: watch_job(client, job_id).state,
+        at_end,
+    )
 
 
 def show_logs(client: Client, search_or_job_id: str, tail: int, following: bool) -> None:

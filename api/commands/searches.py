@@ -82,6 +82,8 @@ def list_searches(
 ) -> None:
     """List searches, newest first or by --sort."""
     labels = dict(_split_label(one) for one in label or [])
+    if len(labels) < len(label or []):
+        raise InputError(f"--label names a key twice, and a search has one value of each; got {', '.join(label or [])}")
     with connect(url) as client:
         page = client.list(states=_upper(state), labels=labels, text=text, sort=sort, page_size=limit)
     if not page.searches and not as_json:
@@ -95,11 +97,15 @@ def status(search_id: SearchId = "latest", watch: Watch = False, as_json: Json =
     """Show the state and progress of a search."""
     with connect(url) as client:
         found = client.resolve(search_id)
-        if watch:
-            follow_search(client, found)
-        search = client.get(found)
-    if as_json or not watch:
-        tables.show(search, tables.search(search), as_json=as_json)
+
+        def show() -> None:
+            search = client.get(found)
+            tables.show(search, tables.search(search), as_json=as_json)
+
+        if not watch:
+            show()
+        else:
+            follow_search(client, found, show if as_json else lambda: None)
 
 
 def trials(

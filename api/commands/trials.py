@@ -194,11 +194,16 @@ def list_jobs(search_id: SearchId = "latest", as_json: Json = False, url: Url = 
 def show_job(job_id: JobId, watch: Watch = False, as_json: Json = False, url: Url = None) -> None:
     """Show the state and progress of a job."""
     with connect(url) as client:
-        if watch:
-            follow_job(client, job_id, with_files=client.get_job(job_id).kind != "audit")
-        found = client.get_job(job_id)
-    if as_json or not watch:
-        tables.show(found, tables.job(found), as_json=as_json)
+
+        def show() -> None:
+            found = client.get_job(job_id)
+            tables.show(found, tables.job(found), as_json=as_json)
+
+        if not watch:
+            show()
+        else:
+            files = client.get_job(job_id).kind != "audit"
+            follow_job(client, job_id, with_files=files, at_end=show if as_json else lambda: None)
 
 
 @job.command("logs")

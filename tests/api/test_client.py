@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import socket
@@ -23,7 +24,7 @@ from service_helpers import BODY, Bench, FakeJobs, write_study
 from typer.testing import CliRunner
 
 from api.cli import app, explain
-from api.client import ApiError, ApiUnreachableError, Client, tables
+from api.client import ApiError, ApiUnreachableError, Client, connection, tables
 from api.client.follow import watch
 from api.commands import trials as follow_up_commands
 from api.schemas import Problem, Trial, TrialPage
@@ -231,6 +232,42 @@ def test_events_resume_after_a_broken_stream() -> None:
 
 
 @pytest.mark.usefixtures("no_delays")
+def test_stream_that_was_silent_for_long_is_taken_up_and_a_restart_behind_a_proxy_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The patience is with a service that is away, not with a search that has nothing to tell."""
+    clock = itertools.count(0, 1000)  # seconds go by with each look at it
+    monkeypatch.setattr(connection.time, "monotonic", lambda: next(clock))
+    parts = iter(
+        [
+            httpx.Response(200, text="id: 7\nevent: phase\ndata: {}\n\n: kept alive\n\n"),
+            httpx.Response(502, text="<html>"),
+            httpx.Response(200, text='event: end\ndata: {"state": "FAILED"}\n\n'),
+        ]
+    )
+    transport, seen = flaky(0, lambda _: next(parts))
+    followed = Client(transport=transport).events("s-1", patience_seconds=2500)
+    assert [event.kind for event in followed] == ["phase", "end"]
+    assert len(seen) == 3
+    transport, _ = flaky(0, lambda _: httpx.Response(502, text="<html>"))
+    with pytest.raises(ApiUnreachableError, match="502"):
+        list(Client(transport=transport).events("s-1", patience_seconds=2500))
+
+
+def test_search_behind_a_proxy_is_waited_for_while_the_service_restarts(bench: Bench, client: Client) -> None:
+    search_id = bench.succeeded()
+    told = httpx.Response(200, json=bench.http.get(f"/v1/searches/{search_id}").json())
+    parts = iter([httpx.Response(502, text="<html>"), httpx.Response(504), told])
+    lost: list[None] = []
+    waiting = Client(transport=httpx.MockTransport(lambda _: next(parts)))
+    found = waiting.wait(search_id, poll_seconds=0, on_lost=lambda: lost.append(None))
+    assert (found.state.value, len(lost)) == ("SUCCEEDED", 2)
+    refused = Client(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
+    with pytest.raises(ApiError):
+        refused.wait(search_id, poll_seconds=0)
+
+
+@pytest.mark.usefixtures("no_delays")
 def test_service_that_stays_away_is_told(tmp_path: Path) -> None:
     transport, _ = flaky(99, lambda _: httpx.Response(200))
     with pytest.raises(ApiUnreachableError, match="connection breaks"):
@@ -392,6 +429,7 @@ def test_faults_are_told_with_their_exit_code(command: Callable[..., Any], tmp_p
     assert told("submit", str(tmp_path / "none.yaml"))[1] == 2
     assert told("status", "s-none")[1] == 2
     assert told("list", "--label", "team")[1] == 2
+    assert "names a key twice" in told("list", "--label", "team=a", "--label", "team=b")[0]
     text, code = told("status", "x", "--url", "http://127.0.0.1:9")
     assert code == 2
     assert "slicemamba serve" in text
@@ -617,12 +655,27 @@ def test_commands_on_trials_and_jobs(bench: Bench, command: Callable[..., Any], 
     assert f"next: `slicemamba job download {drawn} -o FOLDER` downloads its files" in followed.stderr
     assert command("job", "download", drawn, "--out", str(tmp_path / "out")).exit_code == 0
     assert (tmp_path / "out" / "a.png").read_bytes() == b"\x89PNG"
+    for words in (("job", "cancel", search_id), ("job", "show", search_id), ("status", drawn), ("cancel", drawn)):
+        other = command(*words).exception  # of an id of the other kind
+        assert isinstance(other, (ApiError, InputError)), words
+    assert bench.http.get(f"/v1/searches/{search_id}").json()["state"] == "SUCCEEDED"
     listed = json.loads(command("job", "list", "latest", "--json").stdout)["jobs"]
     assert [job["kind"] for job in listed] == ["figures", "retrain"]
     assert command("job", "cancel", listed[1]["id"]).stdout.strip() in ("CANCELLING", "CANCELLED")
     told = command("trial", "export", search_id, "1").exception
     assert isinstance(told, ApiError)
     assert "not trained yet" in str(told)
+
+
+def test_what_was_followed_is_told_as_json_also_where_it_has_not_succeeded(
+    bench: Bench, command: Callable[..., Any]
+) -> None:
+    search_id = bench.submit()
+    command("cancel", search_id)
+    bench.round()
+    told = command("status", search_id, "--watch", "--json")
+    assert json.loads(told.stdout)["state"] == "CANCELLED"
+    assert told.exit_code == 1
 
 
 def test_an_export_is_fetched_as_the_bundle_alone(
