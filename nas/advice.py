@@ -9,6 +9,9 @@ from nas.config import SearchConfig
 FIRST_ALONE = ("evolution", "regularized_evolution")
 """Searchers that rank by the first objective and use the others for ties."""
 
+RANDOM_AT_FIRST = ("evolution", "regularized_evolution", "optuna_nsga2")
+"""Searchers that draw a whole population at random before they learn from any candidate."""
+
 _ONE_OVERLAP = ("dice", "miou", "worst_class_dice")
 """Of one foreground class and pooled pixels, each is a function of the others: IoU = Dice / (2 − Dice)."""
 _PUBLISHED_PAIR = {"miou", "dice"}  # of several classes ranked by one, ties broken by the other
@@ -28,6 +31,13 @@ def advice(config: SearchConfig, num_classes: int = 1) -> list[str]:
             f"searcher {config.searcher} ranks by {config.objectives[0]} alone and looks at {', '.join(others)} only "
             "in ties: with several objectives its frontier falls behind that of random search. For a frontier of all "
             "of them set search.searcher to local or nsga2"
+        )
+    if config.searcher in RANDOM_AT_FIRST and config.num_trials <= config.population_size:
+        told.append(
+            f"searcher {config.searcher} draws its first {config.population_size} candidates at random "
+            f"(search.population_size), and there are {config.num_trials} trials: this is random search. Set a "
+            "population of a sixth of the trials, or search.searcher to local or nsga2, which learn from the first "
+            "candidates on"
         )
     return told
 

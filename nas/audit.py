@@ -458,11 +458,22 @@ def _saving(name: str, own: float, rival: float) -> str:
     return f"{rival / own:.1f} times fewer {what} ({format_value(name, own)} instead of {format_value(name, rival)})"
 
 
+def _more(name: str, own: float, rival: float) -> str:
+    """As ``1.3 times the parameters (2.4 M instead of 1.8 M)``, of what a network that saves elsewhere has more of."""
+    if name == "latency_ms":
+        return f"{own / rival:.1f} times the time per pass ({own:.3g} instead of {rival:.3g} ms)"
+    what = "FLOPs" if name == "flops" else OBJECTIVES[name].title.lower()
+    return f"{own / rival:.1f} times the {what} ({format_value(name, own)} instead of {format_value(name, rival)})"
+
+
 def _cheaper_claim(evidence: Evidence, criteria: Sequence[Criterion]) -> Claim:
     member = _of_most_use(evidence)
-    savings = ", ".join(_saving(name, own, rival) for name, (own, rival) in member.costs.items() if own > 0)
+    savings = ", ".join(_saving(name, own, rival) for name, (own, rival) in member.costs.items() if 0 < own < rival)
+    dearer = " and ".join(_more(name, own, rival) for name, (own, rival) in member.costs.items() if own > rival > 0)
     about = f"the network of trial {member.number}, with {savings} than the best fixed one ({member.rival})"
-    margin = f"{100 * evidence.margin:g} points of {_title(evidence.metric)}"
+    about += f" but {dearer}" if dearer else ""
+    points = 100 * evidence.margin
+    margin = f"{points:g} point{'' if points == 1 else 's'} of {_title(evidence.metric)}"
     if any(one.outcome == "failed" for one in criteria):
         word: Word = "not supported"
         sentence = f"The evidence does not support that {about}, is worse on unseen images by less than {margin}."

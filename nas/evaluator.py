@@ -295,7 +295,9 @@ class Evaluator:
         truths = torch.from_numpy(np.array(self.data.masks))
         axes: list[tuple[int, ...]] = [(), *(_FLIPPED_AXES[flip] for flip in self.config.flips)]
         values = [
-            image_hd95(predicted.numpy(), truths.flip(axis).numpy(), self.data.num_classes)
+            image_hd95(
+                self.data.own(predicted.numpy()), self.data.own(truths.flip(axis).numpy()), self.data.num_classes
+            )
             for predicted, axis in zip(labels, axes, strict=True)
         ]
         means: npt.NDArray[np.float64] = np.mean(values, axis=0)

@@ -9,6 +9,7 @@ import scipy
 
 from nas.config import SearchConfig
 from nas.evaluator import Evaluator
+from nas.objectives import primary_metric
 from nas.space import SearchSpace
 from slicemamba.architecture import Architecture
 from slicemamba.data.base import SegmentationData
@@ -28,13 +29,13 @@ def ranking_agreement(
     """Kendall's τ-b between the scores of sampled slicings in float32 and in ``config.precision``.
 
     Args:
-        supernet, data: as of the evaluator. config: its first objective is compared.
+        supernet, data: as of the evaluator. config: the first of its objectives that is a score is compared.
         space: sampled uniformly from ``config.seed``, as many as ``num_slicings`` or the space holds.
 
     Returns:
         -1…1; 0 where all slicings score the same, as nothing is shown then.
     """
-    objective = config.objectives[0]
+    objective = primary_metric(config.objectives)
     slicings = _sample(space, min(num_slicings, space.size), config.seed)
     scores = []
     for precision in ("float32", config.precision):

@@ -88,7 +88,8 @@ def evaluate(
     scored, volumes = on_split.score(), on_split.score_volumes(out)
     config, images = on_split.segmenter.config, on_split.images
     values = {"metrics_version": METRICS_VERSION, "data": config.name, "split": split, "images": len(images)}
-    values |= {"metrics": scored.metrics, "intervals": scored.intervals()}
+    intervals = scored.intervals()
+    values |= {"metrics": scored.metrics, "intervals": intervals}
     values |= {"classes": class_scores(scored.counts, config.class_names) if scored.is_finite else {}}
     values |= {} if volumes is None else {"volumes": volumes.as_dict()}
     boundaries = {} if boundary_tolerance is None else _boundaries(images, scored, boundary_tolerance)
@@ -99,7 +100,6 @@ def evaluate(
         typer.echo(to_json(values, indent=2))
         return
     table = Table("metric", "value", "95 % interval", title=f"{config.name} / {split}, {len(images)} images")
-    intervals = scored.intervals()
     for name, value in scored.metrics.items():
         interval = f"{intervals[name].low:.4f} … {intervals[name].high:.4f}" if name in intervals else ""
         table.add_row(name, f"{value:.4f}", interval)
@@ -351,7 +351,7 @@ def _open(folder: Path, split: str, data: Path | None, batch_size: int, device: 
 def _boundaries(images: SegmentationData, scored: Evaluation, tolerance: float) -> dict[str, float | int]:
     from slicemamba.evaluation.boundaries import boundary_scores
 
-    return boundary_scores(scored.labels, images.masks, images.num_classes, tolerance)
+    return boundary_scores(images.own(scored.labels), images.own(images.masks), images.num_classes, tolerance)
 
 
 def _write_evaluation(out: Path, values: dict[str, Any], images: SegmentationData, scored: Evaluation) -> None:

@@ -90,6 +90,10 @@ class SegmentationData:
         height, width = self.size(index)
         return slice(height), slice(width)
 
+    def own(self, arrays: NDArray[Any]) -> list[NDArray[Any]]:
+        """Arrays (N, H, W) as large as the largest image, each cut to its own."""
+        return [array[self.inside(index)] for index, array in enumerate(arrays)]
+
     def take(self, chosen: slice) -> SegmentationData:
         """Some of the images, without reading any."""
         return replace(

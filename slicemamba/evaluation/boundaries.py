@@ -96,12 +96,12 @@ def _shares(lesions: NDArray[np.bool_], marked: NDArray[np.bool_]) -> NDArray[np
 
 
 def boundary_scores(
-    predictions: NDArray[Any], targets: NDArray[Any], num_classes: int, tolerance: float
+    predictions: Sequence[NDArray[Any]], targets: Sequence[NDArray[Any]], num_classes: int, tolerance: float
 ) -> dict[str, float | int]:
     """All of these over a split, in pixels: means over images and foreground classes, and sums of lesions.
 
     Args:
-        predictions, targets: (N, H, W) labels. num_classes: as in DataConfig.
+        predictions, targets: labels (H, W) of each image. num_classes: as in DataConfig.
         tolerance: of the surface Dice, in pixels.
     """
     pairs = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from slicemamba.data.base import SegmentationData
 from slicemamba.data.transforms import input_of, inputs_of
 from slicemamba.data.windows import slide
-from slicemamba.evaluation.metrics import confusion, image_hd95, mean_hd95, summarize, to_labels
+from slicemamba.evaluation.metrics import confusion, constant_counts, image_hd95, mean_hd95, summarize, to_labels
 from slicemamba.evaluation.statistics import Interval, bootstrap_metrics
 
 Forward = Callable[[Tensor], Tensor]
@@ -77,23 +77,25 @@ def evaluate(
         with_hd95: measure HD95 too, which runs on the CPU, an image at a time.
         on_progress: called as (images done, images in all).
     """
-    counts, labels, finite = [], [], True
+    counts, finite, done = [], True, 0
+    labels = np.empty(data.masks.shape, dtype=np.uint8)
     predict = _by_batch if data.window is None else _by_window
     for logits, masks in predict(forward, data, batch_size, device):
         finite = finite and bool(torch.isfinite(logits).all())
         predicted = to_labels(logits, data.num_classes)
         counts.append(confusion(predicted, masks, data.num_classes))
-        labels.append(predicted.to(torch.uint8).cpu())
+        labels[done : done + len(predicted)] = predicted.to(torch.uint8).cpu().numpy()
+        done += len(predicted)
         if on_progress is not None:
-            on_progress(sum(map(len, labels)), len(data))
-    all_counts, all_labels = torch.cat(counts), torch.cat(labels).numpy()
+            on_progress(done, len(data))
+    all_counts = torch.cat(counts)
     metrics = summarize(all_counts)
-    distances = image_hd95(all_labels, data.masks, data.num_classes) if with_hd95 else None
+    distances = image_hd95(data.own(labels), data.own(data.masks), data.num_classes) if with_hd95 else None
     if distances is not None:
         metrics["hd95"] = float(distances.mean())
     if not finite:
         metrics = dict.fromkeys(metrics, float("nan"))
-    return Evaluation(metrics, all_counts.cpu().numpy(), all_labels, distances, data.patients)
+    return Evaluation(metrics, all_counts.cpu().numpy(), labels, distances, data.patients)
 
 
 def _by_batch(
@@ -129,10 +131,10 @@ def as_scores(logits: Tensor) -> Tensor:
 
 def trivial_baselines(data: SegmentationData) -> dict[str, dict[str, float]]:
     """Scores of predicting background everywhere and foreground (class 1) everywhere: what any result must beat."""
-    masks = torch.from_numpy(np.array(data.masks))
     scores = {}
     for name, label in (("all background", 0), ("all foreground", 1)):
-        predicted = torch.full_like(masks, label)
-        scores[name] = summarize(confusion(predicted, masks, data.num_classes))
-        scores[name]["hd95"] = mean_hd95(predicted.numpy(), data.masks, data.num_classes)
+        guess = torch.full(data.masks.shape[1:], label, dtype=torch.uint8)
+        scores[name] = summarize(constant_counts(guess, data.masks, data.num_classes))
+        predicted = np.broadcast_to(guess.numpy(), data.masks.shape)
+        scores[name]["hd95"] = mean_hd95(data.own(predicted), data.own(data.masks), data.num_classes)
     return scores

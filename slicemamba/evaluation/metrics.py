@@ -20,6 +20,7 @@ from torch import Tensor
 from slicemamba.data.reading import IGNORED
 
 METRICS_VERSION = 1
+_AT_ONCE = 16  # images
 """Raised when the same prediction would score otherwise; kept beside every stored score."""
 
 
@@ -74,6 +75,21 @@ def confusion(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
     if num_classes == 1:
         return _count(labels != 0, target != 0, known).unsqueeze(1)
     return torch.stack([_count(labels == label, target == label, known) for label in range(num_classes)], dim=1)
+
+
+def constant_counts(guess: Tensor, masks: NDArray[np.uint8], num_classes: int) -> Tensor:
+    """(N, K, 4) of predicting the same for every image.
+
+    Some images at a time, as counting takes many times the memory of their masks, which may be mapped from a file.
+
+    Args:
+        guess: (H, W) labels. masks: (N, H, W). num_classes: as in DataConfig.
+    """
+    counts = []
+    for start in range(0, len(masks), _AT_ONCE):
+        some = torch.from_numpy(np.array(masks[start : start + _AT_ONCE]))
+        counts.append(confusion(guess.expand_as(some), some, num_classes))
+    return torch.cat(counts)
 
 
 def _count(predicted: Tensor, actual: Tensor, known: Tensor) -> Tensor:
@@ -199,19 +215,25 @@ def _bounding_box(marked: NDArray[np.bool_]) -> tuple[slice, ...]:
 
 
 def mean_hd95(
-    predictions: NDArray[Any], targets: NDArray[Any], num_classes: int, spacing: Sequence[float] = (1.0, 1.0)
+    predictions: Sequence[NDArray[Any]],
+    targets: Sequence[NDArray[Any]],
+    num_classes: int,
+    spacing: Sequence[float] = (1.0, 1.0),
 ) -> float:
     """Mean of ``hd95`` over images and foreground classes; arguments as in ``image_hd95``."""
     return float(image_hd95(predictions, targets, num_classes, spacing).mean())
 
 
 def image_hd95(
-    predictions: NDArray[Any], targets: NDArray[Any], num_classes: int, spacing: Sequence[float] = (1.0, 1.0)
+    predictions: Sequence[NDArray[Any]],
+    targets: Sequence[NDArray[Any]],
+    num_classes: int,
+    spacing: Sequence[float] = (1.0, 1.0),
 ) -> NDArray[np.float64]:
     """Mean of ``hd95`` over the foreground classes of each image, (N,).
 
     Args:
-        predictions, targets: (N, H, W) labels; with ``num_classes`` 1 everything but 0 is foreground.
+        predictions, targets: labels (H, W) of each image; with ``num_classes`` 1 everything but 0 is foreground.
         num_classes: as in DataConfig.
         spacing: as in ``hd95``; (1, 1) gives pixels of the evaluated size.
     """

@@ -11,7 +11,7 @@ from torch import Tensor
 from slicemamba.config import ModelConfig, TrainConfig
 from slicemamba.data.base import SegmentationData
 from slicemamba.data.reading import IGNORED
-from slicemamba.evaluation.metrics import confusion, summarize
+from slicemamba.evaluation.metrics import constant_counts, summarize
 from slicemamba.training.trainer import EpochReport, TrainingDivergedError
 
 SMALL = 0.1
@@ -42,9 +42,9 @@ class LearningWatch:
     ) -> None:
         background = torch.zeros(val.masks.shape[1:], dtype=torch.uint8)
         self._guesses = {"all background": _dice_of(background, val)}
+        self._told = (train, model, settings, pretrained)
         if train.window is None:  # images of many sizes have no places in common
             self._guesses["the most frequent class of each place"] = _dice_of(_most_frequent(train), val)
-        self._causes = _causes(train, model, settings, pretrained)
         self._stops = settings.stop_if_not_learning
         tenth = math.ceil(settings.epochs / 10 / settings.validate_every) * settings.validate_every
         self._looks = {min(tenth, settings.epochs), settings.epochs}
@@ -64,32 +64,34 @@ class LearningWatch:
         guesses = ", ".join(f"{name} {value:.3f}" for name, value in self._guesses.items())
         return (
             f"after {report.epoch} of {report.epochs} epochs the network is no better than a guess: Dice on val "
-            f"{dice:.3f}; {guesses}. To check: {'; '.join(self._causes)}"
+            f"{dice:.3f}; {guesses}. To check: {'; '.join(_causes(*self._told))}"
         )
 
 
 def _most_frequent(train: SegmentationData) -> Tensor:
     """(H, W): the class that each place has most often in train."""
-    masks = np.asarray(train.masks)
-    shares = np.stack([(masks == label).mean(axis=0) for label in range(max(2, train.num_classes))])
-    return torch.from_numpy(shares.argmax(axis=0).astype(np.uint8))
+    labels = range(max(2, train.num_classes))
+    times = np.zeros((len(labels), *train.masks.shape[1:]), dtype=np.int64)
+    for mask in train.masks:  # one by one, as a large set is mapped from its file
+        for label in labels:
+            times[label] += mask == label
+    return torch.from_numpy(times.argmax(axis=0).astype(np.uint8))
 
 
 def _dice_of(guess: Tensor, val: SegmentationData) -> float:
     """Dice of predicting the same (H, W) for every image."""
-    masks = torch.from_numpy(np.array(val.masks))
-    return summarize(confusion(guess.expand_as(masks), masks, val.num_classes))["dice"]
+    return summarize(constant_counts(guess, val.masks, val.num_classes))["dice"]
 
 
 def _causes(train: SegmentationData, model: ModelConfig, settings: TrainConfig, pretrained: bool) -> list[str]:
     """What can be the reason here, the likeliest first."""
-    masks = np.asarray(train.masks)
-    absent = [label for label in range(1, max(2, train.num_classes)) if not (masks == label).any()]
-    marked = (masks > 0) & (masks != IGNORED)
-    empty = int((~marked.any(axis=(1, 2))).sum())
+    pixels = np.array([np.bincount(mask.ravel(), minlength=256) for mask in train.masks])  # (N, labels)
+    marked = pixels[:, 1:IGNORED].sum(axis=1)
+    absent = [label for label in range(1, max(2, train.num_classes)) if not pixels[:, label].any()]
+    empty = int((marked == 0).sum())
     causes = [f"no training mask holds class {', '.join(map(str, absent))}"] if absent else []
-    causes += [f"{empty} of {len(masks)} training masks are empty"] if 2 * empty > len(masks) else []
-    share = float(marked.mean())
+    causes += [f"{empty} of {len(marked)} training masks are empty"] if 2 * empty > len(marked) else []
+    share = float(marked.sum() / pixels.sum())
     if share < SMALL and not settings.prior_bias and not pretrained:
         causes.append(f"{100 * share:.2g} % of the training pixels are foreground, and prior_bias is off: try it")
     if not pretrained and model.skeleton == "published":

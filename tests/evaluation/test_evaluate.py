@@ -53,6 +53,34 @@ def replay(logits: Tensor):  # type: ignore[no-untyped-def]
     return forward
 
 
+def test_hd95_of_an_image_does_not_depend_on_the_others_sizes() -> None:
+    """An outline that is not there is as far away as the image's own diagonal, however large the split's arrays."""
+    small = np.zeros((64, 64), dtype=np.uint8)
+    small[20:30, 20:30] = 1
+    found = []
+    for others in ([], [np.zeros((600, 800), dtype=np.uint8)]):
+        masks = [small, *others]
+        sizes = np.array([mask.shape for mask in masks])
+        whole = np.zeros((len(masks), *sizes.max(axis=0)), dtype=np.uint8)
+        for array, mask in zip(whole, masks, strict=True):
+            array[: mask.shape[0], : mask.shape[1]] = mask
+        data = SegmentationData(
+            images=np.zeros((*whole.shape, 3), dtype=np.uint8),
+            masks=whole,
+            names=tuple(map(str, range(len(masks)))),
+            split="test",
+            num_classes=1,
+            intensity="unit",
+            window=(32, 32),
+            sizes=sizes,
+        )
+        nothing = evaluate(lambda windows: -windows.new_ones(len(windows), 1, 32, 32), data, batch_size=4, device=CPU)
+        assert nothing.hd95 is not None
+        found.append(nothing.hd95[0])
+        assert trivial_baselines(data)["all background"]["hd95"] == pytest.approx(nothing.hd95.mean())
+    assert found == [pytest.approx(64 * math.sqrt(2))] * 2
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 6])
 def test_batch_size_changes_no_score(tiny_data: SegmentationData, batch_size: int) -> None:
     whole = evaluate(darkness, tiny_data, batch_size=7, device=CPU)

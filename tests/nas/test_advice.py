@@ -36,6 +36,16 @@ def test_what_is_left_beside_a_function_of_the_first_is_told_too() -> None:
     assert "looks at flops only in ties" in others
 
 
+@pytest.mark.parametrize("searcher", ["evolution", "regularized_evolution", "optuna_nsga2"])
+def test_population_larger_than_the_budget_is_told_to_be_random_search(searcher: str) -> None:
+    config = SearchConfig(searcher=searcher, objectives=("dice",), num_trials=48)
+    (told,) = advice(config)
+    assert "draws its first 50 candidates at random" in told
+    assert "this is random search" in told
+    assert advice(config.model_copy(update={"population_size": 8})) == []
+    assert advice(config.model_copy(update={"searcher": "nsga2"})) == []
+
+
 def test_published_settings_and_one_objective_need_no_advice() -> None:
     assert advice(SearchConfig()) == []
     assert advice(SearchConfig(objectives=("hd95",))) == []

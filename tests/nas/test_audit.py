@@ -334,7 +334,7 @@ class TestCheaperAtNoLoss:
             ("cheaper", "supported"),
         ]
         for words in ("trial 12", "2.7 times fewer FLOPs (171 M instead of 461 M)", "2.0 times fewer parameters",
-                      "1.5 times less time", "best fixed one (2x2)", "1 points of Dice"):  # fmt: skip
+                      "1.5 times less time", "best fixed one (2x2)", "1 point of Dice"):  # fmt: skip
             assert words in verdict.sentence
 
     @pytest.mark.parametrize(
@@ -359,6 +359,15 @@ class TestCheaperAtNoLoss:
         failed = replace(MEMBER, number=3, costs={"flops": (10e6, 461e6)}, difference=AGAINST)
         verdict = judge(replace(NOT_BETTER, cheaper=[failed, MEMBER, cheap]))
         assert "trial 7" in verdict.claims[1].sentence
+
+    def test_what_a_cheaper_network_has_more_of_is_no_saving(self) -> None:
+        costs = {**MEMBER.costs, "params": (2.4e6, 1.8e6), "latency_ms": (31.0, 20.0)}
+        sentence = judge(replace(NOT_BETTER, cheaper=[replace(MEMBER, costs=costs)])).claims[1].sentence
+        assert "2.7 times fewer FLOPs" in sentence
+        assert "but 1.3 times the parameters (2.40 M instead of 1.80 M) and 1.6 times the time per pass" in sentence
+        assert "0.8 times" not in sentence
+        assert "0.6 times" not in sentence
+        assert "by 1 point of Dice" in sentence
 
     def test_without_a_cheaper_member_there_is_one_claim(self) -> None:
         assert [claim.name for claim in judge(SOUND).claims] == ["better"]

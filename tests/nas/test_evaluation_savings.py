@@ -183,6 +183,8 @@ def test_bf16_is_measured_against_float32(
     bf16 = COUNTS.model_copy(update={"precision": "bf16"})
     tau = ranking_agreement(supernet, tiny_data, bf16, tiny_space, num_slicings=8)
     assert -1 <= tau < 1  # untrained slicings lie closer together than bf16 resolves
+    costs_first = bf16.model_copy(update={"objectives": ("params", "dice")})  # which are the same in any format
+    assert ranking_agreement(supernet, tiny_data, costs_first, tiny_space, num_slicings=8) == tau
     with torch.inference_mode():
         exact, rough = (
             Evaluator(supernet, tiny_data, config)._forward(0, tiny_space.fixed()[0])[0] for config in (COUNTS, bf16)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,17 @@ def sized(*choices: str, model: ModelConfig) -> SearchSpace:
 
 def names(architecture: Architecture) -> set[str]:
     return {format_block(block) for block in architecture.blocks()}
+
+
+def test_fair_turns_of_blocks_and_widths_are_drawn_apart_where_they_have_as_many_choices() -> None:
+    """Else a block's choice and a width would be locked together, and half of their pairs never trained."""
+    model = ModelConfig(skeleton="conv", embed_dim=8, levels=3, block_levels=(1, 2))
+    space = sized("2x2", "-", "full", "half", model=model)
+    draw = PathSampler(space, "fair", seed=0)
+    drawn = np.array([space.encode(*draw(step)) for step in range(200)])
+    blocks, widths = ([p for p, of in enumerate(space.options) if of == kind] for kind in dict.fromkeys(space.options))
+    for block, width in product(blocks, widths):
+        assert len({tuple(pair) for pair in drawn[:, [block, width]].tolist()}) == 4
 
 
 def test_sandwich_has_the_largest_and_the_smallest_network_of_the_space() -> None:

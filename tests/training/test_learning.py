@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from slicemamba.config import ModelConfig, TrainConfig
 from slicemamba.data.base import SegmentationData
+from slicemamba.evaluation import metrics
+from slicemamba.evaluation.metrics import confusion, constant_counts
 from slicemamba.training.learning import LearningWatch, NotLearningError
 from slicemamba.training.trainer import EpochReport
 
@@ -65,6 +69,25 @@ def test_masks_that_hold_little_are_named(marked: int, said: str) -> None:
     message = watch(masks).look(report(6, 0.0))
     assert message is not None
     assert said in message
+
+
+def test_guesses_and_causes_are_counted_some_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the whole, of any number of images: a large split's counts took many times the memory of its masks."""
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, 2, (37, 8, 8), dtype=np.uint8)
+    guess = torch.from_numpy(masks[0])
+    whole = confusion(guess.expand(37, 8, 8), torch.from_numpy(masks), 1)
+    assert torch.equal(constant_counts(guess, masks, 1), whole)
+    most: list[int] = []
+
+    def counted(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
+        most.append(len(target))
+        return confusion(prediction, target, num_classes)
+
+    monkeypatch.setattr(metrics, "confusion", counted)
+    constant_counts(guess, masks, 1)
+    assert sum(most) == 37
+    assert max(most) <= 16
 
 
 def test_training_that_may_not_go_on_without_learning_is_ended() -> None:
