@@ -1,5 +1,7 @@
 """The network that a default search names, trained anew from three seeds, beside those that everyone knows.
 
+Where it scans, it is trained without its scans as well, as the search says what they bring.
+
 python -m benchmarks.studies.answer search     # the preset `laptop` on each set; goes on where it stopped
 python -m benchmarks.studies.answer run --processes 2
 python -m benchmarks.studies.answer table
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -25,6 +28,7 @@ from cluster.run_folder import RunFolder
 RUNS = Path("runs/answer")
 CHOSEN = FOLDER / "answer-chosen.json"
 BESIDE = ("unet", "conv -", "conv c3", "conv 2x2")
+CHOSEN_ROW, UNSCANNED = "chosen", "chosen, its scans left out"
 SEEDS = 3
 
 
@@ -58,8 +62,14 @@ def _named(run: RunFolder) -> dict[str, Any]:
 
 
 def _study(dataset: str, named: Mapping[str, Any]) -> Study:
-    rows = {"chosen": Row(CONV, named["architecture"]), **{name: networks.STUDY.rows[name] for name in BESIDE}}
+    rows = _own_rows(named["architecture"]) | {name: networks.STUDY.rows[name] for name in BESIDE}
     return Study("answer", rows, reference="unet", seconds=networks.STUDY.seconds, sets=(dataset,))
+
+
+def _own_rows(architecture: str) -> dict[str, Row]:
+    without = re.sub(r"\b\d+x\d+\w*", "-", architecture)
+    rows = {CHOSEN_ROW: Row(CONV, architecture)}
+    return rows if without == architecture else rows | {UNSCANNED: Row(CONV, without, beside=CHOSEN_ROW)}
 
 
 def run(options: argparse.Namespace) -> None:
@@ -67,15 +77,17 @@ def run(options: argparse.Namespace) -> None:
     tasks = []
     for dataset, named in json.loads(CHOSEN.read_text()).items():
         study = _study(dataset, named)
-        done = {(line["set"], line["seed"]) for line in study.finished()}
-        seeds = [seed for seed in range(SEEDS) if (dataset, seed) not in done]
-        if not seeds:
+        done = {(line["network"], line["set"], line["seed"]) for line in study.finished()}
+        rows = [name for name in study.rows if name not in BESIDE]
+        left = [(name, seed) for seed in range(SEEDS) for name in rows if (name, dataset, seed) not in done]
+        if not left:
             continue
-        timed = {name: study.rows[name].build(1).train() for name in ("chosen", "conv -")}
+        timed = {name: study.rows[name].build(1).train() for name in (*rows, "conv -")}
         steps = trainings.measured_steps(study, timed)
         known = trainings.step_seconds(networks.STUDY)["conv -"]
-        a_step = known * steps["chosen"] / steps["conv -"]
-        tasks += [(study, "chosen", dataset, seed, study.seconds, a_step) for seed in seeds]
+        tasks += [
+            (study, name, dataset, seed, study.seconds, known * steps[name] / steps["conv -"]) for name, seed in left
+        ]
     print(f"{len(tasks)} trainings of {networks.STUDY.seconds:g} s", flush=True)
     trainings.work_off(tasks, FOLDER / "answer.jsonl", options.processes)
 
@@ -88,11 +100,11 @@ def table(_: argparse.Namespace) -> None:
         lines = [line for line in [*study.finished(), *others] if line["set"] == dataset]
         trainings.print_table(study, lines, [dataset])
     study = Study(
-        "answer", {"chosen": Row(CONV, "-"), **{name: networks.STUDY.rows[name] for name in BESIDE}}, "unet", 0
+        "answer", {CHOSEN_ROW: Row(CONV, "-"), **{name: networks.STUDY.rows[name] for name in BESIDE}}, "unet", 0
     )
     for name in BESIDE:
         print(f"\nchosen against {name}")
-        trainings.print_over_sets(study, [*study.finished(), *others], beside=name, rows=["chosen"])
+        trainings.print_over_sets(study, [*study.finished(), *others], beside=name, rows=[CHOSEN_ROW])
 
 
 if __name__ == "__main__":
