@@ -11,6 +11,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Scope
 
+from api.server.middleware import MAX_BODY_BYTES
 from slicemamba.documents import parse_yaml
 
 YAML = ("application/yaml", "application/x-yaml", "text/yaml")
@@ -35,10 +36,26 @@ def _from_json(text: str) -> Any:
 
 def _from_yaml(text: str) -> Any:
     try:
-        return parse_yaml(text)
+        found = parse_yaml(text)
+        _check_json(found)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise json.JSONDecodeError(f"not valid YAML: {error}", text, 0 if mark is None else mark.index) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        told = f"not valid YAML of what JSON can hold (no !!binary, !!set or list that holds itself): {error}"
+        raise json.JSONDecodeError(told, text, 0) from None
+    return found
+
+
+def _check_json(found: Any) -> None:
+    """Raises what ``json.dumps`` does; and yaml.YAMLError where aliases, of which few can stand for terabytes, make it
+    longer than a body may be.
+    """
+    length = 0
+    for part in json.JSONEncoder().iterencode(found):
+        length += len(part)
+        if length > MAX_BODY_BYTES:
+            raise yaml.YAMLError(f"as JSON, without aliases, it would have more than {MAX_BODY_BYTES} bytes")
 
 
 def _as_json(scope: Scope) -> Scope:

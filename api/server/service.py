@@ -365,7 +365,7 @@ class SearchService:
         """Lets a paused, cancelled or failed search go on from where it stopped; a running one goes on anyway.
 
         Raises:
-            ProblemError: 404, 412, or 409 when it has succeeded or is being cancelled.
+            ProblemError: 404, 412, 409 when it has succeeded or is being cancelled, or 429 as ``submit``.
         """
 
         def step(search: Search, state: SearchState) -> bool:
@@ -382,7 +382,7 @@ class SearchService:
 
         Raises:
             InputError: not more trials than before, or more than the space has.
-            ProblemError: 404, 412, or 409 while it is under way.
+            ProblemError: 404, 412, 409 while it is under way, or 429 as ``submit``.
         """
 
         def step(search: Search, state: SearchState) -> bool:
@@ -410,6 +410,10 @@ class SearchService:
             "error": None,
             "ended_at": None,
         }
+        # What is under way is among those that its owner has, so it takes nobody's place.
+        if search.submitted_by is not None and SearchState(search.state) not in _UNDER_WAY:
+            with self._sessions() as session:
+                self._check_quota(session, search.submitted_by)
         if SearchState(search.state).ended:  # else its end would be taken for that of the attempt that is to come
             status = self.folder_of(search).read_status()
             fresh["left_attempt"] = None if status is None else status.attempt
@@ -426,7 +430,7 @@ class SearchService:
         get = get or self.get
         while True:
             search = get(row_id)
-            if if_match is not None and if_match not in ("*", etag(search)):
+            if if_match is not None and not _matches(if_match, etag(search)):
                 raise ProblemError(
                     HTTPStatus.PRECONDITION_FAILED,
                     f"{search.title} has changed since: its ETag is {etag(search)}, If-Match asks for {if_match}; "
@@ -548,6 +552,11 @@ def etag(search: Search) -> str:
     """Changes with what somebody decides about a search, not with its progress: else no change could be asked for."""
     seen = (search.id, search.state, search.attempt, search.changed_at.isoformat())
     return f'"{hashlib.sha256(repr(seen).encode()).hexdigest()[:20]}"'
+
+
+def _matches(if_match: str, tag: str) -> bool:
+    """Whether the header names the tag, alone or among others (RFC 9110): a weak one, ``W/"…"``, is none of them."""
+    return if_match.strip() == "*" or tag in re.findall(r'(?:W/)?"[^"]*"', if_match)
 
 
 def _extended(spec: Mapping[str, Any], num_trials: int) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
+import httpx
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, SecretStr, model_validator
 
 from slicemamba.config import Config, validate
@@ -45,8 +45,12 @@ def _split(value: object) -> object:
 
 
 def _check_address(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        url = httpx.URL(value)  # as it is read when it is told
+        usable = url.scheme in ("http", "https") and url.host and (url.port or 0) < 1 << 16
+    except (httpx.InvalidURL, ValueError):
+        usable = False
+    if not usable:
         raise ValueError(f"must be an address such as https://example.org/hook; got {value!r}")
     return value
 

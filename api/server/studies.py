@@ -237,13 +237,22 @@ class StudyView:
             raise bad_parameter("objectives", f"{what}; give some of {', '.join(known)}, separated by commas")
 
     def chosen(self, states: Sequence[TrialState], order: str) -> list[Trial]:
-        """Trials in any of the states (all when empty), ordered as ``sort_trials`` does; not to be changed."""
+        """Trials in any of the states (all when empty), ordered as ``sort_trials`` does; not to be changed.
+
+        Raises ProblemError (422) for an order by what is neither an objective nor measured.
+        """
         if not states and order == "number":
             return self.trials
         key = (frozenset(states), order)
         with self._lock:
             found = self._orders.get(key)
             if found is None:
+                # Of all trials: those in a state such as RUNNING may have no value yet.
+                known = {metric for trial in self.trials for metric in trial.metrics}
+                name = order.removeprefix("-")
+                if name not in ("number", "seconds", *known, *OBJECTIVES):
+                    told = ", ".join(["number", "seconds", *sorted(known or OBJECTIVES)])
+                    raise bad_parameter("sort", f"must be one of {told}; got {order!r}")
                 wanted = [trial for trial in self.trials if trial.state in key[0]] if states else self.trials
                 found = self._orders[key] = sort_trials(wanted, order)
                 if len(self._orders) > _MAX_ORDERS:
@@ -288,19 +297,12 @@ class Studies:
 
 
 def sort_trials(trials: Sequence[Trial], order: str) -> list[Trial]:
-    """By ``number``, ``seconds`` or a metric; ``-`` before the name turns the order round. Without a value: last.
-
-    Raises:
-        ProblemError: 422, a name that no trial has a value of.
-    """
+    """By ``number``, ``seconds`` or a metric; ``-`` before the name turns the order round. Without a value: last."""
     descending, name = order.startswith("-"), order.removeprefix("-")
     if name == "number":
         return list(reversed(trials)) if descending else list(trials)
     values = np.array([_value(trial, name) for trial in trials], dtype=np.float64)
     values[~np.isfinite(values)] = np.nan  # which numpy sorts last
-    if len(trials) and np.isnan(values).all():
-        known = sorted({metric for trial in trials for metric in trial.metrics})
-        raise bad_parameter("sort", f"must be one of {', '.join(['number', 'seconds', *known])}; got {order!r}")
     return [trials[i] for i in np.argsort(-values if descending else values, kind="stable").tolist()]
 
 

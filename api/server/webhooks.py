@@ -16,7 +16,6 @@ from threading import Event, Thread
 
 import httpx
 from sqlalchemy import select, update
-from sqlalchemy.exc import SQLAlchemyError
 
 from api.server.database import Sessions
 from api.server.models import Search, StateChange, utc_now
@@ -48,6 +47,7 @@ class Webhooks:
         self._thread: Thread | None = None
         self._waits: dict[int, tuple[float, float]] = {}  # by change: until when, and how long, it waits
         self._had: dict[int, set[str]] = {}  # by change: addresses that have it
+        self._unreached: set[str] = set()  # in this round, which waits for none of them twice
 
     def start(self) -> None:
         """Does nothing where there is no address."""
@@ -65,28 +65,32 @@ class Webhooks:
         while not self._stopping.wait(ROUND_SECONDS):
             try:
                 self.run_once()
-            except SQLAlchemyError:
+            except Exception:  # it is tried again: the thread must outlive whatever it was
                 logger.exception("webhooks could not be told of changes")
 
     def run_once(self) -> None:
         """Tells what is due, the oldest first."""
+        now = time.monotonic()
         with self._sessions() as session:
+            untold = session.scalars(select(StateChange.id).where(StateChange.untold).order_by(StateChange.id))
+            # Those that wait for an address must not take the places of others.
+            due = [change_id for change_id in untold if self._waits.get(change_id, (0.0, 0.0))[0] <= now][:_AT_ONCE]
             query = select(StateChange, Search).join(Search, Search.id == StateChange.search_id)
-            query = query.where(StateChange.untold).order_by(StateChange.id).limit(_AT_ONCE)
+            query = query.where(StateChange.id.in_(due)).order_by(StateChange.id)
             found = [(change, row, _body(change, row)) for change, row in session.execute(query)]
+        self._unreached.clear()
         for change, row, body in found:
-            until, wait = self._waits.get(change.id, (0.0, 0.0))
-            if until > time.monotonic() or self._stopping.is_set():
-                continue
+            if self._stopping.is_set():
+                return
             missing = [url for url in self._settings.webhooks if url not in self._had.get(change.id, ())]
-            refused = [url for url in missing if not self._post(change.id, url, body)]
+            refused = [url for url in missing if url in self._unreached or not self._post(change.id, url, body)]
             if not refused:
                 self._done(change.id)
             elif utc_now() - change.time > GIVE_UP:
                 logger.error("gave up telling %s that %s is %s", ", ".join(refused), row.title, change.new_state)
                 self._done(change.id)
             else:
-                wait = min(LONGEST_WAIT, 2 * wait or FIRST_WAIT)
+                wait = min(LONGEST_WAIT, 2 * self._waits.get(change.id, (0.0, 0.0))[1] or FIRST_WAIT)
                 self._waits[change.id] = (time.monotonic() + wait, wait)
 
     def _post(self, change_id: int, url: str, body: bytes) -> bool:
@@ -96,8 +100,11 @@ class Webhooks:
         try:
             with httpx.Client(timeout=_TIMEOUT, trust_env=not is_loopback(httpx.URL(url).host)) as client:
                 client.post(url, content=body, headers=headers).raise_for_status()
-        except httpx.HTTPError as error:  # a redirect, too: it would lead to an address that nobody named
+        # A redirect, too: it would lead to an address that nobody named. And whatever a name does to a resolver.
+        except Exception as error:
             logger.warning("webhook %s was not told: %s", url, error)
+            if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+                self._unreached.add(url)
             return False
         self._had.setdefault(change_id, set()).add(url)
         return True

@@ -19,6 +19,12 @@ def test_yaml_is_taken_as_the_command_line_takes_it(bench: Bench, kind: str) -> 
     assert made.json()["name"] == "as a file"
 
 
+def doubled(times: int, width: int) -> str:
+    """Lists that hold the one before so many times."""
+    rows = (f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * width)}]\n" for i in range(1, times))
+    return "a0: &a0 [x]\n" + "".join(rows)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -28,12 +34,19 @@ def test_yaml_is_taken_as_the_command_line_takes_it(bench: Bench, kind: str) -> 
         ("[" * 60, "more than 50 levels"),
         ("data: {root: /etc}\n", "must not contain its folder"),
         ("!!python/object/apply:os.system [id]\n", "the body is not valid YAML"),
+        ("name: !!binary aGVsbG8=\n", "of what JSON can hold (no !!binary"),
+        ("labels: {a: !!set {x, y}}\n", "of what JSON can hold (no !!binary"),
+        ("labels: {!!binary aGVsbG8=: x}\n", "of what JSON can hold (no !!binary"),
+        ("name: &a [*a]\n", "list that holds itself"),
+        (doubled(2000, 1), "list that holds itself"),
+        (doubled(40, 2), "it would have more than 1048576 bytes"),
     ],
 )
 def test_bad_yaml_is_refused_with_its_fault(bench: Bench, text: str, told: str) -> None:
-    answer = bench.http.post(VALIDATE, content=text, headers={"Content-Type": "application/yaml"})
-    assert answer.status_code == 422
-    assert told in answer.text
+    for path in ("/v1/searches", VALIDATE):
+        answer = bench.http.post(path, content=text, headers={"Content-Type": "application/yaml"})
+        assert answer.status_code == 422
+        assert told in answer.text
 
 
 def test_other_kinds_of_body_are_refused(bench: Bench) -> None:

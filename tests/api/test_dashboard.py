@@ -186,6 +186,45 @@ def test_a_warning_is_shown_in_the_list_and_on_the_page(page: Page, place: tuple
     bench.http.post(f"/v1/searches/{search_id}/cancel")
 
 
+def test_page_follows_what_is_measured_and_shows_what_is_asked_for(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    body = {**BODY, "name": "for Dice alone", "search": {"objectives": ["dice"], "num_trials": 8}}
+    search_id, later = bench.submit(body), bench.submit(body)
+    phases, axis = page.locator(".phases"), page.get_by_role("combobox", name="x", exact=True)
+    page.goto(f"{url}/#/s/{search_id}")
+    page.get_by_text("None yet: the supernet is trained first.").wait_for()
+    assert axis.input_value() == "latency_ms"
+    under_way(bench, search_id)
+    bench.drive(search_id, phase="survey", progress={"survey": Progress(done=3, total=32, unit="architectures")})
+    phases.get_by_text("3 / 32 architectures").wait_for()
+    assert phases.get_by_text("Survey").is_visible()
+    rows: list[dict[str, float] | None] = [{"dice": 0.5, "hd95": 2.0, "flops": 2e6}, None]
+    study = write_study(bench.folder(search_id), [*rows, {"dice": 0.6, "hd95": 1.0, "flops": 3e6}])
+    study.start(study.space.decode([1, 1, 0, 0]), origin="evolution", asked_after=3)
+    page.get_by_text("Trials (4)").wait_for()
+    page.locator(".plot .main-svg").first.wait_for()
+    assert axis.input_value() == "flops"
+    assert axis.locator("option").all_text_contents() == ["Dice", "HD95", "FLOPs"]
+    axis.select_option("dice")
+    numbers = page.locator("table", has=page.get_by_role("button", name="number")).locator("tbody td:first-child a")
+    for state, expected in (("RUNNING", ["3"]), ("COMPLETED", ["2", "0"]), ("FAILED", ["1"]), ("PENDING", [])):
+        page.get_by_label("State").select_option(state)
+        page.get_by_text(f"Trials ({len(expected)})").wait_for()
+        assert numbers.all_text_contents() == expected
+    assert axis.input_value() == "dice", "what was chosen stays while it is measured"
+    assert page.locator("#lost").is_hidden()
+
+    page.goto(f"{url}/#/compare/{search_id},{later}")
+    axis.wait_for()
+    assert axis.input_value() == "flops"
+    write_study(bench.folder(later), [{"dice": 0.4, "hd95": 3.0}])
+    axis.locator("option[value=flops]").wait_for(state="detached")
+    assert axis.input_value() == "hd95"
+    assert page.locator("#lost").is_hidden()
+    for one in (search_id, later):
+        bench.http.post(f"/v1/searches/{one}/cancel")
+
+
 def test_searches_that_wait_show_their_place(page: Page, tmp_path: Path) -> None:
     bench = Bench(tmp_path / "runs", max_running=1)
     ids = [bench.submit({**BODY, "name": name}) for name in ("first", "second", "third")]
@@ -478,6 +517,36 @@ def test_what_follows_a_search_is_started_shown_and_cancelled(page: Page, place:
     shoot(page, "search-jobs")
 
 
+def test_job_that_goes_on_closes_and_unfocuses_nothing(page: Page, place: tuple[str, Bench]) -> None:
+    url, bench = place
+    search_id = finished(bench, "followed", 0.7)
+    bench.folder(search_id).write_json("supernet/config.json", {})
+    trial = f"/v1/searches/{search_id}/trials/0"
+    done, runs = (bench.http.post(f"{trial}/{kind}").json()["id"] for kind in ("figures", "retrain"))
+    end_job(bench, done, search_id)
+    folder = RunFolder(bench.folder(search_id).path / "jobs" / runs)
+
+    def go_on(epoch: int) -> None:
+        bench.jobs.states[runs] = JobState.RUNNING
+        progress = {"retrain": Progress(done=epoch, total=50, unit="epochs")}
+        moment = datetime.now(timezone.utc)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write_status(RunStatus(state="RUNNING", phase="retrain", progress=progress, updated_at=moment))
+        page.get_by_text(f"{epoch} / 50 epochs").wait_for()
+
+    page.goto(f"{url}/#/s/{search_id}")
+    page.get_by_text("Show", exact=True).click()
+    picture = page.get_by_role("button", name="00_image_003.png")
+    for control in (page.get_by_role("button", name=f"Cancel retrain {runs}"), picture):
+        go_on(7)
+        control.focus()
+        key = control.get_attribute("data-key")
+        go_on(8)
+        assert page.evaluate("document.activeElement.dataset.key") == key
+        assert picture.is_visible()
+    bench.http.post(f"/v1/jobs/{runs}/cancel")
+
+
 def test_controls_say_what_they_are_and_nothing_offers_to_send_a_plot_away(
     page: Page, place: tuple[str, Bench]
 ) -> None:
@@ -560,6 +629,31 @@ def test_page_asks_for_the_token_once(page: Page, tmp_path: Path) -> None:
         page.get_by_text("No search yet").wait_for()
         page.reload()
         page.get_by_text("No search yet").wait_for()
+
+
+def test_question_about_a_token_does_not_answer_another(page: Page, tmp_path: Path) -> None:
+    from api.server.tokens import Scope
+
+    bench = Bench(tmp_path / "runs", require_tokens=True)
+    (first, old), (_, new) = (bench.context.tokens.create(name, Scope.ADMIN) for name in ("Ada", "Grace"))
+    search_id = bench.submit(Authorization=f"Bearer {old}")
+    with served(bench, lifespan="off") as url:
+        page.goto(f"{url}/#/s/{search_id}")
+        page.get_by_role("textbox", name="Access token").fill(old)
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_text("Cancel this search?").wait_for()
+        bench.context.tokens.revoke(first.id)
+        page.get_by_role("textbox", name="Access token").fill(new)  # asked for by the next refresh
+        page.keyboard.press("Enter")
+        page.get_by_text("Access token").wait_for(state="hidden")
+        page.wait_for_timeout(500)  # for what should not happen
+        row = bench.context.service.find(search_id)
+        assert row is not None
+        assert row.state == "QUEUED"
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Cancel the search").click()
+        page.locator(".chip.CANCELLING").first.wait_for()
 
 
 def test_pages_may_run_their_own_scripts_only(bench: Bench) -> None:

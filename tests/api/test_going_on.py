@@ -196,3 +196,11 @@ def test_change_of_a_search_that_has_changed_since_is_refused(bench: Bench) -> N
     assert "get it again" in act(bench, search_id, "resume", 412, headers={"If-Match": seen})["detail"]
     assert bench.http.delete(f"/v1/searches/{search_id}", headers={"If-Match": seen}).status_code == 412
     act(bench, search_id, "resume", headers={"If-Match": "*"})
+
+
+def test_change_may_name_several_states_that_it_is_meant_for(bench: Bench) -> None:
+    search_id = bench.running()
+    seen = bench.http.get(f"/v1/searches/{search_id}").headers["ETag"]
+    for weak in (f"W/{seen}", f'"other", W/{seen}'):  # of a state that is the same only nearly
+        act(bench, search_id, "pause", 412, headers={"If-Match": weak})
+    act(bench, search_id, "pause", headers={"If-Match": f'W/"other","another" , {seen}'})

@@ -153,6 +153,25 @@ def test_one_owner_cannot_fill_the_queue(guarded: Bench) -> None:
     guarded.submit(**ada)
 
 
+def test_one_owner_cannot_fill_the_queue_by_what_goes_on(guarded: Bench) -> None:
+    ada, admin = bearer(guarded, "Ada"), bearer(guarded, "root", Scope.ADMIN)
+    paused = guarded.submit(**ada)
+    guarded.http.post(f"/v1/searches/{paused}/pause", headers=ada)
+    mine = [guarded.submit(**ada) for _ in range(2)]
+    for asked in (ada, admin):  # whoever asks, it is Ada's
+        for what, body in (("resume", None), ("extend", {"num_trials": 20})):
+            refused = guarded.http.post(f"/v1/searches/{paused}/{what}", json=body, headers=asked)
+            assert refused.status_code == 429
+            assert "Ada has 2 searches" in refused.json()["detail"]
+    assert guarded.http.post(f"/v1/searches/{mine[0]}/resume", headers=ada).status_code == 202, "it goes on anyway"
+    guarded.round()
+    guarded.context.service.continue_all("the service was stopped")  # what runs keeps its place
+    assert guarded.http.post(f"/v1/searches/{mine[0]}/cancel", headers=ada).status_code == 202
+    guarded.round()
+    guarded.round()
+    assert guarded.http.post(f"/v1/searches/{paused}/resume", headers=ada).status_code == 202
+
+
 def test_a_repeated_submission_is_not_counted_twice(guarded: Bench) -> None:
     ada = bearer(guarded, "Ada") | {"Idempotency-Key": "once"}
     assert guarded.submit(**ada) == guarded.submit(**ada) == guarded.submit(**ada)

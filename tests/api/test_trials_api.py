@@ -157,6 +157,19 @@ def test_trials_are_sorted_by_what_was_measured(bench: Bench) -> None:
     assert "number, seconds, dice, hd95, latency_ms" in refused.json()["errors"][0]["detail"]
 
 
+def test_trials_of_a_state_are_sorted_by_what_others_have(bench: Bench) -> None:
+    search_id = bench.submit()
+    path = f"/v1/searches/{search_id}/trials"
+    write_study(bench.folder(search_id), [None, None])
+    for name in ("-dice", "flops"):  # an objective, before anything is measured
+        assert numbers(bench.http.get(path, params={"sort": name})) == [0, 1]
+    assert bench.http.get(path, params={"sort": "beauty"}).status_code == 422
+    write_study(bench.folder(search_id), ROWS)
+    assert numbers(bench.http.get(path, params={"sort": "-dice", "state": "FAILED"})) == [0, 1, 4]
+    assert numbers(bench.http.get(path, params={"sort": "-dice", "state": "RUNNING"})) == []
+    assert bench.http.get(path, params={"sort": "beauty", "state": "RUNNING"}).status_code == 422
+
+
 def test_trials_as_a_table_for_spreadsheets(bench: Bench) -> None:
     search_id = bench.submit()
     write_study(bench.folder(search_id), ROWS)

@@ -152,11 +152,50 @@ def test_address_that_is_not_there_stops_nothing(tmp_path: Path) -> None:
     assert bench.state(search_id) == "SUCCEEDED"
 
 
+def test_address_that_is_not_there_keeps_no_other_waiting(
+    tmp_path: Path, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(webhooks, "_AT_ONCE", 2)
+    urls = f"http://127.0.0.1:9/hook, http://{'a' * 64}.example/hook, {receivers[0].url}"
+    bench = Bench(tmp_path / "runs", webhooks=urls, webhook_secret=SECRET)
+    ids = [ended(bench) for _ in range(5)]
+    for _ in range(3):
+        bench.context.webhooks.run_once()
+    assert [json.loads(body)["search"] for _, body in receivers[0].told] == ids
+    assert caplog.text.count("127.0.0.1:9/hook was not told") == 3, "once a round"
+
+
+def test_fault_of_a_round_ends_no_delivery(
+    told: Bench, receivers: list[Receiver], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks, faults = told.context.webhooks, [RuntimeError("of a kind that nobody thought of")]
+    run_once = hooks.run_once
+
+    def faulty() -> None:
+        if faults:
+            raise faults.pop()
+        run_once()
+        hooks._stopping.set()
+
+    ended(told)
+    monkeypatch.setattr(webhooks, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(hooks, "run_once", faulty)
+    hooks._run()
+    assert len(receivers[0].told) == 1
+    assert "nobody thought of" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"webhooks": "https://a/b"}, "webhooks need SLICEMAMBA_WEBHOOK_SECRET"),
         ({"webhooks": "ftp://a/b", "webhook_secret": SECRET}, "must be an address such as"),
+        ({"webhooks": "https://a:port/b", "webhook_secret": SECRET}, "must be an address such as"),
+        ({"webhooks": "https://[::1/b", "webhook_secret": SECRET}, "must be an address such as"),
+        ({"webhooks": "https://\u2028.org", "webhook_secret": SECRET}, "must be an address such as"),
+        ({"webhooks": "https://a:65536/b", "webhook_secret": SECRET}, "must be an address such as"),
+        ({"webhooks": "https://xn--/b", "webhook_secret": SECRET}, "must be an address such as"),
+        ({"webhooks": "https:///b", "webhook_secret": SECRET}, "must be an address such as"),
         ({"webhooks": "https://a/b", "webhook_secret": "short"}, "must have at least 16 characters"),
     ],
 )

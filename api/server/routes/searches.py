@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Query, Request, Response
@@ -30,7 +30,7 @@ from api.server.estimate import estimate, num_evaluations
 from api.server.models import Search
 from api.server.past_searches import earlier_searches
 from api.server.problems import ProblemError, bad_parameter, conflict
-from api.server.service import SAFE_ID, Filter, etag
+from api.server.service import SAFE_ID, SORTED_BY, Filter, etag
 from api.server.specs import EXAMPLE, JobBody
 from api.states import SearchState
 from cluster.capacity import needs_of, waits_for
@@ -63,7 +63,7 @@ BodyOfJob = Annotated[JobBody, Body(openapi_examples={"small": {"summary": "A sm
 Row = TypeVar("Row", schemas.SearchSummary, schemas.JobSummary)
 IfMatch = Annotated[str | None, Header(description="the ETag that you know; 412 if it has changed")]
 PageSize = Annotated[int, Query(ge=1, le=1000, description="maximum number")]
-Sort = Literal["-created_at", "created_at", "name", "-name", "dataset", "-dataset", "state", "-state"]
+Sort = Annotated[str, Query(description="with `-` from the highest value down", pattern=f"^-?({'|'.join(SORTED_BY)})$")]
 PageToken = Annotated[str | None, Query(description="next_page_token of the previous page")]
 
 
@@ -215,7 +215,7 @@ def list_searches(
     state: Annotated[list[SearchState] | None, Query(description="any of these")] = None,
     label: Annotated[list[str] | None, Query(description="`key=value`; all of these")] = None,
     text: Annotated[str, Query(max_length=100, description="in name, id, labels or data set, whatever the case")] = "",
-    sort: Annotated[Sort, Query(description="with `-` from the highest value down")] = "-created_at",
+    sort: Sort = "-created_at",
 ) -> schemas.SearchPage:
     """Searches, newest first or by `sort`."""
     after = _read_place(page_token, sort) if page_token else None

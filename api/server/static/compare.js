@@ -19,9 +19,9 @@ export function comparePage(main, live, ids) {
     const searches = await Promise.all(ids.map((id) => get(`/v1/searches/${id}`)));
     const own = await Promise.all(ids.map((id) => get(`/v1/searches/${id}/pareto`)));
     const common = own[0].measured.filter((name) => own.every((front) => front.measured.includes(name)));
-    chosen ??= [common.find((name) => known[name].direction === "maximize") ?? common[0], common.find((name) => ["flops", "latency_ms", "params"].includes(name)) ?? common.at(-1)];
-    if (!axes.childElementCount && common.length) for (const i of [1, 0])
-      axes.append(select(i ? "x" : "y", common.map((name) => [name, known[name].title]), chosen[i], (value) => { chosen[i] = value; live.now(); }));
+    const first = [common.find((name) => known[name].direction === "maximize") ?? common[0], common.find((name) => ["flops", "latency_ms", "params"].includes(name)) ?? common.at(-1)];
+    chosen = first.map((name, i) => (common.includes(chosen?.[i]) ? chosen[i] : name)); // less is common once trials are completed
+    swap(axes, common, () => (common.length ? [1, 0].map((i) => select(i ? "x" : "y", common.map((name) => [name, known[name].title]), chosen[i], (value) => { chosen[i] = value; live.now(); })) : []));
     const fronts = common.length ? await Promise.all(ids.map((id) => get(`/v1/searches/${id}/pareto${query({ objectives: [...new Set(chosen)].join(",") })}`))) : own;
     const results = await Promise.all(searches.map((s) => (s.state === "SUCCEEDED" ? get(`/v1/searches/${s.id}/result`).catch(() => ({})) : {})));
     if (common.length) plots.fronts(plot, known[chosen[1]], known[chosen[0]], fronts.map((front, i) => ({ name: searches[i].name, trials: front.trials })));

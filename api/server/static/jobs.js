@@ -21,16 +21,17 @@ export async function start(button, path, body, done) {
 }
 
 export function showJobs(node, jobs, id, live) {
-  swap(node, jobs, () => (jobs.length ? rows(jobs, id, live) : el("p", { className: "soft" }, "None so far.")));
+  // updated_at changes with every round of the service, and is not shown.
+  swap(node, jobs.map(({ updated_at, ...rest }) => rest), () => (jobs.length ? rows(jobs, id, live) : el("p", { className: "soft" }, "None so far.")));
 }
 
 function rows(jobs, id, live) {
   const columns = ["Job", "Trial", "State", "Progress", "Created", "Files"].map((title) => ({ title }));
   return table(columns, jobs.map((job) => el("tr", {},
     el("td", {}, el("b", {}, job.kind), el("br"), el("span", { className: "mono soft" }, job.id)),
-    el("td", {}, job.trial === null ? "–" : job.study === "search" ? el("a", { href: `#/s/${id}/t/${job.trial}` }, String(job.trial)) : `${job.trial} (random)`),
+    el("td", {}, job.trial === null ? "–" : job.study === "search" ? el("a", { href: `#/s/${id}/t/${job.trial}`, "data-key": `trial of ${job.id}` }, String(job.trial)) : `${job.trial} (random)`),
     el("td", {}, chip(job.state), job.error || job.message ? el("div", { className: job.error ? "bad" : "soft" }, job.error ?? job.message) : null),
-    el("td", {}, progress(job), under(job.state) ? el("button", { type: "button", className: "danger", ariaLabel: `Cancel ${job.kind} ${job.id}`, onclick: () => attempt(async () => { await post(`/v1/jobs/${job.id}/cancel`); live.now(); }) }, "Cancel") : null),
+    el("td", {}, progress(job), under(job.state) ? el("button", { type: "button", className: "danger", "data-key": `cancel ${job.id}`, ariaLabel: `Cancel ${job.kind} ${job.id}`, onclick: () => attempt(async () => { await post(`/v1/jobs/${job.id}/cancel`); live.now(); }) }, "Cancel") : null),
     el("td", {}, when(job.created_at)),
     el("td", {}, job.state === "SUCCEEDED" ? files(job, id) : "–"))));
 }
@@ -48,9 +49,9 @@ function files(job, id) {
   const load = () => attempt(async () => {
     const { artifacts } = await get(`/v1/searches/${id}/artifacts`);
     const ours = artifacts.filter((file) => file.path.startsWith(`${job.folder}/`));
-    list.replaceChildren(...ours.map((file) => el("li", {}, el("button", { type: "button", className: "link mono", onclick: () => attempt(() => download(artifact(id, file.path), file.path.split("/").at(-1))) }, file.path.slice(job.folder.length + 1)), el("span", { className: "soft" }, ` ${size(file.size_bytes)}`))));
+    list.replaceChildren(...ours.map((file) => el("li", {}, el("button", { type: "button", className: "link mono", "data-key": file.path, onclick: () => attempt(() => download(artifact(id, file.path), file.path.split("/").at(-1))) }, file.path.slice(job.folder.length + 1)), el("span", { className: "soft" }, ` ${size(file.size_bytes)}`))));
   });
-  return el("details", { ontoggle: (event) => { if (event.target.open && !list.childElementCount) load(); } }, el("summary", {}, "Show"), list);
+  return el("details", { "data-key": `files ${job.id}`, ontoggle: (event) => { if (event.target.open && !list.childElementCount) load(); } }, el("summary", { "data-key": `show ${job.id}` }, "Show"), list);
 }
 
 const artifact = (id, path) => `/v1/searches/${id}/artifacts/${path.split("/").map(encodeURIComponent).join("/")}`;

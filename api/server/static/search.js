@@ -46,7 +46,9 @@ export function searchPage(main, live, id) {
     const front = await get(`${url}/pareto`);
     // Beside a single objective, what it costs: one figure against itself shows nothing.
     const cost = ["latency_ms", "flops", "params"].find((name) => front.measured.includes(name));
-    view.axes ??= [front.objectives[0].name, front.objectives[1]?.name ?? cost ?? front.objectives[0].name];
+    const first = [front.objectives[0].name, front.objectives[1]?.name ?? cost ?? front.objectives[0].name];
+    // Before the first trial anything may be chosen; what it was not measured for cannot be drawn any more.
+    view.axes = first.map((name, i) => (front.measured.includes(view.axes?.[i]) ? view.axes[i] : name));
     view.sort ??= `${front.objectives[0].direction === "maximize" ? "-" : ""}${front.objectives[0].name}`;
     if (view.estimate === undefined) { // a token that may only read gets none
       view.estimate = null;
@@ -58,20 +60,19 @@ export function searchPage(main, live, id) {
       parts.findings.replaceChildren(...resultCard(result, id, live));
     }
     const jobs = await followUps(search); // the audit's intervals are drawn with the figures
-    const [found] = await Promise.all([figures(search, front), trialTable(search, front)]);
+    const [found] = await Promise.all([figures(front), trialTable(front)]);
     parts.tiles.replaceChildren(tiles(search, front, found.worked, view.estimate));
     swap(parts.comparison, [front.trials[0], found.random, found.trials.search.length], () => comparison(front, found));
     if (!under(search.state) && !jobs.some((job) => under(job.state))) live.slow();
     else live.quick();
   }
 
-  async function figures(search, front) {
+  async function figures(front) {
     const known = await objectives();
-    if (!axes.childElementCount) for (const i of [1, 0])
-      axes.append(select(i ? "x" : "y", front.measured.map((n) => [n, known[n].title]), view.axes[i], (value) => { view.axes[i] = value; live.now(); }));
+    swap(axes, front.measured, () => [1, 0].map((i) => select(i ? "x" : "y", front.measured.map((n) => [n, known[n].title]), view.axes[i], (value) => { view.axes[i] = value; live.now(); })));
     const [y, x] = view.axes.map((name) => known[name]);
     const names = [...new Set(view.axes)].join(",");
-    if (!picking.childElementCount && front.trials.length) picking.append(pickForm(url, id, front.measured, known));
+    if (front.trials.length) swap(picking, front.measured, () => pickForm(url, id, front.measured, known));
     const some = async (study) => {
       const trials = [];
       let next = null;
@@ -114,9 +115,8 @@ export function searchPage(main, live, id) {
     if (sampled) await start(audit, `${url}/audit`, { num_retrained: Number(sampled) }, () => live.now());
   }
 
-  async function trialTable(search, front) {
-    const page = await get(`${url}/trials${query({ sort: search.progress.search ? view.sort : "number", state: view.state, page_size: 20, page_token: view.tokens.at(-1) })}`)
-      .catch(() => get(`${url}/trials?page_size=20`));
+  async function trialTable(front) {
+    const page = await get(`${url}/trials${query({ sort: view.sort, state: view.state, page_size: 20, page_token: view.tokens.at(-1) })}`);
     const known = await objectives();
     swap(parts.trials, [page, front.trials, view.sort, view.state, view.tokens.length], () => trialRows(page, front, known));
   }
@@ -129,19 +129,19 @@ export function searchPage(main, live, id) {
     const column = (name) => sortable(name, known[name] ? plots.title(known[name]) : name, view.sort, order, { num: true, firstDown: true });
     const columns = [column("number"), { title: "State" }, ...metrics.map(column), { title: "Origin" }, { title: "Slicing" }];
     const rows = page.trials.map((t) => el("tr", {},
-      el("td", { className: "num" }, el("a", { href: `#/s/${id}/t/${t.number}` }, String(t.number)), best.has(t.number) ? " ★" : tied.has(t.number) ? " =" : ""),
+      el("td", { className: "num" }, el("a", { href: `#/s/${id}/t/${t.number}`, "data-key": `trial ${t.number}` }, String(t.number)), best.has(t.number) ? " ★" : tied.has(t.number) ? " =" : ""),
       el("td", {}, chip(t.state), t.violation ? el("span", { className: "soft", title: `breaks the constraints by ${t.violation.toPrecision(2)} of their limits` }, " outside") : ""), metrics.map((m) => el("td", { className: "num" }, number(m === "seconds" ? t.seconds : t.metrics[m]))),
       el("td", {}, t.origin), el("td", { className: "slicing mono", title: t.architecture }, t.architecture)));
     if (!page.total && !view.state) return [el("h2", {}, "Trials (0)"), el("p", { className: "soft" }, "None yet: the supernet is trained first.")];
     const pages = view.tokens.length > 1 || page.next_page_token;
     return [
       el("div", { className: "row" }, el("h2", { className: "grow" }, `Trials (${page.total.toLocaleString("en")})`),
-        select("State", ["", "COMPLETED", "RUNNING", "PRUNED", "INFEASIBLE", "FAILED"].map((s) => [s, s || "all"]), view.state, (value) => { view.state = value; view.tokens = [null]; live.now(); }),
-        el("button", { onclick: () => attempt(() => download(`${url}/trials.csv${query({ state: view.state })}`, `${id}.csv`)) }, "CSV")),
+        select("State", ["", "COMPLETED", "RUNNING", "PENDING", "PRUNED", "INFEASIBLE", "FAILED"].map((s) => [s, s || "all"]), view.state, (value) => { view.state = value; view.tokens = [null]; live.now(); }),
+        el("button", { "data-key": "csv", onclick: () => attempt(() => download(`${url}/trials.csv${query({ state: view.state })}`, `${id}.csv`)) }, "CSV")),
       table(columns, rows),
       el("div", { className: "row pager" }, pages && [
-        el("button", { disabled: view.tokens.length < 2, onclick: () => { view.tokens.pop(); live.now(); } }, "Back"),
-        el("button", { disabled: !page.next_page_token, onclick: () => { view.tokens.push(page.next_page_token); live.now(); } }, "More")],
+        el("button", { "data-key": "back", disabled: view.tokens.length < 2, onclick: () => { view.tokens.pop(); live.now(); } }, "Back"),
+        el("button", { "data-key": "more", disabled: !page.next_page_token, onclick: () => { view.tokens.push(page.next_page_token); live.now(); } }, "More")],
         el("span", { className: "soft" }, `★ on the frontier${tied.size ? "   = tied with one of these: no measurable difference" : ""}`))];
   }
 
@@ -150,7 +150,7 @@ export function searchPage(main, live, id) {
 
 function head(search, ray, url, live) {
   const act = (what, body) => () => attempt(async () => { await post(`${url}/${what}`, body); live.now(); });
-  const button = (text, onclick, className = "") => el("button", { type: "button", onclick, className }, text);
+  const button = (text, onclick, className = "") => el("button", { type: "button", onclick, className, "data-key": text }, text);
   const ended = !under(search.state);
   const extend = async () => {
     const before = search.spec.search.num_trials;
@@ -170,7 +170,7 @@ function head(search, ray, url, live) {
     ["PAUSED", "FAILED", "CANCELLED"].includes(search.state) ? button("Resume", act("resume"), "primary") : null,
     ended || search.state === "PAUSED" ? button("Extend", extend) : null,
     !ended && search.state !== "CANCELLING" ? button("Cancel", cancel, "danger") : null,
-    el("a", { className: "button", href: `#/new/${search.id}` }, "Copy to a new search"),
+    el("a", { className: "button", href: `#/new/${search.id}`, "data-key": "copy" }, "Copy to a new search"),
     ended ? button("Delete", remove, "danger") : null),
   el("p", { className: "soft" }, el("span", { className: "mono" }, search.id), " · ", `data ${search.spec.data.name}`, ` · ${search.spec.search.searcher}`, search.submitted_by ? ` · asked for by ${search.submitted_by}` : "", search.message && !search.error ? ` · ${search.message}` : "", search.queue_position ? ` · place ${search.queue_position} in the queue` : "",
     ray && search.job_status ? [" · ", el("a", { href: `${ray.replace(/\/$/, "")}/#/jobs/${search.job_id}`, target: "_blank", rel: "noreferrer" }, "Ray's dashboard")] : ""),
@@ -180,7 +180,7 @@ function head(search, ray, url, live) {
 
 function phases(search, known) {
   const { retrain, baselines, search: { random_baseline: random } } = search.spec;
-  const survey = search.spec.search.survey ?? search.spec.search.stop_if_flat;
+  const survey = search.progress.survey || search.spec.search.survey || search.spec.search.stop_if_flat; // or made by default
   const finals = search.spec.finals === "auto" ? search.progress.finals : search.spec.finals; // in a space with sizes
   const wanted = ["supernet", survey && "survey", "search", random && "random", finals && "finals", ...retrain ? ["retrain", baselines.length && "baselines", "evaluate"] : []].filter(Boolean);
   return el("ol", { className: "phases" }, wanted.map((phase) => {

@@ -12,16 +12,19 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-// Puts new content in only where what it shows has changed: selection and open details stay. The focus stays in any
-// case, on what has the same `data-key`.
+// Puts new content in only where what it shows has changed, so that a selection stays. In any case the focus stays, on
+// what has the same `data-key`, and so do open details that have one.
 const shown = new WeakMap();
 export function swap(node, data, make) {
   const text = JSON.stringify(data);
   if (shown.get(node) === text) return;
   shown.set(node, text);
   const focused = node.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  const open = node.querySelectorAll("details[open][data-key]");
+  const find = (key) => node.querySelector(`[data-key="${CSS.escape(key)}"]`);
   node.replaceChildren(...[make()].flat());
-  if (focused) node.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  for (const details of open) find(details.dataset.key)?.replaceWith(details);
+  if (focused) find(focused)?.focus({ preventScroll: true });
 }
 
 export const chip = (state) => el("span", { className: `chip ${state}` }, state);
@@ -43,10 +46,12 @@ export async function attempt(action) {
   }
 }
 
+let settle = () => {}; // the question that the dialog shows
 export function ask({ title, text, ok, input = null, secret = false, danger = false }) {
   const dialog = document.getElementById("ask");
   const field = document.getElementById("ask-input");
   const button = document.getElementById("ask-ok");
+  settle(null); // there is one dialog: what is asked over another question must not answer that
   document.getElementById("ask-title").textContent = title;
   document.getElementById("ask-text").textContent = text;
   field.hidden = input === null;
@@ -57,9 +62,11 @@ export function ask({ title, text, ok, input = null, secret = false, danger = fa
   button.className = danger ? "danger" : "primary";
   dialog.returnValue = "";
   document.getElementById("ask-back").onclick = () => dialog.close(); // not a submit button: Enter means OK, not the first
-  dialog.showModal();
+  if (dialog.open) field.focus();
+  else dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok" ? (input === null ? true : field.value.trim()) : null), { once: true });
+    settle = resolve;
+    dialog.onclose = () => resolve(dialog.returnValue === "ok" ? (input === null ? true : field.value.trim()) : null);
   });
 }
 
@@ -112,7 +119,7 @@ export function sortable(name, title, sort, order, { num = false, firstDown = fa
 
 export function select(label, options, value, onchange) {
   return el("label", { className: "row" }, el("span", { className: "soft" }, label),
-    el("select", { onchange: (event) => onchange(event.target.value) },
+    el("select", { "data-key": `select ${label}`, onchange: (event) => onchange(event.target.value) },
       options.map(([key, text]) => el("option", { value: key, selected: key === value }, text))));
 }
 
