@@ -1,4 +1,5 @@
-"""Networks that everyone knows, trained beside a search's winner for as many seconds and scored on the same images.
+"""Networks to set beside a search's winner, trained for as many seconds and scored on the same images: those that
+everyone knows, and the winner itself with its scans left out.
 
 <run>/baselines/<network>/   a run of its own (see run_folder.py): config.json, retrained/, scores/, scores.json
 <run>/baselines.json         seconds of a training step of the winner and of each baseline, measured once
@@ -17,10 +18,11 @@ import torch
 from cluster import results
 from cluster.config import RetrainJob, SearchJob, refuse_mixing, retraining
 from cluster.history import training_history
-from cluster.initial import build_network
+from cluster.initial import build_network, init_source
 from cluster.ray_train import retrain
 from cluster.run_folder import RunFolder
 from cluster.run_view import Progress, RunStatus
+from cluster.scan_use import UNSCANNED, baselines_of, without_scans
 from cluster.status import StatusWriter
 from cluster.workers import device_for, run_on_worker
 from slicemamba.architecture import Architecture
@@ -37,7 +39,10 @@ def train(job: SearchJob, run: RunFolder, winner: Architecture, cache_dir: Path)
     assert job.retrain is not None
     run.emit("phase", phase="baselines")
     seconds = _step_seconds(job, run, winner)
-    jobs = {name: retraining(job, _as_long(job.retrain, seconds, name), network=name) for name in job.baselines}
+    jobs = {
+        name: retraining(job, _as_long(job.retrain, seconds, name), **of)
+        for name, of in _networks(job, run, winner).items()
+    }
     num_samples = load_split(job.data, "train", cache_dir).num_samples
     a_epoch = steps_per_epoch(num_samples, job.retrain.batch_size, job.resources.train.num_workers)
     total = sum(one.retrain.epochs for one in jobs.values()) * a_epoch
@@ -68,12 +73,19 @@ def _train_one(job: RetrainJob, place: RunFolder, cache_dir: Path, tell: Any) ->
     with StatusWriter(place, tell):
         if not (network / "config.json").exists():
             place.emit("phase", phase="retrain")
-            retrain(job, None, place, cache_dir)
+            retrain(job, job.slicing, place, cache_dir)
         scored = results.scores_of(network, job, place, cache_dir, job.retrain.batch_size, results.SPLITS)
     scored.pop("trivial")
     history = training_history(place, "retrain")
     trained = {"epochs": job.retrain.epochs, "best_epoch": history["best_epoch"]}
     place.write_json("scores.json", trained | results.costs_of(network, job, history) | scored)
+
+
+def _networks(job: SearchJob, run: RunFolder, winner: Architecture) -> dict[str, dict[str, Any]]:
+    """What tells each baseline's training from the winner's; without scans it starts as the winner does."""
+    unscanned = {"architecture": str(without_scans(job, winner)), "init": init_source(job, run)}
+    names = baselines_of(job, winner)
+    return {name: unscanned if name == UNSCANNED else {"network": name} for name in names}
 
 
 def _as_long(settings: TrainConfig, seconds: Mapping[str, float], name: str) -> TrainConfig:
@@ -92,18 +104,21 @@ def _step_seconds(job: SearchJob, run: RunFolder, winner: Architecture) -> dict[
         shutil.rmtree(run.path / "baselines", ignore_errors=True)
         found = None
     if found is None:
-        seconds = run_on_worker(_measure_steps, job.resources.train, "time baselines", job, str(winner))
+        networks = _networks(job, run, winner)
+        seconds = run_on_worker(_measure_steps, job.resources.train, "time baselines", job, str(winner), networks)
         found = {"architecture": str(winner), "seconds": seconds}
         run.write_json(STEPS, found)
     return dict(found["seconds"])
 
 
-def _measure_steps(job: SearchJob, winner: str) -> dict[str, float]:
+def _measure_steps(job: SearchJob, winner: str, others: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """On a worker: the shortest of some steps of each network, taken in turns, so that all meet the same machine."""
     assert job.retrain is not None
     device = device_for(job.resources.train)
     networks = {"winner": build_network(job, Architecture.parse(winner))}
-    networks |= {name: build_network(retraining(job, job.retrain, network=name), None) for name in job.baselines}
+    for name, of in others.items():
+        one = retraining(job, job.retrain, **of)
+        networks[name] = build_network(one, one.slicing)
     size = job.retrain.batch_size // (job.resources.train.num_workers * job.retrain.accumulate_steps)
     images = torch.randn(size, job.model.in_channels, *job.data.image_size, device=device)
     best = dict.fromkeys(networks, float("inf"))

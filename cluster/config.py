@@ -193,8 +193,9 @@ class SearchJob(_Job):
     Attributes:
         init: weights that the winner starts from: null for none (published); ``supernet`` for those in this run's
             supernet; or a path, as in a retrain job.
-        baselines: networks of MONAI to train beside the winner, from scratch and for as many seconds; both are scored
-            on the same images. An empty list trains none.
+        baselines: networks to train beside the winner for as many seconds; all are scored on the same images. Of MONAI
+            ``unet`` and ``attention_unet``, from scratch; ``unscanned`` is the winner with its scans left out, trained
+            where it scans and the space has choices that do not. An empty list trains none.
         priority: in the queue of a service searches of higher priority are started first; no effect elsewhere.
         finals: training of the frontier's members and the fixed networks before one is chosen; null for none. ``auto``:
             with the defaults where architectures of the space differ in size, none in a space of slicings alone.
@@ -206,7 +207,7 @@ class SearchJob(_Job):
     search: SearchConfig = SearchConfig()
     retrain: TrainConfig | None = TrainConfig()
     init: Annotated[Literal["supernet"] | Path | None, Field(union_mode="left_to_right")] = None
-    baselines: tuple[Literal["unet", "attention_unet"], ...] = ("unet",)
+    baselines: tuple[Literal["unet", "attention_unet", "unscanned"], ...] = ("unet",)
     finals: Annotated[Literal["auto"] | FinalsConfig | None, Field(union_mode="left_to_right")] = "auto"
 
     @property

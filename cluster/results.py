@@ -16,7 +16,7 @@ from cluster.finals import finals_rows
 from cluster.history import training_history
 from cluster.ray_train import path_sampler
 from cluster.run_folder import FINALS_KINDS, RunFolder
-from cluster.scan_use import scan_use
+from cluster.scan_use import UNSCANNED, baselines_of, scan_use, trained_sentence
 from cluster.studies import studies_of
 from cluster.workers import device_for, run_on_worker
 from nas.front import MeasuredFront, as_rows
@@ -36,7 +36,7 @@ from slicemamba.evaluation.per_image import class_scores
 from slicemamba.evaluation.scores import ImageScores
 from slicemamba.evaluation.statistics import paired_difference
 from slicemamba.evaluation.volumes import evaluate_volumes
-from slicemamba.models.baselines import TITLES, ConvKind
+from slicemamba.models.baselines import TITLES
 from slicemamba.models.checkpoints import load_network, read_card, title_of
 from slicemamba.models.complexity import count_flops, num_parameters
 
@@ -91,9 +91,13 @@ def searched(
         result["random"] = {"best": rows[0] if rows else None, "pareto": rows, "dominating": better}
     if network is not None:
         result |= _scores(job, run, network, cache_dir)
-        result["baselines"] = {name: _against(name, result["retrained"], run) for name in job.baselines}
+        beside = baselines_of(job, Architecture.parse(front[0].architecture))
+        result["baselines"] = {name: _against(name, result["retrained"], run) for name in beside}
     rounds = [studies[kind] for kind in FINALS_KINDS]
     result["scan_use"] = scan_use(job, run, front[0], trials, rounds)
+    unscanned = result.get("baselines", {}).get(UNSCANNED)
+    if result["scan_use"] is not None and unscanned is not None:
+        result["scan_use"]["sentence"] = trained_sentence(result["scan_use"], unscanned)
     result["findings"] = _findings(result)
     _report(job, run, result)
     return result
@@ -117,7 +121,8 @@ def _hypervolumes(trials: list[Trial], random: list[Trial], objectives: tuple[st
 
 def _findings(result: Mapping[str, Any]) -> list[str]:
     """What a reader should know first, in sentences."""
-    about = [*result.get("baselines", {}).values(), result["front"], result["scan_use"], result["survey"]]
+    beside = [found for name, found in result.get("baselines", {}).items() if name != UNSCANNED]  # told with the scans
+    about = [*beside, result["front"], result["scan_use"], result["survey"]]
     told = [found["sentence"] for found in about if found is not None]
     return [*_missed_classes(result.get("retrained", {})), *told]
 
@@ -233,14 +238,15 @@ def place_of_baseline(run: RunFolder, name: str) -> RunFolder:
     return RunFolder(run.path / "baselines" / name)
 
 
-def _against(name: ConvKind, chosen: Mapping[str, Any], run: RunFolder) -> dict[str, Any]:
+def _against(name: str, chosen: Mapping[str, Any], run: RunFolder) -> dict[str, Any]:
     """A baseline's scores and costs, what the chosen network scores more on the same images, and that as a sentence."""
     place = place_of_baseline(run, name)
     found = dict(place.read_json("scores.json") or {})
     scored = run.scores_path("test"), place.scores_path("test")
     # A network that diverged has left no scores.
     found["difference"] = _differences(*map(ImageScores.load, scored)) if all(map(Path.exists, scored)) else None
-    return found | {"title": TITLES[name], "sentence": _sentence(TITLES[name], found, chosen)}
+    title = "the same network without its scans" if name == UNSCANNED else TITLES[name]
+    return found | {"title": title, "sentence": _sentence(title, found, chosen)}
 
 
 def _differences(own: ImageScores, other: ImageScores) -> dict[str, Any]:
@@ -256,7 +262,7 @@ def _differences(own: ImageScores, other: ImageScores) -> dict[str, Any]:
 def _sentence(title: str, baseline: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     """Which of the two is better on test; dearer or cheaper."""
     if baseline["difference"] is None:
-        return f"{title} cannot be compared with: one of the two networks diverged."
+        return _capital(f"{title} cannot be compared with: one of the two networks diverged.")
     dice = baseline["difference"]["dice"]
     ends = f"{100 * dice['low']:+.1f} to {100 * dice['high']:+.1f}"
     if dice["high"] < 0:
@@ -268,11 +274,15 @@ def _sentence(title: str, baseline: Mapping[str, Any], chosen: Mapping[str, Any]
     own, other = (
         f"{100 * of['scores']['test']['dice']:.1f} % at {format_count(of['flops'])}FLOPs" for of in (chosen, baseline)
     )
-    return (
+    return _capital(
         f"{verdict}: Dice on test {own}, {title} {other}, given the same time of training ({chosen['seconds']:.0f} s "
         f"and {baseline['seconds']:.0f} s on the clock); difference {100 * dice['value']:+.1f} points (95 % interval "
         f"over images or patients {ends}). One training of each: another seed may differ by more."
     )
+
+
+def _capital(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]
 
 
 def scores_of(

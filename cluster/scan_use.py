@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.config import SearchJob
@@ -11,9 +11,12 @@ from nas.audit import difference
 from nas.counts import load_scored
 from nas.objectives import OBJECTIVES, losses, primary_metric
 from nas.study import Trial
-from slicemamba.architecture import Architecture
+from slicemamba.architecture import Architecture, format_block
 from slicemamba.data.patients import groups_of
 from slicemamba.models.complexity import cost
+
+UNSCANNED = "unscanned"
+"""The baseline that is the winner with its scans left out."""
 
 
 def scan_use(
@@ -61,6 +64,28 @@ def scan_use(
         "sentence": _sentence(scans, blocks, metric, found.value or 0.0, found.low or 0.0, found.high or 0.0, ratio)
         + f" (search split, {trained}).",
     }
+
+
+def without_scans(job: SearchJob, architecture: Architecture) -> Architecture:
+    """The network with each block that scans left out or, where blocks of the space are not, a convolution; itself
+    where every choice scans."""
+    others = [block for block in job.search_space.choices if not block.scans and not block.divisor]
+    if not others:
+        return architecture
+    instead = min(others, key=lambda block: format_block(block) != "-")
+    stages = [[instead if block.scans else block for block in stage] for stage in architecture.stages]
+    return Architecture(tuple(map(tuple, stages)))
+
+
+def baselines_of(job: SearchJob, winner: Architecture) -> list[str]:
+    """The baselines of the job that this winner can be set beside."""
+    scans = without_scans(job, winner) != winner
+    return [name for name in job.baselines if scans or name != UNSCANNED]
+
+
+def trained_sentence(use: Mapping[str, Any], unscanned: Mapping[str, Any]) -> str:
+    """What scanning brings by networks that were both trained, in place of what the search's own weights tell."""
+    return f"The scan is kept in {use['scans']} of {use['blocks']} blocks. {unscanned['sentence']}"
 
 
 def num_scans(architecture: str) -> int:

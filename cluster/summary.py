@@ -123,7 +123,7 @@ def _beside_baselines(result: Mapping[str, Any]) -> Table:
     names = ["dice", "miou", "hd95"]
     table = Table("test split", *_narrow(names), "FLOPs", "params", "training (s)", title="Beside other networks")
     rows = {"chosen network": result["retrained"]}
-    rows |= {name.replace("_", " "): found for name, found in result["baselines"].items()}
+    rows |= {found["title"]: found for found in result["baselines"].values()}
     for name, found in rows.items():
         scores = found.get("scores", {}).get("test")
         cells = ["diverged"] * len(names) if scores is None else _cells(scores, names)

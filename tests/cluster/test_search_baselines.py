@@ -14,7 +14,7 @@ from cluster import baselines, driver, results, status
 from cluster.config import SearchJob, parse_job
 from cluster.run_folder import RunFolder
 from cluster.run_view import RunStatus
-from cluster.scan_use import scan_use
+from cluster.scan_use import baselines_of, scan_use, trained_sentence, without_scans
 from cluster.summary import print_summary
 from nas.study import Trial, TrialState
 from slicemamba.architecture import Architecture, parse_block
@@ -74,8 +74,9 @@ def test_a_dearer_network_trains_for_fewer_epochs_with_the_same_course() -> None
 
 
 def test_steps_of_all_networks_are_timed() -> None:
-    found = baselines._measure_steps(job(baselines=["unet", "attention_unet"]), uniform("-"))
-    assert set(found) == {"winner", "unet", "attention_unet"}
+    others = {"unet": {"network": "unet"}, "unscanned": {"architecture": uniform("c3")}}
+    found = baselines._measure_steps(job(), uniform("-"), others)
+    assert set(found) == {"winner", "unet", "unscanned"}
     assert all(0 < seconds < 60 for seconds in found.values())
 
 
@@ -108,6 +109,39 @@ def test_baselines_are_trained_once_and_anew_for_another_winner(
     assert [event["phase"] for event in ended] == ["baselines"] * 3
     told = [event["done"] for _, event in run.events() if event["event"] == "progress"]
     assert told == [20, 20], "once for each training"
+
+
+def test_a_winner_that_scans_is_trained_without_its_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, trained = RunFolder(tmp_path), []
+    monkeypatch.setattr(baselines, "_train_one", lambda one, *_: trained.append((one.network, one.architecture)))
+    monkeypatch.setattr(baselines, "run_on_worker", lambda *given: dict.fromkeys(["winner", *given[-1]], 1.0))
+    both = {"baselines": ["unet", "unscanned"], "data": {"image_size": [32, 32], "synthetic": {"num_train": 8}}}
+    scanning = uniform("-").replace("-", "2x2", 1)
+    for made, winner in ((job(**both), scanning), (job(**both), uniform("-"))):
+        baselines.train(made, run, Architecture.parse(winner), tmp_path / "cache")
+    assert trained == [("unet", None), ("slicemamba", uniform("-")), ("unet", None)]
+    kinds = {"2x2", "4x4", "c3"}  # where no block can be left out
+    without = job(**both, space={"choices": sorted(kinds), "weight_sharing": "shared"})
+    assert str(without_scans(without, Architecture.parse(uniform("2x2")))) == uniform("c3")
+    published = parse_job({"baselines": ["unet", "unscanned"]})
+    assert isinstance(published, SearchJob)
+    fixed = published.search_space.fixed()[0]
+    assert baselines_of(published, fixed) == ["unet"], "every choice scans"
+
+
+def test_what_scans_bring_is_told_of_trained_networks() -> None:
+    unscanned = {
+        "difference": {"dice": {"value": -0.004, "low": -0.02, "high": 0.01}},
+        "scores": {"test": {"dice": 0.72}}, "flops": 219e6, "seconds": 100.0,
+    }  # fmt: skip
+    chosen = {"scores": {"test": {"dice": 0.716}}, "flops": 248e6, "seconds": 100.0}
+    sentence = results._sentence("the same network without its scans", unscanned, chosen)
+    assert sentence.startswith("No measurable difference between the chosen network and the same network without its")
+    told = trained_sentence({"scans": 1, "blocks": 5}, {"sentence": sentence})
+    assert told.startswith("The scan is kept in 1 of 5 blocks. No measurable difference")
+    better = {**unscanned, "difference": {"dice": {"value": -0.02, "low": -0.03, "high": -0.01}}}
+    sentence = results._sentence("the same network without its scans", better, chosen)
+    assert sentence.startswith("The same network without its scans is better than the chosen network")
 
 
 def test_progress_of_baselines_counts_those_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +202,7 @@ def test_the_better_network_is_named_first(tmp_path: Path, own: float, other: fl
     print_summary(console, shown)
     text = console.export_text()
     assert text.startswith(f"• {verdict}")
-    assert any("unet" in line and "317 M" in line for line in text.splitlines())
+    assert any("U-Net" in line and "317 M" in line for line in text.splitlines())
 
 
 def test_a_baseline_that_diverged_is_said_to_have(tmp_path: Path) -> None:
