@@ -203,12 +203,14 @@ function tiles(search, front, evaluating, estimate) {
   const spent = search.started_at ? ((search.ended_at ? new Date(search.ended_at) : new Date()) - new Date(search.started_at)) / 1000 : NaN;
   const workers = search.spec.resources.train.num_workers;
   const worked = evaluating + ["supernet", "retrain", "baselines"].reduce((sum, phase) => sum + workers * (search.progress[phase]?.seconds ?? 0), search.progress.evaluate?.seconds ?? 0);
+  const searchers = search.progress.check?.metrics.workers ?? 1;
+  const beside = ["survey", "finals"].reduce((sum, phase) => sum + searchers * (search.progress[phase]?.seconds ?? 0), 0);
   const left = remaining(search);
   return el("div", { className: "tiles" },
     front.objectives.map((o) => tile(`best trial: ${plots.title(o)}`, best ? number(best.metrics[o.name]) : "–")),
     tile("Pareto-optimal", number(front.trials.length)), tile("completed trials", `${number(front.num_completed)} of ${number(search.spec.search.num_trials)}`),
     tile("time so far", duration(spent)), left ? tile(left.text, left.value) : null,
-    tile("worker time so far", duration(worked)),
+    tile("worker time so far", duration(worked + beside)),
     estimate ? tile(`total worker time, estimated (${rough(estimate.device_hours_low)} … ${rough(estimate.device_hours_high)})`, rough(estimate.device_hours)) : null);
 }
 
