@@ -67,8 +67,8 @@ def read_description(root: Path | None) -> Description:
 
 @lru_cache(maxsize=8)
 def _read(path: Path, changed: int, size: int) -> Description:
-    """Once for each state of the file: groups of a large set take a second."""
-    described: Description = validate(Description, read_yaml(path), source=str(path))
+    """Once for each state of the file: groups and strata of 100,000 images take a second or two."""
+    described: Description = validate(Description, read_yaml(path, own=True), source=str(path))
     return described
 
 

@@ -196,3 +196,20 @@ def test_nnunet_set_tells_its_labels(
 def test_labels_that_are_not_supported(raw: Path, tmp_path: Path, labels: dict[str, object], expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         prepare_pictures("folder", nnunet(raw, labels, [0, 1]), tmp_path / "set", SplitPlan())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("strata:\n  a: x\n  b: y\n  a: z\n", "'a' is given twice, in lines 2 and 4"),
+        ("strata: [\n", "is not valid YAML"),
+        ("- strata\n", "must hold a mapping"),
+    ],
+)
+def test_faults_of_the_file_are_told_as_those_of_a_configuration(tmp_path: Path, text: str, said: str) -> None:
+    """By libyaml too, which reads long groups and strata."""
+    (tmp_path / "dataset.yaml").write_text("groups:\n  2026-01-31: scan 1\n")
+    assert read_description(tmp_path).groups == {"2026-01-31": "scan 1"}
+    (tmp_path / "dataset.yaml").write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_description(tmp_path)
