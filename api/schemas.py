@@ -71,7 +71,9 @@ class SearchSummary(_Answer):
     labels: dict[str, str]
     dataset: str | None = Field(default=None, description="name of its data set")
     state: SearchState
-    phase: str | None = Field(description="supernet, search, random, retrain or evaluate")
+    phase: str | None = Field(
+        description="check, supernet, survey, search, random, finals, retrain, baselines or evaluate"
+    )
     progress: dict[str, PhaseProgress] = Field(description="by phase, for phases that have begun")
     message: str | None = Field(description="details that the state alone does not give")
     error: str | None = Field(description="why the search failed")

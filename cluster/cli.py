@@ -98,7 +98,8 @@ def search(
     ] = False,
     address: Address = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only check it, plan it, and try one training step; keep nothing.")
+        bool,
+        typer.Option("--dry-run", help="Only check, plan, and try one training step; --auto keeps the plan."),
     ] = False,
 ) -> None:
     """Train the supernet, search, retrain the winner and evaluate it. Repeat the command to resume."""
@@ -406,6 +407,7 @@ def plan(
 def _planned(target: Path, out: Path | None) -> Path:
     """The plan for a data set, ``runs/NAME.yaml`` beside its run; one that is there is taken as it is."""
     from cluster.plan import write_plan
+    from slicemamba.documents import read_yaml
     from slicemamba.errors import InputError
 
     if not target.is_dir():
@@ -413,6 +415,12 @@ def _planned(target: Path, out: Path | None) -> Path:
     run = out or Path("runs") / target.resolve().name
     plan = run.with_name(f"{run.name}.yaml")
     if plan.exists():
+        of = read_yaml(plan).get("data", {}).get("root")
+        if of is None or Path(of).expanduser().resolve() != target.resolve():
+            raise InputError(
+                f"{plan} is a plan for {of}, not for {target.resolve()}: give another folder for the run (--out), or "
+                "remove it"
+            )
         typer.echo(f"plan: {plan}, which is there; remove it for a new one", err=True)
         return plan
     plan.parent.mkdir(parents=True, exist_ok=True)

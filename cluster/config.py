@@ -267,7 +267,8 @@ class RetrainJob(_Job):
         self._check_training("retrain", self.retrain)
         if (self.network == "slicemamba") != (self.architecture is not None):
             raise ValueError(
-                "network slicemamba needs an architecture; give one, such as 's1:2x2|…', or another network"
+                "network slicemamba needs an architecture; give one, such as 's1:2x2|…' (--architecture 2x2 for the "
+                "same in every block), or another network"
                 if self.architecture is None
                 else f"network {self.network} takes no architecture; remove it, or use network slicemamba"
             )

@@ -77,10 +77,20 @@ def pick(members: Sequence[Row], objectives: Sequence[str], bounds: Mapping[str,
             f"no member of the frontier is within {_in_words(bounds)}; the nearest is trial {nearest['number']} with "
             + ", ".join(f"{name} {format_value(name, nearest['metrics'][name])}" for name in bounds)
             + "; loosen the bounds, or search with search.constraints"
+            + "".join(_turned(name, bound) for name, bound in bounds.items())
         )
     chosen, best = members[min(within, key=lambda place: losses[place])], members[int(np.argmin(losses))]
     lost = {name: chosen["metrics"][name] - best["metrics"][name] for name in objectives}
     return Pick(chosen, best, lost)
+
+
+def _turned(name: str, bound: Bound) -> str:
+    """A hint where what is better the higher has an upper limit alone, or the other way round."""
+    higher = OBJECTIVES[name].direction == "maximize"
+    if (bound.max is None if higher else bound.min is None) or None not in (bound.min, bound.max):
+        return ""
+    way, limit = ("higher", f"--min {name}={bound.max:g}") if higher else ("lower", f"--max {name}={bound.min:g}")
+    return f"; {name} is better the {way}: did you mean {limit}?"
 
 
 def _in_words(bounds: Mapping[str, Bound]) -> str:

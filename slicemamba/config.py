@@ -577,9 +577,10 @@ def _sentence(item: ErrorDetails, schema: Any) -> str:
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     if kind in _MAPPINGS:
-        return f"must be a mapping of options{got}"
+        return f"must be a mapping of options, such as {{name: value}}{got}"
     if kind in ("tuple_type", "list_type"):
-        return f"must be a list in brackets, such as [64, 64]{got}"
+        alone = isinstance(came, str) and "," not in came
+        return f"must be a list in brackets, such as {f'[{came}]' if alone else '[64, 64]'}{got}"
     if kind == "path_type":
         return f"must be a path{got}"
     if kind in _CHOICES:
@@ -597,8 +598,12 @@ def _advice(schema: Any, location: Sequence[int | str]) -> str:
     for part in parents:  # indices and keys lead nowhere: the model of a list's items has been found with the list
         if model is not None and part in model.model_fields:
             model = _model_in(model.model_fields[str(part)].annotation)
-    near = difflib.get_close_matches(str(name), model.model_fields if model else (), n=1)
-    return f"did you mean {near[0]!r}?" if near else "remove it or correct its spelling"
+    fields = model.model_fields if model else {}
+    near = difflib.get_close_matches(str(name), fields, n=1)
+    if not near:  # as an option of one of the parts, whose name was left out
+        parts = {part: _model_in(field.annotation) for part, field in fields.items()}
+        near = [f"{part}.{name}" for part, of in parts.items() if of is not None and name in of.model_fields]
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else "remove it or correct its spelling"
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

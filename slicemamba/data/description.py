@@ -21,7 +21,10 @@ FILE = "dataset.yaml"
 OF_THE_FOLDER = {"groups", "strata", "measured"}
 """Options that no configuration has."""
 
-_HEAD = "# Written by `slicemamba data prepare`; every command reads it and it may be edited: docs/data.md.\n"
+_HEAD = (
+    "# Written by `slicemamba data prepare` and `data check`; every command reads it, and it may be edited: "
+    "docs/data.md.\n"
+)
 
 
 class Description(Config):

@@ -60,6 +60,9 @@ def detect_layout(root: Path) -> Layout:
         return "polyp"
     if any(has_split(root, split) or alike(root, split) for split in SPLITS):
         return "folders"
+    above = root.resolve().parent
+    if root.resolve().name in SPLITS and has_split(above, root.resolve().name):
+        raise InputError(f"{root} is one split of a data set; give its parent, {above}", pointer="/data/root")
     holds = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
     raise InputError(
         f"data folder {root} has none of the known layouts; it holds {holds}",

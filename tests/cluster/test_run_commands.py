@@ -172,7 +172,9 @@ def test_a_search_is_planned_for_a_folder_and_goes_on_with_that_plan(
         (7, 3, "moles"),
     ]
     assert ran[0][0].data.image_size == (64, 48)
+    write_isic_folder(data, tmp_path / "other" / "moles")
     for arguments, said in (
+        (["other/moles", "--auto"], "runs/moles.yaml is a plan for"),
         (["laptop", "--auto"], "--auto plans a search on the folder of a data set, and laptop is none"),
         (["moles"], "moles is a folder; `slicemamba search moles --auto` plans a search on it"),
     ):

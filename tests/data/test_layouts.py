@@ -131,6 +131,12 @@ def test_splits_by_other_names(folder: DataConfig, given: str | None, mend: str)
     assert mend in caught.value.details
 
 
+def test_one_split_in_place_of_the_set_is_told(folder: DataConfig) -> None:
+    assert folder.root is not None
+    with pytest.raises(InputError, match="is one split of a data set; give its parent"):
+        detect_layout(folder.root / "train")
+
+
 def test_a_layout_in_capitals_is_told_as_such(folder: DataConfig) -> None:
     assert folder.root is not None
     for path in list(folder.root.iterdir()):

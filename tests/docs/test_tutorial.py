@@ -46,7 +46,7 @@ def test_tutorial(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 assert list(_missing(block.text, printed)) == [], printed
             elif block.title:
                 (folder / block.title).write_text(block.text, encoding="utf-8")
-            elif block.text.startswith("ray start"):  # with ports of its own, and stopped at the end
+            elif "\nray start" in block.text:  # with ports and a token of its own, and stopped at the end
                 head = stack.enter_context(ray_head(num_cpus=2, log=folder.parent / "ray.log"))
                 environment |= {name: head.environment[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
                 environment |= {"RAY_API_SERVER_ADDRESS": head.dashboard, "SLICEMAMBA_RAY_ADDRESS": head.dashboard}

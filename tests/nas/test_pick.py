@@ -43,6 +43,13 @@ def test_limits_that_no_member_meets_name_the_nearest() -> None:
     assert "the nearest is trial 2 with flops 150 M, dice 0.7000" in text
 
 
+def test_a_limit_of_the_wrong_side_is_told() -> None:
+    with pytest.raises(InputError, match=r"dice is better the higher: did you mean --min dice=0.1\?"):
+        pick(FRONT, OBJECTIVES, parse_bounds(["dice=0.1"], []))
+    with pytest.raises(InputError, match=r"flops is better the lower: did you mean --max flops=9e\+12\?"):
+        pick(FRONT, OBJECTIVES, parse_bounds([], ["flops=9000G"]))
+
+
 def test_what_was_not_measured_cannot_be_limited() -> None:
     with pytest.raises(InputError, match="latency_ms was not measured in this search; bound some of dice, params"):
         pick(FRONT, OBJECTIVES, {"latency_ms": Bound(max=5)})
