@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from nas.objectives import OBJECTIVES, format_count, loss_matrix
 from nas.pareto import pareto_mask
 from nas.report_choices import effects_range, stage_names
+from nas.report_figures import fixed_labels
 from nas.space import SearchSpace
 from nas.study import Trial, TrialState, pareto_front
 from slicemamba.architecture import Architecture, format_block
@@ -70,8 +71,8 @@ def _panel(axes: Axes, trials: list[Trial], front: list[Trial], random: list[Tri
         axes.scatter(values(outside, x), values(outside, y), label="outside the constraints", **look)
     if fixed:
         axes.scatter(values(fixed, x), values(fixed, y), s=52, c=FIXED, marker="s", label="fixed slicing", zorder=3)
-    for (left, height), names in _together(values(fixed, x), values(fixed, y), fixed).items():
-        label = ", ".join(names)
+    lefts, heights = values(fixed, x), values(fixed, y)
+    for left, height, label in zip(lefts, heights, fixed_labels(fixed, lefts, heights), strict=True):
         axes.annotate(label, (left, height), xytext=(0, 8), textcoords="offset points", fontsize=8, ha="center")
     if x != "number" and front:
         _join(axes, front, x, y)
@@ -93,16 +94,6 @@ def _panel(axes: Axes, trials: list[Trial], front: list[Trial], random: list[Tri
     axes.set_xlabel("trial" if x == "number" else _title(x))
     axes.set_ylabel(_title(y))
     axes.grid(alpha=0.25)
-
-
-def _together(xs: list[float], ys: list[float], fixed: list[Trial]) -> dict[tuple[float, float], list[str]]:
-    """Names of the fixed networks by where they are drawn; those that lie on one spot share it."""
-    found: dict[tuple[float, float], list[str]] = {}
-    near = [0.02 * (max(of) - min(of)) for of in (xs, ys)] if fixed else []
-    for x, y, trial in zip(xs, ys, fixed, strict=True):
-        spots = [spot for spot in found if abs(spot[0] - x) <= near[0] and abs(spot[1] - y) <= near[1]]
-        found.setdefault(spots[0] if spots else (x, y), []).append(Architecture.parse(trial.architecture).fixed_name)
-    return found
 
 
 def _join(axes: Axes, front: list[Trial], x: str, y: str) -> None:

@@ -37,6 +37,16 @@ def fixed_label(trial: Trial) -> str:
     return Architecture.parse(trial.architecture).fixed_name
 
 
+def fixed_labels(fixed: Sequence[Trial], xs: Sequence[float], ys: Sequence[float]) -> list[str]:
+    """What is written beside the fixed networks where they are drawn; those on one spot share the first one's."""
+    near = [0.02 * (max(of) - min(of)) for of in (xs, ys)] if fixed else []
+    found: dict[int, list[str]] = {}
+    for place, trial in enumerate(fixed):
+        at = (one for one in found if abs(xs[one] - xs[place]) <= near[0] and abs(ys[one] - ys[place]) <= near[1])
+        found.setdefault(next(at, place), []).append(fixed_label(trial))
+    return [", ".join(found.get(place, ())) for place in range(len(fixed))]
+
+
 def steps_of(count: int, generation: int | None) -> list[int]:
     """Numbers of evaluations at which a slider stops: after each generation, or evenly; the last is ``count``."""
     size = generation or max(1, math.ceil(count / _MAX_STEPS))
@@ -115,8 +125,9 @@ def front_figure(
             "textposition": "top right",
             "cliponaxis": False,
         }
-        squares |= {"customdata": [fixed_label(t) for t in fixed], "name": "fixed slicing"}
-        data.append(points(fixed) | squares | {"marker": {"color": FIXED, "size": 10, "symbol": "square"}})
+        spots = points(fixed)
+        squares |= {"customdata": fixed_labels(fixed, spots["x"], spots["y"]), "name": "fixed slicing"}
+        data.append(spots | squares | {"marker": {"color": FIXED, "size": 10, "symbol": "square"}})
         if x == "number":
             data[-1]["x"] = [place[t.number] for t in fixed]
     steps: list[Spec] = []

@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 
 from nas import report_choices as choices
 from nas import report_figures as figures
-from nas.objectives import OBJECTIVES, loss_matrix, primary_metric
+from nas.objectives import OBJECTIVES, format_value, loss_matrix, primary_metric
 from nas.report_drawn import Figure, choice_figures, course_figures, measured_curves
 from nas.report_figures import completed
 from nas.space import SearchSpace
@@ -76,7 +76,8 @@ def render_report(source: ReportInput) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "signed": _signed, "stages": lambda text: text.split("|")}
+    environment.filters |= {"number": _number, "metric": _metric, "signed": _signed}
+    environment.filters |= {"stages": lambda text: text.split("|")}
     template = environment.get_template(_TEMPLATE)
     return template.render(
         **_context(source),
@@ -139,12 +140,12 @@ def _tiles(source: ReportInput, front: list[Trial], objectives: Sequence[str]) -
     tiles = [("evaluated", str(len(source.trials)), f"{len(done)} completed, {len(front)} Pareto-optimal")]
     if front:
         weights = "after the finals" if source.result.get("finals") else "supernet weights"
-        tiles.append((f"{title}, best found", _number(front[0].metrics[first]), f"{weights}, search split"))
+        tiles.append((f"{title}, best found", format_value(first, front[0].metrics[first]), f"{weights}, search split"))
     for name, of in (("fixed", [t for t in done if t.origin == "fixed"]), ("random", completed(source.random))):
         found = best([t for t in of if t.eligible])
         if found is not None:
             note = figures.fixed_label(found) if name == "fixed" else f"of {len(of)} candidates"
-            tiles.append((f"{title}, best {name}", _number(found.metrics[first]), note))
+            tiles.append((f"{title}, best {name}", format_value(first, found.metrics[first]), note))
     test = source.result.get("retrained", {}).get("scores", {}).get("test")
     if test:
         interval = source.result["retrained"].get("intervals", {}).get("test", {}).get("dice")
@@ -224,7 +225,7 @@ def _search_figures(source: ReportInput, front: list[Trial], objectives: Sequenc
                 "ringed are those of the frontier, which no other measurably beats at their cost, and the best has a "
                 f"star{after}.{bars} The slider goes back in the search.",
                 f"Scatter plot of {len(done)} slicings, {len(front)} of them Pareto-optimal; the best, trial "
-                f"{best.number}, has {first} {_number(best.metrics[objectives[0]])}.",
+                f"{best.number}, has {first} {format_value(objectives[0], best.metrics[objectives[0]])}.",
             )
         )
     found += course_figures(source.trials, hypervolume_of(source, objectives))
@@ -325,6 +326,10 @@ def _number(value: float | None) -> str:
     if value is None or not np.isfinite(value):
         return "–"
     return f"{value:.4f}" if abs(value) < 2 else f"{value:.4g}"
+
+
+def _metric(value: float | None, name: str) -> str:
+    return format_value(name, value)
 
 
 def _signed(value: float | None) -> str:

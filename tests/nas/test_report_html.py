@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -20,7 +21,7 @@ from search_cases import SPACE, score
 from nas.report import plot_effects, plot_hypervolume, plot_ranking
 from nas.report_choices import effects, effects_range, parallel_figure
 from nas.report_drawn import live_figures
-from nas.report_figures import steps_of, time_figure, workers_figure
+from nas.report_figures import fixed_label, fixed_labels, steps_of, time_figure, workers_figure
 from nas.report_html import Picture, ReportInput, hypervolume_of, render_report
 from nas.study import Trial, TrialState, pareto_front
 from slicemamba.architecture import Architecture
@@ -184,6 +185,20 @@ def test_specifications_are_plotlys(page: Page) -> None:
         for step in figure.get("steps", []):
             for trace in (trace for trace in figure["data"] if trace.get("meta") == "stepped"):
                 go.Figure(data=[{**trace, **step["fields"]}])
+
+
+def test_counts_are_told_in_millions_and_labels_on_one_spot_are_one() -> None:
+    trials = [t.model_copy(update={"metrics": {**t.metrics, "flops": 2.48e8}}) for t in TRIALS]
+    objectives = {"search": {**FULL.job["search"], "objectives": ["miou", "flops"]}}
+    shown = Page(render_report(replace(FULL, job=FULL.job | objectives, trials=trials, random=[], audit=None)))
+    assert "248 M" in shown.text
+    assert "e+08" not in shown.text
+    fixed = [t for t in TRIALS if t.origin == "fixed"]
+    assert len(fixed) > 1
+    names = [fixed_label(t) for t in fixed]
+    apart = list(range(len(fixed)))
+    assert fixed_labels(fixed, apart, apart) == names
+    assert fixed_labels(fixed, [1.0] * len(fixed), [0.5] * len(fixed)) == [", ".join(names), *[""] * (len(fixed) - 1)]
 
 
 def test_slider_ends_where_the_search_did(page: Page) -> None:
