@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy
 
-from nas.objectives import OBJECTIVES, losses
+from nas.objectives import OBJECTIVES, format_value, losses
 from nas.report_figures import (
     FIXED,
     FRONT,
@@ -173,8 +173,13 @@ def effects_figure(trials: Sequence[Trial], space: SearchSpace, metric: str) -> 
     return {"data": data, "layout": layout}
 
 
-def parallel_figure(trials: Sequence[Trial], space: SearchSpace, objectives: Sequence[str]) -> Spec:
+def parallel_figure(
+    trials: Sequence[Trial], space: SearchSpace, objectives: Sequence[str], chosen: int | None = None
+) -> Spec:
     """A line a candidate through the most frequent slice size of each stage and its objectives, the best on top.
+
+    Args:
+        chosen: number of the trial that is drawn as the best; None for the best of these. After finals it need not be.
 
     Drawn as plain lines: the library's own parallel coordinates need WebGL and code made at run time, which the page's
     security policy forbids.
@@ -201,10 +206,11 @@ def parallel_figure(trials: Sequence[Trial], space: SearchSpace, objectives: Seq
             {"type": "scatter", "mode": "lines", "x": xs, "y": ys, "name": title, "line": line, "opacity": 0.55,
              "hoverinfo": "skip"}
         )  # fmt: skip
-    best = _line(kept[-1], space, objectives, scale)
+    best = next((t for t in done if t.number == chosen), kept[-1])
     data.append(
-        {"type": "scatter", "mode": "lines+markers", "x": list(range(len(names))), "y": best, "name": "best",
-         "line": {"color": TEXT, "width": 3}, "text": [hover_text(kept[-1], objectives)] * len(names),
+        {"type": "scatter", "mode": "lines+markers", "x": list(range(len(names))),
+         "y": _line(best, space, objectives, scale), "name": "best",
+         "line": {"color": TEXT, "width": 3}, "text": [hover_text(best, objectives)] * len(names),
          "hoverinfo": "text"}
     )  # fmt: skip
     layout = layout_of("", "", 420)
@@ -215,7 +221,7 @@ def parallel_figure(trials: Sequence[Trial], space: SearchSpace, objectives: Seq
     layout["yaxis"] |= {"range": [-0.08, 1.08], "showgrid": False}
     note = {"showarrow": False, "font": {"size": 11}}
     layout["annotations"] = [
-        {**note, "x": len(stages) + i, "y": y, "text": f"{value:.3g}", "yanchor": anchor}
+        {**note, "x": len(stages) + i, "y": y, "text": format_value(name, value), "yanchor": anchor}
         for i, name in enumerate(objectives)
         for y, anchor, value in zip((1, 0), ("bottom", "top"), _best_first(name, scale[name]), strict=True)
     ]

@@ -165,7 +165,7 @@ def choice_figures(
         ),
         Figure(
             "parallel",
-            choices.parallel_figure(done, space, objectives),
+            choices.parallel_figure(done, space, objectives, front[0].number),
             "Candidates by stage.",
             "Each line is a candidate: the most frequent slice size of each stage, then its objectives, better "
             "upwards. Colour: quarters by the first objective.",

@@ -76,7 +76,7 @@ def render_report(source: ReportInput) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "metric": _metric, "signed": _signed}
+    environment.filters |= {"number": _number, "metric": _metric, "end": _end, "signed": _signed}
     environment.filters |= {"stages": lambda text: text.split("|")}
     template = environment.get_template(_TEMPLATE)
     return template.render(
@@ -326,6 +326,11 @@ def _number(value: float | None) -> str:
     if value is None or not np.isfinite(value):
         return "–"
     return f"{value:.4f}" if abs(value) < 2 else f"{value:.4g}"
+
+
+def _end(value: float) -> str:
+    """Of an interval, a figure shorter than what it is of, so that a table of scores has room for all columns."""
+    return f"{value:.3f}" if abs(value) < 2 else f"{value:.3g}"
 
 
 def _metric(value: float | None, name: str) -> str:

@@ -174,7 +174,7 @@ def test_page_has_every_part(page: Page) -> None:
     expected |= {"ranking", "difference", "cost"}
     assert set(page.figures()) == expected
     assert "The evidence is weak." in page.text
-    assert "0.9000 (0.8500 to 0.9400)" in " ".join(page.text.split())
+    assert "0.9000 (0.850 to 0.940)" in " ".join(page.text.split())
     assert "train/a = test/b" in page.text
     assert "25.0 %" in page.text
 
@@ -392,6 +392,9 @@ def test_slider_has_few_stops_and_the_last_is_the_end(count: int, generation: in
 def test_parallel_lines_are_bounded() -> None:
     many = [trial(n % 64).model_copy(update={"number": n}) for n in range(1000)]
     data = parallel_figure(many, SPACE, ("miou", "hd95"))["data"]
+    chosen = parallel_figure(many, SPACE, ("miou", "hd95"), chosen=17)["data"][-1]
+    assert chosen["name"] == "best"
+    assert "<b>trial 17</b>" in chosen["text"][0]
     assert sum(trace["x"].count(None) for trace in data) <= 300
     heights = [y for trace in data for y in trace["y"] if y is not None]
     assert 0 <= min(heights) <= max(heights) <= 1
