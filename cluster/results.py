@@ -120,11 +120,20 @@ def _hypervolumes(trials: list[Trial], random: list[Trial], objectives: tuple[st
 
 
 def _findings(result: Mapping[str, Any]) -> list[str]:
-    """What a reader should know first, in sentences."""
-    beside = [found for name, found in result.get("baselines", {}).items() if name != UNSCANNED]  # told with the scans
-    about = [*beside, result["front"], result["scan_use"], result["survey"]]
+    """What a reader should know first, in sentences; before all, what is better than the chosen network."""
+    baselines = result.get("baselines", {})
+    beside = [found for name, found in baselines.items() if name != UNSCANNED]
+    beside.sort(key=lambda found: not _wins(found))
+    scans = result["scan_use"]
+    first = [scans] if UNSCANNED in baselines and _wins(baselines[UNSCANNED]) else []
+    about = [*first, *beside, result["front"], *([] if first else [scans]), result["survey"]]
     told = [found["sentence"] for found in about if found is not None]
     return [*_missed_classes(result.get("retrained", {})), *told]
+
+
+def _wins(baseline: Mapping[str, Any]) -> bool:
+    """Whether it is measurably better than the chosen network."""
+    return baseline["difference"] is not None and baseline["difference"]["dice"]["high"] < 0
 
 
 def _missed_classes(network: Mapping[str, Any]) -> list[str]:

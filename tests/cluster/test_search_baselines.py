@@ -142,6 +142,12 @@ def test_what_scans_bring_is_told_of_trained_networks() -> None:
     better = {**unscanned, "difference": {"dice": {"value": -0.02, "low": -0.03, "high": -0.01}}}
     sentence = results._sentence("the same network without its scans", better, chosen)
     assert sentence.startswith("The same network without its scans is better than the chosen network")
+    worse = {"difference": {"dice": {"value": 0.1, "low": 0.05, "high": 0.2}}, "sentence": "U-Net is worse."}
+    about = {"front": {"sentence": "One network."}, "survey": None, "scan_use": {"sentence": "Better without."}}
+    found = results._findings({**about, "baselines": {"unet": worse, "unscanned": better}})
+    assert found == ["Better without.", "U-Net is worse.", "One network."]
+    found = results._findings({**about, "baselines": {"unet": worse, "unscanned": unscanned}})
+    assert found == ["U-Net is worse.", "One network.", "Better without."]
 
 
 def test_progress_of_baselines_counts_those_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
