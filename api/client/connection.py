@@ -74,7 +74,11 @@ class Connection:
             raise InputError(f"the service's URL must look like {DEFAULT_URL}; got {self.url!r}; see SLICEMAMBA_URL")
         # A proxy for the way out would be asked for this very machine otherwise.
         trust_env = parsed.host not in _LOOPBACK
-        token = token or os.environ.get("SLICEMAMBA_TOKEN")
+        token = (token or os.environ.get("SLICEMAMBA_TOKEN") or "").strip()  # files end with an empty line
+        if not re.fullmatch("[!-~]*", token):
+            raise InputError(
+                "a token consists of plain letters, digits and signs, without spaces; see SLICEMAMBA_TOKEN"
+            )
         self._http = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {token}"} if token else {},
@@ -118,14 +122,32 @@ class Connection:
         raise AssertionError("the last round returns or raises")
 
     def events(
-        self, path: str, params: Mapping[str, Any], last_event_id: str | None, patience_seconds: float
+        self,
+        path: str,
+        params: Mapping[str, Any],
+        last_event_id: str | None,
+        patience_seconds: float,
+        on_lost: Callable[[], None] | None = None,
     ) -> Iterator[ServerEvent]:
         """Server-sent events up to that named ``end``; a broken stream is taken up where it broke.
+
+        Args:
+            path, params: of the request. last_event_id: after which to begin.
+            patience_seconds: for which the service may be away. on_lost: called when the connection is lost.
 
         Raises:
             ApiError: the service refuses. ApiUnreachableError: it stays away for longer than patience.
         """
         lost_at: float | None = None
+
+        def heard(lines: Iterator[str]) -> Iterator[str]:
+            # Anything but a comment may come from something else that answers in the service's place.
+            nonlocal lost_at
+            for line in lines:
+                if line.startswith(":"):
+                    lost_at = None
+                yield line
+
         while True:
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_event_id} if last_event_id else {})
             try:
@@ -133,7 +155,7 @@ class Connection:
                     if response.status_code in AWAY:
                         raise httpx.RemoteProtocolError(f"answered {response.status_code} {response.reason_phrase}")
                     _raise_for_problem(response)
-                    for event in parse_events(response.iter_lines()):
+                    for event in parse_events(heard(response.iter_lines())):
                         lost_at, last_event_id = None, event.id or last_event_id
                         yield event
                         if event.kind == "end":
@@ -141,7 +163,10 @@ class Connection:
                 raise httpx.RemoteProtocolError("the stream ended before what it reports on")
             except httpx.TransportError as error:
                 # Not from the last event: a search may be silent for longer, and then breaks would end it.
-                lost_at = time.monotonic() if lost_at is None else lost_at
+                if lost_at is None:
+                    lost_at = time.monotonic()
+                    if on_lost:
+                        on_lost()
                 if time.monotonic() - lost_at > patience_seconds:
                     raise ApiUnreachableError(self._lost(error)) from error
                 time.sleep(RETRY_DELAYS_SECONDS[-1])
@@ -192,8 +217,9 @@ class Connection:
         part.replace(target)
 
     def _lost(self, error: httpx.TransportError) -> str:
-        what = "nobody answers" if isinstance(error, httpx.ConnectError) else f"the connection breaks ({error!r})"
-        return f"{what} at {self.url}"
+        away = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+        reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+        return f"{'nobody answers' if away else 'the connection breaks'} at {self.url} ({reason})"
 
 
 def _asked_to_wait(response: httpx.Response) -> float | None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from api import schemas
 from api.client.connection import AWAY, AnswerLostError, ApiError, ApiUnreachableError, Connection
@@ -24,7 +24,8 @@ from slicemamba.errors import InputError
 LATEST = "latest"
 _CANCELLED = (SearchState.CANCELLING, SearchState.CANCELLED)
 _GOING_ON = (SearchState.QUEUED, SearchState.STARTING, SearchState.RUNNING)
-_ID_LENGTH = 28  # of an id that the service has made: `s-` and 26 characters
+_ID_LENGTH = 28  # of an id that the service has made: `s-` or `j-` and 26 characters
+_JOB = "j-"
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Seen = TypeVar("Seen", schemas.Search, schemas.Job)
@@ -104,6 +105,7 @@ class Client:
             raise InputError(f"{len(found)} searches match {wanted!r}; give the id of one:\n  - {told}")
         near = get_close_matches(wanted, [text for item in known for text in (item.id, item.name)], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`slicemamba list` lists all"
+        _search(wanted)  # says so where it is the id of a job
         raise InputError(f"no search has the id or name {wanted!r}; {hint}")
 
     def cancel(self, search_id: str, *, if_match: str | None = None) -> schemas.Search:
@@ -335,23 +337,41 @@ class Client:
         """The last lines of what the driver of a search or job has printed."""
         return self._connection.send("GET", _either(search_or_job_id, "logs"), params={"tail": tail}).text
 
-    def follow_logs(self, search_or_job_id: str, *, tail: int = 1000, patience_seconds: float = 60.0) -> Iterator[str]:
-        """Those lines, and then each further one, until the search or job has ended."""
+    def follow_logs(
+        self,
+        search_or_job_id: str,
+        *,
+        tail: int = 1000,
+        patience_seconds: float = 60.0,
+        on_lost: Callable[[], None] | None = None,
+    ) -> Iterator[str]:
+        """Those lines, and then each further one, until the search or job has ended; ``on_lost`` as for ``events``."""
         params = {"tail": tail, "follow": "true"}
         path = _either(search_or_job_id, "logs")
-        for event in self._connection.events(path, params, None, patience_seconds):
+        for event in self._connection.events(path, params, None, patience_seconds, on_lost):
             if event.kind == "log":
                 yield event.data["line"]
 
     def events(
-        self, search_id: str, *, last_event_id: str | None = None, patience_seconds: float = 60.0
+        self,
+        search_id: str,
+        *,
+        last_event_id: str | None = None,
+        patience_seconds: float = 60.0,
+        on_lost: Callable[[], None] | None = None,
     ) -> Iterator[ServerEvent]:
         """The driver's events until the search has ended; a broken stream is taken up where it broke.
+
+        Args:
+            search_id: of the search.
+            last_event_id: after which to begin.
+            patience_seconds: for which the service may be away, from when the connection was lost.
+            on_lost: called each time it is lost.
 
         Raises:
             ApiError: there is no such search. ApiUnreachableError: the service stays away for longer than patience.
         """
-        return self._connection.events(_search(search_id, "events"), {}, last_event_id, patience_seconds)
+        return self._connection.events(_search(search_id, "events"), {}, last_event_id, patience_seconds, on_lost)
 
     def wait(
         self,
@@ -489,7 +509,14 @@ class Client:
         raise AssertionError("the last round returns or raises")
 
     def _ask(self, schema: type[Answer], method: str, path: str, **options: Any) -> Answer:
-        return schema.model_validate_json(self._connection.send(method, path, **options).content)
+        content = self._connection.send(method, path, **options).content
+        try:
+            return schema.model_validate_json(content)
+        except ValidationError as error:  # another program, or another version of this one
+            raise InputError(
+                f"{self.url} answered {path} with something else than this client knows; is SLICEMAMBA_URL the address "
+                "of the service, and is the service of this client's version?"
+            ) from error
 
     def _json(self, path: str) -> dict[str, Any]:
         values: dict[str, Any] = self._connection.send("GET", path).json()
@@ -542,15 +569,27 @@ def _pages(fetch: Callable[[str | None], Page]) -> Iterator[Page]:
 
 
 def _search(search_id: str, *parts: str) -> str:
+    if _is_job(search_id):
+        raise InputError(f"expected a search; {search_id!r} is the id of a job; see `slicemamba job show {search_id}`")
     return _joined("searches", search_id, *parts)
 
 
 def _job(job_id: str, *parts: str) -> str:
+    if not job_id.startswith(_JOB):
+        raise InputError(
+            f"expected the id of a job, which begins with {_JOB}; got {job_id!r}; `slicemamba job list` lists the jobs "
+            "of a search; for a search itself there are `slicemamba status`, `logs`, `download` and `cancel`"
+        )
     return _joined("jobs", job_id, *parts)
 
 
 def _either(search_or_job_id: str, *parts: str) -> str:
-    return (_job if search_or_job_id.startswith("j-") else _search)(search_or_job_id, *parts)
+    return (_job if _is_job(search_or_job_id) else _search)(search_or_job_id, *parts)
+
+
+def _is_job(found: str) -> bool:
+    # Not by its beginning alone: a run that was adopted as a search has its folder's name, which may be any other.
+    return found.startswith(_JOB) and len(found) == _ID_LENGTH
 
 
 def _joined(*parts: str) -> str:

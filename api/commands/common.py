@@ -105,10 +105,14 @@ def show_logs(client: Client, search_or_job_id: str, tail: int, following: bool)
         print(client.logs(search_or_job_id, tail=tail), end="")
         return
     try:
-        for line in client.follow_logs(search_or_job_id, tail=tail):
+        for line in client.follow_logs(search_or_job_id, tail=tail, on_lost=tell_lost):
             print(line, flush=True)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+def tell_lost() -> None:
+    print("the service does not answer; trying again", file=sys.stderr)
 
 
 def fetch(client: Client, search_id: str, out: Path, folder: str = "") -> list[Path]:

@@ -24,12 +24,15 @@ from api.commands.common import (
     show_logs,
     study_of,
 )
+from api.states import SearchState
+from nas.trial import TrialState
 from slicemamba.cli import SERVICE
 from slicemamba.documents import override, read_yaml
 from slicemamba.errors import InputError
 from slicemamba.presets import complete_preset
 from slicemamba.text import to_json
 
+_SORTED_BY = ("created_at", "name", "dataset", "state")
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="Maximum number.")]
 
 
@@ -68,7 +71,10 @@ def submit(
 
 
 def list_searches(
-    state: Annotated[list[str] | None, typer.Option(help="Only searches in this state; may be repeated.")] = None,
+    state: Annotated[
+        list[SearchState] | None,
+        typer.Option(metavar="STATE", case_sensitive=False, help="Only searches in this state; may be repeated."),
+    ] = None,
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only searches with this label; may be repeated.")
     ] = None,
@@ -84,8 +90,10 @@ def list_searches(
     labels = dict(_split_label(one) for one in label or [])
     if len(labels) < len(label or []):
         raise InputError(f"--label names a key twice, and a search has one value of each; got {', '.join(label or [])}")
+    if sort.removeprefix("-") not in _SORTED_BY:
+        raise InputError(f"--sort must be one of {', '.join(_SORTED_BY)}, or one with a - in front; got {sort!r}")
     with connect(url) as client:
-        page = client.list(states=_upper(state), labels=labels, text=text, sort=sort, page_size=limit)
+        page = client.list(states=state or (), labels=labels, text=text, sort=sort, page_size=limit)
     if not page.searches and not as_json:
         asked = state or label or text
         print("no search matches" if asked else "no searches yet; `slicemamba submit` creates one", file=sys.stderr)
@@ -110,7 +118,10 @@ def status(search_id: SearchId = "latest", watch: Watch = False, as_json: Json =
 
 def trials(
     search_id: SearchId = "latest",
-    state: Annotated[list[str] | None, typer.Option(help="Only trials in this state; may be repeated.")] = None,
+    state: Annotated[
+        list[TrialState] | None,
+        typer.Option(metavar="STATE", case_sensitive=False, help="Only trials in this state; may be repeated."),
+    ] = None,
     sort: Annotated[
         str, typer.Option(help="number, seconds or a metric; - for largest first: --sort=-dice.")
     ] = "number",
@@ -122,7 +133,7 @@ def trials(
 ) -> None:
     """List the trials of a search."""
     with connect(url) as client:
-        found, study, states = client.resolve(search_id), study_of(baseline), _upper(state)
+        found, study, states = client.resolve(search_id), study_of(baseline), state or ()
         if as_csv:
             sys.stdout.write(client.trials_csv(found, study=study, states=states, sort=sort))
             return
@@ -232,7 +243,7 @@ def events(search_id: SearchId = "latest", url: Url = None) -> None:
     """Print the events of a search as JSON lines until it has ended; for scripts."""
     with connect(url) as client:
         try:
-            for event in client.events(client.resolve(search_id)):
+            for event in client.events(client.resolve(search_id), on_lost=commands.tell_lost):
                 print(to_json({"id": event.id, "event": event.kind, **event.data}), flush=True)
         except KeyboardInterrupt:
             raise typer.Exit(commands.INTERRUPTED) from None
@@ -250,10 +261,6 @@ def download(
     with connect(url) as client:
         files = fetch(client, client.resolve(search_id), out, folder)
     print(to_json([str(path) for path in files]) if as_json else f"{len(files)} files in {out}")
-
-
-def _upper(states: list[str] | None) -> list[str]:
-    return [state.upper() for state in states or []]
 
 
 def _split_label(text: str) -> tuple[str, str]:

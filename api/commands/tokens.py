@@ -55,7 +55,15 @@ def list_tokens(runs_dir: RunsDir = None, database_url: Database = None) -> None
     """List tokens, without their secrets."""
     from rich.console import Console
 
-    Console().print(_table(_open_tokens(runs_dir, database_url).list()))
+    rows = _open_tokens(runs_dir, database_url).list()
+    if not rows:  # perhaps that of another service
+        print(
+            "no tokens in this run database; `slicemamba token create NAME` creates one. --runs-dir or --database-url "
+            "must be those of the service",
+            file=sys.stderr,
+        )
+        return
+    Console().print(_table(rows))
 
 
 @_app.command("revoke")

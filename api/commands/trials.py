@@ -187,6 +187,9 @@ def list_jobs(search_id: SearchId = "latest", as_json: Json = False, url: Url = 
 
     with connect(url) as client:
         found = JobList(jobs=[*client.jobs(client.resolve(search_id))])
+    if not found.jobs and not as_json:
+        print("no jobs yet; `slicemamba trial` and `slicemamba job audit` start some", file=sys.stderr)
+        return
     tables.show(found, tables.jobs(found), as_json=as_json)
 
 
@@ -210,6 +213,7 @@ def show_job(job_id: JobId, watch: Watch = False, as_json: Json = False, url: Ur
 def job_logs(job_id: JobId, tail: Tail = 1000, following: Follow = False, url: Url = None) -> None:
     """Print the log of a job."""
     with connect(url) as client:
+        client.get_job(job_id)  # of a search, too, there is a log
         show_logs(client, job_id, tail, following)
 
 

@@ -254,6 +254,41 @@ def test_stream_that_was_silent_for_long_is_taken_up_and_a_restart_behind_a_prox
         list(Client(transport=transport).events("s-1", patience_seconds=2500))
 
 
+@pytest.mark.usefixtures("no_delays")
+def test_each_loss_of_a_silent_stream_has_its_own_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is heard between two breaks shows that the service was there, also where it is no event."""
+    clock = itertools.count(0, 1000)
+    monkeypatch.setattr(connection.time, "monotonic", lambda: next(clock))
+    alive = [httpx.Response(200, text=": still here\n\n") for _ in range(5)]
+    parts = iter([*alive, httpx.Response(200, text="event: end\ndata: {}\n\n")])
+    lost: list[None] = []
+    followed = Client(transport=httpx.MockTransport(lambda _: next(parts))).events(
+        "s-1", patience_seconds=1500, on_lost=lambda: lost.append(None)
+    )
+    assert [event.kind for event in followed] == ["end"]
+    assert len(lost) == len(alive)
+    page = httpx.MockTransport(lambda _: httpx.Response(200, text="<p>back soon</p>\n"))
+    with pytest.raises(ApiUnreachableError, match="the stream ended"):
+        list(Client(transport=page).events("s-1", patience_seconds=1500))
+
+
+@pytest.mark.usefixtures("no_delays")
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_followed_log_and_events_outlive_a_proxy_without_its_service(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words, sent, printed in (
+        (("logs", "-f"), 'event: log\ndata: {"line": "one"}\n\nevent: end\ndata: {}\n\n', "one"),
+        (("events",), "event: end\ndata: {}\n\n", '"end"'),
+    ):
+        parts = iter([httpx.Response(status, text="<html>"), httpx.Response(200, text=sent)])
+        client = Client(transport=httpx.MockTransport(lambda _, parts=parts: next(parts)))  # type: ignore[misc]
+        monkeypatch.setattr("api.commands.searches.connect", lambda _, client=client: client)
+        done = CliRunner().invoke(app, [words[0], "s-00000000000000000000000000", *words[1:]])
+        assert (done.exit_code, done.stderr) == (0, "the service does not answer; trying again\n")
+        assert printed in done.stdout
+
+
 def test_search_behind_a_proxy_is_waited_for_while_the_service_restarts(bench: Bench, client: Client) -> None:
     search_id = bench.succeeded()
     told = httpx.Response(200, json=bench.http.get(f"/v1/searches/{search_id}").json())
@@ -282,6 +317,25 @@ def test_answer_of_something_else_is_told() -> None:
     transport, _ = flaky(0, lambda _: httpx.Response(502, text="<html>"))
     with pytest.raises(ApiError, match="is this the service"):
         Client("http://example.org", transport=transport).get("s-1")
+
+
+def test_page_in_place_of_an_answer_is_told() -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, text="<html>"))
+    with pytest.raises(InputError, match=r"example\.org answered /v1/searches/s-1 .* SLICEMAMBA_URL"):
+        Client("http://example.org", transport=transport).get("s-1")
+
+
+@pytest.mark.parametrize("token", ["two words", "schlüssel", "half\r\nhalf"])
+def test_token_that_cannot_be_sent_is_refused_without_showing_it(token: str) -> None:
+    with pytest.raises(InputError, match="SLICEMAMBA_TOKEN") as caught:
+        Client(token=token)
+    assert token not in str(caught.value)
+
+
+def test_token_may_come_from_a_file_with_its_line_ending() -> None:
+    transport, seen = flaky(0, lambda _: httpx.Response(200, json={"version": "1"}))
+    Client(token="secret\r\n", transport=transport).version()
+    assert seen[0].headers["Authorization"] == "Bearer secret"
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:8000", "ftp://x", "http://"])
@@ -362,6 +416,9 @@ def test_commands_from_submission_to_download(bench: Bench, command: Callable[..
     search_id = done.stdout.strip()
     write_study(bench.folder(search_id), [{"dice": 0.5, "hd95": 1.0}, {"dice": 0.25, "hd95": 2.0}])
     assert "from the shell" in command("list", "--label", "team=skin").stdout
+    bench.submit({**BODY, "name": "both", "labels": {"team": "skin", "year": "1"}})
+    both = json.loads(command("list", "--label", "team=skin", "--label", "year=1", "--json").stdout)["searches"]
+    assert [found["name"] for found in both] == ["both"]
     assert "skin" in command("status", search_id).stdout
     assert json.loads(command("status", search_id, "--json").stdout)["id"] == search_id
     front = command("pareto", search_id)
@@ -398,6 +455,9 @@ def test_a_trial_table_shows_the_objectives_in_80_columns() -> None:
 def test_an_empty_list_tells_how_to_begin(bench: Bench, command: Callable[..., Any]) -> None:
     assert "no searches yet; `slicemamba submit` creates one" in command("list").stderr
     assert "no search matches" in command("list", "--state", "failed").stderr
+    bench.submit()
+    assert "no jobs yet; `slicemamba trial`" in command("job", "list").stderr
+    assert json.loads(command("job", "list", "--json").stdout) == {"jobs": []}
 
 
 def test_list_is_sorted_and_looked_through(bench: Bench, command: Callable[..., Any]) -> None:
@@ -429,9 +489,14 @@ def test_faults_are_told_with_their_exit_code(command: Callable[..., Any], tmp_p
     assert told("submit", str(tmp_path / "none.yaml"))[1] == 2
     assert told("status", "s-none")[1] == 2
     assert told("list", "--label", "team")[1] == 2
+    assert "--sort must be one of created_at" in told("list", "--sort", "age")[0]
+    for unknown in (command("list", "--state", "lost"), command("trials", "--state", "lost")):
+        assert unknown.exit_code == 2
+        assert "Invalid value for '--state'" in unknown.stderr
     assert "names a key twice" in told("list", "--label", "team=a", "--label", "team=b")[0]
     text, code = told("status", "x", "--url", "http://127.0.0.1:9")
     assert code == 2
+    assert "nobody answers at http://127.0.0.1:9 (Connection refused)" in text
     assert "slicemamba serve" in text
     assert explain(KeyError("a fault of the program")) is None
 
@@ -655,16 +720,38 @@ def test_commands_on_trials_and_jobs(bench: Bench, command: Callable[..., Any], 
     assert f"next: `slicemamba job download {drawn} -o FOLDER` downloads its files" in followed.stderr
     assert command("job", "download", drawn, "--out", str(tmp_path / "out")).exit_code == 0
     assert (tmp_path / "out" / "a.png").read_bytes() == b"\x89PNG"
-    for words in (("job", "cancel", search_id), ("job", "show", search_id), ("status", drawn), ("cancel", drawn)):
-        other = command(*words).exception  # of an id of the other kind
-        assert isinstance(other, (ApiError, InputError)), words
-    assert bench.http.get(f"/v1/searches/{search_id}").json()["state"] == "SUCCEEDED"
     listed = json.loads(command("job", "list", "latest", "--json").stdout)["jobs"]
     assert [job["kind"] for job in listed] == ["figures", "retrain"]
     assert command("job", "cancel", listed[1]["id"]).stdout.strip() in ("CANCELLING", "CANCELLED")
     told = command("trial", "export", search_id, "1").exception
     assert isinstance(told, ApiError)
     assert "not trained yet" in str(told)
+
+
+def test_id_of_the_other_kind_is_refused_with_the_command_that_takes_it(
+    bench: Bench, client: Client, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    search_id = bench.running()
+    bench.jobs.logs[search_id] = "of the search\n"
+    out = ("--out", str(tmp_path))
+    for words in (("show",), ("show", "--watch"), ("cancel",), ("logs",), ("logs", "-f"), ("download", *out)):
+        text = advice(command("job", words[0], search_id, *words[1:]).exception)
+        assert f"expected the id of a job, which begins with j-; got {search_id!r}" in text, words
+        assert "`slicemamba status`" in text
+    job_id = "j-00000000000000000000000000"
+    for words in (("status",), ("status", "--watch"), ("cancel",), ("logs",), ("events",), ("delete", "--yes")):
+        text = advice(command(words[0], job_id, *words[1:]).exception)
+        assert f"{job_id!r} is the id of a job; see `slicemamba job show {job_id}`" in text, words
+    for call, wanted in ((client.cancel_job, search_id), (client.get_job, "."), (client.cancel, job_id)):
+        with pytest.raises(InputError, match="expected"):
+            call(wanted)
+    assert bench.state(search_id) == "RUNNING"
+
+
+def test_adopted_run_may_have_an_id_that_only_begins_like_a_jobs(bench: Bench, client: Client) -> None:
+    for ask in (client.get, client.logs):
+        with pytest.raises(ApiError, match="there is no search 'j-first'"):
+            ask("j-first")
 
 
 def test_what_was_followed_is_told_as_json_also_where_it_has_not_succeeded(
@@ -675,6 +762,12 @@ def test_what_was_followed_is_told_as_json_also_where_it_has_not_succeeded(
     bench.round()
     told = command("status", search_id, "--watch", "--json")
     assert json.loads(told.stdout)["state"] == "CANCELLED"
+    assert told.exit_code == 1
+    job_id = command("trial", "figures", ended_search(bench), "0").stdout.strip()
+    command("job", "cancel", job_id)
+    bench.round()
+    told = command("job", "show", job_id, "--watch", "--json")
+    assert (json.loads(told.stdout)["id"], json.loads(told.stdout)["state"]) == (job_id, "CANCELLED")
     assert told.exit_code == 1
 
 

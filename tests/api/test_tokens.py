@@ -148,6 +148,7 @@ def test_use_that_cannot_be_noted_keeps_nobody_from_reading(guarded: Bench) -> N
 def test_tokens_on_the_command_line(tmp_path: Path) -> None:
     where = ["--runs-dir", str(tmp_path)]
     runner = CliRunner()
+    assert "no tokens in this run database" in runner.invoke(app, ["token", "list", *where]).stderr
     made = runner.invoke(app, ["token", "create", "Ada", "--scope", "read", *where])
     assert made.exit_code == 0
     text = made.stdout.strip().splitlines()[-1]
