@@ -80,9 +80,15 @@ def set_aside_other_audit(run: RunFolder, settings: AuditConfig) -> None:
     before = folder.read_json("config.json")
     if before is None or not differing_fields(before, settings.model_dump(mode="json")):
         return
-    with only_driver(folder):  # none is at work there
-        pass
+    check_no_audit(run)
     run.set_aside_audit()
+
+
+def check_no_audit(run: RunFolder) -> None:
+    """Raises InputError while a driver is at work on an audit of the run."""
+    if (run.path / AUDIT).exists():
+        with only_driver(RunFolder(run.path / AUDIT)):
+            pass
 
 
 def _refuse_other_settings(folder: RunFolder, settings: AuditConfig) -> None:

@@ -65,7 +65,10 @@ def train(job: SearchJob, run: RunFolder, winner: Architecture, cache_dir: Path)
 
 
 def _train_one(job: RetrainJob, place: RunFolder, cache_dir: Path, tell: Any) -> None:
-    refuse_mixing(place.read_json("config.json"), job, place.path)
+    before = place.read_json("config.json")
+    if before is not None:  # whose weights to start from lie in the run's folder, which may have been moved
+        before["init"] = job.model_dump(mode="json")["init"]
+    refuse_mixing(before, job, place.path)
     place.write_json("config.json", job.model_dump(mode="json"))
     if place.read_json("scores.json") is not None:  # written last
         return

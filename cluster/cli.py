@@ -252,6 +252,7 @@ def restore(
 def repair(run: Annotated[Path, typer.Argument(help="Folder of the run.")]) -> None:
     """Cut a damaged study off behind its last whole record; repeat the run's command to evaluate the rest anew."""
     from cluster.attempts import only_driver
+    from cluster.audit import check_no_audit
     from cluster.run_folder import JOURNAL, RunFolder
     from nas.damage import cut_damage
     from slicemamba.errors import InputError
@@ -261,6 +262,7 @@ def repair(run: Annotated[Path, typer.Argument(help="Folder of the run.")]) -> N
     if not journal.is_file():
         raise InputError(f"{journal} does not exist: give the folder of a search, whose trials are kept in a file")
     with only_driver(folder):  # no driver writes to it meanwhile
+        check_no_audit(folder)
         cut = cut_damage(journal)
         if cut is not None and folder.result_path.exists():
             folder.set_aside_result()  # else the run would count as finished without the trials that were lost

@@ -97,6 +97,9 @@ def _run_job(
             return done
     with only_driver(run), tracked(run, job), StatusWriter(run, on_status):
         if extended:
+            from cluster.audit import check_no_audit  # which imports this module
+
+            check_no_audit(run)
             run.set_aside_result()
         run.emit("phase", phase="check")
         if other_resources:
@@ -151,6 +154,14 @@ def _tell_scale(job: Job, run: RunFolder, num_images: dict[str, int]) -> None:
         total = sum(num_images.values())
         run.emit("progress", phase="check", done=total, total=total, unit="images", metrics=figures)
         _warn_of_few_steps(job, run, num_images["train"])
+    for name in TRAININGS:
+        settings: TrainConfig | None = getattr(job, name, None)
+        if settings is not None and settings.learning_rate < settings.min_learning_rate:
+            run.warn(
+                f"{name}: learning_rate {settings.learning_rate:g} is below min_learning_rate "
+                f"{settings.min_learning_rate:g}, so the cosine raises it; lower the minimum too, to 0 for example",
+                "check",
+            )
 
 
 def _warn_of_few_steps(job: Job, run: RunFolder, num_train: int) -> None:

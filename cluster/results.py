@@ -96,7 +96,7 @@ def searched(
     rounds = [studies[kind] for kind in FINALS_KINDS]
     result["scan_use"] = scan_use(job, run, front[0], trials, rounds)
     unscanned = result.get("baselines", {}).get(UNSCANNED)
-    if result["scan_use"] is not None and unscanned is not None:
+    if result["scan_use"] is not None and unscanned is not None and unscanned["difference"] is not None:
         result["scan_use"]["sentence"] = trained_sentence(result["scan_use"], unscanned)
     result["findings"] = _findings(result)
     _report(job, run, result)
@@ -122,10 +122,10 @@ def _hypervolumes(trials: list[Trial], random: list[Trial], objectives: tuple[st
 def _findings(result: Mapping[str, Any]) -> list[str]:
     """What a reader should know first, in sentences; before all, what is better than the chosen network."""
     baselines = result.get("baselines", {})
-    beside = [found for name, found in baselines.items() if name != UNSCANNED]
-    beside.sort(key=lambda found: not _wins(found))
     scans = result["scan_use"]
-    first = [scans] if UNSCANNED in baselines and _wins(baselines[UNSCANNED]) else []
+    beside = [found for name, found in baselines.items() if name != UNSCANNED or scans is None]  # else told with scans
+    beside.sort(key=lambda found: not _wins(found))
+    first = [scans] if scans is not None and UNSCANNED in baselines and _wins(baselines[UNSCANNED]) else []
     about = [*first, *beside, result["front"], *([] if first else [scans]), result["survey"]]
     told = [found["sentence"] for found in about if found is not None]
     return [*_missed_classes(result.get("retrained", {})), *told]

@@ -51,6 +51,8 @@ LATENCIES = "latencies.json"
 STATUS = "status.json"
 RESULT = "result.json"
 AUDIT = "audit"
+CHECKPOINTS, RECORD = "checkpoints", "checkpoints.json"
+"""Folder of a training's states below ``.ray/<phase>/``, and the file in it that names them."""
 MAX_JSON_BYTES = 256 << 20
 STUDY_VARIABLE = "SLICEMAMBA_STUDY_URL"
 MAX_ROUNDS = 4
@@ -138,7 +140,7 @@ class RunFolder:
     def set_aside_result(self) -> None:
         """Renames that of a search which had fewer trials to ``result-1.json``, …, and the audit, which was of it.
 
-        A driver that finds a result is done.
+        A driver that finds a result is done. An audit that is at work has to have ended before.
         """
         if self.result_path.exists():
             self.result_path.replace(self._aside("result-{}.json"))

@@ -5,9 +5,11 @@ it is at most what came since the last round. A driver that is started on anothe
 
 What lies in the store can be resumed at any moment, whenever the uploads were cut off. In each round
 
+0. of each training, the states that its record of checkpoints names are uploaded, and then the record as it was read;
+   what a quick training replaces meanwhile is left for a later round, and the stored ones stay until then;
 1. the journal of trials, then the small JSON files, which say what is finished, are read;
 2. everything they may refer to is uploaded, and is thus at least as new as they are;
-3. where a JSON file has changed meanwhile, as when a training has replaced a checkpoint, the round begins again;
+3. where a JSON file has changed meanwhile, the round begins again;
 4. then they are uploaded as read in 1, after them events and status, and last what is gone here is deleted there; but
    a result that was set aside first, as beside the configuration of the extended search it would count as that one's.
 
@@ -26,7 +28,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
@@ -42,7 +44,7 @@ from cluster.attempts import (
 )
 from cluster.follow_up import JOBS, is_follow_up, run_of
 from cluster.object_store import PROBE, Store, open_store
-from cluster.run_folder import RESULT, STATUS, STUDY_VARIABLE, RunFolder
+from cluster.run_folder import CHECKPOINTS, RECORD, RESULT, STATUS, STUDY_VARIABLE, RunFolder
 from slicemamba.errors import InputError, RunFailedError
 
 ROUND_SECONDS = 5.0
@@ -265,11 +267,12 @@ class Mirror:
     def upload(self) -> None:
         """One round, see above. Raises OSError, and FencedError when another driver has taken the store over."""
         self._attempts.check(self._number)
+        self._upload_checkpoints()
         for _ in range(_TRIES):
             journals = {name: _whole_lines(path) for name, path in self._files() if name.endswith(".journal")}
             settled = self._settled()
             for name, path in self._files():
-                if name.endswith(".journal") or name in settled or _is_last(name):
+                if name.endswith(".journal") or name in settled or _is_special(name):
                     continue
                 self._upload_changed(name, path)
             if self._settled() == settled:
@@ -284,8 +287,25 @@ class Mirror:
         for name, content in [*journals.items(), *((name, settled[name]) for name in finished), *last.items()]:
             self._write_changed(name, content)
         for name in self._stored - {name for name, _ in self._files()}:
-            if not name.startswith(f"{ATTEMPTS}/"):
+            is_kept = _is_checkpoint(name) and (self._run.path / name).with_name(RECORD).exists()
+            if not name.startswith(f"{ATTEMPTS}/") and not is_kept:
                 self._delete(name)
+
+    def _upload_checkpoints(self) -> None:
+        for record, path in self._files():
+            if not _is_checkpoint(record) or path.name != RECORD:
+                continue
+            folder = PurePosixPath(record).parent
+            for _ in range(_TRIES):
+                content = path.read_bytes()
+                named = {str(folder / state) for state in json.loads(content).values() if isinstance(state, str)}
+                if not all(self._upload_changed(name, self._run.path / name) for name in sorted(named)):
+                    continue  # replaced meanwhile
+                self._write_changed(record, content)
+                for name in [one for one in self._stored if PurePosixPath(one).parent == folder]:
+                    if name not in named and name != record:
+                        self._delete(name)
+                break
 
     def _delete(self, name: str) -> None:
         if name in self._stored:
@@ -312,19 +332,21 @@ class Mirror:
 
     def _settled(self) -> dict[str, bytes]:
         """The JSON files, but for the status, with their content."""
-        names = [(name, path) for name, path in self._files() if name.endswith(".json") and not _is_last(name)]
+        names = [(name, path) for name, path in self._files() if name.endswith(".json") and not _is_special(name)]
         return {name: path.read_bytes() for name, path in names if path.exists()}
 
-    def _upload_changed(self, name: str, path: Path) -> None:
+    def _upload_changed(self, name: str, path: Path) -> bool:
+        """Whether it is in the store as it is; one that is gone is not, and JSON files say whether it was needed."""
         try:
             stamp = _stamp(path)
             if self._uploaded.get(name) == stamp:
-                return
+                return True
             self._store.upload(name, path)
-        except FileNotFoundError:  # gone since; the JSON files say whether it was needed
-            return
+        except FileNotFoundError:
+            return False
         self._uploaded[name] = stamp
         self._stored.add(name)
+        return True
 
     def _write_changed(self, name: str, content: bytes) -> None:
         stamp = (hash(content), len(content))
@@ -350,6 +372,15 @@ class Mirror:
 def _is_last(name: str) -> bool:
     """Whether a file tells of what others hold, which must be stored before it."""
     return Path(name).name == STATUS or name.endswith(".jsonl")
+
+
+def _is_checkpoint(name: str) -> bool:
+    """Whether a file is a state of a training, or the record of them."""
+    return name.startswith(".ray/") and PurePosixPath(name).parent.name == CHECKPOINTS
+
+
+def _is_special(name: str) -> bool:
+    return _is_last(name) or _is_checkpoint(name)
 
 
 def _raise_unless_gone(error: OSError) -> None:

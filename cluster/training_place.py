@@ -13,11 +13,10 @@ from typing import Any
 import torch
 
 from cluster.config import parse_job
+from cluster.run_folder import CHECKPOINTS, RECORD
 from cluster.workers import device_for
 from slicemamba.files import writing
 from slicemamba.training.trainer import EpochReport, State
-
-RECORD = "checkpoints.json"
 
 
 class Checkpoints:
@@ -109,4 +108,4 @@ def place_of(config: dict[str, Any]) -> Place:
 
 def checkpoints_of(config: dict[str, Any]) -> Checkpoints:
     """Those of a training, for its driver and its workers."""
-    return Checkpoints(Path(config["run"]) / ".ray" / config["phase"] / "checkpoints", config["score"])
+    return Checkpoints(Path(config["run"]) / ".ray" / config["phase"] / CHECKPOINTS, config["score"])

@@ -69,14 +69,13 @@ class PathSampler:
             return self._space.sample(generator_for(self._seed, "path", step))
         genes = np.zeros(self._space.num_blocks, dtype=np.int64)
         options = self._space.options
-        generators: dict[int, np.random.Generator] = {}
-        for choices in dict.fromkeys(options):  # blocks and, in the conv skeleton, widths: each kind in its own turns
+        for kind, choices in enumerate(dict.fromkeys(options)):  # blocks and, in the conv skeleton, widths
             places = [place for place, of in enumerate(options) if of == choices]
             turn, now = divmod(step, len(choices))
             orders = np.tile(np.array(choices), (len(places), 1))
-            # Kinds whose turns coincide draw one after the other: from generators alike they would draw alike, and some
-            # pairs of a block and a width would never be trained.
-            rng = generators.setdefault(turn, generator_for(self._seed, "path", turn))
+            # Each kind has turns and a generator of its own: from one alike, some pairs of a block and a width would
+            # never be trained.
+            rng = generator_for(self._seed, "path", turn, *([kind] if kind else []))
             genes[places] = rng.permuted(orders, axis=1)[:, now]
         return self._space.decode(genes.tolist())
 

@@ -452,15 +452,6 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _rates_in_order(self) -> TrainConfig:
-        if self.learning_rate < self.min_learning_rate:
-            raise ValueError(
-                f"learning_rate ({self.learning_rate:g}) is below min_learning_rate ({self.min_learning_rate:g}), so "
-                "the cosine would raise it; lower the minimum too, to 0 for example"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _scales_in_order(self) -> TrainConfig:
         if self.scale_range[0] > self.scale_range[1]:
             raise ValueError(f"scale_range must be (smallest, largest); got {self.scale_range}")

@@ -61,35 +61,47 @@ class _Loader(_Strict, yaml.SafeLoader):
         return node
 
 
-class _FastLoader(_Strict, getattr(yaml, "CSafeLoader", _Loader)):  # type: ignore[misc]
-    """The same by libyaml, where it is there: 13 times as fast. Text that is nested some ten thousand levels deep ends
-    the process there, so it is for files of our own alone."""
+_FastLoader: Any = _Loader
+if hasattr(yaml, "CSafeLoader"):  # libyaml, by which it takes a thirteenth of the time
+
+    class _FastLoader(_Strict, yaml.CSafeLoader):  # type: ignore[no-redef]
+        """The same; its depth is looked at before, as libyaml's tree of what is nested too deep ends the process."""
 
 
-def parse_yaml(text: str, *, own: bool = False) -> Any:
+def parse_yaml(text: str, *, long: bool = False) -> Any:
     """What a YAML text holds.
 
     Args:
-        own: it is of a file that this package writes, which may be long.
+        long: it may have tens of thousands of lines, as groups and strata of a data set.
 
     Raises:
         yaml.YAMLError: it is no YAML, has a key twice, or is nested beyond all measure.
     """
     try:
-        return yaml.load(text, _FastLoader if own else _Loader)  # both are SafeLoaders
+        if long:
+            _check_depth(text)
+        return yaml.load(text, _FastLoader if long else _Loader)  # both are SafeLoaders
     except ValueError as error:  # of Python's own conversions, such as a whole number of 5000 digits
         raise yaml.YAMLError(str(error)) from None
 
 
-def read_yaml(path: Path, *, own: bool = False) -> dict[str, Any]:
+def _check_depth(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, _FastLoader):  # one after the other, without a tree
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise yaml.YAMLError(f"it has more than {_DEEPEST} levels")
+
+
+def read_yaml(path: Path, *, long: bool = False) -> dict[str, Any]:
     """Reads a YAML (or JSON) mapping from a file, or the one of that name which travels with the package.
 
-    ``own`` as in ``parse_yaml``.
+    ``long`` as in ``parse_yaml``.
 
     InputError says which line could not be read, and which two hold one key.
     """
     try:
-        values = parse_yaml(find_config(path).read_text(encoding="utf-8"), own=own)
+        values = parse_yaml(find_config(path).read_text(encoding="utf-8"), long=long)
     except FileNotFoundError:
         raise InputError(
             f"config file {path} does not exist; {advise_on(path)}give the path of a YAML file, or a name from "

@@ -71,7 +71,7 @@ def read_description(root: Path | None) -> Description:
 @lru_cache(maxsize=8)
 def _read(path: Path, changed: int, size: int) -> Description:
     """Once for each state of the file: groups and strata of 100,000 images take a second or two."""
-    described: Description = validate(Description, read_yaml(path, own=True), source=str(path))
+    described: Description = validate(Description, read_yaml(path, long=True), source=str(path))
     return described
 
 
@@ -92,7 +92,7 @@ def write_measured(folder: Path, measured: dict[str, Any]) -> None:
     """
     path = folder / FILE
     before = path.read_text(encoding="utf-8") if path.is_file() else _HEAD
-    told = read_yaml(path) if path.is_file() else {}
+    told = read_yaml(path, long=True) if path.is_file() else {}
     told.pop("measured", None)
     block = yaml.safe_dump({"measured": measured}, sort_keys=False, allow_unicode=True)
     kept = re.sub(r"(?ms)^measured:.*?(?=^[^\s]|\Z)", "", before).rstrip().removesuffix("{}")

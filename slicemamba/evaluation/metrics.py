@@ -19,9 +19,9 @@ from torch import Tensor
 
 from slicemamba.data.reading import IGNORED
 
-METRICS_VERSION = 1
-_AT_ONCE = 16  # images
+METRICS_VERSION = 2
 """Raised when the same prediction would score otherwise; kept beside every stored score."""
+_AT_ONCE = 16  # images
 
 
 def to_labels(prediction: Tensor, num_classes: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,11 @@ def test_two_workers_train_as_one_does(head: RayHead, tmp_path: Path) -> None:
         assert first.detach().numpy() == pytest.approx(second.detach().numpy(), abs=2e-3)
     # Where two have trained, one finds their last checkpoint, and has nothing left to do.
     (tmp_path / "two" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "two" / "supernet")
     assert train(head, tmp_path / "two", 1) == two
+    epochs = [event for _, event in RunFolder(tmp_path / "two").events() if event["event"] == "epoch"]
+    assert len(epochs) == 3
+    assert (tmp_path / "two" / "supernet" / "weights.safetensors").is_file()
 
 
 class Falling:

@@ -148,6 +148,8 @@ def test_what_scans_bring_is_told_of_trained_networks() -> None:
     assert found == ["Better without.", "U-Net is worse.", "One network."]
     found = results._findings({**about, "baselines": {"unet": worse, "unscanned": unscanned}})
     assert found == ["U-Net is worse.", "One network.", "Better without."]
+    told = {"unscanned": {**better, "sentence": "It is better."}}
+    assert results._findings({**about, "scan_use": None, "baselines": told}) == ["It is better.", "One network."]
 
 
 def test_progress_of_baselines_counts_those_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

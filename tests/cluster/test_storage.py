@@ -114,7 +114,7 @@ def test_what_was_removed_here_is_removed_there(tmp_path: Path, mirror_of: Mirro
     run = begun(tmp_path / "run")
     mirror = mirror_of(run)
     mirror.upload()
-    (run.path / ".ray/supernet/checkpoints/epoch-0.pt").unlink()
+    shutil.rmtree(run.path / ".ray/supernet/checkpoints")  # as those of a winner that is another now
     (run.path / "scores/search/00001.npz").write_text("more")
     mirror.upload()
     names = open_store(URL, "run").names()
@@ -227,17 +227,50 @@ def test_checkpoint_that_is_replaced_during_the_upload_is_left_for_the_next_try(
     mirror = mirror_of(run)
     upload_changed = mirror._upload_changed
 
-    def replaced(name: str, path: Path) -> None:
+    def replaced(name: str, path: Path) -> bool:
         if name.endswith("epoch-0.pt") and path.exists():
             (checkpoints / "epoch-0.pt").rename(checkpoints / "epoch-1.pt")
             run.write_json(".ray/supernet/checkpoints/checkpoints.json", {"last": "epoch-1.pt"})
-        upload_changed(name, path)
+        return upload_changed(name, path)
 
     monkeypatch.setattr(mirror, "_upload_changed", replaced)
     mirror.upload()
     store = open_store(URL, "run")
     assert b"epoch-1" in (store.read(".ray/supernet/checkpoints/checkpoints.json") or b"")
     assert ".ray/supernet/checkpoints/epoch-1.pt" in store.names()
+
+
+def test_training_that_is_quicker_than_its_uploads_keeps_nothing_else_from_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror_of: MirrorOf
+) -> None:
+    """Its stored states stay until newer ones are whole there, and do not pile up."""
+    run = begun(tmp_path / "run")
+    folder = run.path / ".ray/supernet/checkpoints"
+    mirror = mirror_of(run)
+    mirror.upload()
+    epochs, upload_changed = iter(range(1, 1000)), mirror._upload_changed
+    quick = True
+
+    def an_epoch_later(name: str, path: Path) -> bool:
+        if name.endswith(".pt") and quick:
+            number = next(epochs)
+            (folder / f"epoch-{number}.pt").write_text("weights")
+            run.write_json(".ray/supernet/checkpoints/checkpoints.json", {"last": f"epoch-{number}.pt"})
+            path.unlink()
+        return upload_changed(name, path)
+
+    monkeypatch.setattr(mirror, "_upload_changed", an_epoch_later)
+    (run.path / "scores/search/00001.npz").write_text("counts")
+    mirror.upload()
+    store = open_store(URL, "run")
+    assert "scores/search/00001.npz" in store.names()
+    assert json.loads(store.read(".ray/supernet/checkpoints/checkpoints.json") or b"") == {"last": "epoch-0.pt"}
+    assert ".ray/supernet/checkpoints/epoch-0.pt" in store.names()
+    quick = False
+    mirror.upload()
+    states = [name for name in store.names() if name.endswith(".pt")]
+    last = json.loads(store.read(".ray/supernet/checkpoints/checkpoints.json") or b"")["last"]
+    assert states == [f".ray/supernet/checkpoints/{last}"]
 
 
 def test_status_of_an_audit_that_changes_all_the_time_does_not_keep_a_round_from_its_end(
@@ -247,9 +280,9 @@ def test_status_of_an_audit_that_changes_all_the_time_does_not_keep_a_round_from
     mirror = mirror_of(run)
     upload_changed, rounds = mirror._upload_changed, iter(range(1000))
 
-    def beside(name: str, path: Path) -> None:
+    def beside(name: str, path: Path) -> bool:
         run.write_json("audit/status.json", {"done": next(rounds)})
-        upload_changed(name, path)
+        return upload_changed(name, path)
 
     monkeypatch.setattr(mirror, "_upload_changed", beside)
     mirror.upload()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.training_place import RECORD, Checkpoints
+from cluster.run_folder import RECORD
+from cluster.training_place import Checkpoints
 from slicemamba.training.trainer import EpochReport
 
 

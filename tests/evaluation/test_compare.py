@@ -192,7 +192,7 @@ def test_scores_of_another_contract_are_refused(runs: dict[str, Path], tmp_path:
     ImageScores(
         scores.names, scores.counts, scores.hd95, scores.patients, scores.data, "test", scores.image_size, 0
     ).save(runs["fixed"] / "scores" / "test.npz")
-    with pytest.raises(InputError, match="scores of fixed are not of metrics contract 1"):
+    with pytest.raises(InputError, match="scores of fixed are not of metrics contract 2"):
         comparison_tables(entrants(runs, tmp_path, "fixed"))
 
 

@@ -29,7 +29,7 @@ def test_file_comes_back_with_all_scores(tiny_data: SegmentationData, tmp_path: 
     again = ImageScores.load(file)
     assert [path.name for path in file.parent.iterdir()] == ["train.npz"]
     assert again.about() == first.about() == {
-        "data": "lesions", "split": "train", "image_size": [32, 40], "metrics_version": 1,
+        "data": "lesions", "split": "train", "image_size": [32, 40], "metrics_version": 2,
     }  # fmt: skip
     assert again.names == again.patients == tiny_data.names
     scored = evaluate(lambda image: 110 - image.mean(dim=1, keepdim=True), tiny_data, batch_size=4, device=CPU)
@@ -72,7 +72,7 @@ def test_what_is_not_the_same_is_refused(tiny_data: SegmentationData) -> None:
         "data: lesions of a, moles of b": replace(first, data="moles"),
         "split: train of a, test of b": replace(first, split="test"),
         "image_size": replace(first, image_size=(64, 64)),
-        "metrics_version: 1 of a, 2 of b": replace(first, metrics_version=2),
+        "metrics_version: 2 of a, 3 of b": replace(first, metrics_version=3),
         "names": replace(first, names=first.names[::-1]),
         "classes: 1 and 2": replace(first, counts=np.repeat(first.counts, 2, axis=1)),
         "masks": scores(replace(tiny_data, masks=other_masks)),

@@ -78,6 +78,16 @@ def test_fair_turns_of_blocks_and_widths_are_drawn_apart_where_they_have_as_many
         assert len({tuple(pair) for pair in drawn[:, [block, width]].tolist()}) == 4
 
 
+def test_fair_turns_of_each_kind_hold_every_choice_once_whatever_the_other_has() -> None:
+    model = ModelConfig(skeleton="conv", embed_dim=8, levels=3, block_levels=(1, 2))
+    space = sized("2x2", "4x4", "-", "full", "half", model=model)
+    draw = PathSampler(space, "fair", seed=3)
+    drawn = np.array([space.encode(*draw(step)) for step in range(24)])
+    for place, options in enumerate(space.options):
+        for turn in drawn[:, place].reshape(-1, len(options)):
+            assert sorted(turn.tolist()) == sorted(options)
+
+
 def test_sandwich_has_the_largest_and_the_smallest_network_of_the_space() -> None:
     """Slicings of one size take turns in both places; at random there is anything."""
     model = ModelConfig(encoder_depths=(1, 2), decoder_depths=(2, 1))
