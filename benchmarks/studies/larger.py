@@ -9,7 +9,8 @@ from __future__ import annotations
 from benchmarks.studies.networks import STUDY as NETWORKS
 from benchmarks.studies.trainings import Study, main
 
-ROWS = ("unet", "conv -", "conv 2x2", "conv c3", "published 2x2")
+SLICINGS = ("2x2", "1x1", "4x4", "8x8")
+ROWS = ("unet", "conv -", "conv 2x2", "conv c3", "conv c7", *(f"published {slicing}" for slicing in SLICINGS))
 STUDY = Study(
     "larger",
     {name: NETWORKS.rows[name] for name in ROWS},

@@ -125,13 +125,20 @@ def load(image: tuple[int, int], name: str, split: str) -> SegmentationData:
 
 
 def step_seconds(study: Study) -> dict[str, float]:
-    """Processor seconds of a training step of each row, one thread, measured in turns; kept in the study's file."""
-    if study.times.is_file():
-        found: dict[str, float] = json.loads(study.times.read_text())["seconds"]
-        return found
+    """Processor seconds of a training step of each row, one thread, measured in turns; kept in the study's file.
+
+    Rows that the study has got since are measured beside its reference, by whose time of then and now they are scaled.
+    """
+    known: dict[str, float] = json.loads(study.times.read_text())["seconds"] if study.times.is_file() else {}
+    missing = [name for name in study.rows if name not in known]
+    if not missing:
+        return known
     num_classes = load(study.image, study.sets[0], "train").num_classes
-    networks: dict[str, nn.Module] = {name: row.build(num_classes).train() for name, row in study.rows.items()}
-    seconds = measured_steps(study, networks)
+    names = dict.fromkeys([*missing, study.reference])
+    networks: dict[str, nn.Module] = {name: study.rows[name].build(num_classes).train() for name in names}
+    now = measured_steps(study, networks)
+    scale = known[study.reference] / now[study.reference] if known else 1.0
+    seconds = known | {name: now[name] * scale for name in missing}
     study.times.write_text(json.dumps({"image": study.image, "seconds": seconds}, indent=1) + "\n")
     return seconds
 
