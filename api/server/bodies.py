@@ -14,6 +14,7 @@ from starlette.types import Scope
 from api.server.middleware import MAX_BODY_BYTES
 from slicemamba.documents import parse_yaml
 
+_MOST_LEVELS = 100
 YAML = ("application/yaml", "application/x-yaml", "text/yaml")
 """Content types of YAML: the first is registered (RFC 9512), the others are older and common."""
 
@@ -48,14 +49,21 @@ def _from_yaml(text: str) -> Any:
 
 
 def _check_json(found: Any) -> None:
-    """Raises what ``json.dumps`` does; and yaml.YAMLError where aliases, of which few can stand for terabytes, make it
-    longer than a body may be.
+    """Raises what ``json.dumps`` does, ValueError for what is too deep, and yaml.YAMLError where aliases, of which few
+    can stand for terabytes, make it longer than a body may be.
     """
-    length = 0
-    for part in json.JSONEncoder().iterencode(found):
-        length += len(part)
-        if length > MAX_BODY_BYTES:
+    left, waiting = MAX_BODY_BYTES, [(found, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        left -= len(value) if isinstance(value, str) else 1
+        if left < 0:
             raise yaml.YAMLError(f"as JSON, without aliases, it would have more than {MAX_BODY_BYTES} bytes")
+        if depth > _MOST_LEVELS:
+            raise ValueError(f"it has more than {_MOST_LEVELS} levels")
+        if isinstance(value, (dict, list)):
+            inside = value.values() if isinstance(value, dict) else value
+            waiting += [(one, depth + 1) for one in inside]
+    json.dumps(found)
 
 
 def _as_json(scope: Scope) -> Scope:
