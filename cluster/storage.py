@@ -376,7 +376,8 @@ def _is_last(name: str) -> bool:
 
 def _is_checkpoint(name: str) -> bool:
     """Whether a file is a state of a training, or the record of them."""
-    return name.startswith(".ray/") and PurePosixPath(name).parent.name == CHECKPOINTS
+    folders = PurePosixPath(name).parent
+    return folders.name == CHECKPOINTS and ".ray" in folders.parts  # of a baseline or an audit, too
 
 
 def _is_special(name: str) -> bool:

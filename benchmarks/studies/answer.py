@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,8 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies import networks, trainings
+from benchmarks.studies.ranking import preset
 from benchmarks.studies.trainings import CONV, FOLDER, SETS, Row, Study
 from cluster.run_folder import RunFolder
+from cluster.scan_use import without_scans
+from slicemamba.architecture import Architecture
 
 RUNS = Path("runs/answer")
 CHOSEN = FOLDER / "answer-chosen.json"
@@ -67,7 +69,7 @@ def _study(dataset: str, named: Mapping[str, Any]) -> Study:
 
 
 def _own_rows(architecture: str) -> dict[str, Row]:
-    without = re.sub(r"\b\d+x\d+\w*", "-", architecture)
+    without = str(without_scans(preset(), Architecture.parse(architecture)))
     rows = {CHOSEN_ROW: Row(CONV, architecture)}
     return rows if without == architecture else rows | {UNSCANNED: Row(CONV, without, beside=CHOSEN_ROW)}
 

@@ -240,12 +240,16 @@ def test_checkpoint_that_is_replaced_during_the_upload_is_left_for_the_next_try(
     assert ".ray/supernet/checkpoints/epoch-1.pt" in store.names()
 
 
+@pytest.mark.parametrize("training", [".ray/supernet", "baselines/unet/.ray/retrain"])
 def test_training_that_is_quicker_than_its_uploads_keeps_nothing_else_from_the_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror_of: MirrorOf
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror_of: MirrorOf, training: str
 ) -> None:
     """Its stored states stay until newer ones are whole there, and do not pile up."""
     run = begun(tmp_path / "run")
-    folder = run.path / ".ray/supernet/checkpoints"
+    folder = run.path / training / "checkpoints"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True)
+        (run.path / ".ray/supernet/checkpoints").rename(folder)
     mirror = mirror_of(run)
     mirror.upload()
     epochs, upload_changed = iter(range(1, 1000)), mirror._upload_changed
@@ -255,7 +259,7 @@ def test_training_that_is_quicker_than_its_uploads_keeps_nothing_else_from_the_s
         if name.endswith(".pt") and quick:
             number = next(epochs)
             (folder / f"epoch-{number}.pt").write_text("weights")
-            run.write_json(".ray/supernet/checkpoints/checkpoints.json", {"last": f"epoch-{number}.pt"})
+            run.write_json(f"{training}/checkpoints/checkpoints.json", {"last": f"epoch-{number}.pt"})
             path.unlink()
         return upload_changed(name, path)
 
@@ -264,13 +268,13 @@ def test_training_that_is_quicker_than_its_uploads_keeps_nothing_else_from_the_s
     mirror.upload()
     store = open_store(URL, "run")
     assert "scores/search/00001.npz" in store.names()
-    assert json.loads(store.read(".ray/supernet/checkpoints/checkpoints.json") or b"") == {"last": "epoch-0.pt"}
-    assert ".ray/supernet/checkpoints/epoch-0.pt" in store.names()
+    assert json.loads(store.read(f"{training}/checkpoints/checkpoints.json") or b"") == {"last": "epoch-0.pt"}
+    assert f"{training}/checkpoints/epoch-0.pt" in store.names()
     quick = False
     mirror.upload()
     states = [name for name in store.names() if name.endswith(".pt")]
-    last = json.loads(store.read(".ray/supernet/checkpoints/checkpoints.json") or b"")["last"]
-    assert states == [f".ray/supernet/checkpoints/{last}"]
+    last = json.loads(store.read(f"{training}/checkpoints/checkpoints.json") or b"")["last"]
+    assert states == [f"{training}/checkpoints/{last}"]
 
 
 def test_status_of_an_audit_that_changes_all_the_time_does_not_keep_a_round_from_its_end(
