@@ -32,7 +32,7 @@ from cluster.disk import check_disk, disk_faults
 from cluster.driver_process import DriverProcess, in_place_of_a_lost_job
 from cluster.event_files import ATTEMPTS as ATTEMPTS
 from cluster.object_store import Store
-from cluster.run_folder import RunFolder
+from cluster.run_folder import AUDIT, RunFolder
 from slicemamba.errors import InputError, RunFailedError
 
 _DRIVER, HEARTBEAT, _ENDED = "driver.json", ".heartbeat", "ended"
@@ -235,6 +235,13 @@ def _name(number: int, file: str) -> str:
 
 def _beat() -> bytes:
     return f"{time.time_ns():020d}".encode()
+
+
+def check_no_audit(run: RunFolder) -> None:
+    """Raises InputError while a driver is at work on an audit of the run."""
+    if (run.path / AUDIT).exists():
+        with only_driver(RunFolder(run.path / AUDIT)):
+            pass
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster.attempts import only_driver
+from cluster.attempts import check_no_audit, only_driver
 from cluster.capacity import needs_of
 from cluster.cluster_health import cluster_with_room
 from cluster.config import SearchJob, differing_fields
@@ -82,13 +82,6 @@ def set_aside_other_audit(run: RunFolder, settings: AuditConfig) -> None:
         return
     check_no_audit(run)
     run.set_aside_audit()
-
-
-def check_no_audit(run: RunFolder) -> None:
-    """Raises InputError while a driver is at work on an audit of the run."""
-    if (run.path / AUDIT).exists():
-        with only_driver(RunFolder(run.path / AUDIT)):
-            pass
 
 
 def _refuse_other_settings(folder: RunFolder, settings: AuditConfig) -> None:

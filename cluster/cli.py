@@ -251,8 +251,7 @@ def restore(
 
 def repair(run: Annotated[Path, typer.Argument(help="Folder of the run.")]) -> None:
     """Cut a damaged study off behind its last whole record; repeat the run's command to evaluate the rest anew."""
-    from cluster.attempts import only_driver
-    from cluster.audit import check_no_audit
+    from cluster.attempts import check_no_audit, only_driver
     from cluster.run_folder import JOURNAL, RunFolder
     from nas.damage import cut_damage
     from slicemamba.errors import InputError

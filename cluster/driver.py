@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.attempts import only_driver
+from cluster.attempts import check_no_audit, only_driver
 from cluster.capacity import Need, needs_of
 from cluster.cluster_health import cluster_with_room
 from cluster.config import Job, PretrainJob, RetrainJob, SearchJob, SupernetJob, extends, refuse_mixing
@@ -97,8 +97,6 @@ def _run_job(
             return done
     with only_driver(run), tracked(run, job), StatusWriter(run, on_status):
         if extended:
-            from cluster.audit import check_no_audit  # which imports this module
-
             check_no_audit(run)
             run.set_aside_result()
         run.emit("phase", phase="check")

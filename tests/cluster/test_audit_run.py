@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from api.cli import app
 from cluster import audit_front, audit_training, results
-from cluster.attempts import FencedError
+from cluster.attempts import FencedError, check_no_audit, only_driver
 from cluster.audit import random_plans, run_audit, set_aside_other_audit
 from cluster.audit_front import front_scores
 from cluster.audit_training import Training, _Trainings, in_threads, num_trainings_at_once, plan_trainings
@@ -531,6 +531,9 @@ def test_audit_of_other_settings_is_set_aside_and_one_of_the_same_is_kept(tmp_pa
         assert run.read_json("audit.json") == {"epochs": epochs}
     assert (run.read_json("audit-1.json"), run.read_json("audit-2.json")) == ({"epochs": 1}, {"epochs": 2})
     assert (run.read_json("audit-2/config.json") or {})["epochs"] == 2
+    with only_driver(RunFolder(run.path / "audit")), pytest.raises(InputError, match="running driver"):
+        check_no_audit(RunFolder(run.path))  # asked before a search is extended
+    check_no_audit(run)
     run.write_json("result.json", {"trials": 8})
     run.set_aside_result()  # as of a search that is extended: what was audited is not what it finds
     assert run.read_json("audit.json") is None
